@@ -1,0 +1,198 @@
+/* The operators: what a generated model calls, one call per step. firmware/SPEC.md states what each computes. */
+#ifndef PICOFORMER_OPS_H
+#define PICOFORMER_OPS_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Status of a step. Negative values are errors; a failed step leaves its output undefined. */
+#define PF_OK 0
+#define PF_ERROR_INDEX (-1) /* an id lies outside the rows of an embedding */
+
+/* Conventions: buffers never overlap unless a comment allows y == x; every pointer is aligned to its element, weights and
+ * arena buffers to 16 bytes; sizes are positive and were proven at compile time to keep every sum in range.
+ * Names end in the types of the data: _s8_s16 reads int8 and writes int16. */
+
+/* y[r][n] = requantize(bias[n] + sum_k weight[n][k] * x[r][k]) */
+typedef struct pf_linear {
+    const int8_t *weight;      /* n x k, laid out as the instruction set's directory wants it; generic: row by row */
+    const int32_t *bias;       /* n; the zero point of the input is folded in */
+    const int32_t *multiplier; /* n */
+    int32_t n, k;
+    int32_t shift; /* 1..32 */
+    int32_t zero_point;
+} pf_linear;
+void pf_linear_s8_s8(const pf_linear *p, const int8_t *x, int8_t *y, int32_t rows);
+void pf_linear_s8_s16(const pf_linear *p, const int8_t *x, int16_t *y, int32_t rows);
+void pf_linear_s16_s8(const pf_linear *p, const int16_t *x, int8_t *y, int32_t rows);
+void pf_linear_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t rows);
+/* The same with 64-bit sums, where 32 bits were not proven to be enough. */
+void pf_linear_wide_s16_s8(const pf_linear *p, const int16_t *x, int8_t *y, int32_t rows);
+void pf_linear_wide_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t rows);
+
+/* softmax(q k^T) v of all heads; q: queries x heads*head_size, k: keys x heads*head_size, v: keys x heads*value_size,
+ * y: queries x heads*value_size. Keys at or past `valid` (0..keys) are left out. scratch: `keys` words. */
+typedef struct pf_attention {
+    const int32_t *score_multiplier; /* per head */
+    const uint16_t *table;           /* 512 numerators */
+    const int32_t *value_mantissa;   /* per head */
+    const int32_t *value_exponent;   /* per head */
+    int32_t heads, head_size, value_size;
+    int32_t score_shift;
+} pf_attention;
+void pf_attention_s8_s8(const pf_attention *p, const int8_t *q, const int8_t *k, const int8_t *v, int8_t *y, int32_t queries,
+                        int32_t keys, int32_t valid, int32_t *scratch);
+void pf_attention_s8_s16(const pf_attention *p, const int8_t *q, const int8_t *k, const int8_t *v, int16_t *y, int32_t queries,
+                         int32_t keys, int32_t valid, int32_t *scratch);
+
+/* Normalization of each row; y == x is allowed where the types are the same. gain and offset are NULL where there are none. */
+typedef struct pf_layer_norm {
+    int64_t epsilon;
+    const int32_t *gain;
+    const int64_t *offset;
+    int32_t width;
+    int32_t mantissa, exponent;
+    int32_t shift; /* of the gain */
+    int32_t zero_point;
+} pf_layer_norm;
+void pf_layer_norm_s8_s8(const pf_layer_norm *p, const int8_t *x, int8_t *y, int32_t rows);
+void pf_layer_norm_s8_s16(const pf_layer_norm *p, const int8_t *x, int16_t *y, int32_t rows);
+void pf_layer_norm_s16_s8(const pf_layer_norm *p, const int16_t *x, int8_t *y, int32_t rows);
+void pf_layer_norm_s16_s16(const pf_layer_norm *p, const int16_t *x, int16_t *y, int32_t rows);
+/* The same with a gain and an offset per element. */
+void pf_layer_norm_gain_s8_s8(const pf_layer_norm *p, const int8_t *x, int8_t *y, int32_t rows);
+void pf_layer_norm_gain_s8_s16(const pf_layer_norm *p, const int8_t *x, int16_t *y, int32_t rows);
+void pf_layer_norm_gain_s16_s8(const pf_layer_norm *p, const int16_t *x, int8_t *y, int32_t rows);
+void pf_layer_norm_gain_s16_s16(const pf_layer_norm *p, const int16_t *x, int16_t *y, int32_t rows);
+
+/* y[i] = table[x[i] + 128], 256 entries; y == x is allowed for s8_s8. */
+void pf_table_s8_s8(const int8_t *table, const int8_t *x, int8_t *y, int32_t count);
+void pf_table_s8_s16(const int16_t *table, const int8_t *x, int16_t *y, int32_t count);
+/* Interpolated table of 513 entries; y == x is allowed for s16_s16. */
+void pf_interpolate_s16_s8(const int16_t *table, const int16_t *x, int8_t *y, int32_t count);
+void pf_interpolate_s16_s16(const int16_t *table, const int16_t *x, int16_t *y, int32_t count);
+
+/* How the second operand of an element-wise operator is read for element i of the first: b[(i / inner) % period].
+ * Equal shapes: period = count, inner = 1. y == a is allowed where the types are the same (y == b too when the shapes are equal). */
+typedef struct pf_broadcast {
+    int32_t count, period, inner;
+} pf_broadcast;
+
+/* y = clamp((a * multiplier_a + b * multiplier_b + offset + 2^(shift-1)) >> shift) */
+typedef struct pf_add {
+    int64_t offset;
+    int32_t multiplier_a, multiplier_b;
+    int32_t shift;
+} pf_add;
+/* y = clamp(zero_point + (((a - zero_a) * (b - zero_b) * multiplier + 2^(shift-1)) >> shift)) */
+typedef struct pf_mul {
+    int32_t multiplier, shift;
+    int32_t zero_a, zero_b, zero_point;
+} pf_mul;
+#define PF_DECLARE_ELEMENTWISE(A, TA, B, TB)                                                                                   \
+    void pf_add_##A##_##B##_s8(const pf_add *p, const pf_broadcast *shape, const TA *a, const TB *b, int8_t *y);              \
+    void pf_add_##A##_##B##_s16(const pf_add *p, const pf_broadcast *shape, const TA *a, const TB *b, int16_t *y);            \
+    void pf_mul_##A##_##B##_s8(const pf_mul *p, const pf_broadcast *shape, const TA *a, const TB *b, int8_t *y);              \
+    void pf_mul_##A##_##B##_s16(const pf_mul *p, const pf_broadcast *shape, const TA *a, const TB *b, int16_t *y);
+PF_DECLARE_ELEMENTWISE(s8, int8_t, s8, int8_t)
+PF_DECLARE_ELEMENTWISE(s8, int8_t, s16, int16_t)
+PF_DECLARE_ELEMENTWISE(s16, int16_t, s8, int8_t)
+PF_DECLARE_ELEMENTWISE(s16, int16_t, s16, int16_t)
+#undef PF_DECLARE_ELEMENTWISE
+/* y = clamp(a + b): all three on one grid, equal shapes or a repeated b. */
+void pf_add_plain_s16(const pf_broadcast *shape, const int16_t *a, const int16_t *b, int16_t *y);
+
+/* y = requantize(x - zero_in); y == x is allowed where the types are the same. */
+typedef struct pf_requantize {
+    int32_t multiplier, shift;
+    int32_t zero_in, zero_point;
+} pf_requantize;
+void pf_requantize_s8_s8(const pf_requantize *p, const int8_t *x, int8_t *y, int32_t count);
+void pf_requantize_s8_s16(const pf_requantize *p, const int8_t *x, int16_t *y, int32_t count);
+void pf_requantize_s16_s8(const pf_requantize *p, const int16_t *x, int8_t *y, int32_t count);
+void pf_requantize_s16_s16(const pf_requantize *p, const int16_t *x, int16_t *y, int32_t count);
+
+/* Rows of a table picked by ids and requantized row by row. Returns PF_OK or PF_ERROR_INDEX. */
+typedef struct pf_embedding {
+    const int8_t *table;       /* rows x width */
+    const int32_t *multiplier; /* per row of the table */
+    int32_t rows, width;
+    int32_t shift, zero_point;
+} pf_embedding;
+int pf_embedding_s8(const pf_embedding *p, const int32_t *ids, int8_t *y, int32_t count);
+int pf_embedding_s16(const pf_embedding *p, const int32_t *ids, int16_t *y, int32_t count);
+
+/* Mean over the middle axis of outer x length x inner, its first `valid` (0..length) entries only. */
+typedef struct pf_reduce_mean {
+    int32_t mantissa, exponent;
+    int32_t zero_in, zero_point;
+    int32_t outer, length, inner;
+} pf_reduce_mean;
+void pf_reduce_mean_s8_s8(const pf_reduce_mean *p, const int8_t *x, int8_t *y, int32_t valid);
+void pf_reduce_mean_s8_s16(const pf_reduce_mean *p, const int8_t *x, int16_t *y, int32_t valid);
+void pf_reduce_mean_s16_s8(const pf_reduce_mean *p, const int16_t *x, int8_t *y, int32_t valid);
+void pf_reduce_mean_s16_s16(const pf_reduce_mean *p, const int16_t *x, int16_t *y, int32_t valid);
+
+/* Softmax of each row. */
+typedef struct pf_softmax {
+    const uint16_t *table; /* 512 numerators */
+    int32_t width;
+    int32_t multiplier, shift;
+    int32_t mantissa, exponent;
+    int32_t zero_point;
+} pf_softmax;
+void pf_softmax_s8_s8(const pf_softmax *p, const int8_t *x, int8_t *y, int32_t rows);
+void pf_softmax_s8_s16(const pf_softmax *p, const int8_t *x, int16_t *y, int32_t rows);
+void pf_softmax_s16_s8(const pf_softmax *p, const int16_t *x, int8_t *y, int32_t rows);
+void pf_softmax_s16_s16(const pf_softmax *p, const int16_t *x, int16_t *y, int32_t rows);
+
+/* Moving data, any type: sizes and strides in bytes. */
+/* `count` blocks of `bytes` bytes from src (one every src_stride) to dst (one every dst_stride). */
+void pf_copy_blocks(void *dst, const void *src, int32_t count, int32_t bytes, int32_t dst_stride, int32_t src_stride);
+/* Output axis i has shape[i] entries, src_stride[i] bytes apart in the source; elements of element_bytes; rank 1..6. */
+void pf_transpose(void *dst, const void *src, int32_t rank, const int32_t *shape, const int32_t *src_stride, int32_t element_bytes);
+
+/* Float: the yardstick. Same shapes as above; exponential, error function and square root are this library's own. */
+typedef struct pf_linear_f32_params {
+    const float *weight; /* n x k */
+    const float *bias;   /* n, or NULL */
+    int32_t n, k;
+} pf_linear_f32_params;
+void pf_linear_f32(const pf_linear_f32_params *p, const float *x, float *y, int32_t rows);
+typedef struct pf_attention_f32_params {
+    float scale;
+    int32_t heads, head_size, value_size;
+} pf_attention_f32_params;
+/* scratch: `keys` floats */
+void pf_attention_f32(const pf_attention_f32_params *p, const float *q, const float *k, const float *v, float *y, int32_t queries,
+                      int32_t keys, int32_t valid, float *scratch);
+typedef struct pf_layer_norm_f32_params {
+    const float *gain, *bias; /* both or neither NULL */
+    int32_t width;
+    float epsilon;
+} pf_layer_norm_f32_params;
+void pf_layer_norm_f32(const pf_layer_norm_f32_params *p, const float *x, float *y, int32_t rows);
+void pf_relu_f32(const float *x, float *y, int32_t count);
+void pf_gelu_f32(const float *x, float *y, int32_t count);
+void pf_gelu_tanh_f32(const float *x, float *y, int32_t count);
+void pf_silu_f32(const float *x, float *y, int32_t count);
+void pf_tanh_f32(const float *x, float *y, int32_t count);
+void pf_sigmoid_f32(const float *x, float *y, int32_t count);
+void pf_add_f32(const pf_broadcast *shape, const float *a, const float *b, float *y);
+void pf_mul_f32(const pf_broadcast *shape, const float *a, const float *b, float *y);
+typedef struct pf_embedding_f32_params {
+    const float *table;
+    int32_t rows, width;
+} pf_embedding_f32_params;
+int pf_embedding_f32(const pf_embedding_f32_params *p, const int32_t *ids, float *y, int32_t count);
+void pf_reduce_mean_f32(const float *x, float *y, int32_t outer, int32_t length, int32_t inner, int32_t valid);
+void pf_softmax_f32(const float *x, float *y, int32_t rows, int32_t width);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,131 @@
+"""The frozen graph: named values, nodes in execution order, constants."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+
+from picoformer.ir.operator import Array, Operand, Operator
+from picoformer.ir.types import TensorType
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator applied to named values, giving one named value."""
+
+    name: str
+    op: Operator
+    inputs: tuple[str, ...]
+    output: str
+
+    def __str__(self) -> str:
+        return f"{self.output} = {self.op.kind}({', '.join(self.inputs)})"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model. Nodes stand in execution order; `types` knows every value; `constants` holds the known ones.
+
+    Value names come from the source file and stay the same down to C symbols and parity reports.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    types: Mapping[str, TensorType]
+    constants: Mapping[str, Array] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "types", MappingProxyType(dict(self.types)))
+        frozen: dict[str, Array] = {}
+        for name, value in self.constants.items():
+            view = value.view()
+            view.flags.writeable = False
+            frozen[name] = view
+        object.__setattr__(self, "constants", MappingProxyType(frozen))
+
+    @cached_property
+    def producers(self) -> Mapping[str, Node]:
+        """Value name → the node that computes it."""
+        return {node.output: node for node in self.nodes}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[Node, ...]]:
+        """Value name → the nodes that read it, in order (a node that reads it twice stands once)."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(node.inputs):
+                found.setdefault(name, []).append(node)
+        return {name: tuple(nodes) for name, nodes in found.items()}
+
+    def operand(self, name: str) -> Operand:
+        """Type and, if constant, value of a value."""
+        return Operand(self.types[name], self.constants.get(name))
+
+    def operands(self, node: Node) -> tuple[Operand, ...]:
+        """The operands of a node, in order."""
+        return tuple(self.operand(name) for name in node.inputs)
+
+    def activations(self, node: Node) -> tuple[str, ...]:
+        """The inputs of a node that are not constants, in order."""
+        return tuple(name for name in node.inputs if name not in self.constants)
+
+    def is_used_once(self, name: str) -> bool:
+        """True when exactly one node reads the value, once, and it is not an output of the graph."""
+        readers = self.consumers.get(name, ())
+        return len(readers) == 1 and readers[0].inputs.count(name) == 1 and name not in self.outputs
+
+    def replace(
+        self,
+        *,
+        nodes: Iterable[Node] | None = None,
+        types: Mapping[str, TensorType] | None = None,
+        constants: Mapping[str, Array] | None = None,
+        inputs: tuple[str, ...] | None = None,
+        outputs: tuple[str, ...] | None = None,
+        name: str | None = None,
+    ) -> Graph:
+        """A copy with some parts exchanged."""
+        changes: dict[str, object] = {
+            key: value
+            for key, value in {
+                "nodes": None if nodes is None else tuple(nodes),
+                "types": types,
+                "constants": constants,
+                "inputs": inputs,
+                "outputs": outputs,
+                "name": name,
+            }.items()
+            if value is not None
+        }
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference."""
+        return sum(
+            node.op.macs([self.types[name] for name in node.inputs], self.types[node.output]) for node in self.nodes
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all constants."""
+        return sum(value.size for value in self.constants.values())
+
+    def fresh_name(self, wish: str, taken: Iterable[str] = ()) -> str:
+        """`wish`, or `wish_1`, `wish_2` … when it is in use."""
+        used = set(self.types) | set(taken)
+        name, count = wish, 0
+        while name in used:
+            count += 1
+            name = f"{wish}_{count}"
+        return name
+
+    def __str__(self) -> str:
+        lines = [f"graph {self.name}({', '.join(f'{n}: {self.types[n]}' for n in self.inputs)})"]
+        lines += [f"  {node}: {self.types[node.output]}" for node in self.nodes]
+        return "\n".join([*lines, f"  return {', '.join(self.outputs)}"])

@@ -1,0 +1,68 @@
+"""The rules every graph obeys, checked after each pass; messages name the node."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from picoformer.ir.graph import Graph
+from picoformer.ir.types import DType
+
+
+class GraphError(AssertionError):
+    """A graph breaks a rule: a fault of this program, not of the user's model."""
+
+
+def verify(graph: Graph) -> Graph:
+    """Return `graph` when it is well formed, else raise GraphError naming the node or value.
+
+    Rules: values are defined before use and once; constants match their types; float outputs have the shape and
+    type their operator infers; quantized values carry parameters that fit their type.
+    """
+    for name in (*graph.inputs, *graph.constants):
+        if name not in graph.types:
+            raise GraphError(f"{graph.name}: value '{name}' has no type")
+    if set(graph.inputs) & set(graph.constants):
+        raise GraphError(f"{graph.name}: {sorted(set(graph.inputs) & set(graph.constants))} are input and constant")
+    defined = set(graph.inputs) | set(graph.constants)
+    names: set[str] = set()
+    for node in graph.nodes:
+        if node.name in names:
+            raise GraphError(f"node '{node.name}': the name stands twice")
+        names.add(node.name)
+        for name in node.inputs:
+            if name not in defined:
+                raise GraphError(f"node '{node.name}' ({node.op.kind}) reads '{name}' before it is computed")
+        if node.output in defined:
+            raise GraphError(f"node '{node.name}' ({node.op.kind}) computes '{node.output}' a second time")
+        if node.output not in graph.types:
+            raise GraphError(f"node '{node.name}' ({node.op.kind}): output '{node.output}' has no type")
+        defined.add(node.output)
+        try:
+            inferred = node.op.infer([graph.types[name] for name in node.inputs])
+        except ValueError as error:
+            raise GraphError(f"node '{node.name}' ({node.op.kind}): {error}") from error
+        actual = graph.types[node.output]
+        if inferred.shape != actual.shape:
+            raise GraphError(f"node '{node.name}' ({node.op.kind}) gives {inferred}, its output says {actual}")
+    for name in graph.outputs:
+        if name not in defined:
+            raise GraphError(f"{graph.name}: output '{name}' is never computed")
+    for name, value in graph.constants.items():
+        expected = graph.types[name]
+        if value.shape != expected.shape or value.dtype != expected.dtype.numpy:
+            raise GraphError(f"constant '{name}' is {value.dtype}{list(value.shape)}, its type says {expected}")
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise GraphError(f"constant '{name}' holds numbers that are not finite")
+    for name, type_ in graph.types.items():
+        if type_.quant is None:
+            continue
+        if not type_.dtype.is_integer:
+            raise GraphError(f"value '{name}' is {type_} and has quantization parameters")
+        if not type_.dtype.minimum <= type_.quant.zero_point <= type_.dtype.maximum:
+            raise GraphError(f"value '{name}': zero point {type_.quant.zero_point} is outside {type_.dtype.value}")
+        if type_.dtype is DType.INT16 and type_.quant.zero_point != 0:
+            raise GraphError(f"value '{name}': 16-bit values are symmetric, zero point is {type_.quant.zero_point}")
+        axis = type_.quant.axis
+        if axis is not None and (-axis > type_.rank or type_.shape[axis] != len(type_.quant.scale)):
+            raise GraphError(f"value '{name}': {len(type_.quant.scale)} scales do not lie along axis {axis} of {type_}")
+    return graph

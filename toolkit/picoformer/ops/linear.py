@@ -1,0 +1,90 @@
+"""Linear: y = x · Wᵀ + b over the last axis, one requantize per output channel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from picoformer.ir.operator import Array, Lowered, LoweringError, Operand, Operator
+from picoformer.ir.types import DType, TensorType
+from picoformer.ops.fixedpoint import exact_matmul, quantize_multipliers, requantize
+from picoformer.ops.quantized import quant_of
+
+
+@dataclass(frozen=True)
+class LoweredLinear(Lowered):
+    """acc[n] = bias[n] + Σₖ weight[n,k]·x[k]; y[n] = requantize(acc[n], multiplier[n], shift, zero_point).
+
+    weight: (N, K) int8. bias: (N,) int32, the input's zero point already folded in. multiplier: (N,) int32.
+    `wide` says that a sum may pass 31 bits and the accumulator is 64 bits.
+    """
+
+    weight: Array
+    bias: Array
+    multiplier: Array
+    shift: int
+    zero_point: int
+    input: TensorType
+    output: TensorType
+    wide: bool
+
+    def execute(self, *activations: Array) -> Array:
+        (x,) = activations
+        acc = exact_matmul(x, self.weight.T) + self.bias.astype(np.int64)
+        return requantize(acc, self.multiplier, self.shift, self.zero_point, self.output.dtype)
+
+
+def accumulator_bound(weight: Array, bias: Array, dtype: DType) -> int:
+    """Largest magnitude any partial sum can take: max over rows of Σ|w|·max|x| + |bias|."""
+    total = np.abs(weight.astype(np.int64)).sum(axis=-1) * -dtype.minimum + np.abs(bias.astype(np.int64))
+    return int(total.max(initial=0))
+
+
+@dataclass(frozen=True)
+class Linear(Operator):
+    """Inputs: x (…, K), weight (N, K), optionally bias (N,). Output (…, N)."""
+
+    kind = "Linear"
+
+    def infer(self, inputs: Sequence[TensorType]) -> TensorType:
+        x, weight, *bias = inputs
+        if weight.rank != 2 or x.rank < 1 or x.shape[-1] != weight.shape[1]:
+            raise ValueError(f"input {x} does not go with weight {weight}")
+        if bias and bias[0].shape != (weight.shape[0],):
+            raise ValueError(f"bias {bias[0]} is not one number per output of weight {weight}")
+        return TensorType((*x.shape[:-1], weight.shape[0]))
+
+    def compute(self, *inputs: Array) -> Array:
+        x, weight, *bias = inputs
+        y = x @ weight.T
+        return y + bias[0] if bias else y
+
+    def macs(self, inputs: Sequence[TensorType], output: TensorType) -> int:
+        return output.elements * inputs[1].shape[1]
+
+    def lower(self, inputs: Sequence[Operand], output: TensorType) -> LoweredLinear:
+        x, weight, *rest = inputs
+        if weight.constant is None:
+            raise LoweringError("the weight is not a constant")
+        x_quant, w_quant, y_quant = quant_of(x.type), quant_of(weight.type), quant_of(output)
+        if weight.type.dtype is not DType.INT8 or w_quant.zero_point != 0 or w_quant.axis not in (None, -2):
+            raise LoweringError("weights are symmetric int8, per tensor or per output channel")
+        w = weight.constant.astype(np.int64)
+        bias = np.zeros(len(w), np.int64)
+        if rest:
+            if rest[0].constant is None or rest[0].type.dtype is not DType.INT32:
+                raise LoweringError("the bias is not an int32 constant")
+            bias += rest[0].constant
+        bias -= x_quant.zero_point * w.sum(axis=1)
+        if np.abs(bias).max(initial=0) >= 1 << 31:
+            raise LoweringError("a bias passes 32 bits: the scale of its channel is too small")
+        scales = np.broadcast_to(np.asarray(w_quant.scale, np.float64), (len(w),)) * x_quant.per_tensor_scale
+        out_scales = np.broadcast_to(np.asarray(y_quant.scale, np.float64), (len(w),))
+        multiplier, shift = quantize_multipliers(scales / out_scales)
+        wide = accumulator_bound(w, bias, x.type.dtype) >= 1 << 31
+        return LoweredLinear(
+            weight.constant, bias.astype(np.int32), multiplier, shift, y_quant.zero_point, x.type, output, wide
+        )
+

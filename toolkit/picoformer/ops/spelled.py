@@ -1,0 +1,150 @@
+"""Operators that files spell larger ones out with. They have a float meaning only: fusion must take them up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from picoformer.ir.operator import Array, Operator
+from picoformer.ir.types import DType, TensorType
+from picoformer.ops.elementwise import broadcast_type
+
+UnaryFunction = Literal["sqrt", "erf", "exp", "neg", "reciprocal", "not", "float"]
+BinaryFunction = Literal["sub", "div", "pow", "less"]
+
+
+def _erf(x: Array) -> Array:
+    from scipy.special import erf
+
+    result: Array = erf(x)
+    return result
+
+
+UNARY: dict[str, Callable[[Array], Array]] = {
+    "sqrt": np.sqrt,
+    "erf": _erf,
+    "exp": np.exp,
+    "neg": np.negative,
+    "reciprocal": np.reciprocal,
+    "not": np.logical_not,
+    "float": lambda x: x.astype(np.float32),
+}
+BINARY: dict[str, Callable[[Array, Array], Array]] = {
+    "sub": np.subtract,
+    "div": np.divide,
+    "pow": np.power,
+    "less": np.less,
+}
+
+
+def spelled_type(op: Operator, inputs: Sequence[TensorType]) -> TensorType:
+    """What `op.infer` says, but arithmetic on integers (lengths and positions of a mask) stays integer.
+
+    Raises ValueError as `infer` does.
+    """
+    inferred = op.infer(inputs)
+    arithmetic = op.kind in ("Add", "Mul") or (isinstance(op, Binary) and op.function == "sub")
+    values = inputs[1:] if op.kind == "Where" else inputs if arithmetic else ()
+    if values and all(x.dtype is DType.INT32 for x in values):
+        return TensorType(inferred.shape, DType.INT32)
+    return inferred
+
+
+@dataclass(frozen=True)
+class Unary(Operator):
+    """Input x. Output: `function` of each element; "not" takes and gives booleans, "float" takes any type."""
+
+    function: UnaryFunction
+
+    kind = "Unary"
+
+    def __post_init__(self) -> None:
+        if self.function not in get_args(UnaryFunction):
+            raise ValueError(f"unknown function '{self.function}'")
+
+    def infer(self, inputs: Sequence[TensorType]) -> TensorType:
+        return TensorType(inputs[0].shape, DType.BOOL if self.function == "not" else DType.FLOAT32)
+
+    def compute(self, *inputs: Array) -> Array:
+        return UNARY[self.function](inputs[0])
+
+
+@dataclass(frozen=True)
+class Binary(Operator):
+    """Inputs a, b that broadcast. Output: `function` of each pair; "less" gives booleans."""
+
+    function: BinaryFunction
+
+    kind = "Binary"
+
+    def __post_init__(self) -> None:
+        if self.function not in get_args(BinaryFunction):
+            raise ValueError(f"unknown function '{self.function}'")
+
+    def infer(self, inputs: Sequence[TensorType]) -> TensorType:
+        dtype = DType.BOOL if self.function == "less" else DType.FLOAT32
+        return TensorType(broadcast_type(inputs).shape, dtype)
+
+    def compute(self, *inputs: Array) -> Array:
+        return BINARY[self.function](inputs[0], inputs[1])
+
+
+@dataclass(frozen=True)
+class Where(Operator):
+    """Inputs condition (bool), a, b that broadcast. Output: a where the condition holds, else b."""
+
+    kind = "Where"
+
+    def infer(self, inputs: Sequence[TensorType]) -> TensorType:
+        return TensorType(broadcast_type([broadcast_type(inputs[:2]), inputs[2]]).shape)
+
+    def compute(self, *inputs: Array) -> Array:
+        return np.where(inputs[0], inputs[1], inputs[2])
+
+
+@dataclass(frozen=True)
+class MatMul(Operator):
+    """Inputs a (…, m, k), b (…, k, n). Output a · b, leading axes broadcast."""
+
+    kind = "MatMul"
+
+    def infer(self, inputs: Sequence[TensorType]) -> TensorType:
+        a, b = inputs
+        if a.rank < 2 or b.rank < 2 or a.shape[-1] != b.shape[-2]:
+            raise ValueError(f"{a} and {b} do not multiply")
+        leading = broadcast_type([TensorType(a.shape[:-2]), TensorType(b.shape[:-2])]).shape
+        return TensorType((*leading, a.shape[-2], b.shape[-1]))
+
+    def compute(self, *inputs: Array) -> Array:
+        return inputs[0] @ inputs[1]
+
+    def macs(self, inputs: Sequence[TensorType], output: TensorType) -> int:
+        return output.elements * inputs[0].shape[-1]
+
+
+@dataclass(frozen=True)
+class Conv(Operator):
+    """Inputs x (n, c, h, w), weight (m, c, h', w'), optionally bias (m,). Non-overlapping patches: the stride is the
+    kernel's size, no padding. Output (n, m, h/h', w/w')."""
+
+    kind = "Conv"
+
+    def infer(self, inputs: Sequence[TensorType]) -> TensorType:
+        x, weight = inputs[:2]
+        if x.rank != 4 or weight.rank != 4 or x.shape[1] != weight.shape[1]:
+            raise ValueError(f"input {x} does not go with weight {weight}")
+        if x.shape[2] % weight.shape[2] or x.shape[3] % weight.shape[3]:
+            raise ValueError(f"patches of {weight} do not cover {x}")
+        rows, columns = x.shape[2] // weight.shape[2], x.shape[3] // weight.shape[3]
+        return TensorType((x.shape[0], weight.shape[0], rows, columns))
+
+    def compute(self, *inputs: Array) -> Array:
+        x, weight, *bias = inputs
+        m, c, h, w = weight.shape
+        rows, columns = x.shape[-2] // h, x.shape[-1] // w
+        patches = x.reshape(*x.shape[:-3], c, rows, h, columns, w)
+        y = np.einsum("...crhsw,mchw->...mrs", patches, weight)
+        return y + bias[0][:, None, None] if bias else y

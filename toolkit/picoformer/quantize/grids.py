@@ -1,0 +1,122 @@
+"""Which integer type and which grid each value gets in the int8 scheme, and why.
+
+- Values on the residual stream (anything added, and what only moves it) are int16 on one grid per stream, so that a
+  residual addition is a saturating add and nothing else; norms read them directly.
+- Outputs of the graph and values of a single row (after pooling) are int16: they cost nothing.
+- Queries, keys and values are symmetric int8, a scale per head where a Linear produces them.
+- Everything else is asymmetric int8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
+from picoformer.ir.operator import Array, Operator
+from picoformer.ops import Add, Attention, Concat, Linear, Reshape, Slice, Softmax, Transpose
+from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric, symmetric_per_channel
+from picoformer.quantize.observe import Observation
+
+LAYOUT: tuple[type[Operator], ...] = (Reshape, Transpose, Slice, Concat)
+
+
+class Streams:
+    """Union-find over values that must lie on one grid."""
+
+    def __init__(self) -> None:
+        self._parent: dict[str, str] = {}
+
+    def root(self, name: str) -> str:
+        """The value that stands for the group of `name`."""
+        parent = self._parent.setdefault(name, name)
+        if parent != name:
+            parent = self._parent[name] = self.root(parent)
+        return parent
+
+    def join(self, a: str, b: str) -> None:
+        """Put two values on one grid."""
+        self._parent[self.root(a)] = self.root(b)
+
+
+def assign_grids(
+    graph: Graph,
+    seen: Mapping[str, Observation],
+    method: Method,
+    percentile: float,
+    headroom: float,
+    input_dtype: DType,
+) -> dict[str, TensorType]:
+    """The type with QuantParams of every float value that is not a constant.
+
+    `headroom` widens the 16-bit ranges beyond what calibration saw.
+    """
+    streams = Streams()
+    wide: set[str] = set()
+    for node in graph.nodes:
+        dynamic = [n for n in graph.activations(node) if n in seen]
+        if isinstance(node.op, LAYOUT):
+            for name in dynamic:
+                streams.join(name, node.output)
+        elif isinstance(node.op, Add):
+            for name in dynamic:
+                streams.join(name, node.output)
+            wide.add(node.output)
+    for name in seen:
+        producer = graph.producers.get(name)
+        is_moved = producer is not None and isinstance(producer.op, LAYOUT)
+        single_row = graph.types[name].rows == 1 and not is_moved and name not in graph.inputs
+        if name in graph.outputs or single_row or (name in graph.inputs and input_dtype is DType.INT16):
+            wide.add(name)
+    groups: dict[str, list[str]] = {}
+    for name in seen:
+        groups.setdefault(streams.root(name), []).append(name)
+    types: dict[str, TensorType] = {}
+    for members in groups.values():
+        grid = _grid(graph, members, seen, bool(wide & set(members)), method, percentile, headroom)
+        for name in members:
+            types[name] = TensorType(graph.types[name].shape, grid[0], grid[1])
+    return types
+
+
+def _grid(
+    graph: Graph,
+    members: list[str],
+    seen: Mapping[str, Observation],
+    is_wide: bool,
+    method: Method,
+    percentile: float,
+    headroom: float,
+) -> tuple[DType, QuantParams]:
+    producers = [graph.producers[name].op for name in members if name in graph.producers]
+    if any(isinstance(op, Softmax) for op in producers):
+        return (DType.INT16, QuantParams((2.0**-15,))) if is_wide else (DType.INT8, QuantParams((2.0**-8,), -128))
+    if is_wide:
+        return DType.INT16, symmetric(headroom * max(seen[name].largest for name in members), DType.INT16)
+    ranges = [choose_range(seen[name], method, percentile) for name in members]
+    low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
+    attentions = {node for name in members for node in attention_readers(graph, name)}
+    produced_by_attention = any(isinstance(op, Attention) for op in producers)
+    if attentions or produced_by_attention:
+        if len(members) == 1 and isinstance(producers[0] if producers else None, Linear) and attentions:
+            readers = graph.consumers[members[0]]
+            heads = {node.op.heads for node in attentions if isinstance(node.op, Attention)}
+            if len(heads) == 1 and set(readers) == attentions:
+                return DType.INT8, _per_head(seen[members[0]], heads.pop(), max(-low, high))
+        return DType.INT8, symmetric(max(-low, high), DType.INT8)
+    return DType.INT8, affine_int8(low, high)
+
+
+def _per_head(seen: Observation, heads: int, limit: float) -> QuantParams:
+    """One symmetric scale per head: its own largest magnitude, cut where the method cuts the whole tensor."""
+    largest: Array = seen.channel_maximum.reshape(heads, -1).max(axis=1)
+    largest = np.minimum(largest, limit)
+    return symmetric_per_channel(np.repeat(largest, len(seen.channel_maximum) // heads), DType.INT8)
+
+
+def attention_readers(graph: Graph, name: str) -> tuple[Node, ...]:
+    """The Attention nodes that read `name` as query, key or value."""
+    return tuple(
+        node for node in graph.consumers.get(name, ()) if isinstance(node.op, Attention) and name in node.inputs[:3]
+    )

@@ -1,0 +1,140 @@
+"""Post-training quantization: observe, choose grids, put the constants on theirs, bridge where a reader wants another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, verify
+from picoformer.ir.operator import Array
+from picoformer.ops import Add, Attention, Concat, Embedding, LayerNorm, Linear, Mul, Requantize
+from picoformer.ops.fixedpoint import quantize_real
+from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric
+from picoformer.quantize.grids import assign_grids
+from picoformer.quantize.observe import Observation, RunFloat, observe
+from picoformer.quantize.weights import bias_scale_floor, quantize_bias, quantize_constant, quantize_rows
+
+
+@dataclass(frozen=True)
+class QuantizeSettings:
+    """How to quantize. `method` chooses int8 ranges, `percentile` is its share in percent where it is "percentile";
+    `headroom` widens 16-bit ranges beyond the calibration data; `inputs` is the type of the model's float inputs."""
+
+    scheme: str = "int8"
+    method: Method = "mse"
+    percentile: float = 99.99
+    headroom: float = 1.5
+    inputs: DType = DType.INT8
+    constants: DType = DType.INT8
+
+
+def quantize(
+    graph: Graph,
+    calibration: Mapping[str, Array],
+    run_float: RunFloat,
+    settings: QuantizeSettings | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Graph:
+    """The graph with every value typed for the int8 scheme and every constant an integer.
+
+    `calibration`: input name → (samples, *shape). Raises DataError for data that cannot be used.
+    """
+    settings = settings or QuantizeSettings()
+    seen = observe(graph, calibration, run_float, progress)
+    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, settings.inputs)
+    return verify(_Builder(graph, seen, types, settings).build())
+
+
+class _Builder:
+    """Collects the nodes, types and constants of the quantized graph while walking the float one."""
+
+    def __init__(
+        self, graph: Graph, seen: Mapping[str, Observation], types: dict[str, TensorType], settings: QuantizeSettings
+    ) -> None:
+        self.graph = graph
+        self.seen = seen
+        self.settings = settings
+        self.types: dict[str, TensorType] = {name: types.get(name, graph.types[name]) for name in graph.inputs}
+        self.assigned = types
+        self.constants: dict[str, Array] = {}
+        self.nodes: list[Node] = []
+
+    def build(self) -> Graph:
+        for node in self.graph.nodes:
+            names = [self._operand(node, index, name) for index, name in enumerate(node.inputs)]
+            if isinstance(node.op, Linear):
+                names = self._linear_constants(node, names)
+            self.types[node.output] = self.assigned[node.output]
+            self.nodes.append(Node(node.name, node.op, tuple(names), node.output))
+        return self.graph.replace(nodes=self.nodes, types=self.types, constants=self.constants)
+
+    def _operand(self, node: Node, index: int, name: str) -> str:
+        """The name under which `node` reads this operand: a bridge, an integer constant, or the value itself."""
+        if name in self.graph.constants:
+            return name if isinstance(node.op, Linear) else self._constant(node, index, name)
+        current = self.types[name]
+        if current.quant is None:
+            return name
+        if isinstance(node.op, Linear) and current.dtype is DType.INT16 and current.rows > 1:
+            return self._bridge(name, "int8", affine_int8(*self._range(name)))
+        if isinstance(node.op, Attention) and index < 3:
+            usable = current.dtype is DType.INT8 and current.quant.zero_point == 0
+            if not usable:
+                low, high = self._range(name)
+                return self._bridge(name, "symmetric", symmetric(max(-low, high), DType.INT8))
+        return name
+
+    def _range(self, name: str) -> tuple[float, float]:
+        return choose_range(self.seen[name], self.settings.method, self.settings.percentile)
+
+    def _bridge(self, name: str, suffix: str, quant: QuantParams) -> str:
+        """A Requantize of `name`, made once and shared by all its readers."""
+        bridge = f"{name}_{suffix}"
+        if bridge not in self.types:
+            self.types[bridge] = TensorType(self.types[name].shape, DType.INT8, quant)
+            self.nodes.append(Node(bridge, Requantize(), (name,), bridge))
+        return bridge
+
+    def _store(self, wish: str, value: Array, type_: TensorType) -> str:
+        """Keep a constant under its own name, or under a fresh one when that name holds other numbers or another grid."""
+        name, count = wish, 0
+        while name in self.types and not (
+            self.types[name] == type_ and name in self.constants and np.array_equal(self.constants[name], value)
+        ):
+            count += 1
+            name = f"{wish}_{count}"
+        self.types[name], self.constants[name] = type_, value
+        return name
+
+    def _constant(self, node: Node, index: int, name: str) -> str:
+        value, type_ = self.graph.constants[name], self.graph.types[name]
+        if type_.dtype is not DType.FLOAT32 or isinstance(node.op, LayerNorm):
+            return self._store(name, value, type_)
+        if isinstance(node.op, Embedding):
+            table, quant = quantize_rows(value)
+            return self._store(name, table, TensorType(type_.shape, DType.INT8, quant))
+        if isinstance(node.op, Concat):
+            out = self.assigned[node.output]
+            assert out.quant is not None
+            moved = TensorType(type_.shape, out.dtype, out.quant)
+            return self._store(name, quantize_real(value, out.quant, out.dtype), moved)
+        if isinstance(node.op, Add | Mul):
+            steps, quant = quantize_constant(value, self.settings.constants)
+            return self._store(name, steps, TensorType(type_.shape, self.settings.constants, quant))
+        raise NotImplementedError(f"node '{node.name}' ({node.op.kind}): constant operand {index} '{name}'")
+
+    def _linear_constants(self, node: Node, names: list[str]) -> list[str]:
+        x_quant = self.types[names[0]].quant
+        assert x_quant is not None
+        x_scale = x_quant.per_tensor_scale
+        weight = self.graph.constants[node.inputs[1]]
+        bias = self.graph.constants[node.inputs[2]] if len(node.inputs) > 2 else None
+        floor = None if bias is None else bias_scale_floor(bias, x_scale)
+        steps, quant = quantize_rows(weight, floor)
+        result = [names[0], self._store(node.inputs[1], steps, TensorType(weight.shape, DType.INT8, quant))]
+        if bias is not None:
+            bias_steps, bias_quant = quantize_bias(bias, x_scale, quant)
+            result.append(self._store(node.inputs[2], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant)))
+        return result

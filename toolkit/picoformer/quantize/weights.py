@@ -1,0 +1,45 @@
+"""Constants on their grids: weights per output channel, tables per row, biases, added constants."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from picoformer.ir import DType, QuantParams
+from picoformer.ops.fixedpoint import Array
+
+WEIGHT_LIMIT = 127
+"""Weights keep to [−127, 127], so that their range is symmetric and products of two lanes stay bounded."""
+BIAS_LIMIT = 1 << 30
+"""A bias keeps a bit free of int32 for the folded zero point."""
+SCALE_FLOOR = 2.0**-12
+"""No channel's scale is below this share of the largest: dead channels must not blow up a bias or a multiplier."""
+
+
+def quantize_rows(weight: Array, floor: Array | None = None) -> tuple[Array, QuantParams]:
+    """(int8 weight, per-row symmetric parameters) of a (N, K) matrix; `floor` (N,) are the least scales allowed."""
+    scales = np.abs(weight.astype(np.float64)).max(axis=1) / WEIGHT_LIMIT
+    scales = np.maximum(scales, max(float(scales.max(initial=0.0)) * SCALE_FLOOR, 1e-12))
+    if floor is not None:
+        scales = np.maximum(scales, floor)
+    quant = QuantParams(tuple(float(s) for s in scales), 0, -2)
+    steps = np.rint(weight / quant.scale_array(2).astype(np.float64))
+    return np.clip(steps, -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8), quant
+
+
+def bias_scale_floor(bias: Array, input_scale: float) -> Array:
+    """(N,) least weight scales for which each bias fits BIAS_LIMIT."""
+    return np.abs(bias.astype(np.float64)) / (input_scale * BIAS_LIMIT)
+
+
+def quantize_bias(bias: Array, input_scale: float, weight_quant: QuantParams) -> tuple[Array, QuantParams]:
+    """(int32 bias, its parameters): the grid of the accumulators, input scale × weight scale per channel."""
+    scales = np.asarray(weight_quant.scale, np.float64) * input_scale
+    steps = np.rint(bias.astype(np.float64) / scales)
+    return steps.astype(np.int32), QuantParams(tuple(float(s) for s in scales), 0, -1)
+
+
+def quantize_constant(value: Array, dtype: DType) -> tuple[Array, QuantParams]:
+    """(integer constant, per-tensor symmetric parameters) of a constant operand of Add or Mul."""
+    limit = WEIGHT_LIMIT if dtype is DType.INT8 else dtype.maximum
+    quant = QuantParams((max(float(np.abs(value).max(initial=0.0)), 1e-12) / limit,))
+    return np.clip(np.rint(value / quant.scale[0]), -limit, limit).astype(dtype.numpy), quant

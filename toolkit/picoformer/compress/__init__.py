@@ -1,0 +1,1 @@
+"""Torch model to torch model: train, distil, prune; and what a model costs."""

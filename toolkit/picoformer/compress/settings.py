@@ -1,0 +1,94 @@
+"""The knobs of training, distillation and pruning: plain checked numbers, without torch, as TOML has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from picoformer.errors import ConfigError
+from picoformer.models.config import check_int
+
+RANKINGS = ("layer", "global")
+FROM_TOML = {"extra": "forbid"}
+"""For whoever validates a TOML table into one of these: an unknown key is an error, not ignored."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Every knob of the loop, plain numbers. Raises ConfigError naming the key and the mend."""
+
+    __pydantic_config__: ClassVar[Any] = FROM_TOML
+
+    epochs: int = 40
+    batch: int = 64
+    learning_rate: float = 2e-3  # peak; cosine from there to zero
+    warmup: float = 0.05  # fraction of all steps in which the rate rises linearly
+    weight_decay: float = 0.05  # of matrices; biases, norms, positions and embeddings are left alone
+    label_smoothing: float = 0.05
+    gradient_clip: float = 1.0  # largest norm of the whole gradient
+    seed: int = 0  # of batch order and augmentation
+    threads: int = 1  # small models train fastest on one
+
+    def __post_init__(self) -> None:
+        check_int("epochs", self.epochs, 1, 1_000_000)
+        check_int("batch", self.batch, 1, 1 << 20)
+        check_int("seed", self.seed, 0, (1 << 63) - 1)
+        check_int("threads", self.threads, 1, 1024)
+        check_number("learning_rate", self.learning_rate, 1e-9, 1e6)
+        check_number("warmup", self.warmup, 0.0, 1.0)
+        check_number("weight_decay", self.weight_decay, 0.0, 10.0)
+        check_number("label_smoothing", self.label_smoothing, 0.0, 0.99)
+        check_number("gradient_clip", self.gradient_clip, 1e-9, 1e9)
+
+
+@dataclass(frozen=True)
+class DistillSettings(TrainSettings):
+    """The loop's knobs, and how much each of the three losses counts. Raises ConfigError."""
+
+    temperature: float = 2.0
+    soft_weight: float = 0.7  # of the teacher's soft targets; the labels get what is left to 1
+    hidden_weight: float = 0.0  # of the hidden-state match, added on top; 0 leaves it out
+    # The teacher layer (from 0) that each student layer is matched with; empty spreads them evenly.
+    layer_map: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("temperature", self.temperature, 0.01, 1000.0)
+        check_number("soft_weight", self.soft_weight, 0.0, 1.0)
+        check_number("hidden_weight", self.hidden_weight, 0.0, 1e6)
+        if not isinstance(self.layer_map, (tuple, list)):
+            raise ConfigError(f"layer_map = {self.layer_map!r}; write a list of teacher layers, counted from 0")
+        object.__setattr__(self, "layer_map", tuple(self.layer_map))
+        for index, layer in enumerate(self.layer_map):
+            check_int(f"layer_map[{index}]", layer, 0, 1 << 20)
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """How much goes and how it is chosen. Raises ConfigError naming the key and the mend."""
+
+    __pydantic_config__: ClassVar[Any] = FROM_TOML
+
+    head_fraction: float = 0.5  # of all attention heads, dropped
+    neuron_fraction: float = 0.5  # of all feed-forward neurons, dropped
+    ranking: str = "layer"  # "layer": that fraction in each layer; "global": where it matters least
+    neuron_multiple: int = 4  # layers keep a multiple of this many neurons, for SIMD; rounded up
+    samples: int = 1024  # importance is accumulated over the first so many
+    batch: int = 128
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_number("head_fraction", self.head_fraction, 0.0, 1.0)
+        check_number("neuron_fraction", self.neuron_fraction, 0.0, 1.0)
+        if self.ranking not in RANKINGS:
+            raise ConfigError(f"ranking = {self.ranking!r}; choose one of {', '.join(RANKINGS)}")
+        check_int("neuron_multiple", self.neuron_multiple, 1, 1 << 20)
+        check_int("samples", self.samples, 1, 1 << 40)
+        check_int("batch", self.batch, 1, 1 << 20)
+        check_int("threads", self.threads, 1, 1024)
+
+
+def check_number(key: str, value: object, low: float, high: float) -> None:
+    """Raise ConfigError unless `value` is a number in the range; NaN is not."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ConfigError(f"{key} = {value!r}; write a number from {low:g} to {high:g}")

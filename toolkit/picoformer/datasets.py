@@ -1,0 +1,174 @@
+"""Labelled data as numpy arrays: files, scikit-learn's digits, and a synthetic sensor signal; no torch."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from picoformer.errors import DataError
+from picoformer.files import atomic_write_bytes
+
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Inputs float32 or int64 (n, ...), labels int64 (n,) in 0..classes-1, split in training and held-back
+    test part.
+
+    Raises DataError when the arrays do not belong together or hold numbers that are not finite.
+    """
+
+    x_train: NDArray[Any]
+    y_train: NDArray[np.int64]
+    x_test: NDArray[Any]
+    y_test: NDArray[np.int64]
+    name: str
+    classes: int
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            if x.ndim < 2 or x.dtype not in (np.float32, np.int64):
+                raise DataError(f"x_{part} is {x.dtype} {x.shape}; give float32 or int64, samples along axis 0")
+            if y.ndim != 1 or y.dtype != np.int64:
+                raise DataError(f"y_{part} is {y.dtype} {y.shape}; give one int64 label per sample")
+            if len(x) != len(y) or not len(x):
+                raise DataError(
+                    f"x_{part} has {len(x)} samples and y_{part} {len(y)}; give as many of both, at least 1"
+                )
+            if not np.isfinite(x).all():
+                sample = int(np.argwhere(~np.isfinite(x))[0][0])
+                raise DataError(f"x_{part} holds NaN or infinity, first in sample {sample}; remove or mend the sample")
+            if y.min() < 0 or y.max() >= self.classes:
+                raise DataError(
+                    f"y_{part} holds labels {y.min()} to {y.max()}; they must lie in 0 to {self.classes - 1}"
+                )
+        if self.x_train.shape[1:] != self.x_test.shape[1:] or self.x_train.dtype != self.x_test.dtype:
+            raise DataError(
+                f"x_train is {self.x_train.dtype} {self.x_train.shape}, x_test {self.x_test.dtype} "
+                f"{self.x_test.shape}; give both the same type and sample shape"
+            )
+
+
+def save_dataset(dataset: Dataset, path: Path) -> None:
+    """Write a dataset as .npz, atomically; the same dataset gives the same bytes."""
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {key: getattr(dataset, key) for key in ARRAYS}
+    np.savez_compressed(buffer, **arrays, name=np.array(dataset.name), classes=np.array(dataset.classes))
+    atomic_write_bytes(Path(path), buffer.getvalue())
+
+
+def load_dataset(path: Path) -> Dataset:
+    """Read what `save_dataset` wrote. Raises DataError for a broken file or arrays that do not fit."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give the path of a data set")
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: one array, not an .npz; save {', '.join(ARRAYS)}, name and classes in one file")
+        with archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except DataError:
+        raise
+    except Exception as error:  # broken bytes surface as zip, zlib, struct, syntax, value and other errors
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise DataError(f"{path}: not a readable .npz ({reason}); save the data set again") from error
+    wanted = (*ARRAYS, "name", "classes")
+    if missing := [key for key in wanted if key not in arrays]:
+        raise DataError(f"{path}: array '{missing[0]}' is missing; an .npz data set holds {', '.join(wanted)}")
+    name, classes = arrays["name"], arrays["classes"]
+    if name.shape or name.dtype.kind != "U" or classes.shape or classes.dtype.kind not in "iu":
+        raise DataError(f"{path}: name must be one string and classes one integer; save the data set again")
+    try:
+        return Dataset(**{key: arrays[key] for key in ARRAYS}, name=str(name), classes=int(classes))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def digits(seed: int = 0, test_fraction: float = 0.2) -> Dataset:
+    """The 1,797 handwritten 8x8 digits that ship inside scikit-learn (UCI Optical Recognition of Handwritten
+    Digits).
+
+    Each image is 8 tokens (rows) of 8 pixels, float32 in 0..1: x (n, 8, 8). The test part holds the same
+    share of every class. Raises DataError for a fraction that leaves a part empty.
+    """
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped,unused-ignore]
+
+    if not 0.01 <= test_fraction <= 0.9:
+        raise DataError(f"test_fraction = {test_fraction}; give a number from 0.01 to 0.9")
+    bunch = load_digits()
+    x = (np.asarray(bunch.images) / 16.0).astype(np.float32)
+    y = np.asarray(bunch.target).astype(np.int64)
+    rng = np.random.default_rng(seed)
+    test = np.zeros(len(y), dtype=bool)
+    for label in range(10):
+        members = rng.permutation(np.flatnonzero(y == label))
+        test[members[: max(1, round(len(members) * test_fraction))]] = True
+    return Dataset(x[~test], y[~test], x[test], y[test], name="digits", classes=10)
+
+
+def augment_digits(
+    x: NDArray[np.float32],
+    rng: np.random.Generator,
+    shift: float = 0.6,
+    rotate: float = 10.0,
+    scale: float = 0.1,
+) -> NDArray[np.float32]:
+    """Each image (n, height, width) moved, turned and resized a little, sampled bilinearly, zero outside.
+
+    `shift` in pixels, `rotate` in degrees and `scale` as a fraction are the largest changes, drawn uniformly
+    per image.
+    """
+    count, height, width = x.shape
+    angle = np.deg2rad(rng.uniform(-rotate, rotate, (count, 1, 1)))
+    zoom = 1.0 + rng.uniform(-scale, scale, (count, 1, 1))
+    move_y, move_x = rng.uniform(-shift, shift, (2, count, 1, 1))
+    y = np.arange(height)[None, :, None] - (height - 1) / 2
+    z = np.arange(width)[None, None, :] - (width - 1) / 2
+    source_y = (np.cos(angle) * y - np.sin(angle) * z) * zoom + move_y + (height - 1) / 2
+    source_x = (np.sin(angle) * y + np.cos(angle) * z) * zoom + move_x + (width - 1) / 2
+    # One pixel of border, which is zero, stands for everything outside.
+    source_y = np.clip(source_y, -1.0, height) + 1.0
+    source_x = np.clip(source_x, -1.0, width) + 1.0
+    padded = np.pad(x, ((0, 0), (1, 2), (1, 2)))
+    row, column = source_y.astype(np.int64), source_x.astype(np.int64)
+    down, right = source_y - row, source_x - column
+    image = np.arange(count)[:, None, None]
+    top = padded[image, row, column] * (1 - right) + padded[image, row, column + 1] * right
+    bottom = padded[image, row + 1, column] * (1 - right) + padded[image, row + 1, column + 1] * right
+    moved: NDArray[np.float32] = (top * (1 - down) + bottom * down).astype(np.float32)
+    return moved
+
+
+def synthetic_signal(
+    seed: int = 0, n: int = 2400, seq: int = 64, features: int = 16, classes: int = 6, noise: float = 1.0
+) -> Dataset:
+    """A sensor-like task: x (n, seq, features) float32, `n` training samples and a quarter as many for the
+    test.
+
+    Every class has its own frequency and phase per channel; a sample is that chord with a random start, speed
+    and loudness, each channel's gain wobbling, plus white noise of deviation `noise`. Raises DataError for
+    sizes below 1.
+    """
+    for key, value, low in (("n", n, 4), ("seq", seq, 2), ("features", features, 1), ("classes", classes, 2)):
+        if value < low:
+            raise DataError(f"{key} = {value}; give at least {low}")
+    rng = np.random.default_rng(seed)
+    frequency = rng.uniform(0.02, 0.2, (classes, features))
+    phase = rng.uniform(0.0, 2 * np.pi, (classes, features))
+    count = n + n // 4
+    y = rng.permutation(np.arange(count) % classes).astype(np.int64)
+    speed = rng.uniform(0.95, 1.05, (count, 1, 1))
+    start = rng.uniform(0.0, 4.0, (count, 1, 1))
+    gain = rng.uniform(0.6, 1.4, (count, 1, 1)) * rng.uniform(0.5, 1.5, (count, 1, features))
+    time = np.arange(seq)[None, :, None] * speed + start
+    x = gain * np.sin(2 * np.pi * frequency[y][:, None, :] * time + phase[y][:, None, :])
+    x = (x + noise * rng.standard_normal(x.shape)).astype(np.float32)
+    return Dataset(x[:n], y[:n], x[n:], y[n:], name="synthetic_signal", classes=classes)

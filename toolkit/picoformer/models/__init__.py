@@ -1,0 +1,1 @@
+"""Transformers in torch: the configuration (torch-free), the module, its checkpoint file, its ONNX export."""

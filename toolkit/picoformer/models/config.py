@@ -1,0 +1,189 @@
+"""What a transformer is made of: plain frozen data, checked, the same in code, TOML and checkpoints; no
+torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from picoformer.errors import ConfigError
+
+POSITIONS = ("learned", "sinusoidal", "none")
+NORM_POSITIONS = ("pre", "post")
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
+POOLINGS = ("mean", "cls", "none")
+
+# Far above any microcontroller, far below what would let a hostile file fill memory.
+MAX_SIZE = 1 << 20
+MAX_LAYERS = 256
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """An encoder: embedding, `len(heads)` layers, pooling, head. Widths are per layer, so pruned models are
+    dense.
+
+    Exactly one input is set: `vocab_size` (int64 ids, (batch, seq)), `input_size` (float frames, (batch, seq,
+    input_size)) or `image` = (channels, height, width) with `patch` = (height, width).
+
+    Raises ConfigError naming the key and the mend.
+    """
+
+    d_model: int
+    heads: tuple[int, ...]  # attention heads of each layer
+    d_ff: tuple[int, ...]  # feed-forward neurons of each layer
+    head_dim: int  # width of one head in every layer; heads * head_dim need not be d_model
+    sequence: int = 0  # longest input in rows, the CLS token not counted; 0 with `image`: the number of patches
+    classes: int = 0  # width of the classification head; 0: no head, the pooled hidden state is the output
+    vocab_size: int = 0
+    input_size: int = 0
+    image: tuple[int, int, int] | None = None
+    patch: tuple[int, int] | None = None
+    positions: str = "learned"
+    cls_token: bool = False
+    scale_embedding: bool = False  # multiply the embedding by sqrt(d_model), as in Vaswani et al. 2017
+    norm_position: str = "pre"
+    norm_epsilon: float = 1e-5
+    final_norm: bool = True  # LayerNorm after the last layer; pre-norm models want it
+    activation: str = "gelu"
+    pooling: str = "mean"
+
+    def __post_init__(self) -> None:
+        for key in ("heads", "d_ff", "image", "patch"):
+            value = getattr(self, key)
+            if isinstance(value, list):
+                object.__setattr__(self, key, tuple(value))
+        self._check_types()
+        if self.image is not None and self.sequence == 0:
+            object.__setattr__(self, "sequence", self.patches)
+        self._check_values()
+
+    @classmethod
+    def uniform(cls, layers: int, heads: int, d_ff: int, d_model: int, **keys: Any) -> TransformerConfig:
+        """A configuration whose layers are all alike; `head_dim` is d_model / heads unless given.
+
+        Raises ConfigError, for an unknown key too.
+        """
+        for name, value in (("layers", layers), ("heads", heads), ("d_ff", d_ff), ("d_model", d_model)):
+            check_int(name, value, 1, MAX_LAYERS if name == "layers" else MAX_SIZE)
+        if "head_dim" not in keys:
+            if d_model % heads:
+                raise ConfigError(
+                    f"d_model = {d_model} is not a multiple of heads = {heads}; change one or set head_dim"
+                )
+            keys["head_dim"] = d_model // heads
+        return cls.from_dict({"d_model": d_model, "heads": (heads,) * layers, "d_ff": (d_ff,) * layers, **keys})
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TransformerConfig:
+        """The inverse of `to_dict`; lists stand for tuples. Raises ConfigError."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for key in data:
+            if key not in fields:
+                raise ConfigError(f"model has an unknown key '{key}'; known are {', '.join(fields)}")
+        for key, field in fields.items():
+            if field.default is dataclasses.MISSING and key not in data:
+                raise ConfigError(f"model lacks the key '{key}'; add it")
+        return cls(**data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types: tuples become lists."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+        }
+
+    @property
+    def layers(self) -> int:
+        """The number of encoder layers."""
+        return len(self.heads)
+
+    @property
+    def patches(self) -> int:
+        """The number of whole patches in an image; 0 for other inputs."""
+        if self.image is None or self.patch is None:
+            return 0
+        return (self.image[1] // self.patch[0]) * (self.image[2] // self.patch[1])
+
+    @property
+    def tokens(self) -> int:
+        """Rows that go through the layers: `sequence`, and one for the CLS token."""
+        return self.sequence + int(self.cls_token)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one input, without the batch axis."""
+        if self.image is not None:
+            return self.image
+        return (self.sequence,) if self.vocab_size else (self.sequence, self.input_size)
+
+    def _check_types(self) -> None:
+        for key in ("d_model", "head_dim"):
+            check_int(key, getattr(self, key), 1, MAX_SIZE)
+        for key in ("sequence", "classes", "vocab_size", "input_size"):
+            check_int(key, getattr(self, key), 0, MAX_SIZE)
+        for key in ("heads", "d_ff"):
+            values = getattr(self, key)
+            if not isinstance(values, tuple) or not 1 <= len(values) <= MAX_LAYERS:
+                raise ConfigError(f"{key} = {values!r}; write a list of 1 to {MAX_LAYERS} integers, one per layer")
+            for index, value in enumerate(values):
+                check_int(f"{key}[{index}]", value, 1, MAX_SIZE)
+        for key, length in (("image", 3), ("patch", 2)):
+            values = getattr(self, key)
+            if values is None:
+                continue
+            if not isinstance(values, tuple) or len(values) != length:
+                raise ConfigError(f"{key} = {values!r}; write a list of {length} integers")
+            for index, value in enumerate(values):
+                check_int(f"{key}[{index}]", value, 1, MAX_SIZE)
+        for key in ("cls_token", "scale_embedding", "final_norm"):
+            if not isinstance(getattr(self, key), bool):
+                raise ConfigError(f"{key} = {getattr(self, key)!r}; write true or false")
+        for key, choices in (
+            ("positions", POSITIONS),
+            ("norm_position", NORM_POSITIONS),
+            ("activation", ACTIVATIONS),
+            ("pooling", POOLINGS),
+        ):
+            if getattr(self, key) not in choices:
+                raise ConfigError(f"{key} = {getattr(self, key)!r}; choose one of {', '.join(choices)}")
+        epsilon = self.norm_epsilon
+        if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < 1:
+            raise ConfigError(f"norm_epsilon = {epsilon!r}; write a number between 0 and 1, such as 1e-5")
+
+    def _check_values(self) -> None:
+        inputs = [key for key in ("vocab_size", "input_size", "image") if getattr(self, key)]
+        if len(inputs) != 1:
+            found = " and ".join(inputs) if inputs else "none"
+            raise ConfigError(f"{found} of vocab_size, input_size and image set; set exactly one of the three")
+        if len(self.heads) != len(self.d_ff):
+            raise ConfigError(f"heads has {len(self.heads)} layers, d_ff {len(self.d_ff)}; give both the same")
+        if (self.image is None) != (self.patch is None):
+            raise ConfigError("image and patch belong together; set both or neither")
+        if self.image is not None and self.patch is not None:
+            if self.image[1] % self.patch[0] or self.image[2] % self.patch[1]:
+                raise ConfigError(f"patch {list(self.patch)} does not divide image {list(self.image)}; change one")
+            if self.sequence != self.patches:
+                raise ConfigError(f"sequence = {self.sequence}, but image has {self.patches} patches; leave it out")
+        if self.sequence < 1:
+            raise ConfigError("sequence is missing; set it to the longest input in rows")
+        if self.pooling == "cls" and not self.cls_token:
+            raise ConfigError("pooling = 'cls' needs cls_token = true; set it or choose pooling = 'mean'")
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise ConfigError(f"positions = 'sinusoidal' needs an even d_model, not {self.d_model}")
+        if max(self.tokens, self.d_model) * max(max(self.d_ff), max(self.heads) * self.head_dim) > 1 << 34:
+            raise ConfigError("d_model, d_ff, heads and sequence are too large together; reduce one")
+
+
+def reference_encoder_config(activation: str = "gelu") -> TransformerConfig:
+    """The encoder that benchmarks measure: 64 frames of 16, 6 classes, 105,670 parameters, 7,405,952 MACs."""
+    return TransformerConfig.uniform(
+        layers=2, heads=4, d_ff=256, d_model=64, sequence=64, input_size=16, classes=6, activation=activation
+    )
+
+
+def check_int(key: str, value: object, low: int, high: int) -> None:
+    """Raise ConfigError unless `value` is an integer (not a bool) in the range, both ends included."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(f"{key} = {value!r}; write an integer from {low} to {high}")

@@ -1,0 +1,92 @@
+"""Reading .npz inputs and holding them against a model: names, shapes, finite numbers."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from picoformer.errors import DataError
+from picoformer.ir import DType, Graph
+from picoformer.ir.operator import Array
+
+LABELS = "labels"
+"""An array of this name is not an input: it holds the right answer of each sample, for accuracy."""
+
+
+def load_samples(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz file; raises DataError when it is missing or is not one."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; give an .npz with an array for each input of the model")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DataError(
+                    f"{path}: holds a single array; save it with np.savez(path, <input name>=array)"
+                )
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise DataError(f"{path}: is not a readable .npz file ({reason})") from None
+
+
+def split_labels(arrays: Mapping[str, Array], path: Path) -> tuple[dict[str, Array], Array | None]:
+    """(inputs, labels or None): the array named "labels" set aside and checked to be one integer a sample."""
+    inputs = {name: value for name, value in arrays.items() if name != LABELS}
+    labels = arrays.get(LABELS)
+    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        raise DataError(f"{path}: 'labels' is {labels.dtype}{list(labels.shape)}; give one integer a sample")
+    return inputs, None if labels is None else labels.astype(np.int64)
+
+
+def fit_samples(graph: Graph, arrays: Mapping[str, Array], path: Path) -> dict[str, Array]:
+    """Each input of `graph` as (samples, *shape), float32 or int32; raises DataError naming the array at fault.
+
+    A leading axis of 1 in the model's shape may be left out of the array or stand in it.
+    """
+    fitted: dict[str, Array] = {}
+    for name in graph.inputs:
+        type_ = graph.types[name]
+        if name not in arrays:
+            found = ", ".join(f"'{n}'" for n in arrays) or "nothing"
+            raise DataError(
+                f"{path}: no array '{name}' ({found} there); the model's inputs are {_names(graph)}"
+            )
+        value = arrays[name]
+        inner = type_.shape[1:] if type_.shape[:1] == (1,) else None
+        if value.ndim and value.shape[1:] == type_.shape:
+            shaped = value
+        elif value.ndim and inner is not None and value.shape[1:] == inner:
+            shaped = value.reshape(len(value), *type_.shape)
+        else:
+            raise DataError(
+                f"{path}: array '{name}' has shape {list(value.shape)}; the model wants samples along axis 0 of "
+                f"shape {list(type_.shape if inner is None else inner)}"
+            )
+        if not len(shaped):
+            raise DataError(f"{path}: array '{name}' holds no samples")
+        wants_float = type_.dtype is DType.FLOAT32 or type_.quant is not None
+        if (wants_float and shaped.dtype.kind == "f") or (not wants_float and shaped.dtype.kind in "iu"):
+            fitted[name] = shaped.astype(np.float32 if wants_float else np.int32)
+        else:
+            raise DataError(
+                f"{path}: array '{name}' is {value.dtype}; the model wants " + ("reals" if wants_float else "integers")
+            )
+        if not np.isfinite(fitted[name]).all():
+            sample = int(np.argwhere(~np.isfinite(fitted[name]))[0][0])
+            raise DataError(f"{path}: array '{name}' holds NaN or infinity, first in sample {sample}")
+    unknown = [name for name in arrays if name not in graph.inputs]
+    if unknown:
+        raise DataError(
+            f"{path}: array '{unknown[0]}' is no input of the model; its inputs are {_names(graph)}"
+        )
+    counts = {name: len(value) for name, value in fitted.items()}
+    if len(set(counts.values())) > 1:
+        raise DataError(f"{path}: arrays differ in their number of samples: {counts}")
+    return fitted
+
+
+def _names(graph: Graph) -> str:
+    return ", ".join(f"'{name}' {list(graph.types[name].shape)}" for name in graph.inputs)

@@ -19,8 +19,11 @@ class DataError(PicoformerError):
     """Calibration, test or input data does not match the model, or is not finite."""
 
 
-class ConfigError(PicoformerError):
-    """A TOML file holds an unknown key or a bad value; names the key and the line."""
+class ConfigError(PicoformerError, ValueError):
+    """A setting is unknown or has a bad value; names the key, and in a TOML file the line.
+
+    It is a ValueError too, so that validation reports it with its place in the file.
+    """
 
 
 class FitError(PicoformerError):

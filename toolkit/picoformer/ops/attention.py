@@ -24,6 +24,8 @@ EXP_STEP = 1.0 / 32.0
 """Distance, in the exponent, of neighbouring entries of the numerator table."""
 EXP_ENTRIES = 512
 """Entries of the numerator table: e^(−511/32) is 1.2e−7 of the largest."""
+LOWEST_SCORE = np.int64(-(1 << 31))
+"""Below every score of 32 bits, yet so near that its distance to any of them times a multiplier stays below 2^63."""
 
 
 def numerator_bits(keys: int) -> int:
@@ -71,7 +73,7 @@ class LoweredAttention(Lowered):
             lengths = np.asarray(activations[3], np.int64).reshape((-1, 1, 1, 1))
             lengths = lengths.reshape(lengths.shape[0], *([1] * (scores.ndim - 1)))
             invalid = np.arange(scores.shape[-1]) >= lengths
-            scores = np.where(invalid, np.int64(-(1 << 40)), scores)
+            scores = np.where(invalid, LOWEST_SCORE, scores)
         per_head = (self.heads, 1, 1)
         p = numerators(scores, self.score_multiplier.astype(np.int64).reshape(per_head), self.score_shift, self.table)
         if lengths is not None:
@@ -138,6 +140,8 @@ class Attention(Operator):
         q, k, v = (x.type for x in inputs[:3])
         if any(t.dtype is not DType.INT8 for t in (q, k, v)):
             raise LoweringError("queries, keys and values are int8")
+        if q.shape[-1] // self.heads >= 1 << 17:
+            raise LoweringError("heads of 2^17 elements or more: a score would not fit 32 bits")
         head_scales = [symmetric_scales(t, self.heads) for t in (q, k, v, output)]
         multiplier, shift = quantize_multipliers(head_scales[0] * head_scales[1] * self.scale / EXP_STEP)
         split = [split_scale(float(s)) for s in head_scales[2] / head_scales[3]]
@@ -158,4 +162,3 @@ class Attention(Operator):
             output,
             len(inputs) > 3,
         )
-

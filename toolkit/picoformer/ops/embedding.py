@@ -29,10 +29,12 @@ class LoweredEmbedding(Lowered):
 
     def execute(self, *activations: Array) -> Array:
         ids = activations[0].astype(np.int64)
-        if ids.size and not (0 <= ids.min() and ids.max() < len(self.table)):
+        if ids.size and not (ids.min() >= 0 and ids.max() < len(self.table)):
             raise IndexError(f"an id is outside the {len(self.table)} rows of the embedding")
         rows = self.table[ids].astype(np.int64)
-        return requantize(rows, self.multiplier[ids][..., None], self.shift, self.zero_point, self.output.dtype)
+        return requantize(
+            rows, self.multiplier[ids][..., None], self.shift, self.zero_point, self.output.dtype
+        )
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Embedding(Operator):
 
     def compute(self, *inputs: Array) -> Array:
         ids, table = inputs
-        if ids.size and not (0 <= ids.min() and ids.max() < len(table)):
+        if ids.size and not (ids.min() >= 0 and ids.max() < len(table)):
             raise IndexError(f"an id is outside the {len(table)} rows of the embedding")
         result: Array = table[ids]
         return result
@@ -63,4 +65,6 @@ class Embedding(Operator):
             raise LoweringError("the table is symmetric, per tensor or per row")
         scales = np.broadcast_to(np.asarray(quant.scale, np.float64), (len(table.constant),))
         multiplier, shift = quantize_multipliers(scales / scale_of(output))
-        return LoweredEmbedding(table.constant, multiplier, shift, quant_of(output).zero_point, ids.type, output)
+        return LoweredEmbedding(
+            table.constant, multiplier, shift, quant_of(output).zero_point, ids.type, output
+        )

@@ -61,7 +61,9 @@ def quantize_multipliers(scales: Array) -> tuple[Array, int]:
         multipliers = np.rint(scales * 2.0**shift)
         if (multipliers < MULTIPLIER_LIMIT).all():
             return multipliers.astype(np.int32), shift
-    raise LoweringError(f"rescaling factor {float(scales.max()):g} is too large: the scales of a node do not fit together")
+    raise LoweringError(
+        f"rescaling factor {float(scales.max()):g} is too large: the scales of a node do not fit together"
+    )
 
 
 def split_scale(scale: float) -> tuple[int, int]:
@@ -92,7 +94,7 @@ def _high32(a: Array, b: Array) -> Array:
 
 
 def reciprocal(value: Array) -> tuple[Array, Array]:
-    """(y, lead) with 1/value ≈ y · 2^(lead − 62), for 1 ≤ value < 2^32; y in (2^30, 2^31], lead = leading zeros.
+    """(y, lead) with 1/value ≈ y · 2^(lead − 62), for 1 ≤ value < 2^32; y in [2^30, 2^31], lead = leading zeros.
 
     f = value·2^lead / 2^32 in [½, 1). Newton's iteration y ← y(2 − f·y) from y₀ = 48/17 − 32/17·f, three times, all
     in unsigned 32-bit words, y with 30 fraction bits. Relative error below 2^−27.
@@ -136,7 +138,7 @@ def scaled_reciprocal(mantissa: Array | int, exponent: Array | int, value: Array
 
 
 def quantize_real(value: Array, quant: QuantParams, dtype: DType) -> Array:
-    """clamp(round_half_even(float32(value) / float32(scale)) + zero_point): as ONNX QuantizeLinear, and as the C helper."""
+    """clamp(round_half_even(float32(value) / float32(scale)) + zero_point): ONNX QuantizeLinear, and the C helper."""
     value = np.asarray(value, np.float32)
     steps = np.rint(value / quant.scale_array(value.ndim))
     return np.clip(steps.astype(np.float64) + quant.zero_point, dtype.minimum, dtype.maximum).astype(dtype.numpy)

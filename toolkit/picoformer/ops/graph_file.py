@@ -30,19 +30,28 @@ def load_graph(folder: Path) -> Graph:
     try:
         record = json.loads((folder / "graph.json").read_text("utf-8"))
         if record["format"] != FORMAT:
-            raise ModelError(f"{folder}/graph.json has format {record['format']}, this version reads {FORMAT}: build again")
+            raise ModelError(
+                f"{folder}/graph.json has format {record['format']}, this version reads {FORMAT}: build again"
+            )
         with np.load(folder / "graph.npz", allow_pickle=False) as archive:
             constants = {name: archive[key] for key, name in record["constants"].items()}
         nodes = tuple(
-            Node(n["name"], _operator(n["op"], n["attributes"]), tuple(n["inputs"]), n["output"]) for n in record["nodes"]
+            Node(n["name"], _operator(n["op"], n["attributes"]), tuple(n["inputs"]), n["output"])
+            for n in record["nodes"]
         )
         types = {name: _type(value) for name, value in record["types"].items()}
-        graph = Graph(record["name"], tuple(record["inputs"]), tuple(record["outputs"]), nodes, types, constants)
+        graph = Graph(
+            record["name"], tuple(record["inputs"]), tuple(record["outputs"]), nodes, types, constants
+        )
         return verify(graph)
     except FileNotFoundError as error:
-        raise ModelError(f"{error.filename} is missing: give a folder that `picoformer quantize` or `build` wrote") from None
+        raise ModelError(
+            f"{error.filename} is missing: give a folder that `picoformer quantize` or `build` wrote"
+        ) from None
     except (KeyError, ValueError, TypeError, AssertionError, OSError) as error:
-        raise ModelError(f"{folder}/graph.json is not a graph of this program ({error}): build it again") from None
+        raise ModelError(
+            f"{folder}/graph.json is not a graph of this program ({error}): build it again"
+        ) from None
 
 
 def graph_identity(graph: Graph) -> bytes:
@@ -66,7 +75,13 @@ def _to_json(graph: Graph) -> dict[str, Any]:
         "inputs": list(graph.inputs),
         "outputs": list(graph.outputs),
         "nodes": [
-            {"name": n.name, "op": n.op.kind, "attributes": n.op.attributes(), "inputs": list(n.inputs), "output": n.output}
+            {
+                "name": n.name,
+                "op": n.op.kind,
+                "attributes": n.op.attributes(),
+                "inputs": list(n.inputs),
+                "output": n.output,
+            }
             for n in graph.nodes
         ],
         "types": {name: _type_json(type_) for name, type_ in graph.types.items()},

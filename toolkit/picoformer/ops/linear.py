@@ -85,6 +85,12 @@ class Linear(Operator):
         multiplier, shift = quantize_multipliers(scales / out_scales)
         wide = accumulator_bound(w, bias, x.type.dtype) >= 1 << 31
         return LoweredLinear(
-            weight.constant, bias.astype(np.int32), multiplier, shift, y_quant.zero_point, x.type, output, wide
+            weight.constant,
+            bias.astype(np.int32),
+            multiplier,
+            shift,
+            y_quant.zero_point,
+            x.type,
+            output,
+            wide,
         )
-

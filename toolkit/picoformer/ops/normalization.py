@@ -24,19 +24,21 @@ from picoformer.ops.fixedpoint import (
 )
 from picoformer.ops.quantized import quant_of, scale_of
 
-ROW_SHIFT_MAX = 32
+ROW_SHIFT_MIN, ROW_SHIFT_MAX = 2, 32
+"""Range of the shift of a row's factor. With 32 the product's high word is the result; below 2 only a row whose
+elements are all equal can fall, and that one gives 0 with any factor."""
+UNIT_BITS = 27
+"""|u| ≤ 2^27 for every row, so that the distance to the mean can be shifted up to a factor with N = 32 in 32 bits."""
 
 
 @dataclass(frozen=True)
 class LoweredLayerNorm(Lowered):
     """The normalization of one row of n = `width` integers x.
 
-    s = Σx, V = n·Σx² − s² + epsilon (64 bits), mean = floor(s·2^16 / n),
-    (y, h) = reciprocal_sqrt(V), P = mantissa·y, e = exponent + 62 − h: the row factor is P·2^−e.
-    N = the largest shift ≤ 32 for which R = P >> (e − N), rounded, is below 2^31 (see `row_factor`).
-    c = 2^15 − ((mean·R) >> N);  u = (x·R·2^16 + c·2^N) >> (N + 16).
+    s = Σx, V = max(1, n·Σx² − s² + epsilon) (64 bits), d = n·x − s: n times the distance to the mean, exact.
+    (R, N) = the factor mantissa·2^−exponent / √V of the row (see `row_factor`); u = (d·R + 2^(N−1)) >> N.
     Without a gain the result is clamp(zero_point + u). With one, u has `fraction_bits` fraction bits and the result is
-    clamp(zero_point + ((u·gain[i] + offset[i] + 2^(shift−1)) >> shift)).
+    clamp(zero_point + ((u·gain[i] + offset[i] + 2^(shift−1)) >> shift)). |u| ≤ 2^27 by construction.
     """
 
     width: int
@@ -55,21 +57,23 @@ class LoweredLayerNorm(Lowered):
         x = activations[0].astype(np.int64)
         total = x.sum(axis=-1, keepdims=True)
         variance = self.width * (x * x).sum(axis=-1, keepdims=True) - total * total + self.epsilon
-        mean = (total << 16) // self.width
-        factor, shift = self.row_factor(variance)
-        centre = (1 << 15) - ((mean * factor) >> shift)
-        unit = ((x * factor << 16) + (centre << shift)) >> (shift + 16)
+        factor, shift = self.row_factor(np.maximum(variance, 1))
+        unit = rounding_shift((self.width * x - total) * factor, shift)
         if self.gain is None or self.offset is None:
             return saturate(unit + self.zero_point, self.output.dtype)
         scaled = rounding_shift(unit * self.gain.astype(np.int64) + self.offset, self.shift)
         return saturate(scaled + self.zero_point, self.output.dtype)
 
     def row_factor(self, variance: Array) -> tuple[Array, Array]:
-        """(R, N): R·2^−N ≈ mantissa·2^−exponent / √variance, 0 ≤ R < 2^31, 0 ≤ N ≤ 32, R rounded to nearest."""
+        """(R, N): R·2^−N ≈ mantissa·2^−exponent / √variance, R < 2^31 rounded to nearest.
+
+        (y, h) = reciprocal_sqrt(variance), P = mantissa·y, e = exponent + 62 − h: the factor is P·2^−e. N = the shift
+        that leaves 31 bits of P, in 2..32; R = (P + 2^(e−N−1)) >> (e − N), 0 where e − N > 62, at most 2^31 − 1.
+        """
         y, half_lead = reciprocal_sqrt(variance)
         product = self.mantissa * y
         exponent = self.exponent + 62 - half_lead
-        shift = np.clip(exponent - (bit_length(product) - 31), 0, ROW_SHIFT_MAX)
+        shift = np.clip(exponent - (bit_length(product) - 31), ROW_SHIFT_MIN, ROW_SHIFT_MAX)
         drop = exponent - shift
         factor = np.where(drop > 62, 0, rounding_shift(product, np.minimum(drop, 62)))
         return np.minimum(factor, MULTIPLIER_LIMIT - 1), shift
@@ -104,28 +108,30 @@ class LayerNorm(Operator):
         if x.dtype not in (DType.INT8, DType.INT16) or n >= 1 << 15:
             raise LoweringError(f"the input {x} is not int8 or int16 of fewer than 32768 elements a row")
         x_scale = scale_of(x)
-        epsilon = max(1, round(self.epsilon * n * n / x_scale**2))
+        epsilon = round(self.epsilon * n * n / x_scale**2)
         if epsilon >= 1 << 62:
             raise LoweringError(f"epsilon {self.epsilon:g} is too large for the scale {x_scale:g} of the input")
         quant = quant_of(output)
         if len(inputs) == 1:
-            mantissa, exponent = split_scale(n / scale_of(output))
-            return LoweredLayerNorm(
-                n, epsilon, mantissa, exponent, quant.zero_point, None, None, 0, 0, x, output
-            )
+            if math.sqrt(n) / scale_of(output) > 1 << UNIT_BITS:
+                raise LoweringError(
+                    f"the scale {scale_of(output):g} of the output is too small for a norm of {n} elements"
+                )
+            mantissa, exponent = split_scale(1.0 / scale_of(output))
+            return LoweredLayerNorm(n, epsilon, mantissa, exponent, quant.zero_point, None, None, 0, 0, x, output)
         gain, bias = inputs[1].constant, inputs[2].constant
         if gain is None or bias is None:
             raise LoweringError("gain and bias are not constants")
-        fraction_bits = 29 - math.ceil(math.log2(n) / 2)
-        mantissa, exponent = split_scale(math.ldexp(n, fraction_bits))
+        fraction_bits = UNIT_BITS - math.ceil(math.log2(n) / 2)
+        mantissa, exponent = split_scale(math.ldexp(1.0, fraction_bits))
         out_scale = np.asarray(quant.scale, np.float64)
         factors = gain.astype(np.float64) / out_scale
-        magnitude, shift = quantize_multipliers(np.abs(factors) / 256)
+        bias_steps = bias.astype(np.float64) / out_scale
+        bias_limit = np.abs(bias_steps).max(initial=0) * 2.0 ** (fraction_bits - 39)  # keeps the offset below 2^62
+        magnitude, shift = quantize_multipliers(np.append(np.abs(factors) / 256, bias_limit))
         shift += fraction_bits - 8
-        multiplier = (np.sign(factors) * magnitude).astype(np.int32)
-        offset = np.rint(bias.astype(np.float64) / out_scale * 2.0**shift)
-        if np.abs(offset).max(initial=0) >= 2.0**62:
-            raise LoweringError("a bias is too large for the scale of the output")
+        multiplier = (np.sign(factors) * magnitude[:-1]).astype(np.int32)
+        offset = np.rint(bias_steps * 2.0**shift)
         return LoweredLayerNorm(
             n, epsilon, mantissa, exponent, quant.zero_point, multiplier, offset.astype(np.int64), shift,
             fraction_bits, x, output,

@@ -15,7 +15,8 @@ from picoformer.ops.quantized import quant_of, scale_of
 
 @dataclass(frozen=True)
 class LoweredReduceMean(Lowered):
-    """(m, n) = scaled_reciprocal(mantissa, exponent, count); y = clamp(zero_point + ((Σ(x − zero_in)·m + 2^(n−1)) >> n)).
+    """(m, n) = scaled_reciprocal(mantissa, exponent, count);
+    y = clamp(zero_point + ((Σ(x − zero_in)·m + 2^(n−1)) >> n)).
 
     count is the valid length where there is one (0 gives zero_point), else the length of the axis.
     """

@@ -10,13 +10,20 @@ import numpy as np
 from picoformer.ir.operator import Array, Lowered, LoweringError, Operand, Operator
 from picoformer.ir.types import DType, TensorType
 from picoformer.ops.attention import EXP_STEP, numerator_bits, numerator_table, numerators
-from picoformer.ops.fixedpoint import quantize_multipliers, rounding_shift, saturate, scaled_reciprocal, split_scale
+from picoformer.ops.fixedpoint import (
+    quantize_multipliers,
+    rounding_shift,
+    saturate,
+    scaled_reciprocal,
+    split_scale,
+)
 from picoformer.ops.quantized import quant_of, scale_of
 
 
 @dataclass(frozen=True)
 class LoweredSoftmax(Lowered):
-    """p[j] = table[min(511, requantize(max − x[j], multiplier, shift))]; (m, n) = scaled_reciprocal(mantissa, exponent, Σp);
+    """p[j] = table[min(511, requantize(max − x[j], multiplier, shift))];
+    (m, n) = scaled_reciprocal(mantissa, exponent, Σp);
     y[j] = clamp(zero_point + ((p[j]·m + 2^(n−1)) >> n))."""
 
     multiplier: int
@@ -55,7 +62,10 @@ class Softmax(Operator):
             raise LoweringError(f"the input {x} is not int8 or int16")
         multipliers, shift = quantize_multipliers(np.array([scale_of(x) / EXP_STEP]))
         mantissa, exponent = split_scale(1.0 / scale_of(output))
-        table = numerator_table(numerator_bits(x.width))
+        bits = numerator_bits(x.width)
+        if not (exponent + 31 - 31 >= 1 and exponent + 31 - (32 - bits) <= 62):
+            raise LoweringError(f"the scale {scale_of(output):g} of the output does not suit numbers from 0 to 1")
+        table = numerator_table(bits)
         return LoweredSoftmax(
             int(multipliers[0]), shift, table, mantissa, exponent, quant_of(output).zero_point, x, output
         )

@@ -143,7 +143,7 @@ class Conv(Operator):
 
     def compute(self, *inputs: Array) -> Array:
         x, weight, *bias = inputs
-        m, c, h, w = weight.shape
+        _, c, h, w = weight.shape
         rows, columns = x.shape[-2] // h, x.shape[-1] // w
         patches = x.reshape(*x.shape[:-3], c, rows, h, columns, w)
         y = np.einsum("...crhsw,mchw->...mrs", patches, weight)

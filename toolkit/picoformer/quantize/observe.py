@@ -57,7 +57,9 @@ def observe(
     for number, batch in enumerate(batches):
         for name, value in _float_values(graph, inputs, batch, run_float).items():
             if not np.isfinite(value).all():
-                raise DataError(f"value '{name}' is not finite on the calibration data: check the model and the data")
+                raise DataError(
+                    f"value '{name}' is not finite on the calibration data: check the model and the data"
+                )
             lows[name] = min(lows.get(name, np.inf), float(value.min()))
             highs[name] = max(highs.get(name, -np.inf), float(value.max()))
             peak = np.abs(value.reshape(-1, value.shape[-1] if value.ndim > 1 else 1)).max(axis=0)

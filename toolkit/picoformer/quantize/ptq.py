@@ -1,4 +1,4 @@
-"""Post-training quantization: observe, choose grids, put the constants on theirs, bridge where a reader wants another."""
+"""Post-training quantization: observe, choose grids, quantize the constants, bridge where a reader wants another."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ class QuantizeSettings:
     """How to quantize. `method` chooses int8 ranges, `percentile` is its share in percent where it is "percentile";
     `headroom` widens 16-bit ranges beyond the calibration data; `inputs` is the type of the model's float inputs."""
 
-    scheme: str = "int8"
-    method: Method = "mse"
+    method: Method = "percentile"
     percentile: float = 99.99
     headroom: float = 1.5
     inputs: DType = DType.INT8
@@ -43,7 +42,9 @@ def quantize(
     """
     settings = settings or QuantizeSettings()
     seen = observe(graph, calibration, run_float, progress)
-    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, settings.inputs)
+    types = assign_grids(
+        graph, seen, settings.method, settings.percentile, settings.headroom, settings.inputs
+    )
     return verify(_Builder(graph, seen, types, settings).build())
 
 
@@ -51,12 +52,18 @@ class _Builder:
     """Collects the nodes, types and constants of the quantized graph while walking the float one."""
 
     def __init__(
-        self, graph: Graph, seen: Mapping[str, Observation], types: dict[str, TensorType], settings: QuantizeSettings
+        self,
+        graph: Graph,
+        seen: Mapping[str, Observation],
+        types: dict[str, TensorType],
+        settings: QuantizeSettings,
     ) -> None:
         self.graph = graph
         self.seen = seen
         self.settings = settings
-        self.types: dict[str, TensorType] = {name: types.get(name, graph.types[name]) for name in graph.inputs}
+        self.types: dict[str, TensorType] = {
+            name: types.get(name, graph.types[name]) for name in graph.inputs
+        }
         self.assigned = types
         self.constants: dict[str, Array] = {}
         self.nodes: list[Node] = []
@@ -98,10 +105,12 @@ class _Builder:
         return bridge
 
     def _store(self, wish: str, value: Array, type_: TensorType) -> str:
-        """Keep a constant under its own name, or under a fresh one when that name holds other numbers or another grid."""
+        """Keep a constant under its own name, or a fresh one when that name holds other numbers or another grid."""
         name, count = wish, 0
         while name in self.types and not (
-            self.types[name] == type_ and name in self.constants and np.array_equal(self.constants[name], value)
+            self.types[name] == type_
+            and name in self.constants
+            and np.array_equal(self.constants[name], value)
         ):
             count += 1
             name = f"{wish}_{count}"
@@ -136,5 +145,7 @@ class _Builder:
         result = [names[0], self._store(node.inputs[1], steps, TensorType(weight.shape, DType.INT8, quant))]
         if bias is not None:
             bias_steps, bias_quant = quantize_bias(bias, x_scale, quant)
-            result.append(self._store(node.inputs[2], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant)))
+            result.append(
+                self._store(node.inputs[2], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant))
+            )
         return result

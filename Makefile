@@ -1,0 +1,44 @@
+# make demo: everything from nothing to verified firmware.  make test: the tests.  Both set up what they need.
+VENV   ?= .venv
+PYTHON ?= python3
+RUN    := $(VENV)/bin
+
+.PHONY: demo test check lint sweep bench tools clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.ready tools
+	$(RUN)/picoformer run examples/digits/pipeline.toml
+
+test: $(VENV)/.ready tools
+	$(RUN)/python -m pytest -n 2 -m "not slow"
+
+# What CI runs: style, types, the tests, then the slow sweeps.
+check: lint test sweep
+
+lint: $(VENV)/.ready tools
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	find firmware -name '*.[ch]' | xargs clang-format --dry-run -Werror
+
+sweep: $(VENV)/.ready tools
+	$(RUN)/python -m pytest -n 2 -m slow
+
+bench: $(VENV)/.ready tools
+	$(RUN)/python benchmarks/run.py
+
+tools:
+	@sh .ci/tools
+
+# torch goes first and by its exact version: a looser request would bring CUDA with it.
+$(VENV)/.ready: pyproject.toml
+	@sh .ci/tools python
+	$(PYTHON) -m venv $(VENV)
+	@echo "== downloads begin $$(date +%T)"
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "== downloads end   $$(date +%T)"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist examples/*/build

@@ -1,0 +1,118 @@
+/* All rounding of the integer operators, in 32- and 64-bit words; SPEC.md states the same in words. */
+#ifndef PICOFORMER_FIXEDPOINT_H
+#define PICOFORMER_FIXEDPOINT_H
+
+#include <stdint.h>
+
+/* Two things C leaves to the compiler and every compiler used here defines alike: >> of a negative number is
+ * arithmetic, and a conversion to a narrower signed type keeps the low bits. */
+typedef char pf_right_shift_is_arithmetic[((int64_t)-3 >> 1) == -2 ? 1 : -1];
+typedef char pf_conversion_keeps_low_bits[(int32_t)0x80000000u == INT32_MIN ? 1 : -1];
+
+/* The element types by the short names that end the functions' names. */
+#define PF_TYPE_s8  int8_t
+#define PF_TYPE_s16 int16_t
+#define PF_MIN_s8   (-128)
+#define PF_MAX_s8   127
+#define PF_MIN_s16  (-32768)
+#define PF_MAX_s16  32767
+
+/* Clamp to the range of a type and convert to it; any integer in. */
+#define PF_SATURATE(NAME, VALUE)                                                                                                 \
+    ((PF_TYPE_##NAME)((VALUE) < PF_MIN_##NAME ? PF_MIN_##NAME : (VALUE) > PF_MAX_##NAME ? PF_MAX_##NAME : (VALUE)))
+
+/* Softmax numerators: entries of their table. */
+#define PF_EXP_ENTRIES 512u
+
+/* (value + 2^(shift-1)) >> shift, shift 1..62; the sum must fit. */
+static inline int64_t pf_rounding_shift(int64_t value, int32_t shift) {
+    return (value + ((int64_t)1 << (shift - 1))) >> shift;
+}
+
+/* (acc * multiplier + 2^(shift-1)) >> shift clamped to 17 bits, so that a zero point may be added; shift 1..32. With
+ * shift 32 the result is the rounded high word and below 2^30 in magnitude, so only the final clamp is needed. */
+static inline int32_t pf_rescale(int32_t acc, int32_t multiplier, int32_t shift) {
+    const int64_t product = (int64_t)acc * multiplier;
+    if (shift == 32) {
+        return (int32_t)((product + ((int64_t)1 << 31)) >> 32);
+    }
+    const int64_t scaled = pf_rounding_shift(product, shift);
+    return scaled < -65536 ? -65536 : scaled > 65535 ? 65535 : (int32_t)scaled;
+}
+
+/* The same for a sum of up to 48 bits, whose product is taken in two halves: with acc = high * 2^16 + low,
+ * floor((acc * m + h) / 2^s) = floor((high * m + floor((low * m + h) / 2^16)) / 2^(s-16)) for s > 16. A shift of 16 or
+ * less goes with sums of 32 bits only. */
+static inline int32_t pf_rescale_wide(int64_t acc, int32_t multiplier, int32_t shift) {
+    int64_t scaled;
+    if (shift > 16) {
+        const int64_t low = (acc & 0xFFFF) * multiplier + ((int64_t)1 << (shift - 1));
+        scaled = ((acc >> 16) * multiplier + (low >> 16)) >> (shift - 16);
+    } else {
+        scaled = pf_rounding_shift(acc * multiplier, shift);
+    }
+    return scaled < -65536 ? -65536 : scaled > 65535 ? 65535 : (int32_t)scaled;
+}
+
+/* (a * b) >> 32 */
+static inline uint32_t pf_high_word(uint32_t a, uint32_t b) {
+    return (uint32_t)(((uint64_t)a * b) >> 32);
+}
+
+/* min(2^31, (y * error) >> shift): one step of either iteration below. */
+static inline uint32_t pf_newton(uint32_t y, uint32_t error, int32_t shift) {
+    const uint64_t next = ((uint64_t)y * error) >> shift;
+    return next > 0x80000000u ? 0x80000000u : (uint32_t)next;
+}
+
+/* y with 1/value = y * 2^(lead - 62), value > 0. */
+static inline uint32_t pf_reciprocal(uint32_t value, int32_t *lead) {
+    *lead = __builtin_clz(value);
+    const uint32_t f = value << *lead;
+    uint32_t y = 0xB4B4B4B5u - pf_high_word(f, 0x78787879u);
+    for (int32_t i = 0; i < 3; i++) {
+        y = pf_newton(y, 0x80000000u - pf_high_word(f, y), 30);
+    }
+    return y;
+}
+
+/* y with 1/sqrt(value) = y * 2^(half_lead - 62), value > 0. */
+static inline uint32_t pf_reciprocal_sqrt(uint64_t value, int32_t *half_lead) {
+    const uint32_t high = (uint32_t)(value >> 32);
+    const int32_t lead = high != 0 ? __builtin_clz(high) : 32 + __builtin_clz((uint32_t)value);
+    *half_lead = lead >> 1;
+    const uint32_t f = (uint32_t)((value << (*half_lead * 2)) >> 32);
+    uint32_t y = 0x8C000000u - pf_high_word(f, 0x4E000000u);
+    for (int32_t i = 0; i < 4; i++) {
+        y = pf_newton(y, 0x30000000u - pf_high_word(f, pf_high_word(y, y)), 29);
+    }
+    return y;
+}
+
+/* A factor computed on the device: multiplier * 2^-shift. */
+typedef struct pf_factor {
+    int32_t multiplier;
+    int32_t shift;
+} pf_factor;
+
+/* mantissa * 2^-exponent / value, value > 0. */
+static inline pf_factor pf_scaled_reciprocal(int32_t mantissa, int32_t exponent, uint32_t value) {
+    int32_t lead;
+    const uint32_t y = pf_reciprocal(value, &lead);
+    const uint64_t product = ((uint64_t)(uint32_t)mantissa * y) >> 31;
+    pf_factor factor = {product > INT32_MAX ? INT32_MAX : (int32_t)product, exponent + 31 - lead};
+    return factor;
+}
+
+/* table[min(511, (distance * multiplier + 2^(shift-1)) >> shift)]; distance = row maximum - score. */
+static inline uint32_t pf_numerator(const uint16_t *table, uint32_t distance, uint32_t multiplier, int32_t shift) {
+    const uint64_t product = (uint64_t)distance * multiplier;
+    if (shift == 32) {
+        const uint32_t index = (uint32_t)((product + 0x80000000u) >> 32);
+        return table[index < PF_EXP_ENTRIES ? index : PF_EXP_ENTRIES - 1u];
+    }
+    const uint64_t index = (product + ((uint64_t)1 << (shift - 1))) >> shift;
+    return table[index < PF_EXP_ENTRIES ? (uint32_t)index : PF_EXP_ENTRIES - 1u];
+}
+
+#endif

@@ -1,0 +1,65 @@
+/* The primitives: what an instruction set may override, file by file.
+ *
+ * firmware/kernels/generic/ defines every primitive in plain C. A directory beside it, named after an instruction set,
+ * holds files of the same names with the same symbols; a build takes each file from the first directory of its list that
+ * has one. Operators that are one loop over whole rows are primitives themselves, with the prototypes of ops.h:
+ *   linear_s8.c, linear_s16.c, linear_wide_s16.c    a linear layer over all its rows (decides the layout of the weight)
+ *   requantize.c, table.c, interpolate.c, copy.c
+ * The others are pieces that firmware/ops/ puts together:
+ *   attention_head.c    one head, all queries
+ *   layer_norm_row.c    one row
+ *   add_span.c, mul_span.c    elements in a line
+ */
+#ifndef PICOFORMER_KERNELS_H
+#define PICOFORMER_KERNELS_H
+
+#include "picoformer/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One head of an attention. Strides: elements from one row of q and k (key_stride), of v and y (value_stride) to the next. */
+typedef struct pf_attention_head {
+    const uint16_t *table;
+    int32_t score_multiplier, score_shift;
+    int32_t value_mantissa, value_exponent;
+    int32_t head_size, value_size;
+    int32_t key_stride, value_stride;
+} pf_attention_head;
+/* keys: those that take part, 1 or more. scratch: `keys` words. */
+void pf_attention_head_s8_s8(const pf_attention_head *p, const int8_t *q, const int8_t *k, const int8_t *v, int8_t *y,
+                             int32_t queries, int32_t keys, int32_t *scratch);
+void pf_attention_head_s8_s16(const pf_attention_head *p, const int8_t *q, const int8_t *k, const int8_t *v, int16_t *y,
+                              int32_t queries, int32_t keys, int32_t *scratch);
+
+/* One row; y == x is allowed where the types are the same. */
+void pf_layer_norm_row_s8_s8(const pf_layer_norm *p, const int8_t *x, int8_t *y);
+void pf_layer_norm_row_s8_s16(const pf_layer_norm *p, const int8_t *x, int16_t *y);
+void pf_layer_norm_row_s16_s8(const pf_layer_norm *p, const int16_t *x, int8_t *y);
+void pf_layer_norm_row_s16_s16(const pf_layer_norm *p, const int16_t *x, int16_t *y);
+void pf_layer_norm_gain_row_s8_s8(const pf_layer_norm *p, const int8_t *x, int8_t *y);
+void pf_layer_norm_gain_row_s8_s16(const pf_layer_norm *p, const int8_t *x, int16_t *y);
+void pf_layer_norm_gain_row_s16_s8(const pf_layer_norm *p, const int16_t *x, int8_t *y);
+void pf_layer_norm_gain_row_s16_s16(const pf_layer_norm *p, const int16_t *x, int16_t *y);
+
+/* `count` elements; b moves on by b_step (0 or 1) with each. */
+#define PF_DECLARE_SPAN(A, TA, B, TB, Y, TY)                                                                                     \
+    void pf_add_span_##A##_##B##_##Y(const pf_add *p, const TA *a, const TB *b, int32_t b_step, TY *y, int32_t count);           \
+    void pf_mul_span_##A##_##B##_##Y(const pf_mul *p, const TA *a, const TB *b, int32_t b_step, TY *y, int32_t count);
+PF_DECLARE_SPAN(s8, int8_t, s8, int8_t, s8, int8_t)
+PF_DECLARE_SPAN(s8, int8_t, s8, int8_t, s16, int16_t)
+PF_DECLARE_SPAN(s8, int8_t, s16, int16_t, s8, int8_t)
+PF_DECLARE_SPAN(s8, int8_t, s16, int16_t, s16, int16_t)
+PF_DECLARE_SPAN(s16, int16_t, s8, int8_t, s8, int8_t)
+PF_DECLARE_SPAN(s16, int16_t, s8, int8_t, s16, int16_t)
+PF_DECLARE_SPAN(s16, int16_t, s16, int16_t, s8, int8_t)
+PF_DECLARE_SPAN(s16, int16_t, s16, int16_t, s16, int16_t)
+#undef PF_DECLARE_SPAN
+void pf_add_plain_span_s16(const int16_t *a, const int16_t *b, int32_t b_step, int16_t *y, int32_t count);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

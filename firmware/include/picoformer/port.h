@@ -1,0 +1,40 @@
+/* The seam between the device runtime and a machine: every port defines exactly these functions. */
+#ifndef PICOFORMER_PORT_H
+#define PICOFORMER_PORT_H
+
+#include <stdint.h>
+
+#define PF_STACK_UNKNOWN 0xFFFFFFFFu
+
+/* Bring up the byte pipe and whatever traps faults. Called once, before anything else below. */
+void pf_port_init(void);
+
+/* The next byte from the host, waiting for it; -1 when the host has gone for good. */
+int pf_port_read(void);
+
+/* Queue or send one byte; pf_port_flush returns once all queued bytes are on their way. */
+void pf_port_write(uint8_t byte);
+void pf_port_flush(void);
+
+/* End the program. On a machine that cannot end, stops or resets. */
+void pf_port_exit(int status) __attribute__((noreturn));
+
+/* on = 1: from now, one step may take as long as the target states; then a fault frame says "hang". */
+void pf_port_watchdog(int on);
+
+/* 1 and the free-running cycle counter in *now, or 0 where the machine has none. */
+int pf_port_cycles(uint32_t *now);
+
+/* Bytes reserved for the stack and the most that were ever in use; PF_STACK_UNKNOWN where not known. */
+uint32_t pf_port_stack_bytes(void);
+uint32_t pf_port_stack_used(void);
+
+/* Forget the high-water mark: what lies below the caller's frame counts as unused again. */
+void pf_port_stack_forget(void);
+
+/* The two counted regions. A port that can be counted calls between the labels pf_region_begin and
+ * pf_region_end, so that the call, all that runs inside it and its return are the region, nothing else. */
+void pf_port_call_init(void (*init)(void *state), void *state);
+int pf_port_call_step(int (*step)(void *state), void *state);
+
+#endif

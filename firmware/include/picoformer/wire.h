@@ -1,0 +1,73 @@
+/* The serial protocol's numbers and the functions that speak it; SPEC.md states every byte. */
+#ifndef PICOFORMER_WIRE_H
+#define PICOFORMER_WIRE_H
+
+#include <stdint.h>
+
+#define PF_WIRE_VERSION 1u
+
+/* Longest body (before CRC and byte stuffing) of a frame in either direction. A target may make it smaller. */
+#ifndef PF_FRAME_BYTES
+#define PF_FRAME_BYTES 1040u
+#endif
+
+#define PF_REPLY             0x80u   /* reply type = request type | PF_REPLY */
+#define PF_FAULT_FRAME       0xFFu   /* unsolicited */
+#define PF_ALL_STEPS         0xFFFFu /* run: no stop before the last step */
+#define PF_NO_STEP           0xFFFFu /* fault: not inside a step */
+#define PF_RUN_CRC           0x01u   /* run flags */
+#define PF_RUN_CYCLES        0x02u
+#define PF_RUN_OUTPUTS       0x04u
+#define PF_HELLO_CYCLES      0x01u /* hello flags */
+#define PF_HELLO_FAULT_TESTS 0x02u
+
+enum pf_message {
+    PF_HELLO = 0x01,
+    PF_DESCRIBE = 0x02,
+    PF_WRITE_INPUT = 0x03,
+    PF_RUN = 0x04,
+    PF_READ_OUTPUT = 0x05,
+    PF_READ_STEP = 0x06,
+    PF_STACK = 0x07,
+    PF_RESET = 0x08,
+    /* 0x10 load image: reserved for a bootloader */
+    PF_FAULT_TEST = 0x7E
+};
+
+enum pf_status {
+    PF_OK = 0,
+    PF_BAD_CRC = 1,
+    PF_BAD_FRAME = 2, /* byte stuffing broken, or too short for a request */
+    PF_TOO_LONG = 3,
+    PF_UNKNOWN_TYPE = 4,
+    PF_BAD_LENGTH = 5,
+    PF_OUT_OF_RANGE = 6,
+    PF_STALE = 7,        /* read step: the last run did not stop after that step */
+    PF_INPUT_MISSING = 8 /* run: the inputs were not all written since the last run */
+};
+
+enum pf_fault_kind {
+    PF_FAULT_OTHER = 0,
+    PF_FAULT_MEMORY = 1,
+    PF_FAULT_STACK_OVERFLOW = 2,
+    PF_FAULT_BAD_JUMP = 3,
+    PF_FAULT_UNDEFINED = 4,
+    PF_FAULT_HANG = 5,
+    PF_FAULT_ARITHMETIC = 6
+};
+
+/* A fault as a port saw it; registers a machine does not have are 0. */
+typedef struct pf_fault {
+    uint8_t kind;      /* enum pf_fault_kind */
+    uint8_t exception; /* exception number (Cortex-M) or signal number (host) */
+    uint64_t pc, lr, sp, address;
+    uint32_t cfsr, hfsr, mmfar, bfar;
+} pf_fault;
+
+/* Serve requests until the host goes away. */
+void pf_wire_serve(void);
+
+/* Send a fault frame. Safe from any fault handler: uses its own buffer and no more than 200 bytes of stack. */
+void pf_wire_fault(const pf_fault *fault);
+
+#endif

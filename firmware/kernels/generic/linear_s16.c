@@ -1,0 +1,5 @@
+/* Linear layers on int16 activations whose sums fit 32 bits. */
+#include "linear_rows.h"
+
+PF_DEFINE_LINEAR(pf_linear_s16_s8, s16, s8, int32_t, pf_rescale)
+PF_DEFINE_LINEAR(pf_linear_s16_s16, s16, s16, int32_t, pf_rescale)

@@ -1,0 +1,28 @@
+/* Add: two tensors element by element, the second repeated where the shapes say so. */
+#include "picoformer/fixedpoint.h"
+#include "picoformer/kernels.h"
+
+#include "broadcast.h"
+
+#define DEFINE_ADD(A, B, OUT)                                                                                                    \
+    void pf_add_##A##_##B##_##OUT(const pf_add *p, const pf_broadcast *shape, const PF_TYPE_##A *a, const PF_TYPE_##B *b,        \
+                                  PF_TYPE_##OUT *y) {                                                                            \
+        for (pf_run r = pf_first_run(shape); r.length > 0; r = pf_next_run(shape, r)) {                                          \
+            pf_add_span_##A##_##B##_##OUT(p, a + r.start, b + r.index, r.step, y + r.start, r.length);                           \
+        }                                                                                                                        \
+    }
+
+DEFINE_ADD(s8, s8, s8)
+DEFINE_ADD(s8, s8, s16)
+DEFINE_ADD(s8, s16, s8)
+DEFINE_ADD(s8, s16, s16)
+DEFINE_ADD(s16, s8, s8)
+DEFINE_ADD(s16, s8, s16)
+DEFINE_ADD(s16, s16, s8)
+DEFINE_ADD(s16, s16, s16)
+
+void pf_add_plain_s16(const pf_broadcast *shape, const int16_t *a, const int16_t *b, int16_t *y) {
+    for (pf_run r = pf_first_run(shape); r.length > 0; r = pf_next_run(shape, r)) {
+        pf_add_plain_span_s16(a + r.start, b + r.index, r.step, y + r.start, r.length);
+    }
+}

@@ -1,0 +1,88 @@
+/* Running the model step by step: the counted regions, and outside them the CRCs and the reply. */
+#include "picoformer/device.h"
+#include "picoformer/port.h"
+#include "wire_internal.h"
+
+volatile uint16_t pf_running_step = PF_NO_STEP;
+
+#define MORE_OFFSET PF_REPLY_HEADER /* the byte that says whether another frame follows */
+
+typedef struct stream {
+    pf_reply *reply;
+    uint8_t sequence;
+} stream;
+
+static void stream_open(stream *out) {
+    pf_reply_open(out->reply, out->sequence, PF_RUN, PF_OK);
+    pf_reply_u8(out->reply, 0);
+}
+
+static void stream_bytes(stream *out, const uint8_t *data, uint32_t bytes) {
+    while (bytes > 0) {
+        uint32_t part = pf_reply_room(out->reply);
+        if (part == 0) {
+            out->reply->body[MORE_OFFSET] = 1;
+            pf_reply_send(out->reply);
+            stream_open(out);
+            continue;
+        }
+        part = part < bytes ? part : bytes;
+        pf_reply_bytes(out->reply, data, part);
+        data += part;
+        bytes -= part;
+    }
+}
+
+static void stream_u32(stream *out, uint32_t value) {
+    uint8_t bytes[4];
+    pf_put32(bytes, value);
+    stream_bytes(out, bytes, sizeof bytes);
+}
+
+/* Cycles since `before`; 0 where there is no counter. */
+static uint32_t cycles_since(uint32_t before) {
+    uint32_t now = 0;
+    return pf_port_cycles(&now) ? now - before : 0;
+}
+
+static uint32_t cycles_now(void) {
+    uint32_t now = 0;
+    (void)pf_port_cycles(&now);
+    return now;
+}
+
+uint8_t pf_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until) {
+    stream out = {reply, sequence};
+    uint32_t last = until == PF_ALL_STEPS ? (uint32_t)pf_device.step_count - 1u : until;
+
+    stream_open(&out);
+    pf_port_watchdog(1);
+    uint32_t before = cycles_now();
+    pf_port_call_init(pf_device.init, pf_device.state);
+    uint32_t taken = cycles_since(before);
+    pf_port_watchdog(0);
+    if (flags & PF_RUN_CYCLES) stream_u32(&out, taken);
+
+    for (uint32_t step = 0; step <= last; step++) {
+        pf_running_step = (uint16_t)step;
+        pf_port_watchdog(1);
+        before = cycles_now();
+        (void)pf_port_call_step(pf_device.step, pf_device.state);
+        taken = cycles_since(before);
+        pf_port_watchdog(0);
+        pf_running_step = PF_NO_STEP;
+        if (flags & PF_RUN_CRC) {
+            const pf_tensor_info *tensor = &pf_device.steps[step];
+            stream_u32(&out, pf_crc32(0, pf_device.arena + tensor->offset, tensor->bytes));
+        }
+        if (flags & PF_RUN_CYCLES) stream_u32(&out, taken);
+    }
+    if (flags & PF_RUN_OUTPUTS) {
+        for (uint32_t i = 0; i < pf_device.output_count; i++) {
+            const pf_tensor_info *tensor = &pf_device.outputs[i];
+            stream_bytes(&out, pf_device.arena + tensor->offset, tensor->bytes);
+        }
+    }
+    pf_reply_send(reply);
+    return PF_OK;
+}

@@ -1,0 +1,181 @@
+/* One request after another: check every field, act, reply. */
+#include <string.h>
+
+#include "picoformer/device.h"
+#include "picoformer/port.h"
+#include "wire_internal.h"
+
+#ifndef PF_CLOCK_HZ
+#define PF_CLOCK_HZ 0u
+#endif
+
+/* Bytes of a describe record besides its name: offset, bytes, length of the name. */
+#define DESCRIBE_RECORD 9u
+
+static uint8_t request[PF_FRAME_BYTES + PF_CRC_BYTES];
+static pf_reply reply;
+static uint32_t input_bytes_written; /* since the last run, which may have overwritten the inputs */
+static uint32_t last_step_run = PF_NO_STEP;
+
+typedef struct call {
+    uint8_t sequence, type;
+    const uint8_t *payload;
+    uint32_t bytes;
+} call;
+
+static void open_ok(const call *in) {
+    pf_reply_open(&reply, in->sequence, in->type, PF_OK);
+}
+
+static uint8_t hello(const call *in) {
+    if (in->bytes != 0) return PF_BAD_LENGTH;
+    uint32_t now, flags = pf_port_cycles(&now) ? PF_HELLO_CYCLES : 0u;
+#ifdef PF_FAULT_TESTS
+    flags |= PF_HELLO_FAULT_TESTS;
+#endif
+    open_ok(in);
+    pf_reply_u16(&reply, PF_WIRE_VERSION);
+    pf_reply_u16(&reply, PF_FRAME_BYTES);
+    pf_reply_bytes(&reply, pf_device.identity, sizeof pf_device.identity);
+    pf_reply_u16(&reply, pf_device.input_count);
+    pf_reply_u16(&reply, pf_device.output_count);
+    pf_reply_u16(&reply, pf_device.step_count);
+    pf_reply_u16(&reply, flags);
+    pf_reply_u32(&reply, pf_device.arena_bytes);
+    pf_reply_u32(&reply, PF_CLOCK_HZ);
+    uint32_t length = (uint32_t)strlen(pf_device.name);
+    uint32_t room = pf_reply_room(&reply);
+    pf_reply_bytes(&reply, pf_device.name, length < room ? length : room);
+    pf_reply_send(&reply);
+    return PF_OK;
+}
+
+static uint8_t describe(const call *in) {
+    if (in->bytes != 3) return PF_BAD_LENGTH;
+    const pf_tensor_info *const tables[3] = {pf_device.inputs, pf_device.outputs, pf_device.steps};
+    const uint16_t counts[3] = {pf_device.input_count, pf_device.output_count, pf_device.step_count};
+    uint32_t kind = in->payload[0], index = pf_get16(in->payload + 1);
+    if (kind > 2 || index >= counts[kind]) return PF_OUT_OF_RANGE;
+    open_ok(in);
+    for (; index < counts[kind]; index++) {
+        const pf_tensor_info *tensor = &tables[kind][index];
+        uint32_t length = (uint32_t)strlen(tensor->name);
+        length = length < 255u ? length : 255u;
+        if (pf_reply_room(&reply) < DESCRIBE_RECORD + length) break;
+        pf_reply_u32(&reply, tensor->offset);
+        pf_reply_u32(&reply, tensor->bytes);
+        pf_reply_u8(&reply, length);
+        pf_reply_bytes(&reply, tensor->name, length);
+    }
+    pf_reply_send(&reply);
+    return PF_OK;
+}
+
+static uint8_t write_input(const call *in) {
+    if (in->bytes < 6) return PF_BAD_LENGTH;
+    uint32_t index = pf_get16(in->payload), offset = pf_get32(in->payload + 2), bytes = in->bytes - 6u;
+    if (index >= pf_device.input_count) return PF_OUT_OF_RANGE;
+    const pf_tensor_info *tensor = &pf_device.inputs[index];
+    if (offset > tensor->bytes || bytes > tensor->bytes - offset) return PF_OUT_OF_RANGE;
+    memcpy(pf_device.arena + tensor->offset + offset, in->payload + 6, bytes);
+    input_bytes_written += bytes;
+    last_step_run = PF_NO_STEP; /* the arena no longer holds what that run left */
+    open_ok(in);
+    pf_reply_send(&reply);
+    return PF_OK;
+}
+
+static uint8_t run(const call *in) {
+    if (in->bytes != 3) return PF_BAD_LENGTH;
+    uint32_t flags = in->payload[0], until = pf_get16(in->payload + 1), needed = 0, now;
+    if (flags & ~(PF_RUN_CRC | PF_RUN_CYCLES | PF_RUN_OUTPUTS)) return PF_OUT_OF_RANGE;
+    if ((flags & PF_RUN_CYCLES) && !pf_port_cycles(&now)) return PF_OUT_OF_RANGE;
+    if (until != PF_ALL_STEPS && until >= pf_device.step_count) return PF_OUT_OF_RANGE;
+    if ((flags & PF_RUN_OUTPUTS) && until != PF_ALL_STEPS && until + 1u != pf_device.step_count)
+        return PF_OUT_OF_RANGE; /* there are no outputs before the last step */
+    for (uint32_t i = 0; i < pf_device.input_count; i++) needed += pf_device.inputs[i].bytes;
+    if (input_bytes_written < needed) return PF_INPUT_MISSING;
+    input_bytes_written = 0;
+    last_step_run = until == PF_ALL_STEPS ? (uint32_t)pf_device.step_count - 1u : until;
+    return pf_run(&reply, in->sequence, flags, until);
+}
+
+/* Outputs and steps are read alike: index, offset, length. */
+static uint8_t read_tensor(const call *in, const pf_tensor_info *table, uint32_t count, int is_step) {
+    if (in->bytes != 8) return PF_BAD_LENGTH;
+    uint32_t index = pf_get16(in->payload), offset = pf_get32(in->payload + 2), bytes = pf_get16(in->payload + 6);
+    if (index >= count || offset > table[index].bytes || bytes > table[index].bytes - offset) return PF_OUT_OF_RANGE;
+    if (last_step_run != (is_step ? index : (uint32_t)pf_device.step_count - 1u)) return PF_STALE;
+    open_ok(in);
+    if (bytes > pf_reply_room(&reply)) return PF_TOO_LONG;
+    pf_reply_bytes(&reply, pf_device.arena + table[index].offset + offset, bytes);
+    pf_reply_send(&reply);
+    return PF_OK;
+}
+
+static uint8_t stack(const call *in) {
+    if (in->bytes != 0) return PF_BAD_LENGTH;
+    open_ok(in);
+    pf_reply_u32(&reply, pf_port_stack_bytes());
+    pf_reply_u32(&reply, pf_port_stack_used());
+    pf_reply_send(&reply);
+    return PF_OK;
+}
+
+static uint8_t reset(const call *in) {
+    if (in->bytes != 0) return PF_BAD_LENGTH;
+    pf_device.init(pf_device.state);
+    pf_port_stack_forget();
+    input_bytes_written = 0;
+    last_step_run = PF_NO_STEP;
+    open_ok(in);
+    pf_reply_send(&reply);
+    return PF_OK;
+}
+
+static uint8_t dispatch(const call *in) {
+    switch (in->type) {
+    case PF_HELLO:
+        return hello(in);
+    case PF_DESCRIBE:
+        return describe(in);
+    case PF_WRITE_INPUT:
+        return write_input(in);
+    case PF_RUN:
+        return run(in);
+    case PF_READ_OUTPUT:
+        return read_tensor(in, pf_device.outputs, pf_device.output_count, 0);
+    case PF_READ_STEP:
+        return read_tensor(in, pf_device.steps, pf_device.step_count, 1);
+    case PF_STACK:
+        return stack(in);
+    case PF_RESET:
+        return reset(in);
+#ifdef PF_FAULT_TESTS
+    case PF_FAULT_TEST:
+        return in->bytes == 1 ? pf_fault_test(in->payload[0]) : (uint8_t)PF_BAD_LENGTH;
+#endif
+    default:
+        return PF_UNKNOWN_TYPE;
+    }
+}
+
+static void refuse(uint8_t sequence, uint8_t type, uint8_t status) {
+    pf_reply_open(&reply, sequence, type, status);
+    pf_reply_send(&reply);
+}
+
+void pf_wire_serve(void) {
+    for (;;) {
+        int32_t length = pf_frame_receive(request);
+        if (length == PF_FRAME_GONE) return;
+        if (length < 2) { /* no field of a bad frame can be trusted: sequence and type 0 */
+            uint8_t status = length == PF_FRAME_BAD_CRC ? PF_BAD_CRC : length == PF_FRAME_TOO_LONG ? PF_TOO_LONG : PF_BAD_FRAME;
+            refuse(0, 0, status);
+            continue;
+        }
+        call in = {request[0], request[1], request + 2, (uint32_t)length - 2u};
+        uint8_t status = dispatch(&in);
+        if (status != PF_OK) refuse(in.sequence, in.type, status);
+    }
+}

@@ -1,0 +1,108 @@
+"""A generated model as a shared library on this machine, driven through the descriptor a device's runtime uses."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from picoformer.backends.c import CModel, emit_c
+from picoformer.ir import Graph
+from picoformer.targets import resource_root
+
+FIRMWARE = resource_root("firmware")
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
+GENERIC = ["generic"]
+Objects = Callable[[str], Path]
+
+
+def run(*command: str | Path) -> str:
+    """Run a tool; its output, or a failure that shows it."""
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+class TensorInfo(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("offset", ctypes.c_uint32), ("bytes", ctypes.c_uint32))
+
+
+class DeviceModel(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("identity", ctypes.c_uint8 * 16),
+        ("input_count", ctypes.c_uint16),
+        ("output_count", ctypes.c_uint16),
+        ("step_count", ctypes.c_uint16),
+        ("inputs", ctypes.POINTER(TensorInfo)),
+        ("outputs", ctypes.POINTER(TensorInfo)),
+        ("steps", ctypes.POINTER(TensorInfo)),
+        ("arena_bytes", ctypes.c_uint32),
+        ("arena", ctypes.c_void_p),
+        ("state", ctypes.c_void_p),
+        ("init", ctypes.CFUNCTYPE(None, ctypes.c_void_p)),
+        ("step", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)),
+    )
+
+
+class State(ctypes.Structure):
+    """The generated <prefix>_t."""
+
+    _fields_ = (("arena", ctypes.c_void_p), ("next_step", ctypes.c_int32), ("status", ctypes.c_int))
+
+
+@dataclass(frozen=True)
+class Host:
+    """A compiled model."""
+
+    library: ctypes.CDLL
+    device: DeviceModel
+
+    def read(self, tensor: TensorInfo) -> bytes:
+        return ctypes.string_at(self.device.arena + tensor.offset, tensor.bytes)
+
+    def steps(self, inputs: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+        """Write the inputs of one sample, then run: (name, bytes) of each step's output right after it."""
+        device = self.device
+        device.init(device.state)
+        for tensor in device.inputs[: device.input_count]:
+            data = inputs[tensor.name.decode()]
+            assert len(data) == tensor.bytes
+            ctypes.memmove(device.arena + tensor.offset, data, len(data))
+        for index in range(device.step_count):
+            assert device.step(device.state) == (1 if index + 1 < device.step_count else 0)
+            yield device.steps[index].name.decode(), self.read(device.steps[index])
+
+
+def object_cache(folder: Path) -> Objects:
+    """Firmware sources by their path in firmware/, compiled into `folder`, once each."""
+
+    @cache
+    def compiled(source: str) -> Path:
+        target = folder / f"{source.replace('/', '_')}.o"
+        flags = ("-O1", "-fPIC", "-ffp-contract=off")
+        run("gcc", "-std=c99", *flags, f"-I{FIRMWARE / 'include'}", "-c", FIRMWARE / source, "-o", target)
+        return target
+
+    return compiled
+
+
+def link(folder: Path, models: Sequence[CModel], objects: Objects, *flags: str) -> ctypes.CDLL:
+    """Compile models strictly and link them with exactly the sources they ask for."""
+    own = [model.folder / name for model in models for name in model.model_sources]
+    if len(models) > 1:
+        own = [path for path in own if not path.name.endswith("_device.c")]
+    needed = sorted({source for model in models for source in model.sources})
+    output = folder / "model.so"
+    options = ["-O1", "-fPIC", "-shared", "-Wl,--no-undefined", f"-I{FIRMWARE / 'include'}", *flags]
+    run("gcc", *STRICT, *options, *own, *map(objects, needed), "-o", output)
+    return ctypes.CDLL(str(output))
+
+
+def host(graph: Graph, folder: Path, objects: Objects) -> Host:
+    model = emit_c(graph, GENERIC, "model", folder)
+    library = link(folder, [model], objects)
+    return Host(library, DeviceModel.in_dll(library, "pf_device"))

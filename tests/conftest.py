@@ -1,0 +1,67 @@
+"""Fixtures of all tests: the tools for Arm, a cache of their own, the tiny model's firmware."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import device_fixture
+from picoformer.firmware import FirmwareBuild, build_firmware
+from picoformer.targets import Target, load_target
+
+TinyFirmware = Callable[[str], tuple[FirmwareBuild, Target]]
+
+
+@pytest.fixture(scope="session")
+def arm_tools() -> None:
+    """The Arm compiler and QEMU: their absence fails the test under CI, and skips it with a warning
+    elsewhere."""
+    missing = [name for name in ("arm-none-eabi-gcc", "qemu-system-arm") if shutil.which(name) is None]
+    if missing:
+        message = f"{', '.join(missing)} not installed: sudo apt-get install gcc-arm-none-eabi qemu-system-arm"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        warnings.warn(f"NOT TESTED: {message}", stacklevel=1)
+        pytest.skip(message)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled objects and the counting plugin go to a folder of this test run."""
+    before = os.environ.get("PICOFORMER_CACHE")
+    os.environ["PICOFORMER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["PICOFORMER_CACHE"]
+    else:
+        os.environ["PICOFORMER_CACHE"] = before
+
+
+@pytest.fixture(params=["host", "mps2-an386"])
+def device_target(request: pytest.FixtureRequest) -> str:
+    """The name of each target that device tests run on."""
+    name: str = request.param
+    if name != "host":
+        request.getfixturevalue("arm_tools")
+    return name
+
+
+@pytest.fixture(scope="session")
+def tiny_firmware(tmp_path_factory: pytest.TempPathFactory) -> TinyFirmware:
+    """Builds the tiny model with fault tests, once per target; the watchdog barks after one second."""
+    built: dict[str, tuple[FirmwareBuild, Target]] = {}
+
+    def build(name: str) -> tuple[FirmwareBuild, Target]:
+        if name not in built:
+            plain = load_target(name)
+            target = plain.model_copy(update={"watchdog": plain.watchdog.model_copy(update={"seconds": 1})})
+            folder = tmp_path_factory.mktemp("tiny")
+            model = device_fixture.write_model(folder / "model")
+            built[name] = build_firmware(model, target, folder / "out", fault_tests=True, strict=True), target
+        return built[name]
+
+    return build

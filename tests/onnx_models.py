@@ -1,0 +1,408 @@
+"""ONNX models for tests: small encoders with random weights, and modern files spelled out as older tools write them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+import torch
+from onnx import TensorProto
+from torch import Tensor, nn
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderOptions:
+    """What the test encoder is made of."""
+
+    norm: str = "pre"  # pre, post
+    activation: str = "gelu"  # relu, gelu, gelu_tanh, silu
+    positions: str = "learned"  # learned, sinusoidal, none
+    inputs: str = "frames"  # frames, tokens, image
+    pooling: str = "mean"  # mean, cls, none
+    attention: str = "plain"  # plain, packed, sdpa, mha, layer (nn.TransformerEncoderLayer)
+    scale: str = "scores"  # scores, query, key, both (only plain)
+    scale_embedding: bool = False
+    valid_length: bool = False
+    mask: str = "where"  # where (masked_fill of scores), add (additive, as BERT), offset (one key too many)
+    layers: int = 1
+    heads: int = 2
+    d_model: int = 16
+    d_ff: int = 24
+    rows: int = 6
+
+
+class Attention(nn.Module):
+    """Self-attention in the given spelling."""
+
+    def __init__(self, o: EncoderOptions) -> None:
+        super().__init__()
+        self.o = o
+        d = o.d_model
+        if o.attention == "packed":
+            self.qkv = nn.Linear(d, 3 * d)
+        elif o.attention == "mha":
+            self.mha = nn.MultiheadAttention(d, o.heads, batch_first=True)
+            return
+        else:
+            self.query, self.key, self.value = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d)
+        self.out = nn.Linear(d, d)
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0], x.shape[1], self.o.heads, -1).transpose(1, 2)
+
+    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        o = self.o
+        if o.attention == "mha":
+            result: Tensor = self.mha(x, x, x, need_weights=False)[0]
+            return result
+        if o.attention == "packed":
+            qkv = self.qkv(x).reshape(x.shape[0], x.shape[1], 3, o.heads, -1).permute(2, 0, 3, 1, 4)
+            q, k, v = qkv[0], qkv[1], qkv[2]
+        else:
+            q, k, v = self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x))
+        if o.attention == "sdpa":
+            context = nn.functional.scaled_dot_product_attention(q, k, v)
+        else:
+            scale = 1.0 / math.sqrt(q.shape[-1])
+            q = q * scale if o.scale == "query" else q * math.sqrt(scale) if o.scale == "both" else q
+            k = k * scale if o.scale == "key" else k * math.sqrt(scale) if o.scale == "both" else k
+            scores = q @ k.transpose(-1, -2)
+            scores = scores / math.sqrt(q.shape[-1]) if o.scale == "scores" else scores
+            if valid is not None and o.mask == "add":
+                scores = scores + (1.0 - valid[:, None, None, :].to(scores.dtype)) * -1e9
+            elif valid is not None:
+                scores = scores.masked_fill(~valid[:, None, None, :], float("-inf"))
+            context = torch.softmax(scores, -1) @ v
+        joined: Tensor = self.out(context.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
+        return joined
+
+
+class Layer(nn.Module):
+    """One encoder layer, pre- or post-norm."""
+
+    def __init__(self, o: EncoderOptions) -> None:
+        super().__init__()
+        self.pre = o.norm == "pre"
+        self.attention = Attention(o)
+        self.norm1, self.norm2 = nn.LayerNorm(o.d_model), nn.LayerNorm(o.d_model, eps=1e-6)
+        act: dict[str, Any] = {"relu": nn.ReLU(), "gelu": nn.GELU(), "gelu_tanh": nn.GELU("tanh"), "silu": nn.SiLU()}
+        self.ff = nn.Sequential(nn.Linear(o.d_model, o.d_ff), act[o.activation], nn.Linear(o.d_ff, o.d_model))
+
+    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        if self.pre:
+            x = x + self.attention(self.norm1(x), valid)
+            return x + self.ff(self.norm2(x))
+        x = self.norm1(self.attention(x, valid) + x)
+        result: Tensor = self.norm2(x + self.ff(x))
+        return result
+
+
+class Encoder(nn.Module):
+    """Ids, frames or patches to logits (1, 3) or (1, rows, 3)."""
+
+    def __init__(self, o: EncoderOptions) -> None:
+        super().__init__()
+        self.o = o
+        d = o.d_model
+        if o.inputs == "tokens":
+            self.embed: nn.Module = nn.Embedding(11, d)
+        elif o.inputs == "image":
+            self.embed = nn.Conv2d(2, d, (2, 3), stride=(2, 3))
+        else:
+            self.embed = nn.Linear(5, d)
+        count = o.rows + int(o.pooling == "cls")
+        if o.pooling == "cls":
+            self.cls = nn.Parameter(torch.randn(1, 1, d))
+        if o.positions == "learned":
+            self.position: nn.Module | None = nn.Embedding(count + 3, d)
+        self.register_buffer("ids", torch.arange(count)[None], persistent=False)
+        if o.positions == "sinusoidal":
+            angle = torch.arange(count)[:, None] * torch.exp(torch.arange(0, d, 2) * (-math.log(1e4) / d))
+            self.register_buffer("wave", torch.stack((angle.sin(), angle.cos()), -1).flatten(1)[None])
+        if o.attention == "layer":
+            self.layers = nn.ModuleList(
+                nn.TransformerEncoderLayer(
+                    d, o.heads, o.d_ff, activation=o.activation, batch_first=True, norm_first=o.norm == "pre"
+                )
+                for _ in range(o.layers)
+            )
+        else:
+            self.layers = nn.ModuleList(Layer(o) for _ in range(o.layers))
+        self.norm = nn.LayerNorm(d)
+        self.head = nn.Linear(d, 3)
+
+    def forward(self, x: Tensor, valid_length: Tensor | None = None) -> Tensor:
+        o = self.o
+        rows = self.embed(x)
+        if o.inputs == "image":
+            rows = rows.flatten(2).transpose(1, 2)
+        if o.scale_embedding:
+            rows = rows * math.sqrt(o.d_model)
+        if o.pooling == "cls":
+            rows = torch.cat((self.cls.expand(rows.shape[0], 1, o.d_model), rows), 1)
+        if o.positions == "learned" and self.position is not None:
+            rows = rows + self.position(self.ids)
+        elif o.positions == "sinusoidal":
+            rows = rows + self.wave
+        valid = None
+        if valid_length is not None:
+            valid = self.ids < valid_length.reshape(-1, 1) + int(o.mask == "offset")
+        for layer in self.layers:
+            rows = layer(rows) if o.attention == "layer" else layer(rows, valid)
+        rows = self.norm(rows)
+        if o.pooling == "cls":
+            rows = rows[:, 0]
+        elif o.pooling == "mean" and valid is not None:
+            weight = valid.to(rows.dtype)[:, :, None]
+            rows = (rows * weight).sum(1) / weight.sum(1)
+        elif o.pooling == "mean":
+            rows = rows.mean(1)
+        logits: Tensor = self.head(rows)
+        return logits
+
+
+def build(o: EncoderOptions) -> tuple[Encoder, tuple[Tensor, ...]]:
+    """The module with random weights everywhere (biases and gains too), and example inputs."""
+    torch.set_num_threads(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = Encoder(o).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.ndim == 1:
+                    parameter.copy_(torch.randn_like(parameter) * 0.3 + ("norm" in name and "weight" in name))
+        shapes = {"frames": (1, o.rows, 5), "image": (1, 2, 2 * (o.rows // 2), 6), "tokens": (1, o.rows)}
+        shape = shapes[o.inputs]
+        x = torch.randint(0, 11, shape) if o.inputs == "tokens" else torch.randn(shape)
+    return model, (x, torch.tensor([o.rows])) if o.valid_length else (x,)
+
+
+def export(o: EncoderOptions, path: Path, opset: int, legacy: bool = False, **keys: Any) -> Path:
+    """Write the encoder with today's exporter, or with the one before it (`legacy`)."""
+    model, inputs = build(o)
+    names = ["x", "valid_length"][: len(inputs)]
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused kernels have no ONNX form in the older exporter
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        if legacy:
+            torch.onnx.export(
+                model, inputs, str(path), dynamo=False, opset_version=opset, input_names=names, output_names=["y"], **keys
+            )
+        else:
+            torch.onnx.export(
+                model, inputs, str(path), dynamo=True, opset_version=opset, input_names=names, output_names=["y"],
+                verbose=False, external_data=False, **keys,
+            )  # fmt: skip
+    logging.getLogger("torch.onnx").setLevel(level)
+    torch.backends.mha.set_fastpath_enabled(fast)
+    return path
+
+
+def sample_inputs(graph_types: dict[str, Any], count: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random samples for inputs given as name → TensorType: ids below 11, lengths within 1..6."""
+    generator = np.random.default_rng(seed)
+    samples = {}
+    for name, type_ in graph_types.items():
+        shape = (count, *type_.shape)
+        if name == "valid_length":
+            samples[name] = np.resize(np.array([3, 6, 1]), shape).astype(np.int64)
+        elif type_.dtype.is_integer:
+            samples[name] = generator.integers(0, 11, shape)
+        else:
+            samples[name] = generator.normal(size=shape).astype(np.float32)
+    return samples
+
+
+def run_onnxruntime(model: Path | bytes, samples: dict[str, np.ndarray]) -> np.ndarray:
+    """First output for every sample, stacked."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
+    )
+    count = len(next(iter(samples.values())))
+    return np.stack([session.run(None, {k: v[i] for k, v in samples.items()})[0] for i in range(count)])
+
+
+NORM_FORMS = ("pow_div", "mul_reciprocal", "pow_half", "two_subs", "batch_norm")
+GELU_FORMS = ("half_last", "half_first", "half_inside", "mul_sqrt", "half_on_factor")
+TANH_FORMS = ("pow", "products", "factored")
+
+
+@dataclasses.dataclass
+class Speller:
+    """Writes the nodes that take a modern node's place."""
+
+    shapes: dict[str, tuple[int, ...]]
+    constants: dict[str, np.ndarray]
+    nodes: list[onnx.NodeProto] = dataclasses.field(default_factory=list)
+    count: int = 0
+
+    def const(self, value: Any) -> str:
+        self.count += 1
+        name = f"spelled_constant_{self.count}"
+        self.constants[name] = np.asarray(value, np.float32)
+        return name
+
+    def op(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        self.count += 1
+        name = output or f"spelled_{self.count}"
+        self.nodes.append(onnx.helper.make_node(kind, list(inputs), [name], name=f"n{self.count}", **attributes))
+        return name
+
+    def mean(self, x: str) -> str:
+        return self.op("ReduceMean", x, axes=[-1], keepdims=1)
+
+    def layer_norm(self, x: str, gain: str, bias: str, epsilon: float, output: str, form: str) -> None:
+        mean = self.mean(x)
+        centred = self.op("Sub", x, mean)
+        other = self.op("Sub", x, mean) if form == "two_subs" else centred
+        if form in ("mul_reciprocal", "batch_norm"):
+            square = self.op("Mul", other, other)
+        else:
+            square = self.op("Pow", other, self.const(2))
+        total = self.op("Add", self.mean(square), self.const(epsilon))
+        if form == "pow_half":
+            inverse = self.op("Pow", total, self.const(-0.5))
+        else:
+            root = self.op("Sqrt", total)
+            if form in ("pow_div", "two_subs"):
+                scaled = self.op("Mul", self.op("Div", centred, root), gain)
+                self.op("Add", scaled, bias, output=output)
+                return
+            inverse = self.op("Reciprocal", root)
+        if form == "batch_norm":
+            factor = self.op("Mul", inverse, gain)
+            shift = self.op("Sub", bias, self.op("Mul", mean, factor))
+            self.op("Add", self.op("Mul", x, factor), shift, output=output)
+        elif form == "pow_half":
+            self.op("Add", self.op("Mul", centred, self.op("Mul", inverse, gain)), bias, output=output)
+        else:
+            self.op("Add", bias, self.op("Mul", gain, self.op("Mul", centred, inverse)), output=output)
+
+    def gelu(self, x: str, output: str, form: str) -> None:
+        argument = (
+            self.op("Mul", x, self.const(math.sqrt(0.5)))
+            if form == "mul_sqrt"
+            else self.op("Div", x, self.const(math.sqrt(2)))
+        )
+        one_plus = self.op("Add", self.op("Erf", argument), self.const(1))
+        if form == "half_last":
+            self.op("Mul", self.op("Mul", x, one_plus), self.const(0.5), output=output)
+        elif form == "half_inside":
+            self.op("Mul", x, self.op("Mul", one_plus, self.const(0.5)), output=output)
+        elif form == "half_on_factor":
+            self.op("Div", self.op("Mul", one_plus, x), self.const(2), output=output)
+        else:
+            self.op("Mul", self.op("Mul", self.const(0.5), x), one_plus, output=output)
+
+    def gelu_tanh(self, x: str, output: str, form: str) -> None:
+        c = math.sqrt(2 / math.pi)
+        if form == "factored":
+            inner = self.op("Add", self.op("Mul", self.op("Mul", x, x), self.const(0.044715)), self.const(1))
+            argument = self.op("Mul", self.op("Mul", x, self.const(c)), inner)
+        else:
+            cube = (
+                self.op("Pow", x, self.const(3)) if form == "pow" else self.op("Mul", x, self.op("Mul", x, x))
+            )
+            inner = self.op("Add", x, self.op("Mul", self.const(0.044715), cube))
+            argument = self.op("Mul", self.const(c), inner)
+        one_plus = self.op("Add", self.const(1), self.op("Tanh", argument))
+        self.op("Mul", self.op("Mul", x, self.const(0.5)), one_plus, output=output)
+
+    def attention(self, node: onnx.NodeProto) -> None:
+        q, k, v = node.input[:3]
+        channels = self.shapes[q][-1]
+        scores = self.op("MatMul", q, self.op("Transpose", k, perm=[0, 1, 3, 2]))
+        scores = self.op("Div", scores, self.const(math.sqrt(channels)))
+        self.op("MatMul", self.op("Softmax", scores, axis=-1), v, output=node.output[0])
+
+
+AXES_AS_ATTRIBUTE = {"ReduceMean": 18, "ReduceSum": 13, "Squeeze": 13, "Unsqueeze": 13}
+
+
+def spell_out(
+    path: Path, target: Path, opset: int = 11, norm: str = "pow_div", gelu: str = "half_last", tanh: str = "pow"
+) -> Path:
+    """Write the modern file `path` in the dialect of an older tool: no LayerNormalization, Gelu, Attention or Gemm."""
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    graph = model.graph
+    shapes = {
+        v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim)
+        for v in (*graph.value_info, *graph.input, *graph.output)
+    }
+    constants = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    out = Speller(shapes, constants)
+    for node in graph.node:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "LayerNormalization":
+            epsilon = attributes.get("epsilon", 1e-5)
+            out.layer_norm(node.input[0], node.input[1], node.input[2], epsilon, node.output[0], norm)
+        elif node.op_type == "Gelu":
+            if attributes.get("approximate", b"none") == b"tanh":
+                out.gelu_tanh(node.input[0], node.output[0], tanh)
+            else:
+                out.gelu(node.input[0], node.output[0], gelu)
+        elif node.op_type == "Attention":
+            out.attention(node)
+        elif node.op_type == "Gemm":
+            matrix = constants[node.input[1]]
+            name = out.const(matrix.T if attributes.get("transB", 0) else matrix)
+            product = out.op("MatMul", node.input[0], name)
+            out.op("Add", product, node.input[2], output=node.output[0])
+        elif node.op_type in AXES_AS_ATTRIBUTE and len(node.input) > 1 and opset < AXES_AS_ATTRIBUTE[node.op_type]:
+            attributes["axes"] = [int(a) for a in constants[node.input[1]].reshape(-1)]
+            attributes.pop("noop_with_empty_axes", None)
+            out.op(node.op_type, node.input[0], output=node.output[0], **attributes)
+        else:
+            kept = onnx.NodeProto()
+            kept.CopyFrom(node)
+            for attribute in list(kept.attribute):
+                if (kept.op_type, attribute.name) == ("Reshape", "allowzero") and opset < 14:
+                    kept.attribute.remove(attribute)
+            out.nodes.append(kept)
+    used = {name for node in out.nodes for name in node.input}
+    initializers = [onnx.numpy_helper.from_array(np.array(v, order="C"), k) for k, v in constants.items() if k in used]
+    spelled = onnx.helper.make_graph(out.nodes, graph.name, graph.input, graph.output, initializers)
+    old = onnx.helper.make_model(spelled, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=6)
+    onnx.checker.check_model(old)
+    onnx.save(old, target)
+    return target
+
+
+def save_model(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    inputs: dict[str, tuple[int | str, ...]],
+    constants: dict[str, np.ndarray] | None = None,
+    outputs: tuple[str, ...] = ("y",),
+    opset: int = 20,
+    input_type: int = TensorProto.FLOAT,
+) -> Path:
+    """Write a model made of a few nodes by hand; output shapes are left to inference."""
+    graph = onnx.helper.make_graph(
+        nodes,
+        "hand",
+        [onnx.helper.make_tensor_value_info(name, input_type, list(shape)) for name, shape in inputs.items()],
+        [onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path

@@ -1,0 +1,319 @@
+"""Quantized operators to try: every type variant, odd sizes, random and degenerate data, fixed seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import numpy as np
+
+from picoformer.ir.operator import Array, Lowered, Operand, Operator
+from picoformer.ir.types import DType, QuantParams, TensorType
+from picoformer.ops import (
+    Activation,
+    Add,
+    Attention,
+    Embedding,
+    LayerNorm,
+    Linear,
+    Mul,
+    ReduceMean,
+    Requantize,
+    Softmax,
+)
+from picoformer.ops.activation import Function
+
+S8, S16 = DType.INT8, DType.INT16
+TYPES = {"s8": S8, "s16": S16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operator on quantized operands: `activations` are the values of those that are not constants."""
+
+    note: str
+    op: Operator
+    inputs: tuple[Operand, ...]
+    output: TensorType
+    activations: tuple[Array, ...]
+    lowered: Lowered = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lowered", self.op.lower(self.inputs, self.output))
+
+    @property
+    def expected(self) -> Array:
+        """The integer meaning."""
+        return self.lowered.execute(*self.activations)
+
+    def meaning(self) -> Array:
+        """The float meaning on dequantized operands, float64, in steps of the output, clamped to its range."""
+        rest = iter(self.activations)
+        values = []
+        for operand in self.inputs:
+            value = next(rest) if operand.constant is None else operand.constant
+            quant = operand.type.quant
+            if quant is not None:
+                scale = quant.scale_array(value.ndim).astype(np.float64)
+                value = (value.astype(np.float64) - quant.zero_point) * scale
+            values.append(value)
+        quant = self.output.quant
+        assert quant is not None
+        real = np.asarray(self.op.compute(*values), np.float64)
+        steps = real / quant.scale_array(real.ndim).astype(np.float64) + quant.zero_point
+        return np.clip(steps, self.output.dtype.minimum, self.output.dtype.maximum)
+
+
+def of(shape: tuple[int, ...], dtype: DType, scale: float, zero: int = 0) -> TensorType:
+    """Type with one scale; 16-bit values are symmetric whatever `zero` says."""
+    return TensorType(shape, dtype, QuantParams((scale,), zero if dtype is S8 else 0))
+
+
+def patterns(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Iterator[tuple[str, Array]]:
+    """Named data of one shape and type."""
+    low, high = dtype.minimum, dtype.maximum
+    yield "random", rng.integers(low, high + 1, shape).astype(dtype.numpy)
+    yield "saturated", rng.choice([low, high], shape).astype(dtype.numpy)
+    yield "lowest", np.full(shape, low, dtype.numpy)
+    yield "equal", np.full(shape, rng.integers(low, high + 1), dtype.numpy)
+    nearly = np.full(shape, int(rng.integers(low // 2, high // 2)))
+    nearly[..., -1] += 1
+    yield "nearly equal", nearly.astype(dtype.numpy)
+    spike = np.full(shape, low)
+    spike[..., 0] = high
+    yield "spike", spike.astype(dtype.numpy)
+    yield "small", rng.integers(-3, 4, shape).astype(dtype.numpy)
+
+
+LINEAR_SIZES = [(1, 1, 1), (1, 5, 3), (3, 4, 7), (2, 9, 16), (5, 3, 33), (4, 8, 64)]
+
+
+def linear(x: DType, y: DType, wide: bool = False) -> Iterator[Case]:
+    """Linear: (rows, n, k); with `wide`, sums past 31 bits."""
+    rng = np.random.default_rng(1)
+    for rows, n, k in [(1, 1, 600), (3, 6, 1031)] if wide else LINEAR_SIZES:
+        for note, data in patterns(rng, (rows, k), x):
+            weight = rng.choice([-127, 127], (n, k)) if wide or note == "saturated" else rng.integers(-127, 128, (n, k))
+            scales = rng.uniform(0.001, 0.02, n)
+            if n > 2:
+                scales[1] = 1e-9
+            if wide and note == "spike":
+                weight = np.full((n, k), 127)
+            x_type = of((rows, k), x, 0.03 if x is S8 else 0.0002, -17)
+            w_type = TensorType((n, k), S8, QuantParams(tuple(scales), 0, -2))
+            x_scale = x_type.quant.scale[0]
+            b_type = TensorType((n,), DType.INT32, QuantParams(tuple(scales * x_scale), 0, -1))
+            bias = rng.integers(-50000, 50001, n).astype(np.int32)
+            spread = 0.01 * 127 * math.sqrt(k) * x_scale * -x.minimum
+            for fit in (1.0, 0.02):  # the second saturates most results and takes a shift below 32
+                scale = spread * fit / -y.minimum
+                constants = (Operand(w_type, weight.astype(np.int8)), Operand(b_type, bias))
+                yield Case(
+                    f"{rows}x{n}x{k} {note} {fit}",
+                    Linear(),
+                    (Operand(x_type), *constants),
+                    of((rows, n), y, scale, 11),
+                    (data,),
+                )
+
+
+ATTENTION_SIZES = [(1, 1, 1, 1, 1), (3, 5, 2, 4, 3), (2, 17, 3, 7, 6), (7, 7, 1, 16, 16), (1, 40, 2, 5, 1)]
+
+
+def attention(y: DType) -> Iterator[Case]:
+    """Attention: (queries, keys, heads, head size, value size); valid lengths from none to all."""
+    rng = np.random.default_rng(2)
+    for queries, keys, heads, size, value_size in ATTENTION_SIZES:
+        shapes = (queries, heads * size), (keys, heads * size), (keys, heads * value_size)
+        columns = zip(*(patterns(rng, shape, S8) for shape in shapes), strict=True)
+        for (note, q), (_, k), (_, v) in columns:
+            for valid in (None, 0, 1, (keys + 1) // 2, keys):
+                types = []
+                for value, width in ((q, size), (k, size), (v, value_size)):
+                    scales = tuple(np.repeat(rng.uniform(0.01, 0.05, heads), width))
+                    types.append(TensorType(value.shape, S8, QuantParams(scales, 0, -1)))
+                steps = np.asarray(types[2].quant.scale) * (1.0 if y is S8 else 1 / 256)
+                out = TensorType((queries, v.shape[1]), y, QuantParams(tuple(steps), 0, -1))
+                inputs = tuple(Operand(t) for t in types)
+                data: tuple[Array, ...] = (q, k, v)
+                if valid is not None:
+                    inputs += (Operand(TensorType((), DType.INT32)),)
+                    data += (np.int32(valid),)
+                op = Attention(heads, 1.0 / math.sqrt(size) * (1.0 if note != "saturated" else 40.0))
+                yield Case(f"{queries}x{keys}x{heads}x{size}x{value_size} {note} valid {valid}", op, inputs, out, data)
+
+
+NORM_SIZES = [(1, 1), (3, 2), (2, 5), (4, 16), (3, 63), (2, 512)]
+
+
+def layer_norm(x: DType, y: DType, gain: bool) -> Iterator[Case]:
+    """LayerNorm: (rows, width)."""
+    rng = np.random.default_rng(3)
+    for rows, n in NORM_SIZES:
+        for note, data in patterns(rng, (rows, n), x):
+            for epsilon, scale in ((1e-5, 0.05), (1e-12, 0.0003), (1e-2, 1.0)):
+                affine: tuple[Operand, ...] = ()
+                if gain:
+                    g = rng.normal(1, 0.5, n).astype(np.float32)
+                    g[0] = 0.0
+                    affine = (
+                        Operand(TensorType((n,)), g),
+                        Operand(TensorType((n,)), rng.normal(0, 1, n).astype(np.float32)),
+                    )
+                out = of((rows, n), y, (5.0 if note != "spike" else 2.0) / -y.minimum, -9)
+                inputs = (Operand(of((rows, n), x, scale if x is S8 else scale / 256, 21)), *affine)
+                yield Case(f"{rows}x{n} {note} {epsilon:g} {scale:g}", LayerNorm(epsilon), inputs, out, (data,))
+
+
+def table(y: DType) -> Iterator[Case]:
+    """Activations of every int8 number."""
+    data = np.concatenate([np.arange(-128, 128), [-128, 127, 0]]).astype(np.int8)
+    for function in get_args(Function):
+        for scale, zero in ((0.03, 0), (0.1, -77)):
+            out = of(data.shape, y, 4.0 / -y.minimum, -30)
+            x = Operand(of(data.shape, S8, scale, zero))
+            yield Case(f"{function} {scale} {zero}", Activation(function), (x,), out, (data,))
+
+
+def interpolated(y: DType) -> Iterator[Case]:
+    """Activations of every int16 number."""
+    data = np.arange(-32768, 32768).astype(np.int16)
+    for function in get_args(Function):
+        for scale in (8.0 / 32768, 1.0 / 32768):
+            out = of(data.shape, y, 8.0 / -y.minimum, -30)
+            x = Operand(of(data.shape, S16, scale))
+            yield Case(f"{function} {scale}", Activation(function), (x,), out, (data,))
+
+
+BROADCASTS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((1,), (1,)),
+    ((5, 7), (5, 7)),
+    ((3, 4, 5), (5,)),
+    ((3, 4, 5), (4, 5)),
+    ((3, 4, 5), (4, 1)),
+    ((2, 3, 1), (3, 1)),
+    ((6, 5), (6, 1)),
+    ((3, 7), (1,)),
+]
+
+
+def elementwise(op: Operator, a: DType, b: DType, y: DType) -> Iterator[Case]:
+    """Add or Mul on broadcasts; the second operand an activation."""
+    rng = np.random.default_rng(4)
+    for shape_a, shape_b in BROADCASTS:
+        for (note, left), (_, right) in zip(patterns(rng, shape_a, a), patterns(rng, shape_b, b), strict=True):
+            for fit in (1.0, 0.01, 300.0):
+                a_type = of(shape_a, a, 4.0 / -a.minimum, 40)
+                b_type = of(shape_b, b, 3.0 / -b.minimum, -128)
+                out = of(shape_a, y, 7.0 * fit / -y.minimum, -5)
+                yield Case(
+                    f"{shape_a} {shape_b} {note} {fit}", op, (Operand(a_type), Operand(b_type)), out, (left, right)
+                )
+
+
+def plain_add() -> Iterator[Case]:
+    """int16 sums that need no rescaling."""
+    rng = np.random.default_rng(5)
+    for shape_a, shape_b in BROADCASTS:
+        for (note, left), (_, right) in zip(patterns(rng, shape_a, S16), patterns(rng, shape_b, S16), strict=True):
+            types = [of(s, S16, 0.001) for s in (shape_a, shape_b, shape_a)]
+            yield Case(
+                f"{shape_a} {shape_b} {note}", Add(), (Operand(types[0]), Operand(types[1])), types[2], (left, right)
+            )
+
+
+def requantize(x: DType, y: DType) -> Iterator[Case]:
+    """Requantize with factors from far below to far above one."""
+    rng = np.random.default_rng(6)
+    for shape in ((1,), (7,), (3, 11)):
+        for note, data in patterns(rng, shape, x):
+            for factor in (1e-9, 0.004, 0.3, 0.5, 1.0, 3.7, 200.0, 2.0**20):
+                types = of(shape, x, 0.01 * factor, 33), of(shape, y, 0.01, -64)
+                yield Case(f"{shape} {note} {factor:g}", Requantize(), (Operand(types[0]),), types[1], (data,))
+
+
+def embedding(y: DType) -> Iterator[Case]:
+    """Embedding: (rows, width, ids)."""
+    rng = np.random.default_rng(7)
+    for rows, width, count in ((1, 1, 1), (5, 3, 9), (40, 17, 6)):
+        weight = rng.integers(-127, 128, (rows, width)).astype(np.int8)
+        quant = QuantParams(tuple(rng.uniform(0.001, 0.1, rows)), 0, -2)
+        ids = rng.integers(0, rows, count).astype(np.int32)
+        ids[0], ids[-1] = rows - 1, 0
+        for scale in (10.0, 0.1):
+            inputs = (Operand(TensorType((count,), DType.INT32)), Operand(TensorType((rows, width), S8, quant), weight))
+            yield Case(
+                f"{rows}x{width} {count} ids {scale}",
+                Embedding(),
+                inputs,
+                of((count, width), y, scale / -y.minimum, 3),
+                (ids,),
+            )
+
+
+MEAN_SIZES = [(1, 1, 1), (1, 5, 3), (2, 7, 1), (3, 64, 5), (1, 300, 2)]
+
+
+def reduce_mean(x: DType, y: DType) -> Iterator[Case]:
+    """ReduceMean: (outer, length, inner), valid lengths from none to all."""
+    rng = np.random.default_rng(8)
+    for outer, length, inner in MEAN_SIZES:
+        for note, data in patterns(rng, (outer, length, inner), x):
+            for valid in (None, 0, 1, (length + 1) // 2, length) if outer == 1 else (None,):
+                for fit in (1.0, 0.1):
+                    types = of(data.shape, x, 1.0 / -x.minimum, 50), of((outer, inner), y, fit / -y.minimum, -20)
+                    inputs: tuple[Operand, ...] = (Operand(types[0]),)
+                    arguments: tuple[Array, ...] = (data,)
+                    if valid is not None:
+                        inputs += (Operand(TensorType((), DType.INT32)),)
+                        arguments += (np.int32(valid),)
+                    yield Case(
+                        f"{outer}x{length}x{inner} {note} valid {valid} {fit}",
+                        ReduceMean(-2, False),
+                        inputs,
+                        types[1],
+                        arguments,
+                    )
+
+
+def softmax(x: DType, y: DType) -> Iterator[Case]:
+    """Softmax: (rows, width)."""
+    rng = np.random.default_rng(9)
+    for rows, width in ((1, 1), (3, 2), (2, 9), (4, 33), (1, 400)):
+        for note, data in patterns(rng, (rows, width), x):
+            for reach in (0.5, 8.0, 400.0):
+                out = of((rows, width), y, 1 / 256 if y is S8 else 1 / 32768, -128)
+                inputs = (Operand(of((rows, width), x, reach / -x.minimum, 60)),)
+                yield Case(f"{rows}x{width} {note} {reach}", Softmax(), inputs, out, (data,))
+
+
+def _table() -> dict[str, Callable[[], Iterator[Case]]]:
+    cases: dict[str, Callable[[], Iterator[Case]]] = {}
+
+    def enter(symbol: str, maker: Callable[..., Iterator[Case]], *arguments: Any) -> None:
+        cases[symbol] = lambda: maker(*arguments)
+
+    for o, y in TYPES.items():
+        enter(f"pf_linear_wide_s16_{o}", linear, S16, y, True)
+        enter(f"pf_attention_s8_{o}", attention, y)
+        enter(f"pf_table_s8_{o}", table, y)
+        enter(f"pf_interpolate_s16_{o}", interpolated, y)
+        enter(f"pf_embedding_{o}", embedding, y)
+        for i, x in TYPES.items():
+            enter(f"pf_linear_{i}_{o}", linear, x, y)
+            enter(f"pf_layer_norm_{i}_{o}", layer_norm, x, y, False)
+            enter(f"pf_layer_norm_gain_{i}_{o}", layer_norm, x, y, True)
+            enter(f"pf_requantize_{i}_{o}", requantize, x, y)
+            enter(f"pf_reduce_mean_{i}_{o}", reduce_mean, x, y)
+            enter(f"pf_softmax_{i}_{o}", softmax, x, y)
+            for j, z in TYPES.items():
+                enter(f"pf_add_{i}_{j}_{o}", elementwise, Add(), x, z, y)
+                enter(f"pf_mul_{i}_{j}_{o}", elementwise, Mul(), x, z, y)
+    enter("pf_add_plain_s16", plain_add)
+    return cases
+
+
+CASES = _table()
+"""C symbol of each integer operator → its cases."""

@@ -1,0 +1,356 @@
+"""What operators mean: in float against torch and scipy; in integers within stated bounds of the float meaning."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import special
+from torch.nn import functional
+
+from operator_cases import CASES, Case
+from picoformer.ir.operator import LoweringError, Operand
+from picoformer.ir.types import DType, QuantParams, TensorType
+from picoformer.ops import (
+    Activation,
+    Add,
+    Attention,
+    Binary,
+    Concat,
+    Conv,
+    Embedding,
+    LayerNorm,
+    Linear,
+    LoweredAdd,
+    LoweredAttention,
+    LoweredEmbedding,
+    LoweredInterpolatedTable,
+    LoweredLayerNorm,
+    LoweredLinear,
+    LoweredMul,
+    LoweredReduceMean,
+    LoweredRequantize,
+    LoweredSoftmax,
+    MatMul,
+    Mul,
+    ReduceMean,
+    Reshape,
+    Slice,
+    Softmax,
+    Transpose,
+    Unary,
+    Where,
+)
+
+torch.set_num_threads(1)
+RNG = np.random.default_rng(0)
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
+    return [torch.from_numpy(np.ascontiguousarray(a)) for a in arrays]
+
+
+def same(ours: np.ndarray, theirs: torch.Tensor | np.ndarray, tolerance: float = 2e-6) -> None:
+    """Equal shapes, and close to a few roundings of single precision."""
+    theirs = np.asarray(theirs)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max(initial=0) <= tolerance * max(1.0, np.abs(theirs).max(initial=0))
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 7), (2, 3, 7)])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_linear(shape: tuple[int, ...], has_bias: bool) -> None:
+    arrays = [floats(*shape), floats(5, 7), floats(5)][: 3 if has_bias else 2]
+    same(Linear().compute(*arrays), functional.linear(*tensors(*arrays)))
+    types = [TensorType(a.shape) for a in arrays]
+    assert Linear().infer(types).shape == (*shape[:-1], 5)
+
+
+@pytest.mark.parametrize("heads,size,value_size", [(1, 4, 4), (3, 5, 2)])
+@pytest.mark.parametrize("samples", [(), (2,)])
+@pytest.mark.parametrize("valid", [None, 0, 1, 6])
+def test_attention(heads: int, size: int, value_size: int, samples: tuple[int, ...], valid: int | None) -> None:
+    q, k, v = (
+        floats(*samples, 4, heads * size),
+        floats(*samples, 6, heads * size),
+        floats(*samples, 6, heads * value_size),
+    )
+    op = Attention(heads, 0.7)
+    inputs = [q, k, v]
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    if valid is not None:
+        inputs.append(np.full(samples, valid, np.int32))
+        mask[:, valid:] = False
+    split = [t.unflatten(-1, (heads, -1)).transpose(-2, -3) for t in tensors(q, k, v)]
+    expected = functional.scaled_dot_product_attention(*split, attn_mask=mask, scale=0.7).transpose(-2, -3).flatten(-2)
+    same(op.compute(*inputs), torch.zeros_like(expected) if valid == 0 else expected)
+
+
+def test_attention_valid_length_of_each_sample() -> None:
+    q, k, v = floats(3, 4, 6), floats(3, 5, 6), floats(3, 5, 6)
+    together = Attention(2, 0.5).compute(q, k, v, np.array([1, 5, 3], np.int32))
+    for i, valid in enumerate((1, 5, 3)):
+        same(together[i], Attention(2, 0.5).compute(q[i], k[i, :valid], v[i, :valid]))
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_layer_norm(affine: bool) -> None:
+    x, gain, bias = floats(2, 3, 8), floats(8), floats(8)
+    expected = functional.layer_norm(*tensors(x), (8,), *(tensors(gain, bias) if affine else ()), eps=1e-3)
+    same(LayerNorm(1e-3).compute(x, *((gain, bias) if affine else ())), expected)
+
+
+@pytest.mark.parametrize(
+    "function,reference",
+    [
+        ("relu", functional.relu),
+        ("gelu", functional.gelu),
+        ("gelu_tanh", lambda x: functional.gelu(x, approximate="tanh")),
+        ("silu", functional.silu),
+        ("tanh", torch.tanh),
+        ("sigmoid", torch.sigmoid),
+    ],
+)
+def test_activation(function: str, reference) -> None:
+    x = np.linspace(-12, 12, 501).astype(np.float32)
+    same(Activation(function).compute(x), reference(*tensors(x)))  # type: ignore[arg-type]
+
+
+def test_softmax() -> None:
+    x = floats(3, 4, 9) * 20
+    same(Softmax().compute(x), torch.softmax(*tensors(x), -1))
+
+
+@pytest.mark.parametrize("axis", [-1, -2, -3])
+@pytest.mark.parametrize("keep", [False, True])
+def test_reduce_mean(axis: int, keep: bool) -> None:
+    x = floats(3, 4, 5)
+    same(ReduceMean(axis, keep).compute(x), tensors(x)[0].mean(axis, keepdim=keep))
+    for valid in (0, 1, x.shape[axis]):
+        expected = tensors(x)[0].narrow(axis, 0, max(valid, 1)).mean(axis, keepdim=keep) * (valid > 0)
+        same(ReduceMean(axis, keep).compute(x[None], np.array([valid]))[0], expected)
+
+
+def test_embedding() -> None:
+    table, ids = floats(9, 4), np.array([[0, 8], [3, 3]], np.int32)
+    same(Embedding().compute(ids, table), functional.embedding(*tensors(ids.astype(np.int64), table)))
+    for bad in (-1, 9):
+        with pytest.raises(IndexError, match="9 rows"):
+            Embedding().compute(np.array([bad]), table)
+
+
+def test_layout() -> None:
+    x = floats(2, 3, 4)
+    t = tensors(x)[0]
+    same(Reshape((6, 4)).compute(x), t.reshape(6, 4), 0)
+    same(Reshape((12,)).compute(x), t.reshape(2, 12), 0)  # a leading axis of samples stays
+    same(Transpose((-1, -2)).compute(x), t.permute(0, 2, 1), 0)
+    same(Transpose((-1, -3, -2)).compute(x), t.permute(2, 0, 1), 0)
+    same(Slice(-1, 1, 4, 2).compute(x), t[..., 1:4:2], 0)
+    same(Slice(-2, 2, 3, keep=False).compute(x), t[:, 2], 0)
+    y = floats(2, 5, 4)
+    same(Concat(-2).compute(x, y), torch.cat([t, *tensors(y)], -2), 0)
+    z = floats(1, 4)
+    same(Concat(-2).compute(z, x), torch.cat([tensors(z)[0].expand(2, 1, 4), t], -2), 0)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_conv_patches(has_bias: bool) -> None:
+    x, weight, bias = floats(2, 3, 8, 6), floats(5, 3, 4, 2), floats(5)
+    arrays = [x, weight, bias][: 3 if has_bias else 2]
+    same(Conv().compute(*arrays), functional.conv2d(*tensors(*arrays), stride=(4, 2)))
+
+
+@pytest.mark.parametrize(
+    "function,reference",
+    [
+        ("sqrt", torch.sqrt),
+        ("erf", torch.erf),
+        ("exp", torch.exp),
+        ("neg", torch.neg),
+        ("reciprocal", torch.reciprocal),
+    ],
+)
+def test_unary(function: str, reference) -> None:
+    x = np.abs(floats(3, 5)) + np.float32(0.1)
+    same(Unary(function).compute(x), reference(*tensors(x)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "function,reference", [("sub", torch.sub), ("div", torch.div), ("pow", torch.pow), ("less", torch.lt)]
+)
+def test_binary(function: str, reference) -> None:
+    a, b = np.abs(floats(2, 3, 5)) + np.float32(0.1), np.abs(floats(5)) + np.float32(0.1)
+    ours, theirs = Binary(function).compute(a, b), reference(*tensors(a, b))  # type: ignore[arg-type]
+    assert ours.dtype == theirs.numpy().dtype
+    same(ours.astype(np.float32), theirs.float())
+
+
+def test_sums_products_and_choices() -> None:
+    a, b = floats(2, 3, 5), floats(3, 1)
+    same(Add().compute(a, b), torch.add(*tensors(a, b)))
+    same(Mul().compute(a, b), torch.mul(*tensors(a, b)))
+    same(MatMul().compute(a, floats(5, 4) * 0 + 1), tensors(a)[0] @ torch.ones(5, 4))
+    same(Where().compute(a > 0, a, b), torch.where(tensors(a)[0] > 0, *tensors(a, b)))
+
+
+# ---- integers against their own float meaning, in steps of the output
+
+
+def bound(case: Case) -> np.ndarray | float:
+    """How far the integer result may be from the float meaning, in steps: the rounding, and what each operator adds."""
+    low = case.lowered
+    slack = 1e-3  # single-precision scales and results of the float meaning
+    output = case.output.quant
+    assert output is not None
+    step = output.scale_array(2).astype(np.float64)
+    match low:
+        case LoweredLinear():  # half a step; half a unit of the multiplier times the sum
+            acc = np.abs(case.activations[0].astype(np.int64) @ low.weight.T.astype(np.int64) + low.bias)
+            return 0.5 + acc * 0.5**low.shift / 2 + 2 * slack
+        case LoweredAdd():
+            reach = (
+                np.abs(case.activations[0].astype(np.float64) - 128).max()
+                + np.abs(case.activations[1].astype(np.float64) - 128).max()
+            )
+            return 0.5 + reach * 0.5**low.shift / 2 + slack
+        case LoweredMul():
+            product = (case.activations[0].astype(np.float64) - low.zero_a) * (
+                case.activations[1].astype(np.float64) - low.zero_b
+            )
+            return 0.5 + np.abs(product) * 0.5**low.shift / 2 + slack
+        case LoweredRequantize() | LoweredEmbedding():
+            return 0.5 + 2.0**16 * 0.5**low.shift / 2 + slack
+        case LoweredReduceMean():  # the reciprocal: 2^-26 of the result
+            return 0.5 + 2.0**-26 * np.abs(case.meaning() - low.zero_point) + slack
+        case LoweredInterpolatedTable():
+            # half a step for each rounding, of the entries and of the line; (128 s)^2 / 8 of the curvature, at most 1.2
+            # for these functions (gelu at 0: 2 / sqrt(2 pi) = 0.8; the tanh form 0.8, tanh 0.77, silu 0.5)
+            assert low.input.quant is not None
+            return 1.0 + 1.2 * (128 * low.input.quant.scale[0]) ** 2 / 8 / output.scale[0] + slack
+        case LoweredLayerNorm():
+            # rounding of R where N = 32, of u, of the gain's multiplier; the reciprocal square root 2^-26 of the result
+            x = case.activations[0].astype(np.float64)
+            distance = np.abs(low.width * x - x.sum(-1, keepdims=True))
+            unit = 0.5 + distance * 2.0**-33 + 2.0**-24 * np.abs(case.meaning() - low.zero_point)
+            if low.gain is None:
+                return unit + slack
+            gain = np.abs(low.gain) * 2.0**-low.shift
+            normal = math.sqrt(low.width) * 2.0**low.fraction_bits
+            return 0.5 + gain * (0.5 + distance * 2.0**-33) + normal * 2.0**-low.shift / 2 + 2.0**-24 * 65536 + slack
+        case LoweredSoftmax():  # every exponent is off by 1/64 at most: see exponent_bound
+            return 0.5 + exponent_bound(low.table, case.activations[0].shape[-1]) / output.scale[0] + slack
+        case LoweredAttention():
+            v = case.activations[2]
+            heads = v.astype(np.float64).reshape(len(v), low.heads, -1)
+            spread = np.repeat((heads.max(0) - heads.min(0)), 1, -1).reshape(-1)
+            assert case.inputs[2].type.quant is not None
+            ratio = case.inputs[2].type.quant.scale_array(1).astype(np.float64) / step.reshape(-1)
+            size = np.abs(case.meaning())
+            return 0.5 + ratio * spread * exponent_bound(low.table, len(v)) + 2.0**-26 * size + slack
+        case _:
+            return 0.5 + slack
+
+
+def exponent_bound(table: np.ndarray, width: int) -> float:
+    """How much of the spread of the values a mean weighted by numerators may move.
+
+    Distances are rounded to 1/32, so each weight is off by a factor in [e^-d, e^d], d = 1/64: a mean of two groups, one
+    at e^d and one at e^-d, moves by tanh(d/2) of their distance at most. Each numerator is also rounded, by half a unit
+    or, past the last entry, by that entry; against their sum, which the largest alone bounds from below.
+    """
+    return math.tanh(1 / 128) + width * (0.5 + float(table[-1])) / float(table[0])
+
+
+def epsilon_effect(case: Case) -> np.ndarray | float:
+    """LayerNorm's integer epsilon is rounded: its factor differs from the real one by half the relative change of V."""
+    low = case.lowered
+    if not isinstance(low, LoweredLayerNorm):
+        return 0.0
+    x = case.activations[0].astype(np.float64)
+    squares = low.width * (x * x).sum(-1, keepdims=True) - x.sum(-1, keepdims=True) ** 2
+    assert isinstance(case.op, LayerNorm) and low.input.quant is not None
+    real = case.op.epsilon * low.width**2 / low.input.quant.scale[0] ** 2
+    factor = np.abs(np.sqrt((squares + real) / np.maximum(squares + low.epsilon, 1)) - 1)
+    distance = np.abs((low.width * x - x.sum(-1, keepdims=True)) / np.sqrt(squares + real))
+    gain = (
+        1 / case.output.quant.scale[0]
+        if low.gain is None
+        else np.abs(low.gain) * 2.0 ** (low.fraction_bits - low.shift)
+    )  # type: ignore[union-attr]
+    return distance * gain * factor
+
+
+@pytest.mark.parametrize("symbol", CASES)
+def test_integers_stay_within_their_bound(symbol: str) -> None:
+    for case in CASES[symbol]():
+        error = np.abs(case.expected - case.meaning())
+        allowed = bound(case) + epsilon_effect(case)
+        assert (error <= allowed).all(), f"{case.note}: {np.max(error - allowed):.3f} steps past its bound"
+
+
+@pytest.mark.parametrize("symbol", [s for s in CASES if "layer_norm" in s])
+def test_layer_norm_is_within_one_step(symbol: str) -> None:
+    for case in CASES[symbol]():
+        excess = np.abs(case.expected - case.meaning()) - epsilon_effect(case)
+        assert excess.max() <= 1.0, case.note
+
+
+def test_attention_on_gaussian_scores_is_far_better_than_its_worst_case() -> None:
+    """Scores of standard deviation 3 over 64 keys: the error of the table is noise, some 50 dB below the result."""
+    rng = np.random.default_rng(3)
+    q, k, v = (np.clip(np.rint(rng.normal(0, 40, (64, 16))), -128, 127).astype(np.int8) for _ in range(3))
+    types = [TensorType((64, 16), DType.INT8, QuantParams((s,))) for s in (3**0.5 / 40, 3**0.5 / 40, 0.025)]
+    out = TensorType((64, 16), DType.INT16, QuantParams((0.025 / 256,)))
+    case = Case("gaussian", Attention(1, 0.25), tuple(map(Operand, types)), out, (q, k, v))
+    wanted = case.meaning()
+    noise = 10 * np.log10((wanted**2).mean() / ((case.expected - wanted) ** 2).mean())
+    assert noise > 40
+
+
+def test_attention_leaves_keys_out_whatever_they_hold() -> None:
+    """Keys past the valid length do not count, however large their scores and the score's multiplier."""
+    q, k, v = (np.full(s, 127, np.int8) for s in ((3, 4), (5, 4), (5, 4)))
+    k[3:] = -128
+    v[:3] = [[1], [2], [3]]
+    types = [TensorType(a.shape, DType.INT8, QuantParams((s,))) for a, s in ((q, 1.7), (k, 1.9), (v, 1.0))]
+    inputs = (*map(Operand, types), Operand(TensorType((), DType.INT32)))
+    lowered = Attention(1, 1.0).lower(inputs, TensorType((3, 4), DType.INT8, QuantParams((1.0,))))
+    for valid, expected in ((0, 0), (1, 1), (3, 2)):
+        assert (lowered.execute(q, k, v, np.int32(valid)) == expected).all()
+        both = lowered.execute(np.stack([q, q]), np.stack([k, k]), np.stack([v, v]), np.array([valid, 1]))
+        assert (both[0] == expected).all() and (both[1] == 1).all()
+
+
+def _norm(scale: float, width: int) -> None:
+    x = Operand(TensorType((1, width), DType.INT16, QuantParams((1.0,))))
+    LayerNorm(1e-5).lower((x,), TensorType((1, width), DType.INT16, QuantParams((scale,))))
+
+
+def _soft(scale: float) -> None:
+    x = Operand(TensorType((1, 8), DType.INT8, QuantParams((1.0,))))
+    Softmax().lower((x,), TensorType((1, 8), DType.INT8, QuantParams((scale,))))
+
+
+@pytest.mark.parametrize(
+    "lower,message",
+    [
+        (lambda: _norm(1e-8, 64), "too small for a norm"),
+        (lambda: _soft(1e12), "does not suit"),
+        (lambda: _soft(1e-12), "does not suit"),
+    ],
+)
+def test_scales_that_would_overflow_are_refused(lower, message: str) -> None:
+    with pytest.raises(LoweringError, match=message):
+        lower()
+
+
+def test_erf_agrees_with_scipy() -> None:
+    x = np.linspace(-4, 4, 101).astype(np.float32)
+    same(Unary("erf").compute(x), special.erf(x))

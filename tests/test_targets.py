@@ -1,0 +1,129 @@
+"""Target files: what is accepted, and that a mistake is named with its key, its line and the mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from picoformer.errors import ConfigError
+from picoformer.firmware import linker_script
+from picoformer.targets import key_line, list_targets, load_target, resource_root
+
+
+def _changed(tmp_path: Path, old: str, new: str, base: str = "mps2-an386") -> Path:
+    text = (resource_root("targets") / f"{base}.toml").read_text()
+    assert old in text
+    path = tmp_path / "board.toml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+def _line_of(path: Path, text: str) -> int:
+    return next(i for i, line in enumerate(path.read_text().splitlines(), 1) if text in line)
+
+
+def test_the_targets_that_come_along_load() -> None:
+    assert {"host", "mps2-an386"} <= set(list_targets())
+    for name in list_targets():
+        assert load_target(name).name == name
+
+
+def test_a_board_states_its_memory_and_machine() -> None:
+    board = load_target("mps2-an386")
+    assert board.region("data").origin == 0x20000000
+    assert board.emulator.machine == "mps2-an386"
+    assert not board.is_host
+    assert load_target("host").is_host
+
+
+def test_a_target_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        load_target("host").name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("stack_bytes = 4096", 'stack_bytes = 4096\nflavour = "mint"', "flavour"),
+        ("baud = 115200", "baud = 115200\nparity = 1", "uart.parity"),
+        ('holds = "data"', 'holds = "data"\nspeed = 3', "memory.1.speed"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_line(tmp_path: Path, old: str, new: str, key: str) -> None:
+    path = _changed(tmp_path, old, new)
+    line = _line_of(path, f"{key.split('.')[-1]} =")
+    with pytest.raises(ConfigError, match=rf"board\.toml:{line}: unknown key '{key}'; remove it or use one of: "):
+        load_target(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("stack_bytes = 4096", 'stack_bytes = "4K"', r"key 'stack_bytes' has the bad value '4K'"),
+        ("origin = 0x20000000", "origin = -1", r"key 'memory.1.origin' has the bad value -1"),
+        ('holds = "data"', 'holds = "dta"', r"key 'memory.1.holds' has the bad value 'dta'"),
+        ('optimize = "-O2"', 'optimize = "fast"', r"key 'toolchain.optimize' has the bad value 'fast'"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = _changed(tmp_path, old, new)
+    with pytest.raises(ConfigError, match=rf"board\.toml:{_line_of(path, new)}: {message}"):
+        load_target(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('cpu = "cortex-m4"\n', "", "key 'cpu' is missing"),
+        ("origin = 0x20000000", "origin = 0x00100000", "'ssram1' and 'ssram23' overlap"),
+        ('holds = "data"', 'holds = "code"', "no region with holds = 'data'"),
+        ("seconds = 30", "seconds = 300", "at most 171 seconds"),
+        ('machine = "mps2-an386"\n', "", "kind 'qemu' needs `program` and `machine`"),
+        ('port = "cortex_m"', 'port = "cortex_x"', "no directory firmware/port/cortex_x"),
+        (
+            'kind = "cmsdk"\nbase = 0x40004000',
+            'kind = "pl011"\nbase = 0x40004000',
+            "has no uart_pl011.c; use one of cmsdk",
+        ),
+        ('exit = "semihosting"', 'exit = "reset"', "'exit': firmware/port/cortex_m has no exit_reset.c"),
+        ("[uart]", "[uart", "is not valid TOML"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_target(_changed(tmp_path, old, new))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_target_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"unknown target 'mps3'; known: .*mps2-an386"):
+        load_target("mps3")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_target("no/such.toml")
+
+
+def test_key_line_falls_back_to_the_table() -> None:
+    source = 'a = 1\n[t]\nb = 2\n[[m]]\nc = 3\n[[m]]\nc = 4\n"d" = 5\n'
+    assert key_line(source, ("a",)) == 1
+    assert key_line(source, ("t", "b")) == 3
+    assert key_line(source, ("t", "absent")) == 2
+    assert key_line(source, ("m", 1, "c")) == 7
+    assert key_line(source, ("m", 1, "d")) == 8
+
+
+def test_the_guard_never_covers_another_region(tmp_path: Path) -> None:
+    assert load_target("mps2-an386").guard_bytes == 1 << 20
+    close = _changed(tmp_path, "length = 0x00400000", "length = 0x1FFFF000")
+    assert load_target(close).guard_bytes == 0x1000
+
+
+def test_the_linker_script_is_the_memory_map(tmp_path: Path) -> None:
+    extra = '[[memory]]\nname = "fast"\norigin = 0x10000000\nlength = 0x4000\nholds = "data"\n\n[toolchain]'
+    script = linker_script(load_target(_changed(tmp_path, "[toolchain]", extra)))
+    assert "ssram23 (rwx) : ORIGIN = 0x20000000, LENGTH = 0x400000" in script
+    assert "*(.pf_fast .pf_fast.*) } > fast" in script
+    assert ". += 4096;" in script
+    assert "@" not in script.split("*/", 1)[1]

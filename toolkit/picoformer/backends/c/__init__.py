@@ -1,0 +1,6 @@
+"""The C backend: a memory plan, and C that reads like a person wrote it."""
+
+from picoformer.backends.c.emit import CModel, emit_c
+from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
+
+__all__ = ["CModel", "MemoryPlan", "PlacedValue", "emit_c", "plan_memory"]

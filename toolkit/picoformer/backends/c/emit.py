@@ -1,0 +1,237 @@
+"""From a graph to the C files of its model: model.c, model.h, weights.c, model_device.c, main.c, sources.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from picoformer.backends.c.interface import Port, check_prefix, ports_of
+from picoformer.backends.c.isa import layout_of
+from picoformer.backends.c.literals import array_body, c_type
+from picoformer.backends.c.names import Names, comment, identifier, string
+from picoformer.backends.c.operators import EMITTERS, Unsupported
+from picoformer.backends.c.plan import MemoryPlan, plan_memory
+from picoformer.backends.c.site import Parts, Site, describe, dimensions
+from picoformer.backends.c.sources import sources_of
+from picoformer.errors import UnsupportedError
+from picoformer.files import atomic_write_text
+from picoformer.ir import DType, Graph
+from picoformer.ir.operator import LoweringError
+from picoformer.ops.graph_file import graph_identity
+
+IDENTITY_BYTES = 16
+
+
+@dataclass(frozen=True)
+class CModel:
+    """What was written: `files` by name inside `folder`, the plan, the device's steps in order, bytes of constants."""
+
+    folder: Path
+    prefix: str
+    files: tuple[str, ...]
+    model_sources: tuple[str, ...]
+    sources: tuple[str, ...]
+    plan: MemoryPlan
+    arena_bytes: int
+    weights_bytes: int
+    functions: tuple[str, ...]
+
+    @property
+    def step_outputs(self) -> tuple[str, ...]:
+        """Name of the value each step computes."""
+        return tuple(node.output for node in self.plan.steps)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One step as the templates see it."""
+
+    index: int
+    name: str
+    kind: str
+    value: str
+    type: str
+    reads: str
+    title: str
+    offset: str
+    code: str
+
+
+def emit_c(graph: Graph, target_isa: Sequence[str], prefix: str, out: Path, *, card: Sequence[str] = ()) -> CModel:
+    """Write a model as C99 into the folder `out` and say what was written.
+
+    `graph` is quantized throughout or float32 throughout. `target_isa` is the target's list of instruction sets.
+    `prefix` starts every symbol and file name. `card` is lines for the comment on top of the model: what it is, where
+    it came from, how well it does. Raises UnsupportedError naming the node that has no C; ConfigError for a prefix that
+    is no identifier or an instruction set that is not known.
+    """
+    check_prefix(prefix)
+    layout = layout_of(target_isa)
+    lowered = _lower(graph)
+    _refuse(graph)
+    ports = ports_of(graph, prefix)
+    plan = plan_memory(graph, layout, keep=[port.value for port in ports if port.is_length])
+    names = _local_names(plan)
+    offsets = {value.name: f"AT_{names[value.name].upper()}" for value in plan.values}
+    parts = Parts(prefix, Names(_own_symbols(prefix, ports)))
+    rows = []
+    for index, node in enumerate(plan.steps):
+        site = Site(graph, node, index, lowered[index], names[node.output], layout, plan, offsets, parts)
+        emitter = EMITTERS[node.op.kind]
+        assert callable(emitter)
+        rows.append(_row(site, emitter(site)))
+    context = _context(graph, plan, ports, parts, rows, prefix, card, offsets)
+    sources = sources_of(parts.functions, target_isa)
+    return _write(context, plan, parts, prefix, out, sources)
+
+
+def _lower(graph: Graph) -> list[Any]:
+    """The integer meaning of every step, or None for each when the graph is float."""
+    quantized = any(type_.quant is not None for type_ in graph.types.values())
+    lowered: list[Any] = []
+    for node in graph.nodes:
+        if node.op.kind == "Reshape":
+            continue
+        emitter = EMITTERS[node.op.kind]
+        if isinstance(emitter, Unsupported):
+            raise UnsupportedError(f"node '{node.name}' ({node.op.kind}) cannot be written as C: {emitter.reason}")
+        try:
+            lowered.append(node.op.lower(graph.operands(node), graph.types[node.output]) if quantized else None)
+        except (LoweringError, NotImplementedError) as error:
+            raise UnsupportedError(f"node '{node.name}' ({node.op.kind}) cannot be written as C: {error}") from error
+    return lowered
+
+
+def _refuse(graph: Graph) -> None:
+    """Raise UnsupportedError for what no operator is to blame for."""
+    if all(node.op.kind == "Reshape" for node in graph.nodes):
+        raise UnsupportedError(f"model '{graph.name}' computes nothing; give a model with at least one operator")
+    for node in graph.nodes:
+        if node.op.kind == "Reshape" and node.inputs[0] in graph.constants:
+            raise UnsupportedError(f"node '{node.name}' (Reshape) reshapes a constant; fold constants first")
+        if not graph.activations(node):
+            raise UnsupportedError(f"node '{node.name}' ({node.op.kind}) reads constants only; fold constants first")
+        type_ = graph.types[node.output]
+        if type_.elements == 0 or type_.dtype is DType.BOOL:
+            raise UnsupportedError(f"node '{node.name}' ({node.op.kind}) computes {type_}, which has no place in C")
+    for name in graph.outputs:
+        if name in graph.constants:
+            raise UnsupportedError(f"output '{name}' of model '{graph.name}' is a constant; drop it")
+
+
+def _local_names(plan: MemoryPlan) -> dict[str, str]:
+    """Value or scratch → its identifier inside model.c."""
+    names = Names()
+    found: dict[str, str] = {}
+    for value in plan.values:
+        found[value.name] = names.unique(identifier(value.name))
+    return found
+
+
+def _own_symbols(prefix: str, ports: Sequence[Port]) -> list[str]:
+    symbols = [f"{prefix}_{word}" for word in ("t", "init", "run", "step", "step_names")]
+    for port in ports:
+        symbols += [f"{prefix}_{word}_{port.ident}" for word in ("input", "output", "quantize", "dequantize", "set")]
+    return symbols
+
+
+def _row(site: Site, code: str) -> _Row:
+    node, graph = site.node, site.graph
+    reads = [f"'{name}'" if name.strip() != name else name for name in graph.activations(node)]
+    into = [dimensions(graph.types[name].shape) for name in graph.activations(node)]
+    title = f"{node.op.kind}: {', '.join(into)} -> {dimensions(site.out.shape)}"
+    return _Row(
+        site.index,
+        site.name,
+        node.op.kind,
+        node.output,
+        describe(site.out),
+        comment(", ".join(reads)),
+        comment(title),
+        site.offsets[node.output],
+        code,
+    )
+
+
+def _context(
+    graph: Graph,
+    plan: MemoryPlan,
+    ports: Sequence[Port],
+    parts: Parts,
+    rows: Sequence[_Row],
+    prefix: str,
+    card: Sequence[str],
+    offsets: dict[str, str],
+) -> dict[str, Any]:
+    arrays = list(parts.arrays.values())
+    identity = graph_identity(graph)[:IDENTITY_BYTES]
+    return {
+        "prefix": prefix,
+        "PREFIX": prefix.upper(),
+        "graph": graph,
+        "card": [comment(line) for line in card],
+        "plan": plan,
+        "arena_bytes": max(plan.peak, 16),
+        "weights_bytes": sum(array.values.nbytes for array in arrays),
+        "arrays": arrays,
+        "structs": parts.structs,
+        "accessors": sorted(parts.accessors, key=lambda dtype: dtype.value),
+        "uses_length": parts.uses_length,
+        "rows": rows,
+        "inputs": [port for port in ports if not port.is_output],
+        "outputs": [port for port in ports if port.is_output],
+        "places": [(offsets[value.name], value) for value in plan.values],
+        "place_width": max(len(f"{offsets[value.name]} = {value.offset},") for value in plan.values),
+        "offsets": offsets,
+        "identity": [f"0x{byte:02x}" for byte in identity],
+        "describe": lambda name: describe(graph.types[name]) if name in graph.types else "scratch",
+        "comment": comment,
+        "string": string,
+        "array_body": array_body,
+        "c_type": c_type,
+    }
+
+
+def _write(
+    context: dict[str, Any], plan: MemoryPlan, parts: Parts, prefix: str, out: Path, sources: tuple[str, ...]
+) -> CModel:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    model_sources = (f"{prefix}.c", "weights.c", f"{prefix}_device.c")
+    texts = {
+        f"{prefix}.h": "model.h.j2",
+        f"{prefix}.c": "model.c.j2",
+        f"{prefix}_weights.h": "weights.h.j2",
+        "weights.c": "weights.c.j2",
+        f"{prefix}_device.c": "device.c.j2",
+        "main.c": "main.c.j2",
+    }
+    written = {name: environment.get_template(template).render(context) for name, template in texts.items()}
+    listing = {"model_sources": list(model_sources), "sources": list(sources), "include": ["include"]}
+    written["sources.json"] = json.dumps(listing, indent=2) + "\n"
+    own = [*model_sources[:2], *(f"firmware/{name}" for name in sources)]
+    written["sources.txt"] = "\n".join([*own, ""])
+    for name, text in written.items():
+        atomic_write_text(out / name, text)
+    return CModel(
+        out,
+        prefix,
+        tuple(written),
+        model_sources,
+        sources,
+        plan,
+        context["arena_bytes"],
+        context["weights_bytes"],
+        tuple(parts.functions),
+    )

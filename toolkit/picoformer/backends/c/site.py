@@ -1,0 +1,185 @@
+"""What one step's emitter works with: pointers to its operands, the arrays and parameters it adds, its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from picoformer.backends.c.isa import Layout
+from picoformer.backends.c.literals import C_TYPES, LINE, float_literal
+from picoformer.backends.c.names import Names, identifier
+from picoformer.backends.c.plan import MemoryPlan, scratch_name
+from picoformer.errors import UnsupportedError
+from picoformer.ir import DType, Graph, Lowered, Node, TensorType
+from picoformer.ir.operator import Array
+
+Scalar = int | float | str
+
+
+@dataclass(frozen=True)
+class ConstantArray:
+    """An array of the model in weights.c. `note` says what it is."""
+
+    symbol: str
+    values: Array
+    note: str
+
+    @property
+    def c_type(self) -> str:
+        """C type of an element."""
+        return C_TYPES[self.values.dtype]
+
+
+@dataclass(frozen=True)
+class ParameterStruct:
+    """A `static const` struct of model.c: (field, literal) pairs."""
+
+    type: str
+    symbol: str
+    fields: tuple[tuple[str, str], ...]
+
+
+@dataclass
+class Parts:
+    """What the emitters of all steps gather: arrays (equal ones once), parameter structs, functions called."""
+
+    prefix: str
+    names: Names
+    arrays: dict[tuple[str, bytes], ConstantArray] = field(default_factory=dict)
+    structs: list[ParameterStruct] = field(default_factory=list)
+    functions: dict[str, None] = field(default_factory=dict)
+    accessors: set[DType] = field(default_factory=set)
+    uses_length: bool = False
+
+    def array(self, wish: str, values: Array, note: str) -> str:
+        """The symbol of an array with these elements; one that is there already is used again."""
+        values = np.ascontiguousarray(values).reshape(-1)
+        key = (values.dtype.str, values.tobytes())
+        if key not in self.arrays:
+            symbol = self.names.unique(f"{self.prefix}_{identifier(wish)}")
+            self.arrays[key] = ConstantArray(symbol, values, note)
+        return self.arrays[key].symbol
+
+
+@dataclass(frozen=True)
+class Site:
+    """One step: its node, its integer meaning (None in a float graph), and where its values lie."""
+
+    graph: Graph
+    node: Node
+    index: int
+    lowered: Lowered | None
+    name: str
+    layout: Layout
+    plan: MemoryPlan
+    offsets: dict[str, str]
+    """Value → the constant that names its offset in model.c."""
+    parts: Parts
+
+    @property
+    def types(self) -> tuple[TensorType, ...]:
+        """Types of the inputs, constants included."""
+        return tuple(self.graph.types[name] for name in self.node.inputs)
+
+    @property
+    def out(self) -> TensorType:
+        """Type of the output."""
+        return self.graph.types[self.node.output]
+
+    def unsupported(self, reason: str) -> UnsupportedError:
+        """The error for this node."""
+        return UnsupportedError(f"node '{self.node.name}' ({self.node.op.kind}) cannot be written as C: {reason}")
+
+    def read(self, index: int) -> str:
+        """Pointer to the elements of an input: in the arena, or the array of a constant."""
+        name = self.node.inputs[index]
+        constant = self.graph.constants.get(name)
+        if constant is not None:
+            return self.parts.array(name, constant, f"{name}, {describe(self.graph.types[name])}")
+        return self._at(name, self.graph.types[name].dtype)
+
+    def write(self) -> str:
+        """Pointer to the output."""
+        return self._at(self.node.output, self.out.dtype)
+
+    def scratch(self, dtype: DType) -> str:
+        """Pointer to the step's scratch."""
+        return self._pointer(scratch_name(self.index), dtype)
+
+    def _at(self, name: str, dtype: DType) -> str:
+        return self._pointer(self.plan.root(name), dtype)
+
+    def _pointer(self, root: str, dtype: DType) -> str:
+        if dtype is DType.BOOL:
+            raise self.unsupported(f"'{root}' is boolean")
+        self.parts.accessors.add(dtype)
+        return f"{dtype.value}(m, {self.offsets[root]})"
+
+    def array(self, suffix: str, values: Array, note: str = "") -> str:
+        """Symbol of an array that belongs to this step."""
+        return self.parts.array(f"{self.name}_{suffix}", values, f"{self.node.output}: {note or suffix}")
+
+    def weight(self, index: int) -> str:
+        """Symbol of a Linear's weight, packed as the instruction set wants it."""
+        name = self.node.inputs[index]
+        value, shape = self.graph.constants[name], self.graph.types[name]
+        note = f"{name}, {describe(shape)}, {self.layout.weight_order}"
+        return self.parts.array(name, self.layout.pack_weight(value), note)
+
+    def struct(self, type_: str, suffix: str = "", /, **fields: Scalar) -> str:
+        """Address of a parameter struct; fields in the order given."""
+        symbol = self.parts.names.unique(f"{self.name}_{suffix}" if suffix else self.name)
+        literals = tuple((name, _literal(value)) for name, value in fields.items())
+        self.parts.structs.append(ParameterStruct(type_, symbol, literals))
+        return f"&{symbol}"
+
+    def length(self, index: int, limit: int) -> str:
+        """The valid length that input `index` holds, kept inside 0..limit; `limit` where there is no such input."""
+        if len(self.node.inputs) <= index:
+            return str(limit)
+        if self.node.inputs[index] in self.graph.constants:
+            raise self.unsupported("its valid length is a constant; make it an input of the model")
+        self.parts.uses_length = True
+        return f"clamp_length(*{self.read(index)}, {limit})"
+
+    def call(self, function: str, *arguments: str | tuple[str | int, str], prefix: str = "", indent: int = 8) -> str:
+        """A call as text; an argument (value, word) gets the word as a comment behind it."""
+        self.parts.functions[function] = None
+        words = [a if isinstance(a, str) else f"{a[0]} /* {a[1]} */" for a in arguments]
+        return wrap(f"{prefix}{function}(", words, ");", indent)
+
+    def types_suffix(self, *dtypes: DType) -> str:
+        """The end of an operator's symbol: _s8_s16."""
+        return "".join(f"_{dtype.value}" for dtype in dtypes)
+
+
+def _literal(value: Scalar) -> str:
+    if isinstance(value, str):
+        return value
+    return float_literal(value) if isinstance(value, float) else str(int(value))
+
+
+def wrap(head: str, words: Sequence[str], tail: str, indent: int) -> str:
+    """`head word, word tail`, broken into lines of at most LINE columns, the later ones under the first word."""
+    lines, line = [], head
+    for i, word in enumerate(words):
+        piece = word + (tail if i + 1 == len(words) else ",")
+        blank = "" if line.endswith("(") or not line.strip() else " "
+        if len(line) + len(blank) + len(piece) + indent > LINE and line != head:
+            lines.append(line)
+            line = " " * len(head) + piece
+        else:
+            line += blank + piece
+    return "\n".join(" " * indent + text for text in (*lines, line))
+
+
+def describe(type_: TensorType) -> str:
+    """`s8 64 x 16`, or `s32 scalar`."""
+    return f"{type_.dtype.value} {dimensions(type_.shape)}"
+
+
+def dimensions(shape: Sequence[int]) -> str:
+    """`64 x 16`, or `scalar`."""
+    return " x ".join(map(str, shape)) if shape else "scalar"

@@ -1,0 +1,72 @@
+"""Which C files of firmware/ a model needs: from the functions it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from picoformer.errors import UnsupportedError
+from picoformer.targets import resource_root
+
+FILES: dict[str, tuple[str, ...]] = {
+    "pf_add_": ("ops/add.c", "kernels/add_span.c"),
+    "pf_add_f32": ("ops/elementwise_f32.c",),
+    "pf_attention_": ("ops/attention.c", "kernels/attention_head.c"),
+    "pf_attention_f32": ("ops/attention_f32.c", "ops/float_math.c"),
+    "pf_copy_blocks": ("kernels/copy.c",),
+    "pf_embedding_": ("ops/embedding.c", "kernels/requantize.c"),
+    "pf_embedding_f32": ("ops/embedding_f32.c",),
+    "pf_gelu_f32": ("ops/activation_f32.c", "ops/float_math.c"),
+    "pf_gelu_tanh_f32": ("ops/activation_f32.c", "ops/float_math.c"),
+    "pf_interpolate_": ("kernels/interpolate.c",),
+    "pf_layer_norm_": ("ops/layer_norm.c", "kernels/layer_norm_row.c"),
+    "pf_layer_norm_f32": ("ops/layer_norm_f32.c", "ops/float_math.c"),
+    "pf_linear_f32": ("ops/linear_f32.c",),
+    "pf_linear_s16_": ("kernels/linear_s16.c",),
+    "pf_linear_s8_": ("kernels/linear_s8.c",),
+    "pf_linear_wide_s16_": ("kernels/linear_wide_s16.c",),
+    "pf_mul_": ("ops/mul.c", "kernels/mul_span.c"),
+    "pf_mul_f32": ("ops/elementwise_f32.c",),
+    "pf_reduce_mean_": ("ops/reduce_mean.c",),
+    "pf_reduce_mean_f32": ("ops/reduce_mean_f32.c",),
+    "pf_relu_f32": ("ops/activation_f32.c", "ops/float_math.c"),
+    "pf_requantize_": ("kernels/requantize.c",),
+    "pf_sigmoid_f32": ("ops/activation_f32.c", "ops/float_math.c"),
+    "pf_silu_f32": ("ops/activation_f32.c", "ops/float_math.c"),
+    "pf_softmax_": ("ops/softmax.c",),
+    "pf_softmax_f32": ("ops/softmax_f32.c", "ops/float_math.c"),
+    "pf_table_": ("kernels/table.c",),
+    "pf_tanh_f32": ("ops/activation_f32.c", "ops/float_math.c"),
+    "pf_transpose": ("ops/transpose.c",),
+}
+"""How a function's name starts → the files behind it; the longest start counts. `kernels/` stands for the directory of
+the first instruction set that has the file."""
+
+
+def sources_of(functions: Iterable[str], target_isa: Sequence[str]) -> tuple[str, ...]:
+    """C files, relative to the firmware folder, sorted; UnsupportedError for a kernel that no instruction set has."""
+    firmware = resource_root("firmware")
+    found = {
+        _kernel(firmware, file, target_isa) if file.startswith("kernels/") else file
+        for function in functions
+        for file in files_behind(function)
+    }
+    return tuple(sorted(found))
+
+
+def files_behind(function: str) -> tuple[str, ...]:
+    """The entry of FILES for a function; KeyError when there is none, which is a fault of the table."""
+    starts = [start for start in FILES if function.startswith(start)]
+    if not starts:
+        raise KeyError(function)
+    return FILES[max(starts, key=len)]
+
+
+def _kernel(firmware: Path, file: str, target_isa: Sequence[str]) -> str:
+    name = file.removeprefix("kernels/")
+    for isa in target_isa:
+        if (firmware / "kernels" / isa / name).is_file():
+            return f"kernels/{isa}/{name}"
+    raise UnsupportedError(
+        f"no kernel {name} for the instruction sets {', '.join(target_isa)}; put 'generic' last in the target's list"
+    )

@@ -1,0 +1,139 @@
+"""Collecting the nodes and initializers of one ONNX graph: names, constants, quantized values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
+from picoformer.ir.operator import Array
+from picoformer.ops import Linear
+
+ELEMENT_TYPES = {
+    DType.FLOAT32: onnx.TensorProto.FLOAT,
+    DType.INT8: onnx.TensorProto.INT8,
+    DType.INT16: onnx.TensorProto.INT16,
+    DType.INT32: onnx.TensorProto.INT32,
+    DType.BOOL: onnx.TensorProto.BOOL,
+}
+
+
+class OnnxWriter:
+    """Nodes and initializers in the order they are written; every graph value under its own name.
+
+    A quantized value is written as float → QuantizeLinear (`name_quantized`) → DequantizeLinear (`name`), so
+    that whoever reads `name` sees the real number that the device's integer stands for.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._taken = set(graph.types)
+        self._read: dict[str, str] = {}
+        self._shared: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    def fresh(self, wish: str) -> str:
+        """A name not yet used: `wish`, else `wish_1`, `wish_2` …"""
+        name, count = wish, 0
+        while name in self._taken:
+            count += 1
+            name = f"{wish}_{count}"
+        self._taken.add(name)
+        return name
+
+    def emit(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Append a node that computes `output`; returns `output`."""
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+    def part(self, operator: str, inputs: list[str], of: Node, **attributes: Any) -> str:
+        """Append a node whose result is an inner value of graph node `of`; returns the name given to it."""
+        return self.emit(operator, inputs, self.fresh(f"{of.output}_{operator.lower()}"), **attributes)
+
+    def initializer(self, wish: str, value: Array) -> str:
+        """Append a constant; returns its name."""
+        name = self.fresh(wish)
+        self._append(name, value)
+        return name
+
+    def shared(self, wish: str, value: Array) -> str:
+        """A small constant, stored once however often it is asked for (`wish` names its first use)."""
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if key not in self._shared:
+            self._shared[key] = self.initializer(wish, value)
+        return self._shared[key]
+
+    def redirect(self, name: str, onnx_name: str) -> None:
+        """From now on readers of graph value `name` read `onnx_name`."""
+        self._read[name] = onnx_name
+
+    def read(self, name: str) -> str:
+        """The ONNX name under which graph value `name` is read as real numbers (or as plain integers)."""
+        if name in self.graph.constants and name not in self._read:
+            self._read[name] = self._constant(name, self.graph.constants[name], self.graph.types[name].quant, name)
+        return self._read.get(name, name)
+
+    def read_weight(self, node: Node) -> str:
+        """The weight of a linear node as (K, N): stored so, unless another kind of operator reads it too."""
+        name = node.inputs[1]
+        readers = self.graph.consumers[name]
+        shared = any(not isinstance(r.op, Linear) or r.inputs[1] != name or r.inputs.count(name) > 1 for r in readers)
+        key = f"{name}_transposed"
+        if key not in self._read:
+            if shared or name not in self.graph.constants:
+                self._read[key] = self.emit("Transpose", [self.read(name)], self.fresh(key), perm=[1, 0])
+            else:
+                quant = self.graph.types[name].quant
+                if quant is not None and quant.axis is not None:
+                    quant = QuantParams(quant.scale, quant.zero_point, -3 - quant.axis)
+                value = np.ascontiguousarray(self.graph.constants[name].T)
+                self._read[key] = self._constant(name, value, quant, self.fresh(key))
+        return self._read[key]
+
+    def read_bias(self, node: Node) -> str:
+        """A linear node's bias; an int32 one stands on the grid of its products: input · weight scale."""
+        x, weight, bias = (self.graph.types[name] for name in node.inputs)
+        name = node.inputs[2]
+        if bias.dtype is not DType.INT32 or bias.quant is not None or x.quant is None or weight.quant is None:
+            return self.read(name)
+        scale = np.float64(x.quant.per_tensor_scale) * np.asarray(weight.quant.scale, np.float64)
+        quant = QuantParams(tuple(scale.tolist()), 0, None if len(scale) == 1 else -1)
+        value = self.graph.constants[name]
+        return self._constant(name, value, quant, self.fresh(f"{node.output}_bias"))
+
+    def requantized(self, source: str, name: str, output: str) -> str:
+        """ONNX value `source` through the grid of graph value `name` and back; returns `output`."""
+        type_ = self.graph.types[name]
+        assert type_.quant is not None
+        scale, zero_point, axis = self._parameters(name, type_.quant, type_)
+        quantized = self.fresh(f"{name}_quantized")
+        self.emit("QuantizeLinear", [source, scale, zero_point], quantized, **axis)
+        return self.emit("DequantizeLinear", [quantized, scale, zero_point], output, **axis)
+
+    def _constant(self, name: str, value: Array, quant: QuantParams | None, output: str) -> str:
+        if quant is None:
+            self._append(output, value)
+            return output
+        dtype = {np.dtype(np.int8): DType.INT8, np.dtype(np.int16): DType.INT16}.get(value.dtype, DType.INT32)
+        scale, zero_point, axis = self._parameters(name, quant, TensorType(value.shape, dtype, quant))
+        quantized = self.initializer(f"{name}_quantized", value)
+        inputs = [quantized, scale] if dtype is DType.INT32 else [quantized, scale, zero_point]
+        return self.emit("DequantizeLinear", inputs, output, **axis)
+
+    def _parameters(self, name: str, quant: QuantParams, type_: TensorType) -> tuple[str, str, dict[str, int]]:
+        shape = () if quant.axis is None else (len(quant.scale),)
+        scale = self.shared(f"{name}_scale", np.asarray(quant.scale, np.float32).reshape(shape))
+        zero = (
+            ""
+            if type_.dtype is DType.INT32
+            else self.shared(f"{name}_zero_point", np.full(shape, quant.zero_point, type_.dtype.numpy))
+        )
+        return scale, zero, {} if quant.axis is None else {"axis": quant.axis + type_.rank}
+
+    def _append(self, name: str, value: Array) -> None:
+        little_endian = np.ascontiguousarray(value).reshape(value.shape)
+        self.initializers.append(numpy_helper.from_array(little_endian, name))

@@ -1,0 +1,253 @@
+"""Building: from an ONNX file and calibration data to a folder with graphs, C sources, and firmware for each target."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from picoformer import __version__
+from picoformer.errors import DataError, ModelError, UnsupportedError
+from picoformer.files import atomic_folder, atomic_write_text, file_hash
+from picoformer.firmware import FirmwareBuild, build_firmware, load_build
+from picoformer.ir import Graph, Node
+from picoformer.ir.operator import Array, LoweringError
+from picoformer.samples import fit_samples, load_samples, split_labels
+from picoformer.targets import Target, load_target
+
+if TYPE_CHECKING:
+    from picoformer.backends.c import MemoryPlan
+    from picoformer.quantize import QuantizeSettings
+
+SCHEMES = ("float32", "int8")
+FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
+HOST = "host"
+
+Progress = Callable[[str, int, int], None]
+"""What is under way, how much of it is done, how much there is."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a build folder holds, as its build.json says."""
+
+    name: str
+    scheme: str
+    target: str
+    prefix: str
+    source_sha256: str
+    version: str
+    parameters: int
+    macs: int
+    valid_length_added: bool = False
+
+
+@dataclass(frozen=True)
+class Build:
+    """A finished build folder."""
+
+    folder: Path
+    manifest: Manifest
+    float_graph: Graph
+    graph: Graph
+
+    @property
+    def float_onnx(self) -> Path:
+        """The model as it came."""
+        return self.folder / "model.onnx"
+
+    @property
+    def qdq_onnx(self) -> Path:
+        """The quantized model for onnxruntime; there is none for the scheme float32."""
+        return self.folder / "model_qdq.onnx"
+
+    def firmware(self, target: Target) -> FirmwareBuild:
+        """The linked firmware for `target`; raises ModelError when this folder has none."""
+        return load_build(self.folder / target.name, target)
+
+    def steps(self, target: Target) -> tuple[Node, ...]:
+        """The nodes that are steps of the firmware for `target`, in order."""
+        names = [entry["step"] for entry in read_memory(self.folder / target.name)["live"]]
+        return tuple(self.graph.producers[name] for name in names)
+
+
+def import_model(
+    path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, valid_length: bool = False
+) -> Graph:
+    """The fused float graph of an ONNX file; `valid_length` adds the input that masks padding."""
+    from picoformer.frontends.onnx import load_onnx
+    from picoformer.passes import add_valid_length, optimize
+
+    graph = optimize(load_onnx(path, dict(shapes or {})))
+    return add_valid_length(graph) if valid_length else graph
+
+
+def quantize_model(
+    graph: Graph,
+    calibration: Mapping[str, Array],
+    settings: QuantizeSettings | None = None,
+    progress: Progress | None = None,
+) -> Graph:
+    """The graph quantized with calibration data; raises UnsupportedError naming a node that has no integer form."""
+    from picoformer.quantize import QuantizeSettings, quantize
+    from picoformer.reference import lower_graph, run_float
+
+    calibration = with_full_length(graph, calibration)
+    tick = None if progress is None else lambda done, total: progress("calibrating", done, total)
+    quantized = quantize(graph, calibration, run_float, settings or QuantizeSettings(), tick)
+    try:
+        lower_graph(quantized)
+    except LoweringError as error:
+        raise UnsupportedError(f"{error}; build with --scheme float32, or change the model there") from None
+    return quantized
+
+
+def with_full_length(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """`inputs`, and the full length for the input valid_length where the graph has one and the data does not."""
+    import numpy as np
+
+    arrays = dict(inputs)
+    if "valid_length" in graph.inputs and "valid_length" not in arrays and arrays:
+        samples = len(next(iter(arrays.values())))
+        arrays["valid_length"] = np.full(samples, full_length(graph), np.int32)
+    return arrays
+
+
+def full_length(graph: Graph) -> int:
+    """Keys of the graph's attention: what valid_length is when every row counts."""
+    from picoformer.ops import Attention
+
+    for node in graph.nodes:
+        if isinstance(node.op, Attention) and len(node.inputs) > 3:
+            return graph.types[node.inputs[1]].shape[-2]
+    raise ModelError(f"{graph.name}: has a valid_length that no attention reads")
+
+
+def write_build(
+    source: Path,
+    float_graph: Graph,
+    graph: Graph,
+    scheme: str,
+    target: Target,
+    out: Path,
+    prefix: str = "model",
+    valid_length_added: bool = False,
+    progress: Progress | None = None,
+) -> Build:
+    """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target."""
+    from picoformer.backends.c import emit_c
+    from picoformer.backends.onnx import export_onnx
+    from picoformer.ops.graph_file import save_graph
+
+    boards = [load_target(HOST)] if target.is_host else [load_target(HOST), target]
+    manifest = Manifest(
+        graph.name,
+        scheme,
+        target.name,
+        prefix,
+        file_hash(source),
+        __version__,
+        float_graph.parameters,
+        float_graph.macs,
+        valid_length_added,
+    )
+
+    def tick(what: str, done: int) -> None:
+        if progress:
+            progress(f"building: {what}", done, 1 + len(boards))
+
+    with atomic_folder(out) as folder:
+        tick("graphs", 0)
+        shutil.copyfile(source, folder / "model.onnx")
+        save_graph(float_graph, folder / FLOAT_GRAPH)
+        if scheme != "float32":
+            save_graph(graph, folder / INTEGER_GRAPH)
+            export_onnx(graph, folder / "model_qdq.onnx", _provenance(manifest))
+        card = [f"{key}: {value}" for key, value in _provenance(manifest).items()]
+        for number, board in enumerate(boards, start=1):
+            tick(board.name, number)
+            model = emit_c(graph, board.isa, prefix, folder / board.name / "source", card=card)
+            _write_memory(model.plan, folder / board.name)
+            build_firmware(folder / board.name / "source", board, folder / board.name)
+        tick("done", 1 + len(boards))
+        atomic_write_text(folder / "build.json", json.dumps(asdict(manifest), indent=1) + "\n")
+    return Build(out, manifest, float_graph, graph)
+
+
+def build_files(
+    model: Path,
+    calibration: Path | None,
+    scheme: str,
+    target: Target,
+    out: Path,
+    prefix: str = "model",
+    settings: QuantizeSettings | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    valid_length: bool = False,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Build:
+    """An ONNX file, and for an integer scheme an .npz of calibration samples, to the build folder `out`."""
+    float_graph = import_model(model, shapes, valid_length)
+    if name is not None:
+        float_graph = float_graph.replace(name=name)
+    graph = float_graph
+    if scheme != "float32":
+        if calibration is None:
+            wanted = ", ".join(graph.inputs)
+            raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {wanted}")
+        arrays, _ = split_labels(load_samples(calibration), calibration)
+        samples = fit_samples(graph, with_full_length(graph, arrays), calibration)
+        graph = quantize_model(graph, samples, settings, progress)
+    return write_build(model, float_graph, graph, scheme, target, out, prefix, valid_length, progress)
+
+
+def _write_memory(plan: MemoryPlan, folder: Path) -> None:
+    """Keep the memory plan beside the firmware: its figures as memory.json, its drawing as memory.txt."""
+    live = [{"step": node.output, "bytes": plan.live(index)} for index, node in enumerate(plan.steps)]
+    record = {"peak": plan.peak, "lower_bound": plan.lower_bound, "live": live}
+    atomic_write_text(folder / "memory.json", json.dumps(record, indent=1) + "\n")
+    atomic_write_text(folder / "memory.txt", plan.timeline() + "\n")
+
+
+def read_memory(folder: Path) -> dict[str, Any]:
+    """The memory plan's figures that a build kept beside its firmware; raises ModelError without them."""
+    try:
+        record: dict[str, Any] = json.loads((folder / "memory.json").read_text("utf-8"))
+        return record
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder}/memory.json cannot be read ({error}); build again") from None
+
+
+def _provenance(manifest: Manifest) -> dict[str, str]:
+    return {
+        "model": manifest.name,
+        "scheme": manifest.scheme,
+        "source_sha256": manifest.source_sha256,
+        "picoformer": manifest.version,
+    }
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read a build folder's build.json; raises ModelError when it is not one."""
+    try:
+        return Manifest(**json.loads((folder / "build.json").read_text("utf-8")))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder}: is not a build folder (no build.json); make one with `picoformer build`"
+        ) from None
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{folder}/build.json: cannot be used ({error}); build again") from None
+
+
+def open_build(folder: Path) -> Build:
+    """Read a build folder; raises ModelError when something in it is missing or broken."""
+    from picoformer.ops.graph_file import load_graph
+
+    manifest = load_manifest(folder)
+    float_graph = load_graph(folder / FLOAT_GRAPH)
+    graph = float_graph if manifest.scheme == "float32" else load_graph(folder / INTEGER_GRAPH)
+    return Build(folder, manifest, float_graph, graph)

@@ -1,0 +1,172 @@
+"""The pipeline's TOML: every section and key, validated before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from picoformer.compress.settings import DistillSettings, PruneSettings, TrainSettings
+from picoformer.errors import ConfigError
+from picoformer.models.config import TransformerConfig
+from picoformer.toml_file import read_toml
+
+if TYPE_CHECKING:
+    from picoformer.quantize import QuantizeSettings
+
+Scheme = Literal["float32", "int8"]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataSection(_Section):
+    """Where samples come from: a data set by name, or an .npz that `picoformer dataset` could have written."""
+
+    source: str = "digits"
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    augment: bool = True
+
+
+class ModelSection(_Section):
+    """The shape of a Transformer; keys as in TransformerConfig, `layers`, `heads` and `d_ff` as single numbers.
+
+    The sizes of inputs and the number of classes come from the data.
+    """
+
+    layers: Positive
+    d_model: Positive
+    heads: Positive
+    d_ff: Positive
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"
+    norm_position: Literal["pre", "post"] = "pre"
+    positions: Literal["learned", "sinusoidal", "none"] = "learned"
+    pooling: Literal["mean", "cls"] = "mean"
+
+    def transformer(
+        self, sample_shape: tuple[int, ...], is_tokens: bool, vocabulary: int, classes: int
+    ) -> TransformerConfig:
+        """The configuration for samples of this shape; raises ConfigError when they do not fit."""
+        sizes: dict[str, Any] = {"sequence": sample_shape[0], "classes": classes}
+        if is_tokens:
+            sizes["vocab_size"] = vocabulary
+        elif len(sample_shape) == 2:
+            sizes["input_size"] = sample_shape[1]
+        else:
+            raise ConfigError(
+                f"samples of shape {list(sample_shape)}: give (sequence, features) or (sequence,) of ids"
+            )
+        return TransformerConfig.uniform(
+            self.layers,
+            self.heads,
+            self.d_ff,
+            self.d_model,
+            activation=self.activation,
+            norm_position=self.norm_position,
+            final_norm=self.norm_position == "pre",
+            positions=self.positions,
+            pooling=self.pooling,
+            cls_token=self.pooling == "cls",
+            **sizes,
+        )
+
+
+class OnnxSection(_Section):
+    """Start from a model that exists: paths relative to the TOML file."""
+
+    path: str
+    calibration: str
+    inputs: str
+
+
+class ExportSection(_Section):
+    """How the torch model becomes ONNX."""
+
+    opset: Annotated[int, Field(ge=18, le=23)] = 20
+
+
+class QuantizationSection(_Section):
+    """How the float model becomes integers."""
+
+    scheme: Scheme = "int8"
+    method: Literal["minmax", "percentile", "mse"] = "percentile"
+    percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
+    samples: Positive = 256
+    inputs: Literal["int8", "int16"] = "int8"
+
+    def settings(self) -> QuantizeSettings:
+        """The same for the quantizer."""
+        from picoformer.ir import DType
+        from picoformer.quantize import QuantizeSettings
+
+        dtype = DType.INT8 if self.inputs == "int8" else DType.INT16
+        return QuantizeSettings(self.method, self.percentile, inputs=dtype)
+
+
+class FirmwareSection(_Section):
+    """What to build for."""
+
+    target: str = "mps2-an386"
+    prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "model"
+
+
+class VerificationSection(_Section):
+    """How many test samples go through the whole chain; 0 means all."""
+
+    samples: Annotated[int, Field(ge=0)] = 0
+
+
+class PipelineFile(_Section):
+    """The whole file. Either [onnx], or [data], [teacher] and [student] with what goes with them."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+    output: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: DataSection | None = None
+    onnx: OnnxSection | None = None
+    teacher: ModelSection | None = None
+    teacher_training: TrainSettings | None = None
+    student: ModelSection | None = None
+    distillation: DistillSettings | None = None
+    pruning: PruneSettings | None = None
+    recovery: DistillSettings | None = None
+    export: ExportSection = ExportSection()
+    quantization: QuantizationSection = QuantizationSection()
+    firmware: FirmwareSection = FirmwareSection()
+    verification: VerificationSection = VerificationSection()
+
+    @model_validator(mode="after")
+    def _one_start(self) -> PipelineFile:
+        trained = [key for key in ("data", "teacher", "student") if getattr(self, key) is not None]
+        if self.onnx is None and len(trained) < 3:
+            missing = [key for key in ("data", "teacher", "student") if key not in trained]
+            raise ValueError(
+                f"the section [{missing[0]}] is missing; or give [onnx] to start from a model that exists"
+            )
+        if self.onnx is not None and trained:
+            raise ValueError(f"[onnx] and [{trained[0]}] both say where the model comes from; keep one")
+        return self
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A validated pipeline file, where it lies, and where its results go."""
+
+    file: PipelineFile
+    path: Path
+    output: Path
+
+    def beside(self, relative: str) -> Path:
+        """A path written in the TOML, relative to it."""
+        return (self.path.parent / relative).resolve()
+
+
+def load_pipeline(path: Path) -> Pipeline:
+    """Read and validate a pipeline file; raises ConfigError naming the key and its line."""
+    file = read_toml(path, PipelineFile)
+    output = (path.parent / (file.output or f"build/{file.name}")).resolve()
+    return Pipeline(file, path, output)

@@ -1,0 +1,44 @@
+"""What every emulator offers: a byte pipe to the firmware, its process, instruction counts if it can."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from picoformer.link.transport import Transport
+from picoformer.targets import Target
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """Instructions the last run executed: `init`, each step, and their sum `total`. Not cycles."""
+
+    total: int
+    init: int
+    per_step: tuple[int, ...]
+
+
+class Running(Protocol):
+    """Firmware that runs."""
+
+    transport: Transport
+    uncounted: str
+    """Why instructions are not counted; empty when they are."""
+
+    def instructions(self, steps: int) -> Instructions | None:
+        """Counts of the last run, which took `steps` steps; None when not counted."""
+
+    def post_mortem(self) -> str:
+        """What became of the process: how it ended and its last words."""
+
+    def close(self) -> None:
+        """End the process if it still runs, and release everything; may be called twice."""
+
+
+class Emulator(Protocol):
+    """A way to run firmware."""
+
+    def start(self, elf: Path, target: Target) -> Running:
+        """Start `elf`; ToolError when a program is missing, DeviceError when the firmware does not come
+        up."""

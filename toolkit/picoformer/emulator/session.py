@@ -1,0 +1,105 @@
+"""Opening a device under test: an emulator or a serial port, with the firmware's symbols at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from picoformer.emulator.host import HostEmulator
+from picoformer.emulator.interface import Emulator, Instructions, Running
+from picoformer.emulator.qemu import QemuEmulator
+from picoformer.emulator.symbols import symbolize
+from picoformer.errors import DeviceError
+from picoformer.link.device import Device
+from picoformer.link.messages import Table
+from picoformer.link.transport import SerialTransport
+from picoformer.targets import Target
+
+_RUN_SECONDS = 120.0
+_MARGIN_SECONDS = 10.0  # past the watchdog: its message should win over our timeout
+
+
+class Build(Protocol):
+    """What a session needs of built firmware."""
+
+    @property
+    def elf(self) -> Path:
+        """The linked ELF."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open device; `running` is its emulator, None on a serial port."""
+
+    device: Device
+    running: Running | None
+
+    @property
+    def instructions(self) -> Instructions | None:
+        """What the last run executed; None when it was not counted, for the reason in `uncounted`."""
+        return self.running.instructions(self.device.steps_run) if self.running else None
+
+    @property
+    def uncounted(self) -> str:
+        """Why instructions are not counted; empty when they are."""
+        return self.running.uncounted if self.running else "instructions are counted in an emulator only"
+
+
+def emulator_for(target: Target, *, count: bool = True) -> Emulator:
+    """The emulator that the target names."""
+    return HostEmulator() if target.emulator.kind == "host" else QemuEmulator(count=count)
+
+
+@contextmanager
+def open_device(
+    build: Build,
+    target: Target,
+    port: str | None = None,
+    *,
+    identity: bytes | None = None,
+    count: bool = True,
+    run_seconds: float | None = None,
+) -> Iterator[Session]:
+    """Start the firmware in the target's emulator, or reach it over the serial `port`, and greet it.
+
+    `identity` (16 bytes): DeviceError when the device runs another model. `run_seconds` bounds one run; by
+    default two minutes, or longer where the target's watchdog allows one step more. The emulator is ended when
+    the context is left, whatever happens.
+    """
+    longest = max(_RUN_SECONDS, target.watchdog.seconds + _MARGIN_SECONDS)
+    seconds = longest if run_seconds is None else run_seconds
+
+    def name(address: int) -> str:
+        return symbolize(build.elf, address)
+
+    running: Running | None = None
+    device: Device | None = None
+    try:
+        if port is not None:
+            transport = SerialTransport(port, target.uart.baud if target.uart else 115200)
+            device = Device(transport, run_seconds=seconds, symbolize=name)
+        else:
+            running = emulator_for(target, count=count).start(build.elf, target)
+            device = Device(
+                running.transport,
+                run_seconds=seconds,
+                symbolize=name,
+                post_mortem=running.post_mortem,
+                is_host=target.is_host,
+            )
+        hello = device.hello()
+        if identity is not None and hello.identity != identity:
+            raise DeviceError(
+                f"the device runs another model ({hello.name}, {hello.identity.hex()[:12]}, "
+                f"not {identity.hex()[:12]}); flash this build first"
+            )
+        device.tensors(Table.STEPS)  # so that a fault can name its step
+        yield Session(device, running)
+    finally:
+        if device is not None:
+            device.close()
+        if running is not None:
+            running.close()

@@ -1,0 +1,173 @@
+"""The commands between files that are not a whole build: quantize, export, emulate, inspect."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from picoformer.build_folder import import_model, open_build, quantize_model, with_full_length
+from picoformer.errors import ConfigError, DataError
+from picoformer.files import atomic_folder, atomic_write_bytes, file_hash
+from picoformer.ir import Graph
+from picoformer.samples import fit_samples, load_samples, split_labels
+from picoformer.targets import load_target
+
+Progress = Callable[[str, int, int, float], None]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def _typed_graph(
+    model: Path, calibration: Path | None, scheme: str, settings: Any, shapes: Shapes, progress: Progress | None
+) -> tuple[Graph, Graph, dict[str, Any]]:
+    """(float graph, graph of the scheme, calibration samples by input)."""
+    graph = import_model(model, shapes)
+    if scheme == "float32":
+        return graph, graph, {}
+    if calibration is None:
+        raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {', '.join(graph.inputs)}")
+    arrays, _ = split_labels(load_samples(calibration), calibration)
+    samples = fit_samples(graph, with_full_length(graph, arrays), calibration)
+    tick = None if progress is None else lambda what, done, total: progress(what, done, total, 0.0)
+    return graph, quantize_model(graph, samples, settings, tick), samples
+
+
+def quantize_files(
+    model: Path,
+    calibration: Path | None,
+    scheme: str,
+    out: Path,
+    settings: Any = None,
+    shapes: Shapes | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write the typed graph (graph.json, graph.npz) to the folder `out`; returns SQNR in dB of every tensor."""
+    from picoformer.ops.graph_file import save_graph
+    from picoformer.parity import sqnr_per_tensor
+    from picoformer.reference import lower_graph, run_float, run_integer
+
+    graph, typed, samples = _typed_graph(model, calibration, scheme, settings, shapes or {}, progress)
+    with atomic_folder(out) as folder:
+        save_graph(typed, folder)
+    few = {name: value[:64] for name, value in samples.items()}
+    quality = []
+    if few:
+        floats, integers = run_float(graph, few), run_integer(lower_graph(typed), few)
+        quality = [q._asdict() for q in sqnr_per_tensor(floats, integers, typed)]
+    return {
+        "model": typed.name,
+        "scheme": scheme,
+        "parameter_bytes": sum(typed.types[name].bytes for name in typed.constants),
+        "float_parameter_bytes": sum(graph.types[name].bytes for name in graph.constants),
+        "tensors": [{**q, "type": str(typed.types[q["name"]])} for q in quality],
+    }
+
+
+def export_files(
+    model: Path,
+    calibration: Path | None,
+    scheme: str,
+    form: str,
+    target: str,
+    prefix: str,
+    out: Path,
+    settings: Any = None,
+    shapes: Shapes | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write ONNX (`form` "onnx": float or QDQ) or the C library ("c") of an ONNX file or a checkpoint."""
+    from picoformer.backends.c import emit_c
+    from picoformer.backends.onnx import export_onnx
+
+    with tempfile.TemporaryDirectory() as scratch:
+        source = model
+        if model.suffix == ".safetensors":
+            from picoformer.stages import export_checkpoint
+
+            source = Path(scratch) / f"{model.stem}.onnx"
+            export_checkpoint(model, source)
+        _, typed, _ = _typed_graph(source, calibration, scheme, settings, shapes or {}, progress)
+    origin = {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}
+    if form == "onnx":
+        if out.is_dir():
+            raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
+        export_onnx(typed, out, origin)
+        return {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
+    card = [f"{key}: {value}" for key, value in origin.items()]
+    with atomic_folder(out) as folder:
+        made = emit_c(typed, load_target(target).isa, prefix, folder, card=card)
+    return {
+        "folder": str(out),
+        "files": ", ".join(made.files),
+        "arena_bytes": made.arena_bytes,
+        "weights_bytes": made.weights_bytes,
+        "scheme": scheme,
+    }
+
+
+def emulate_files(
+    folder: Path, inputs_path: Path, out: Path | None, limit: int = 0, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Run a build's firmware in its target's emulator; `out` gets the outputs as real numbers, samples on axis 0."""
+    from picoformer.emulator.session import open_device
+    from picoformer.ops.fixedpoint import dequantize
+    from picoformer.ops.graph_file import graph_identity
+    from picoformer.verification import Runner
+
+    build = open_build(folder)
+    graph, target = build.graph, load_target(build.manifest.target)
+    arrays, labels = split_labels(load_samples(inputs_path), inputs_path)
+    inputs = fit_samples(graph, with_full_length(graph, arrays), inputs_path)
+    if limit:
+        inputs = {name: value[:limit] for name, value in inputs.items()}
+    with open_device(build.firmware(target), target, identity=graph_identity(graph)[:16]) as session:
+        runner = Runner(session, graph, len(build.steps(target)), target.name, progress)
+        outputs = runner(inputs).outputs
+        measured = runner.measured()
+    real = {}
+    for name, value in outputs.items():
+        quant = graph.types[name].quant
+        real[name] = np.asarray(value) if quant is None else dequantize(np.asarray(value), quant)
+    if out is not None:
+        stream = io.BytesIO()
+        np.savez(stream, **real)  # type: ignore[arg-type]
+        atomic_write_bytes(out, stream.getvalue())
+    record: dict[str, Any] = {"target": target.name, "samples": len(next(iter(real.values())))}
+    record["instructions_per_inference"] = None if measured.instructions is None else measured.instructions.total
+    record["stack_bytes"] = measured.stack_used
+    if labels is not None and len(real) == 1:
+        rows = next(iter(real.values()))
+        guess = rows.reshape(len(rows), -1).argmax(axis=-1)
+        record["accuracy"] = float((guess == labels[: len(guess)]).mean())
+    return record
+
+
+def inspect_file(model: Path, shapes: Shapes | None = None) -> dict[str, Any]:
+    """What an ONNX file becomes: its operators after fusion, with shapes, parameters and multiply-accumulates."""
+    graph = import_model(model, shapes)
+    rows = []
+    for node in graph.nodes:
+        types = [graph.types[name] for name in node.inputs]
+        parameters = sum(graph.constants[name].size for name in node.inputs if name in graph.constants)
+        rows.append(
+            {
+                "name": node.output,
+                "op": node.op.kind,
+                "attributes": node.op.attributes(),
+                "shape": list(graph.types[node.output].shape),
+                "parameters": parameters,
+                "macs": node.op.macs(types, graph.types[node.output]),
+            }
+        )
+    return {
+        "model": graph.name,
+        "inputs": {name: list(graph.types[name].shape) for name in graph.inputs},
+        "outputs": {name: list(graph.types[name].shape) for name in graph.outputs},
+        "parameters": graph.parameters,
+        "macs": graph.macs,
+        "operators": rows,
+    }

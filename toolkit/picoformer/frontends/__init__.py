@@ -1,0 +1,1 @@
+"""Front doors: files of other tools to a Graph."""

@@ -1,0 +1,62 @@
+"""The front door: an ONNX file to a Graph with every value named as in the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx.numpy_helper
+
+from picoformer.errors import ModelError, PicoformerError, UnsupportedError
+from picoformer.frontends.onnx_builder import GraphBuilder, NodeReader
+from picoformer.frontends.onnx_fold import fold_node
+from picoformer.frontends.onnx_load import check_operators, one_line, opset_of, read_model
+from picoformer.frontends.onnx_nodes import CONVERTERS
+from picoformer.ir import DType, Graph, TensorType, verify
+
+INPUT_TYPES = {
+    onnx.TensorProto.FLOAT: DType.FLOAT32,
+    onnx.TensorProto.FLOAT16: DType.FLOAT32,
+    onnx.TensorProto.DOUBLE: DType.FLOAT32,
+    onnx.TensorProto.INT64: DType.INT32,
+    onnx.TensorProto.INT32: DType.INT32,
+}
+
+
+def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Graph:
+    """The graph of the ONNX file `path` (opset 11 to 24), float, operators as the file spells them.
+
+    `shapes`: input name → shape, for inputs with dynamic axes. Numbers of other float types become float32, integer
+    inputs int32. Raises ModelError for a file that is broken, dynamic or holds NaN, UnsupportedError for operators
+    that are not covered; both name the file and the culprit.
+    """
+    path = Path(path)
+    model = read_model(path, dict(shapes or {}), CONVERTERS)
+    check_operators(path, model, CONVERTERS)
+    graph = model.graph
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    builder = GraphBuilder(path, taken, opset_of(model))
+    for tensor in graph.initializer:
+        builder.known[tensor.name] = np.asarray(onnx.numpy_helper.to_array(tensor))
+    inputs = []
+    for value in graph.input:
+        if value.name in builder.known:
+            continue
+        tensor_type = value.type.tensor_type
+        if tensor_type.elem_type not in INPUT_TYPES:
+            kind = onnx.TensorProto.DataType.Name(tensor_type.elem_type).lower()
+            raise UnsupportedError(f"{path}: input '{value.name}' is {kind}; float and int64 inputs are covered")
+        shape = tuple(d.dim_value for d in tensor_type.shape.dim)
+        builder.types[value.name] = TensorType(shape, INPUT_TYPES[tensor_type.elem_type])
+        inputs.append(value.name)
+    for proto in graph.node:
+        try:
+            if not fold_node(proto, builder):
+                CONVERTERS[proto.op_type](NodeReader(proto, builder))
+        except PicoformerError:
+            raise
+        except Exception as error:  # a hostile node may break a converter or the evaluator in any way
+            label = proto.name or proto.output[0]
+            raise ModelError(f"{path}: node '{label}' ({proto.op_type}) is malformed: {one_line(error)}") from error
+    return verify(builder.build(path.stem, inputs, [value.name for value in graph.output]))

@@ -1,0 +1,307 @@
+"""Reading an ONNX file that nobody vouches for: checked, static, folded, and refused in one line when it is not sound."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.checker
+import onnx.inliner
+import onnx.numpy_helper
+import onnx.shape_inference
+from google.protobuf.message import DecodeError
+
+from picoformer.errors import ModelError, UnsupportedError
+
+OPSETS = range(11, 25)
+FILE_BYTES_MAX = 1 << 31
+"""Protobuf itself ends here; the weights of a microcontroller's model end much earlier."""
+ELEMENTS_MAX = 1 << 28
+"""Largest value inside a model that is taken seriously."""
+QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "MatMulInteger"}
+CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
+STANDARD_DOMAINS = ("", "ai.onnx")
+SHAPE_OPERATORS = {"Shape", "Size"}
+"""Operators whose result is known although their input is not: the shapes are static."""
+
+log = logging.getLogger(__name__)
+
+
+def read_model(path: Path, shapes: dict[str, tuple[int, ...]], covered: Collection[str]) -> onnx.ModelProto:
+    """The model in `path` with static shapes, no functions, and everything constant folded into initializers.
+
+    `shapes` fixes dynamic inputs; `covered` names the operators that may depend on the inputs.
+    Raises ModelError for a broken file, UnsupportedError for operators that are not covered.
+    """
+    model = _parse(path)
+    _check_external_data(path, model)
+    _check_names(path, model)
+    model = _inline(path, model)
+    _check_opset(path, model)
+    check_operators(path, model, covered)
+    _guard(path, "is not a valid ONNX model", lambda: onnx.checker.check_model(model))
+    _check_numbers(path, model)
+    _fix_shapes(path, model, shapes)
+    return _fold(path, model)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text that says something, at most 200 characters."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:200]
+
+
+def _guard(path: Path, what: str, action: Callable[[], Any]) -> Any:
+    try:
+        return action()
+    except Exception as error:  # the libraries raise anything from RuntimeError to their own types
+        raise ModelError(f"{path} {what}: {one_line(error)}; export it again") from error
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise ModelError(f"{path} is not a file: give an .onnx file")
+        if size >= FILE_BYTES_MAX:
+            raise ModelError(f"{path} has {size} bytes; files up to {FILE_BYTES_MAX} are read")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}): give an .onnx file") from None
+    if not data:
+        raise ModelError(f"{path} is empty: export the model again")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        raise ModelError(f"{path} is not an ONNX file, or is cut short: export the model again") from None
+    if model.ir_version <= 0 or not model.opset_import or not model.graph.node or not model.graph.output:
+        raise ModelError(f"{path} is not an ONNX file, or is cut short (no graph in it): export the model again")
+    return model
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    yield from model.graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Every stored tensor with the name a person would know it by."""
+    for tensor in model.graph.initializer:
+        yield tensor.name, tensor
+    for node in _nodes(model):
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield (node.output[0] if node.output else node.name), attribute.t
+            for tensor in attribute.tensors:
+                yield (node.output[0] if node.output else node.name), tensor
+
+
+def _check_external_data(path: Path, model: onnx.ModelProto) -> None:
+    folder = path.parent.resolve()
+    total = 0
+    found = False
+    for name, tensor in _tensors(model):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        found = True
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        parts = Path(location).parts
+        if not location or os.path.isabs(location) or ".." in parts or "\0" in location or "\\" in location:
+            raise ModelError(f"{path}: tensor '{name}' points to '{location}'; its data must lie beside the model")
+        file = (folder / location).resolve()
+        if not file.is_relative_to(folder):
+            raise ModelError(f"{path}: tensor '{name}' points out of the model's folder through '{location}'")
+        if not file.is_file():
+            raise ModelError(f"{path}: tensor '{name}' needs the file '{location}' beside the model; copy it there")
+        try:
+            offset, length = int(entries.get("offset", "0")), int(entries.get("length", "0"))
+        except ValueError:
+            raise ModelError(f"{path}: tensor '{name}' has an offset or length that is no number") from None
+        length = length or file.stat().st_size - offset
+        if offset < 0 or length < 0 or offset + length > file.stat().st_size:
+            raise ModelError(f"{path}: tensor '{name}' lies past the end of '{location}': the file is cut short")
+        total += length
+        if total >= FILE_BYTES_MAX:
+            raise ModelError(f"{path}: more than {FILE_BYTES_MAX} bytes of external data")
+    if found:
+        _guard(path, "has unreadable external data", lambda: onnx.load_external_data_for_model(model, str(folder)))
+
+
+def _check_names(path: Path, model: onnx.ModelProto) -> None:
+    names = [tensor.name for tensor in model.graph.initializer]
+    names += [value.name for value in (*model.graph.input, *model.graph.output)]
+    for node in _nodes(model):
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+    for name in names:
+        if not name.isprintable():
+            raise ModelError(f"{path}: the name {name[:40]!r} holds characters that cannot be printed")
+
+
+def _inline(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    if not model.functions:
+        return model
+    calls = {
+        (function.domain, function.name): {(node.domain, node.op_type) for node in function.node}
+        for function in model.functions
+    }
+    done: set[tuple[str, str]] = set()
+    while len(done) < len(calls):
+        ready = {key for key in calls.keys() - done if not (calls[key] & calls.keys()) - done}
+        if not ready:
+            raise ModelError(f"{path}: its functions call each other in a circle; export it again")
+        done |= ready
+    inlined: onnx.ModelProto = _guard(
+        path, "has functions that cannot be inlined", lambda: onnx.inliner.inline_local_functions(model)
+    )
+    return inlined
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the standard operator set the model uses."""
+    return max((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), default=0)
+
+
+def _check_opset(path: Path, model: onnx.ModelProto) -> None:
+    opset = opset_of(model)
+    if opset not in OPSETS:
+        raise UnsupportedError(
+            f"{path} uses opset {opset}; {OPSETS.start} to {OPSETS.stop - 1} are read: "
+            f"export with opset_version=20 or convert with onnx.version_converter"
+        )
+
+
+def check_operators(path: Path, model: onnx.ModelProto, covered: Collection[str]) -> None:
+    """Raise UnsupportedError naming every operator that depends on the inputs and is not in `covered`."""
+    opset = opset_of(model)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    dynamic = {value.name for value in model.graph.input} - stored
+    missing: dict[str, tuple[str, str]] = {}
+    for node in model.graph.node:
+        full = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
+        output = node.output[0] if node.output else ""
+        if node.op_type in QUANTIZED or node.domain == "com.microsoft" and node.op_type.startswith("QLinear"):
+            raise UnsupportedError(
+                f"{path} is already quantized (node '{node.name}', {full}, output '{output}'): "
+                f"give the float model and calibration data, quantization happens here"
+            )
+        known = node.domain in STANDARD_DOMAINS and onnx.defs.has(node.op_type, max_inclusive_version=opset)
+        subgraph = any(a.HasField("g") or len(a.graphs) for a in node.attribute) or node.op_type in CONTROL_FLOW
+        depends = any(name in dynamic for name in node.input)
+        if subgraph or not known or (depends and node.op_type not in covered and node.op_type not in SHAPE_OPERATORS):
+            missing.setdefault(full, (node.name, output))
+        if depends and node.op_type not in SHAPE_OPERATORS:
+            dynamic.update(node.output)
+    if missing:
+        listing = "; ".join(
+            f"{kind} (node '{name}', output '{output}')" if name else f"{kind} (output '{output}')"
+            for kind, (name, output) in missing.items()
+        )
+        raise UnsupportedError(
+            f"{path} uses operators that are not covered: {listing}. "
+            f"Covered are {', '.join(sorted(covered))}: write the model with these, or export it with "
+            f"torch.onnx.export(..., dynamo=True, opset_version=20)"
+        )
+
+
+def _check_numbers(path: Path, model: onnx.ModelProto) -> None:
+    if model.graph.sparse_initializer:
+        name = model.graph.sparse_initializer[0].values.name
+        raise UnsupportedError(f"{path}: tensor '{name}' is stored sparse; export it dense")
+    other = set()
+    for name, tensor in _tensors(model):
+        if tensor.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16):
+            other.add(onnx.TensorProto.DataType.Name(tensor.data_type).lower())
+        elif tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        value = _guard(path, f"holds a broken tensor '{name}'", lambda t=tensor: onnx.numpy_helper.to_array(t))
+        check_finite(path, name, np.asarray(value, np.float64))
+    if other:
+        log.warning("%s holds %s numbers; they are computed as float32", path, " and ".join(sorted(other)))
+
+
+def check_finite(path: Path, name: str, value: Any) -> None:
+    """Raise ModelError for NaN and infinity; masks of nothing but 0 and minus infinity, and single limits, pass."""
+    if np.isfinite(value).all():
+        return
+    if np.isnan(value).any():
+        raise ModelError(f"{path}: tensor '{name}' holds NaN; train or export the model again")
+    is_mask = bool(((value == 0) | np.isneginf(value)).all())
+    if not is_mask and value.size != 1:
+        raise ModelError(f"{path}: tensor '{name}' holds infinity; train or export the model again")
+
+
+def _fix_shapes(path: Path, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Set every input's shape; afterwards nothing in the file says a dynamic dimension."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    inputs = {value.name: value for value in model.graph.input if value.name not in stored}
+    for name in shapes:
+        if name not in inputs:
+            raise ModelError(f"{path} has no input '{name}'; its inputs are {', '.join(inputs)}")
+    dynamic = []
+    for name, value in inputs.items():
+        if not value.type.HasField("tensor_type"):
+            raise UnsupportedError(f"{path}: input '{name}' is not a tensor")
+        tensor = value.type.tensor_type
+        given = shapes.get(name)
+        has_shape = tensor.HasField("shape")
+        said = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+        if given is not None:
+            clash = has_shape and (
+                len(given) != len(said) or any(isinstance(s, int) and s != g for s, g in zip(said, given, strict=True))
+            )
+            if clash:
+                file_shape = ",".join("?" if s is None else str(s) for s in said)
+                asked = ",".join(map(str, given))
+                raise ModelError(f"{path}: --shape {name}={asked} contradicts the file, which says {file_shape}")
+            said = list(given)
+            tensor.shape.ClearField("dim")
+            for size in given:
+                tensor.shape.dim.add().dim_value = size
+        elif not has_shape:
+            dynamic.append(f"input '{name}' has no shape at all: fix it with --shape {name}=1,64,16")
+            continue
+        open_axes = [axis for axis, size in enumerate(said) if not isinstance(size, int)]
+        if open_axes:
+            example = ",".join(str(s if isinstance(s, int) else 1 if i == 0 else 64) for i, s in enumerate(said))
+            axes = " and ".join(f"axis {axis}" + (f" ('{said[axis]}')" if said[axis] else "") for axis in open_axes)
+            dynamic.append(f"input '{name}' is dynamic in {axes}: fix it with --shape {name}={example}")
+            continue
+        sizes = [size for size in said if isinstance(size, int)]
+        if any(size < 1 for size in sizes) or np.prod(sizes, dtype=np.float64) > ELEMENTS_MAX:
+            raise ModelError(f"{path}: input '{name}' has shape {sizes}; every axis must be at least 1 and fit memory")
+    if dynamic:
+        raise ModelError(f"{path}: {'; '.join(dynamic)}")
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+
+
+def _fold(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnxscript.optimizer
+
+    inferred = _guard(
+        path,
+        "has shapes that contradict each other",
+        lambda: onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True),
+    )
+    for value in inferred.graph.value_info:
+        sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        if np.prod(sizes, dtype=np.float64) > ELEMENTS_MAX:
+            raise ModelError(f"{path}: value '{value.name}' would have shape {sizes}, which does not fit memory")
+    folded: onnx.ModelProto = _guard(
+        path,
+        "cannot be simplified",
+        lambda: onnxscript.optimizer.optimize(
+            model, input_size_limit=4 * ELEMENTS_MAX, output_size_limit=4 * ELEMENTS_MAX
+        ),
+    )
+    return folded

@@ -1,0 +1,385 @@
+"""What each ONNX operator becomes: a flat table {op_type: converter}. The matrix products are in onnx_products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from picoformer.errors import ModelError
+from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_products import attention, conv, gemm, matmul
+from picoformer.ir import DType, Operator
+from picoformer.ops import (
+    Activation,
+    Add,
+    Binary,
+    Concat,
+    Embedding,
+    LayerNorm,
+    Mul,
+    ReduceMean,
+    Reshape,
+    Slice,
+    Softmax,
+    Transpose,
+    Unary,
+    Where,
+)
+
+Converter = Callable[[NodeReader], None]
+
+
+def elementwise(op: Operator) -> Converter:
+    """An operator of one or two operands that means the same here."""
+
+    def convert(node: NodeReader) -> None:
+        node.finish(op, node.aligned(node.inputs))
+
+    return convert
+
+
+def division(node: NodeReader) -> None:
+    """Div; between integers ONNX truncates, which no covered model needs on activations."""
+    constant = all(node.builder.is_constant(name) for name in node.inputs)
+    if not constant and node.type(0).dtype is DType.INT32:
+        raise node.unsupported("divides integers", "cast them to float first")
+    node.finish(Binary("div"), node.aligned(node.inputs))
+
+
+def comparison(swap: bool, negate: bool) -> Converter:
+    """Less and its family by way of a < b: swapped operands, negated result."""
+
+    def convert(node: NodeReader) -> None:
+        a, b = node.aligned(node.inputs)
+        operands = [b, a] if swap else [a, b]
+        if negate:
+            node.finish(Unary("not"), [node.step(Binary("less"), operands, "less")])
+        else:
+            node.finish(Binary("less"), operands)
+
+    return convert
+
+
+def identity(node: NodeReader) -> None:
+    """The output is the first input."""
+    node.builder.alias(node.output, node.inputs[0])
+
+
+def dropout(node: NodeReader) -> None:
+    """Nothing at inference."""
+    if node.has_input(2) and bool(node.array(2).reshape(-1)[0]):
+        raise node.unsupported("drops values, it is in training mode", "call model.eval() before the export")
+    identity(node)
+
+
+def cast(node: NodeReader) -> None:
+    """Between kinds of float or of integers nothing; booleans and lengths become 0, 1, 2, …"""
+    target = node.attribute("to", 1)
+    floats, integers, boolean = (1, 10, 11, 16), (2, 3, 4, 5, 6, 7, 12, 13), 9
+    source = node.type().dtype
+    if node.builder.is_constant(node.inputs[0]):
+        kind = np.float32 if target in floats else np.int64 if target in integers else np.bool_
+        node.builder.known[node.output] = node.array(0).astype(kind)
+    elif (source is DType.FLOAT32 and target in floats) or (source is DType.INT32 and target in integers):
+        identity(node)
+    elif source is DType.BOOL and target == boolean:
+        identity(node)
+    elif source is DType.BOOL and target in floats + integers:
+        number = np.float32 if target in floats else np.int64
+        choices = [node.constant(np.array(value, number), role) for value, role in ((1, "one"), (0, "zero"))]
+        node.finish(Where(), [node.inputs[0], *choices])
+    elif source is DType.INT32 and target in floats:
+        node.finish(Unary("float"), [node.inputs[0]])
+    else:
+        raise node.unsupported(f"casts {source.value} to ONNX type {target}", "give the model that type to begin with")
+
+
+def gelu(node: NodeReader) -> None:
+    """Gelu, exact or by tanh."""
+    tanh = node.attribute("approximate", "none") == "tanh"
+    node.finish(Activation("gelu_tanh" if tanh else "gelu"), node.inputs)
+
+
+def clip(node: NodeReader) -> None:
+    """ReLU is the one clip that is covered; a clip that cuts nothing is nothing."""
+    low = float(node.array(1).reshape(-1)[0]) if node.has_input(1) else -math.inf
+    high = float(node.array(2).reshape(-1)[0]) if node.has_input(2) else math.inf
+    limit = float(np.finfo(np.float32).max)
+    if high < limit or (low != 0 and low > -limit):
+        raise node.unsupported(f"clips to [{low:g}, {high:g}]", "only ReLU, a clip to [0, infinity), is covered")
+    if low == 0:
+        node.finish(Activation("relu"), node.inputs[:1])
+    else:
+        identity(node)
+
+
+def layer_normalization(node: NodeReader) -> None:
+    """LayerNormalization over the last axis, or over several as one."""
+    if any(name for name in node.node.output[1:]):
+        raise node.unsupported("gives its mean or deviation too", "drop those outputs")
+    shape = node.type().shape
+    axis = node.axis(node.attribute("axis", -1), len(shape))
+    width = math.prod(shape[axis:])
+    gain = np.broadcast_to(node.array(1), shape[axis:]).reshape(width)
+    bias = np.broadcast_to(node.array(2), shape[axis:]).reshape(width) if node.has_input(2) else np.zeros(width)
+    names = list(node.inputs[1:])
+    if node.array(1).shape != (width,):
+        names[0] = node.constant(gain, "gain")
+    if not node.has_input(2) or node.array(2).shape != (width,):
+        names[1:] = [node.constant(bias.astype(np.float32), "bias")]
+    flat = node.reshaped(node.inputs[0], (*shape[:axis], width), "rows")
+    op = LayerNorm(float(node.attribute("epsilon", 1e-5)))
+    if axis == -1:
+        node.finish(op, [flat, *names])
+    else:
+        node.finish(Reshape(shape), [node.step(op, [flat, *names], "normalized")])
+
+
+def softmax(node: NodeReader) -> None:
+    """Softmax; another axis than the last by way of two transposes. Before opset 13 the axes from `axis` on are one."""
+    rank = node.type().rank
+    old = node.opset < 13
+    axis = node.axis(node.attribute("axis", 1 if old else -1), rank)
+    if axis == -1:
+        node.finish(Softmax(), node.inputs)
+        return
+    if old:
+        raise node.unsupported(f"flattens the axes from {axis} on", "export with opset 13 or newer")
+    order = [a for a in range(-rank, 0)]
+    order[axis], order[-1] = -1, axis
+    moved = node.step(Transpose(tuple(order)), node.inputs, "moved")
+    node.finish(Transpose(tuple(order)), [node.step(Softmax(), [moved], "softmax")])
+
+
+def reduce_mean(is_sum: bool) -> Converter:
+    """ReduceMean over one axis after the other; a ReduceSum is the mean times the count."""
+
+    def convert(node: NodeReader) -> None:
+        shape = node.type().shape
+        given = node.axes(1)
+        if not given and node.attribute("noop_with_empty_axes", 0):
+            identity(node)
+            return
+        axes = sorted({node.axis(a, len(shape)) for a in given or range(len(shape))})
+        keep = bool(node.attribute("keepdims", 1))
+        count = math.prod(shape[a] for a in axes)
+        value = node.inputs[0]
+        for position, axis in enumerate(axes):  # from the front: the axes behind keep their place from the end
+            if position == len(axes) - 1 and not is_sum:
+                node.finish(ReduceMean(axis, keep), [value])
+            else:
+                value = node.step(ReduceMean(axis, keep), [value], "mean")
+        if is_sum:
+            node.finish(Mul(), [value, node.constant(np.array(count, np.float32), "count")])
+
+    return convert
+
+
+def reshape(node: NodeReader) -> None:
+    """Reshape with 0 (copy the axis, unless allowzero) and −1 (what is left)."""
+    source = node.type().shape
+    shape = node.integers(1)
+    if not node.attribute("allowzero", 0):
+        shape = [source[i] if size == 0 and i < len(source) else size for i, size in enumerate(shape)]
+    if shape.count(-1) == 1:
+        rest = math.prod(size for size in shape if size != -1)
+        if rest > 0 and math.prod(source) % rest == 0:
+            shape[shape.index(-1)] = math.prod(source) // rest
+    if any(size < 1 for size in shape):
+        raise ModelError(f"{node.builder.path}: node '{node.label}' reshapes {list(source)} to {shape}; export again")
+    node.finish(Reshape(tuple(shape)), node.inputs[:1])
+
+
+def flatten(node: NodeReader) -> None:
+    """Flatten to a matrix at `axis`."""
+    shape = node.type().shape
+    axis = node.attribute("axis", 1)
+    node.finish(Reshape((math.prod(shape[:axis]), math.prod(shape[axis:]))), node.inputs)
+
+
+def squeeze(node: NodeReader) -> None:
+    """Drop axes of length 1."""
+    shape = node.type().shape
+    given = node.axes(1)
+    axes = {node.axis(a, len(shape)) for a in given} if given is not None else None
+    kept = [
+        size
+        for position, size in enumerate(shape)
+        if not (size == 1 if axes is None else position - len(shape) in axes)
+    ]
+    node.finish(Reshape(tuple(kept)), node.inputs[:1])
+
+
+def unsqueeze(node: NodeReader) -> None:
+    """Insert axes of length 1."""
+    shape = list(node.type().shape)
+    rank = len(shape) + len(node.axes(1) or [])
+    for axis in sorted(a % rank for a in node.axes(1) or []):
+        shape.insert(axis, 1)
+    node.finish(Reshape(tuple(shape)), node.inputs[:1])
+
+
+def expand(node: NodeReader) -> None:
+    """Repeat axes of length 1: a product with ones, or for booleans and integers copies side by side."""
+    source = node.type()
+    target = np.broadcast_shapes(source.shape, tuple(node.integers(1)))
+    value = node.reshaped(node.inputs[0], (1,) * (len(target) - source.rank) + source.shape, "aligned")
+    if node.builder.type_of(value).shape == target:
+        node.builder.alias(node.output, value)
+    elif source.dtype is DType.FLOAT32:
+        node.finish(Mul(), [value, node.constant(np.ones(target, np.float32), "ones")])
+    else:
+        for axis in range(-len(target), 0):
+            if node.builder.type_of(value).shape[axis] != target[axis]:
+                value = node.step(Concat(axis), [value] * target[axis], "copies")
+        node.builder.alias(node.output, value)
+
+
+def transpose(node: NodeReader) -> None:
+    """Transpose, by default all axes reversed."""
+    rank = node.type().rank
+    order = node.attribute("perm", list(range(rank))[::-1])
+    node.finish(Transpose(tuple(node.axis(a, rank) for a in order)), node.inputs)
+
+
+def slices(node: NodeReader) -> None:
+    """Slice, one axis after the other."""
+    starts, stops = node.integers(1), node.integers(2)
+    axes = node.integers(3) if node.has_input(3) else list(range(len(starts)))
+    steps = node.integers(4) if node.has_input(4) else [1] * len(starts)
+    value = node.inputs[0]
+    for start, stop, given, step in zip(starts, stops, axes, steps, strict=True):
+        shape = node.builder.type_of(value).shape
+        axis = node.axis(given, len(shape))
+        if step < 1:
+            raise node.unsupported(f"walks axis {given} backwards", "slice with a positive step")
+        first, last, _ = slice(start, stop, step).indices(shape[axis])
+        if first >= last:
+            raise ModelError(f"{node.builder.path}: node '{node.label}' takes no entry of axis {given}; export again")
+        if (first, last, step) != (0, shape[axis], 1):
+            value = node.step(Slice(axis, first, last, step), [value], "slice")
+    _bind(node, value)
+
+
+def _bind(node: NodeReader, value: str) -> None:
+    """Give the last step made the node's own output name."""
+    last = node.builder.nodes[-1] if node.builder.nodes else None
+    if last is not None and last.output == value and value.startswith(f"{node.output}_"):
+        node.builder.nodes.pop()
+        node.builder.types.pop(value)
+        node.finish(last.op, list(last.inputs))
+    else:
+        node.builder.alias(node.output, value)
+
+
+def gather(node: NodeReader) -> None:
+    """Gather: rows of a constant matrix are an Embedding; constant indices of an activation are a Slice."""
+    table, ids = node.inputs
+    rank = node.type().rank
+    axis = node.axis(node.attribute("axis", 0), rank)
+    if not node.builder.is_constant(ids):
+        if not (node.builder.is_constant(table) and rank == 2 and axis == -2):
+            raise node.unsupported("picks entries by computed indices", "pick rows of a constant matrix, or by constants")
+        node.finish(Embedding(), [ids, table])
+        return
+    picked = node.array(1)
+    if node.builder.is_constant(table):
+        node.builder.known[node.output] = np.take(node.array(0), picked, axis)
+        return
+    size = node.type().shape[axis]
+    wanted = [int(i) + size if i < 0 else int(i) for i in picked.reshape(-1)]
+    step = wanted[1] - wanted[0] if len(wanted) > 1 else 1
+    if not wanted or picked.ndim > 1 or step < 1 or wanted != list(range(wanted[0], wanted[-1] + 1, step)):
+        raise node.unsupported("picks entries in an irregular order", "slice, or reorder the weights instead")
+    if not 0 <= wanted[0] <= wanted[-1] < size:
+        raise ModelError(f"{node.builder.path}: node '{node.label}' picks entries outside 0..{size - 1}; export again")
+    node.finish(Slice(axis, wanted[0], wanted[-1] + 1, step, keep=picked.ndim == 1), [table])
+
+
+def split(node: NodeReader) -> None:
+    """Split: one Slice per output."""
+    shape = node.type().shape
+    axis = node.axis(node.attribute("axis", 0), len(shape))
+    outputs = list(node.node.output)
+    given = node.attribute("split", None)
+    if node.has_input(1):
+        given = node.integers(1)
+    if given is None:
+        each = -(-shape[axis] // len(outputs))
+        given = [each] * (len(outputs) - 1)
+        given.append(shape[axis] - sum(given))
+    if len(given) != len(outputs) or sum(given) != shape[axis] or any(size < 1 for size in given):
+        raise ModelError(f"{node.builder.path}: node '{node.label}' splits {shape[axis]} entries into {list(given)}")
+    start = 0
+    for size, output in zip(given, outputs, strict=True):
+        if output:
+            node.finish(Slice(axis, start, start + size), node.inputs[:1], output)
+        start += size
+
+
+def concat(node: NodeReader) -> None:
+    """Concat along one axis."""
+    node.finish(Concat(node.axis(node.attribute("axis", 0), node.type().rank)), node.inputs)
+
+
+def constant(node: NodeReader) -> None:
+    """A Constant that folding left in place."""
+    import onnx.numpy_helper
+
+    for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
+        value = node.attribute(name, None)
+        if value is not None:
+            is_float = name.startswith("value_float")
+            array = onnx.numpy_helper.to_array(value) if name == "value" else np.array(value)
+            node.builder.known[node.output] = array.astype(np.float32) if is_float else array
+            return
+    raise node.unsupported("is a string or sparse constant", "export plain numbers")
+
+
+CONVERTERS: dict[str, Converter] = {
+    "Add": elementwise(Add()),
+    "Attention": attention,
+    "Cast": cast,
+    "Clip": clip,
+    "Concat": concat,
+    "Constant": constant,
+    "Conv": conv,
+    "Div": division,
+    "Dropout": dropout,
+    "Erf": elementwise(Unary("erf")),
+    "Exp": elementwise(Unary("exp")),
+    "Expand": expand,
+    "Flatten": flatten,
+    "Gather": gather,
+    "Gelu": gelu,
+    "Gemm": gemm,
+    "Greater": comparison(swap=True, negate=False),
+    "GreaterOrEqual": comparison(swap=False, negate=True),
+    "Identity": identity,
+    "LayerNormalization": layer_normalization,
+    "Less": comparison(swap=False, negate=False),
+    "LessOrEqual": comparison(swap=True, negate=True),
+    "MatMul": matmul,
+    "Mul": elementwise(Mul()),
+    "Neg": elementwise(Unary("neg")),
+    "Not": elementwise(Unary("not")),
+    "Pow": elementwise(Binary("pow")),
+    "Reciprocal": elementwise(Unary("reciprocal")),
+    "ReduceMean": reduce_mean(is_sum=False),
+    "ReduceSum": reduce_mean(is_sum=True),
+    "Relu": elementwise(Activation("relu")),
+    "Reshape": reshape,
+    "Sigmoid": elementwise(Activation("sigmoid")),
+    "Slice": slices,
+    "Softmax": softmax,
+    "Split": split,
+    "Sqrt": elementwise(Unary("sqrt")),
+    "Squeeze": squeeze,
+    "Sub": elementwise(Binary("sub")),
+    "Tanh": elementwise(Activation("tanh")),
+    "Transpose": transpose,
+    "Unsqueeze": unsqueeze,
+    "Where": elementwise(Where()),
+}

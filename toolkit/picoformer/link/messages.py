@@ -1,0 +1,202 @@
+"""The protocol's messages as dataclasses; firmware/SPEC.md states their bytes."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+
+WIRE_VERSION = 1
+REPLY = 0x80
+FAULT_FRAME = 0xFF
+ALL_STEPS = 0xFFFF
+NO_STEP = 0xFFFF
+UNKNOWN = 0xFFFFFFFF
+
+
+class Message(IntEnum):
+    """Request types. 0x10 (load image) is reserved for a bootloader."""
+
+    HELLO = 0x01
+    DESCRIBE = 0x02
+    WRITE_INPUT = 0x03
+    RUN = 0x04
+    READ_OUTPUT = 0x05
+    READ_STEP = 0x06
+    STACK = 0x07
+    RESET = 0x08
+    FAULT_TEST = 0x7E
+
+
+class Status(IntEnum):
+    """What a reply says of its request."""
+
+    OK = 0
+    BAD_CRC = 1
+    BAD_FRAME = 2
+    TOO_LONG = 3
+    UNKNOWN_TYPE = 4
+    BAD_LENGTH = 5
+    OUT_OF_RANGE = 6
+    STALE = 7
+    INPUT_MISSING = 8
+
+
+MEANING = {
+    Status.BAD_CRC: "the frame arrived damaged (CRC); check the line",
+    Status.BAD_FRAME: "the frame arrived broken; check the line",
+    Status.TOO_LONG: "the frame is longer than the device takes",
+    Status.UNKNOWN_TYPE: "the device does not know this message; rebuild its firmware",
+    Status.BAD_LENGTH: "the request has the wrong length",
+    Status.OUT_OF_RANGE: "an index, an offset or a flag is out of range",
+    Status.STALE: "the last run did not stop after that step; run up to it first",
+    Status.INPUT_MISSING: "write every input before each run",
+}
+
+
+class RunFlags(IntFlag):
+    """What a run's reply carries besides the status."""
+
+    CRC = 1
+    CYCLES = 2
+    OUTPUTS = 4
+
+
+class Table(IntEnum):
+    """The tables of tensors that `describe` lists."""
+
+    INPUTS = 0
+    OUTPUTS = 1
+    STEPS = 2
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor in the device's arena: `offset` and `size` in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Hello:
+    """Who the device is. `frame_bytes` is the longest body it takes; `clock_hz` 0 where unknown."""
+
+    version: int
+    frame_bytes: int
+    identity: bytes
+    input_count: int
+    output_count: int
+    step_count: int
+    has_cycles: bool
+    has_fault_tests: bool
+    arena_bytes: int
+    clock_hz: int
+    name: str
+
+    @classmethod
+    def parse(cls, data: bytes) -> Hello:
+        """From the payload of the reply."""
+        head = struct.Struct("<HH16sHHHHII")
+        version, frame, identity, inputs, outputs, steps, flags, arena, clock = head.unpack_from(data)
+        name = data[head.size :].decode("utf-8", "replace")
+        has_cycles, has_tests = bool(flags & 1), bool(flags & 2)
+        return cls(version, frame, identity, inputs, outputs, steps, has_cycles, has_tests, arena, clock, name)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Bytes of stack reserved and ever used; None where the device cannot tell."""
+
+    size: int | None
+    used: int | None
+
+    @classmethod
+    def parse(cls, data: bytes) -> Stack:
+        """From the payload of the reply."""
+        size, used = struct.unpack("<II", data)
+        return cls(None if size == UNKNOWN else size, None if used == UNKNOWN else used)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run: CRC-32 of each step's output, cycles of init and of each step, bytes of each output; None if
+    not asked for. Steps are those that ran, in order."""
+
+    step_crcs: tuple[int, ...] | None
+    init_cycles: int | None
+    step_cycles: tuple[int, ...] | None
+    outputs: tuple[bytes, ...] | None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The device's last words. Registers that its machine does not have are 0; `step` None outside a step."""
+
+    kind: int
+    exception: int
+    step: int | None
+    pc: int
+    lr: int
+    sp: int
+    address: int
+    cfsr: int
+    hfsr: int
+    mmfar: int
+    bfar: int
+
+    @classmethod
+    def parse(cls, data: bytes) -> Fault:
+        """From the payload of a fault frame."""
+        kind, exception, step, *registers = struct.unpack("<BBHQQQQIIII", data)
+        return cls(kind, exception, None if step == NO_STEP else step, *registers)
+
+
+def parse_describe(data: bytes) -> list[TensorInfo]:
+    """The records of a `describe` reply."""
+    tensors = []
+    at = 0
+    while at < len(data):
+        offset, size, length = struct.unpack_from("<IIB", data, at)
+        at += 9
+        tensors.append(TensorInfo(data[at : at + length].decode("utf-8", "replace"), offset, size))
+        at += length
+    return tensors
+
+
+def write_input_body(index: int, offset: int, data: bytes) -> bytes:
+    """Payload of a `write input` request."""
+    return struct.pack("<HI", index, offset) + data
+
+
+def run_body(flags: RunFlags, until: int | None) -> bytes:
+    """Payload of a `run` request; `until` is the last step to run, None for all."""
+    return struct.pack("<BH", flags, ALL_STEPS if until is None else until)
+
+
+def read_body(index: int, offset: int, length: int) -> bytes:
+    """Payload of a `read output` or `read step` request."""
+    return struct.pack("<HIH", index, offset, length)
+
+
+def parse_run(data: bytes, flags: RunFlags, steps: int, outputs: list[TensorInfo]) -> RunResult:
+    """The joined stream of a run's reply frames, which ran `steps` steps; ValueError when its length is
+    off."""
+    per_step = bool(flags & RunFlags.CRC) + bool(flags & RunFlags.CYCLES)
+    words = steps * per_step + bool(flags & RunFlags.CYCLES)
+    expected = 4 * words + (sum(tensor.size for tensor in outputs) if flags & RunFlags.OUTPUTS else 0)
+    if len(data) != expected:
+        raise ValueError(f"the reply has {len(data)} bytes, not {expected}")
+    values = list(struct.unpack_from(f"<{words}I", data))
+    init_cycles = values.pop(0) if flags & RunFlags.CYCLES else None
+    crcs = tuple(values[0::per_step]) if flags & RunFlags.CRC else None
+    cycles = tuple(values[per_step - 1 :: per_step]) if flags & RunFlags.CYCLES else None
+    results = None
+    if flags & RunFlags.OUTPUTS:
+        parts, at = [], 4 * words
+        for tensor in outputs:
+            parts.append(data[at : at + tensor.size])
+            at += tensor.size
+        results = tuple(parts)
+    return RunResult(crcs, init_cycles, cycles, results)

@@ -1,0 +1,289 @@
+"""The whole way of a model, stage by stage, each skipped when nothing it depends on has changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from picoformer import stages
+from picoformer.config import Pipeline
+from picoformer.errors import ConfigError, DeviceError
+from picoformer.files import atomic_write_text, file_hash
+from picoformer.targets import load_target
+
+Progress = Callable[[str, int, int, float], None]
+Announce = Callable[[str, str], None]
+"""Stage, and what becomes of it: "running", "unchanged" or "done"."""
+
+TRAINING_ROOMS = ("models", "compress", "datasets.py", "stages.py", "files.py")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step: it runs again when its settings, its inputs, its code, or its own outputs have changed."""
+
+    name: str
+    run: Callable[[], dict[str, Any]]
+    inputs: tuple[Path, ...]
+    outputs: tuple[Path, ...]
+    settings: object
+    code: str
+
+
+def run_pipeline(
+    pipeline: Pipeline,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
+    force: bool = False,
+) -> Path:
+    """Run every stage that is out of date; returns the output folder, report.json and report.html in it."""
+    out = pipeline.output
+    out.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, dict[str, Any]] = {}
+    for stage in _stages(pipeline, figures, progress):
+        figures[stage.name] = _run_stage(stage, out / "stages" / f"{stage.name}.json", announce, force)
+    return out
+
+
+def _stages(
+    pipeline: Pipeline, figures: Mapping[str, dict[str, Any]], progress: Progress | None
+) -> list[Stage]:
+    """The stages in order. A stage's `run` may read the figures of those before it."""
+    file, out = pipeline.file, pipeline.output
+    training, everything = code_hash(TRAINING_ROOMS), code_hash(())
+    model, calibration, inputs = out / "model.onnx", out / "calibration.npz", out / "test.npz"
+    folder, verified = out / "firmware", out / "verify.json"
+    found: list[Stage] = []
+    checkpoint: Path | None = None
+    if file.onnx is not None:
+        given = file.onnx
+        sources = tuple(pipeline.beside(p) for p in (given.path, given.calibration, given.inputs))
+
+        def take() -> dict[str, Any]:
+            for source, copy in zip(sources, (model, calibration, inputs), strict=True):
+                if not source.is_file():
+                    raise ConfigError(f"{pipeline.path}: [onnx] names {source}, which is not there")
+                shutil.copyfile(source, copy)
+            return {"bytes": model.stat().st_size}
+
+        found.append(Stage("onnx", take, sources, (model, calibration, inputs), given.model_dump(), training))
+    else:
+        assert file.data is not None and file.teacher is not None and file.student is not None
+        found, checkpoint = _training_stages(pipeline, training, progress)
+    settings = [file.quantization.model_dump(), file.firmware.model_dump(), file.name]
+    build = Stage(
+        "build",
+        lambda: _build(pipeline, model, calibration, folder, progress),
+        (model, calibration),
+        (folder,),
+        settings,
+        everything,
+    )
+    checked = (folder, inputs) if checkpoint is None else (folder, inputs, checkpoint)
+    verify = Stage(
+        "verify",
+        lambda: _verify(pipeline, folder, inputs, checkpoint, verified, progress),
+        checked,
+        (verified,),
+        file.verification.model_dump(),
+        everything,
+    )
+    report = Stage(
+        "report",
+        lambda: _report(figures, folder, verified, out),
+        (verified, folder),
+        (out / "report.json", out / "report.html"),
+        [stage.name for stage in found],
+        everything,
+    )
+    return [*found, build, verify, report]
+
+
+def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -> tuple[list[Stage], Path]:
+    """From data to ONNX; also the checkpoint that was exported."""
+    file, out = pipeline.file, pipeline.output
+    assert file.data is not None and file.teacher is not None and file.student is not None
+    data, teacher_section, student_section = file.data, file.teacher, file.student
+    seed = {"seed": file.seed}
+    teaching = dataclasses.replace(file.teacher_training or stages.TrainSettings(), **seed)
+    distilling = dataclasses.replace(file.distillation or stages.DistillSettings(), **seed)
+    samples, teacher, student = out / "data.npz", out / "teacher.safetensors", out / "student.safetensors"
+    source = str(pipeline.beside(data.source)) if data.source.endswith(".npz") else data.source
+    found = [
+        Stage(
+            "data",
+            lambda: stages.make_dataset(source, samples, file.seed, data.test_fraction),
+            (Path(source),) if source.endswith(".npz") else (),
+            (samples,),
+            [data.model_dump(), seed],
+            code,
+        ),
+        Stage(
+            "teacher",
+            lambda: stages.train_model(samples, teacher_section, teaching, teacher, data.augment, progress),
+            (samples,),
+            (teacher,),
+            [teacher_section.model_dump(), teaching, data.augment],
+            code,
+        ),
+        Stage(
+            "student",
+            lambda: stages.distill_model(
+                teacher, samples, student_section, distilling, student, data.augment, progress
+            ),
+            (samples, teacher),
+            (student,),
+            [student_section.model_dump(), distilling, data.augment],
+            code,
+        ),
+    ]
+    checkpoint = student
+    if file.pruning is not None:
+        pruned, pruning = out / "pruned.safetensors", file.pruning
+        recovering = None if file.recovery is None else dataclasses.replace(file.recovery, **seed)
+        found.append(
+            Stage(
+                "pruned",
+                lambda: stages.prune_model(
+                    student, samples, pruning, pruned, recovering, teacher, data.augment, progress
+                ),
+                (samples, teacher, student),
+                (pruned,),
+                [pruning, recovering, data.augment],
+                code,
+            )
+        )
+        checkpoint = pruned
+    model, calibration, inputs = out / "model.onnx", out / "calibration.npz", out / "test.npz"
+
+    def export() -> dict[str, Any]:
+        stages.write_samples(samples, calibration, inputs, file.quantization.samples, file.seed)
+        return stages.export_checkpoint(checkpoint, model, file.export.opset)
+
+    settings = [file.export.model_dump(), file.quantization.samples, seed]
+    found.append(Stage("onnx", export, (checkpoint, samples), (model, calibration, inputs), settings, code))
+    return found, checkpoint
+
+
+def _build(
+    pipeline: Pipeline, model: Path, calibration: Path, folder: Path, progress: Progress | None
+) -> dict[str, Any]:
+    from picoformer.build_folder import build_files
+
+    wanted, firmware = pipeline.file.quantization, pipeline.file.firmware
+    build = build_files(
+        model,
+        calibration,
+        wanted.scheme,
+        load_target(firmware.target),
+        folder,
+        firmware.prefix,
+        wanted.settings(),
+        name=pipeline.file.name,
+        progress=None if progress is None else lambda what, done, total: progress(what, done, total, 0.0),
+    )
+    return {"parameters": build.manifest.parameters, "macs": build.manifest.macs}
+
+
+def _verify(
+    pipeline: Pipeline,
+    folder: Path,
+    inputs: Path,
+    checkpoint: Path | None,
+    out: Path,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    from picoformer.verification import verify_files
+
+    found = verify_files(folder, inputs, None, checkpoint, pipeline.file.verification.samples, progress)
+    if not found.report.passed:
+        raise DeviceError(f"parity does not hold: {found.report.failures[0]}")
+    atomic_write_text(out, json.dumps(found.to_json(), indent=1) + "\n")
+    return {"accuracy": found.accuracy, "instructions": found.report.instructions_per_inference}
+
+
+def _report(figures: Mapping[str, dict[str, Any]], folder: Path, verified: Path, out: Path) -> dict[str, Any]:
+    from picoformer.reporting import write_reports
+
+    write_reports(figures, folder, verified, out)
+    return {}
+
+
+def _run_stage(stage: Stage, record: Path, announce: Announce | None, force: bool) -> dict[str, Any]:
+    key = _key(stage)
+    if not force and (known := _known(record, key, stage)) is not None:
+        if announce:
+            announce(stage.name, "unchanged")
+        return known
+    if announce:
+        announce(stage.name, "running")
+    record.unlink(missing_ok=True)
+    figures = stage.run()
+    outputs = {str(path): content(path) for path in stage.outputs}
+    atomic_write_text(
+        record, json.dumps({"key": key, "outputs": outputs, "figures": figures}, indent=1) + "\n"
+    )
+    if announce:
+        announce(stage.name, "done")
+    return figures
+
+
+def _known(record: Path, key: str, stage: Stage) -> dict[str, Any] | None:
+    """The figures of an earlier run of the same stage whose outputs are still as it left them."""
+    try:
+        kept = json.loads(record.read_text("utf-8"))
+        if kept["key"] != key or set(kept["outputs"]) != {str(path) for path in stage.outputs}:
+            return None
+        if any(content(Path(path)) != digest for path, digest in kept["outputs"].items()):
+            return None
+        figures: dict[str, Any] = kept["figures"]
+        return figures
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _key(stage: Stage) -> str:
+    settings = json.dumps(stage.settings, sort_keys=True, default=_plain)
+    parts = [stage.name, settings, stage.code, *(content(path) for path in stage.inputs)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"{value!r} is no setting")
+
+
+def content(path: Path) -> str:
+    """The SHA-256 of a file, or of a folder's files and their names; of nothing when it is not there."""
+    if path.is_file():
+        return file_hash(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else ():
+        digest.update(f"{file.relative_to(path)}\0{file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def code_hash(rooms: tuple[str, ...]) -> str:
+    """The SHA-256 of this package's own files in `rooms`, or of all of them, C sources and targets included."""
+    from picoformer.targets import resource_root
+
+    package = Path(__file__).parent
+    roots = [package / room for room in rooms] or [
+        package,
+        resource_root("firmware"),
+        resource_root("targets"),
+    ]
+    digest = hashlib.sha256()
+    for root in roots:
+        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+        for file in files:
+            if "__pycache__" not in file.parts:
+                digest.update(f"{file.name}\0{file_hash(file)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,16 @@
+"""The report: what was built and measured, for the terminal, as JSON and as a page."""
+
+from picoformer.report.record import Capacity, LiveBytes, Report, StageFigures, assemble, load_report, save_report
+from picoformer.report.terminal import print_report, report_text
+
+__all__ = [
+    "Capacity",
+    "LiveBytes",
+    "Report",
+    "StageFigures",
+    "assemble",
+    "load_report",
+    "print_report",
+    "report_text",
+    "save_report",
+]

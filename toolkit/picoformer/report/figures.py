@@ -1,0 +1,189 @@
+"""Figures as people read them: the rows of every table as text, shared by the terminal and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from picoformer.report.record import Report
+
+UNKNOWN = "-"
+"""Shown for a figure that was not measured."""
+
+
+def count(value: int | float | None) -> str:
+    """12345 → '12,345'."""
+    return UNKNOWN if value is None else f"{value:,.0f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.9725 → '97.2 %'."""
+    return UNKNOWN if value is None else f"{100 * value:.{digits}f} %"
+
+
+def number(value: float | None, form: str) -> str:
+    """`value` in a format of the format mini-language."""
+    return UNKNOWN if value is None else format(value, form)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A share of a whole, 0 to 1, drawn as a bar."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A word and whether it is good news: True, False, or None where nothing was asked."""
+
+    text: str
+    good: bool | None
+
+
+Cell = str | Bar | Verdict
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One table: title, columns as (heading, is a number), rows, and a row of totals or none."""
+
+    title: str
+    columns: tuple[tuple[str, bool], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    total: tuple[Cell, ...] | None = None
+    note: str = ""
+
+
+def tables(report: Report, most_steps: int = 40) -> list[Figures]:
+    """The tables of a report that have something to show, in order; of the steps the `most_steps` costliest."""
+    record = report.verification
+    found = [
+        _stages(report),
+        _links(record["links"]),
+        _memory(report),
+        _steps(record, report, most_steps),
+    ]
+    return [table for table in found if table.rows]
+
+
+def headline(report: Report) -> str:
+    """Model, scheme, target and amount of evidence in one line."""
+    record = report.verification
+    evidence = f"{count(record['samples'])} samples"
+    return " · ".join(str(part) for part in (record["model"], record["scheme"], record["target"], evidence))
+
+
+def _share(part: float | None, whole: float | None) -> float:
+    return min(1.0, part / whole) if part and whole else 0.0
+
+
+def _stages(report: Report) -> Figures:
+    largest = max((stage.bytes or 0 for stage in report.stages), default=0)
+    rows = tuple(
+        (
+            stage.name,
+            percent(stage.accuracy, 2),
+            count(stage.parameters),
+            count(stage.bytes),
+            Bar(_share(stage.bytes, largest)),
+        )
+        for stage in report.stages
+    )
+    columns = (("stage", False), ("accuracy", True), ("parameters", True), ("bytes", True), ("", False))
+    return Figures("From teacher to firmware", columns, rows)
+
+
+def _links(links: Sequence[Mapping[str, Any]]) -> Figures:
+    words = {True: "equal", False: "DIFFERS", None: "not asked"}
+    rows = []
+    for link in links:
+        exact = link["max_abs"] == 0
+        rows.append(
+            (
+                str(link["from"]),
+                str(link["to"]),
+                Verdict(words[link["equal"]], link["equal"]),
+                number(link["max_abs"], ".2e") if link["max_abs"] else ("0" if exact else UNKNOWN),
+                "∞" if link["sqnr_db"] is None and exact else number(link["sqnr_db"], ".1f"),
+                number(link["cosine"], ".6f"),
+                percent(link["top1_agreement"]),
+            )
+        )
+    columns = (
+        ("from", False),
+        ("to", False),
+        ("equality", False),
+        ("max |Δ|", True),
+        ("SQNR dB", True),
+        ("cosine", True),
+        ("top-1", True),
+    )
+    return Figures("Parity, link by link", columns, tuple(rows))
+
+
+def _memory(report: Report) -> Figures:
+    record, capacity = report.verification, report.capacity
+    rows: list[tuple[Cell, ...]] = []
+    for kind, key, available in (
+        ("RAM", "ram_bytes", capacity.ram_available),
+        ("flash", "flash_bytes", capacity.flash_available),
+    ):
+        parts = record[key]
+        if all(value is None for value in parts.values()):
+            continue
+        for part, value in parts.items():
+            of = f"of {count(available)}" if part == "total" and available else ""
+            if part == "arena" and capacity.arena_lower_bound is not None:
+                of = f"at least {count(capacity.arena_lower_bound)}"
+            whole = parts.get("total")
+            rows.append((kind, part, count(value), of, Bar(_share(value, whole)) if part != "total" else ""))
+    columns = (("memory", False), ("part", False), ("bytes", True), ("", False), ("", False))
+    return Figures("Memory", columns, tuple(rows))
+
+
+def _steps(record: Mapping[str, Any], report: Report, most: int) -> Figures:
+    costs = record["instructions"]["per_operator"]
+    live = {entry.step: entry.bytes for entry in report.timeline}
+    peak = max(live.values(), default=0)
+    if not costs:
+        rows = tuple((entry.step, count(entry.bytes), Bar(_share(entry.bytes, peak))) for entry in report.timeline)
+        return Figures("Arena", (("step", False), ("live bytes", True), ("", False)), rows)
+    whole = record["instructions"]["per_inference"]
+    counted = sum(cost["instructions"] or 0 for cost in costs)
+    shown = sorted(range(len(costs)), key=lambda i: (-(costs[i]["instructions"] or 0), i))[:most]
+    lines: list[tuple[Cell, ...]] = []
+    for cost in (costs[i] for i in sorted(shown)):
+        line = _cost(cost["name"], cost["op"], cost["instructions"], cost["macs"], whole or counted)
+        lines.append((*line, count(live.get(cost["name"]))) if live else line)
+    total = _cost("one inference", "", whole, record["macs"], None)
+    left = len(costs) - len(lines)
+    note = f"{left} cheaper step{'s' if left != 1 else ''} not shown" if left else ""
+    columns = (
+        ("step", False),
+        ("operator", False),
+        ("instructions", True),
+        ("share", True),
+        ("", False),
+        ("MACs", True),
+        ("/MAC", True),
+        *([("arena", True)] if live else []),
+    )
+    bottom = (*total, count(peak)) if live else total
+    return Figures("Instructions (not cycles)", columns, tuple(lines), bottom, note)
+
+
+def _cost(name: str, op: str, instructions: int | None, macs: int | None, whole: int | None) -> tuple[Cell, ...]:
+    share = _share(instructions, whole)
+    each = instructions / macs if instructions is not None and macs else None
+    known = instructions is not None and bool(whole)
+    return (
+        name,
+        op,
+        count(instructions),
+        percent(share) if known else "",
+        Bar(share) if known else "",
+        count(macs) if macs else "",
+        number(each, ".2f") if macs else "",
+    )

@@ -1,0 +1,137 @@
+"""What a person gets to read: the report of a pipeline, and the tables that single commands print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from picoformer.build_folder import Build, load_manifest, read_memory
+from picoformer.report import Capacity, LiveBytes, Report, StageFigures, load_report, print_report, save_report
+from picoformer.targets import Target, load_target
+
+__all__ = [
+    "build_record",
+    "print_build",
+    "print_inspection",
+    "print_quality",
+    "print_report",
+    "print_verification",
+    "read_report",
+    "write_reports",
+]
+
+TRAINED = ("teacher", "student", "pruned")
+FORMS = {
+    "float onnx": "float ONNX",
+    "qdq onnx": "QDQ ONNX",
+    "reference": "integer reference",
+    "float graph": "float graph",
+}
+
+
+def write_reports(
+    figures: Mapping[str, Mapping[str, Any]], folder: Path, verified: Path, out: Path
+) -> None:
+    """Write report.json and report.html to `out` from the stages' figures, a build folder and its verify.json."""
+    record = json.loads(verified.read_text("utf-8"))
+    stages = [
+        StageFigures(name, figures[name]["accuracy"], figures[name]["parameters"], _size(out / f"{name}.safetensors"))
+        for name in TRAINED
+        if name in figures
+    ]
+    manifest = load_manifest(folder)
+    sizes = {"float onnx": _size(folder / "model.onnx"), "qdq onnx": _size(folder / "model_qdq.onnx")}
+    sizes[manifest.target] = record["flash_bytes"]["total"]
+    for form, accuracy in record["accuracy"].items():
+        if form != "torch":
+            name = FORMS.get(form, f"firmware, {form}")
+            stages.append(StageFigures(name, accuracy, manifest.parameters, sizes.get(form)))
+    save_report(_report(record, tuple(stages), folder), out)
+
+
+def read_report(folder: Path) -> Report:
+    """The report of a finished pipeline run; `folder` is its output folder, or the report.json itself."""
+    return load_report(folder / "report.json" if folder.is_dir() else folder)
+
+
+def print_verification(record: Mapping[str, Any], folder: Path) -> None:
+    """Print what `verify` found on a build folder."""
+    stages = tuple(StageFigures(FORMS.get(form, form), value) for form, value in record["accuracy"].items())
+    print_report(_report(record, stages, folder))
+
+
+def _report(record: Mapping[str, Any], stages: tuple[StageFigures, ...], folder: Path) -> Report:
+    rest = {key: value for key, value in record.items() if key not in ("passed", "failures")}
+    target = load_target(load_manifest(folder).target)
+    memory = read_memory(folder / target.name)
+    timeline = tuple(LiveBytes(entry["step"], entry["bytes"]) for entry in memory["live"])
+    ram = None if target.is_host else target.region("data").length
+    flash = None if target.is_host else target.region("code").length
+    capacity = Capacity(memory["lower_bound"], ram, flash)
+    return Report(rest, record["passed"], tuple(record["failures"]), stages, timeline, capacity)
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
+
+
+def build_record(build: Build, target: Target) -> dict[str, Any]:
+    """What `build` prints: sizes from the linked ELF and the memory plan."""
+    memory = read_memory(build.folder / target.name)
+    sizes = build.firmware(target).sizes
+    record: dict[str, Any] = {
+        "model": build.manifest.name,
+        "scheme": build.manifest.scheme,
+        "target": target.name,
+        "folder": str(build.folder),
+        "parameters": build.manifest.parameters,
+        "macs": build.manifest.macs,
+        "arena_bytes": memory["peak"],
+        "arena_lower_bound_bytes": memory["lower_bound"],
+    }
+    if not target.is_host:
+        record["flash_bytes"] = vars(sizes.flash)
+        record["ram_bytes"] = vars(sizes.ram)
+    return record
+
+
+def print_build(record: Mapping[str, Any]) -> None:
+    """Print what a build takes."""
+    rows = [
+        ("parameters", record["parameters"]),
+        ("multiply-accumulates", record["macs"]),
+        ("arena, bytes", record["arena_bytes"]),
+        ("  at the very least", record["arena_lower_bound_bytes"]),
+    ]
+    for kind, title in (("flash_bytes", "flash"), ("ram_bytes", "RAM")):
+        rows += [(f"{title}, {part}, bytes", value) for part, value in record.get(kind, {}).items()]
+    print(f"{record['model']}: {record['scheme']} for {record['target']} in {record['folder']}")
+    for name, value in rows:
+        print(f"  {name:<26}{value:>12,}")
+
+
+def print_quality(record: Mapping[str, Any]) -> None:
+    """Print how well each quantized tensor keeps its float values."""
+    print(
+        f"{record['model']}: {record['scheme']}, constants {record['parameter_bytes']:,} bytes "
+        f"(float: {record['float_parameter_bytes']:,})"
+    )
+    for tensor in record["tensors"]:
+        quality = "exact" if tensor["sqnr_db"] is None else f"{tensor['sqnr_db']:.1f} dB"
+        print(f"  {quality:>9}  {tensor['type']:<18} {tensor['op']:<12} {tensor['name']}")
+
+
+def print_inspection(record: Mapping[str, Any]) -> None:
+    """Print the operators that an ONNX file becomes."""
+    for side in ("inputs", "outputs"):
+        for name, shape in record[side].items():
+            print(f"{side[:-1]:<7} {name} {shape}")
+    for row in record["operators"]:
+        details = ", ".join(f"{key}={value}" for key, value in row["attributes"].items())
+        print(
+            f"  {row['op']:<11} {row['shape']!s:<16} {row['parameters']:>10,} parameters {row['macs']:>12,} MACs  "
+            f"{row['name']}{f'  ({details})' if details else ''}"
+        )
+    print(f"{len(record['operators'])} operators, {record['parameters']:,} parameters, {record['macs']:,} MACs")

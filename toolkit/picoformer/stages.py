@@ -1,0 +1,194 @@
+"""The stages before a build, each from files to files: data, teacher, distilled student, pruned student, ONNX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from picoformer.compress.settings import DistillSettings, PruneSettings, TrainSettings
+from picoformer.config import ModelSection
+from picoformer.datasets import Dataset, augment_digits, digits, load_dataset, save_dataset, synthetic_signal
+from picoformer.errors import ConfigError, DataError
+from picoformer.files import atomic_write_bytes, atomic_write_text
+from picoformer.models.config import TransformerConfig
+
+Progress = Callable[[str, int, int, float], None]
+"""Label, steps done, steps in all, last loss."""
+
+SOURCES = ("digits", "synthetic_signal")
+
+
+def make_dataset(source: str, out: Path, seed: int = 0, test_fraction: float = 0.2) -> dict[str, Any]:
+    """Write the data set `source` (a name in SOURCES or an .npz path) to `out`; returns its sizes."""
+    if source == "digits":
+        data = digits(seed, test_fraction)
+    elif source == "synthetic_signal":
+        data = synthetic_signal(seed)
+    elif source.endswith(".npz"):
+        data = load_dataset(Path(source))
+    else:
+        raise ConfigError(f"unknown data source '{source}'; use {', '.join(SOURCES)} or the path of an .npz")
+    save_dataset(data, out)
+    return {"train": len(data.x_train), "test": len(data.x_test), "classes": data.classes}
+
+
+def model_config(section: ModelSection, data: Dataset) -> TransformerConfig:
+    """The configuration of a model for this data."""
+    is_tokens = data.x_train.dtype.kind in "iu"
+    vocabulary = int(max(data.x_train.max(), data.x_test.max())) + 1 if is_tokens else 0
+    return section.transformer(data.x_train.shape[1:], is_tokens, vocabulary, data.classes)
+
+
+def _augmentation(data: Dataset, wanted: bool) -> Any:
+    return augment_digits if wanted and data.name == "digits" else None
+
+
+def _tick(progress: Progress | None, label: str) -> Any:
+    return None if progress is None else lambda done, total, loss: progress(label, done, total, loss)
+
+
+def _save(model: Any, data: Dataset, out: Path, **more: Any) -> dict[str, Any]:
+    """Write the checkpoint with its figures; returns them."""
+    from picoformer.compress.count import count_macs, count_parameters
+    from picoformer.compress.train import evaluate
+    from picoformer.models.checkpoint import save_checkpoint
+
+    figures = {
+        "accuracy": evaluate(model, data.x_test, data.y_test),
+        "parameters": count_parameters(model.config),
+        "macs": count_macs(model.config),
+        **more,
+    }
+    save_checkpoint(model, out, {"figures": figures})
+    return figures
+
+
+def train_model(
+    data_path: Path,
+    section: ModelSection,
+    settings: TrainSettings,
+    out: Path,
+    augment: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Train a model from scratch on a data set; returns accuracy on the test part, parameters, MACs."""
+    from picoformer.compress.train import train
+    from picoformer.models.transformer import Transformer
+
+    data = load_dataset(data_path)
+    model = Transformer(model_config(section, data), seed=settings.seed)
+    train(
+        model, data.x_train, data.y_train, settings, _augmentation(data, augment), _tick(progress, "training")
+    )
+    return _save(model, data, out)
+
+
+def distill_model(
+    teacher_path: Path,
+    data_path: Path,
+    section: ModelSection,
+    settings: DistillSettings,
+    out: Path,
+    augment: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Distill the teacher into a new model of the shape `section`."""
+    from picoformer.compress.distill import distill
+    from picoformer.models.checkpoint import load_checkpoint
+    from picoformer.models.transformer import Transformer
+
+    data = load_dataset(data_path)
+    teacher, _ = load_checkpoint(teacher_path)
+    student = Transformer(model_config(section, data), seed=settings.seed)
+    augmentation = _augmentation(data, augment)
+    distill(
+        teacher, student, data.x_train, data.y_train, settings, augmentation, _tick(progress, "distilling")
+    )
+    return _save(student, data, out)
+
+
+def prune_model(
+    checkpoint: Path,
+    data_path: Path,
+    settings: PruneSettings,
+    out: Path,
+    recovery: DistillSettings | None = None,
+    teacher_path: Path | None = None,
+    augment: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Prune heads and neurons, then recover: from the teacher where there is one, else from the labels."""
+    from picoformer.compress.distill import distill
+    from picoformer.compress.prune import prune
+    from picoformer.compress.train import evaluate, train
+    from picoformer.models.checkpoint import load_checkpoint
+
+    data = load_dataset(data_path)
+    model, _ = load_checkpoint(checkpoint)
+    smaller, report = prune(model, data.x_train, data.y_train, settings)
+    before_recovery = evaluate(smaller, data.x_test, data.y_test)
+    if recovery is not None:
+        augmentation = _augmentation(data, augment)
+        if teacher_path is None:
+            train(smaller, data.x_train, data.y_train, recovery, augmentation, _tick(progress, "recovering"))
+        else:
+            teacher, _ = load_checkpoint(teacher_path)
+            tick = _tick(progress, "recovering")
+            distill(teacher, smaller, data.x_train, data.y_train, recovery, augmentation, tick)
+    return _save(smaller, data, out, accuracy_before_recovery=before_recovery, pruning=report.to_dict())
+
+
+def export_checkpoint(checkpoint: Path, out: Path, opset: int = 20) -> dict[str, Any]:
+    """Export a checkpoint to ONNX (input 'x', output 'logits', batch 1)."""
+    from picoformer.models.checkpoint import load_checkpoint
+    from picoformer.models.export import export_onnx
+
+    model, extra = load_checkpoint(checkpoint)
+    export_onnx(model, out, opset=opset)
+    return {"bytes": out.stat().st_size, **extra.get("figures", {})}
+
+
+def write_samples(data_path: Path, calibration: Path, inputs: Path, count: int, seed: int = 0) -> None:
+    """From a data set: `count` training samples for calibration, and the test part with its labels; input 'x'."""
+    data = load_dataset(data_path)
+    chosen = np.random.default_rng(seed).permutation(len(data.x_train))[:count]
+    _save_arrays(calibration, x=data.x_train[np.sort(chosen)])
+    _save_arrays(inputs, x=data.x_test, labels=data.y_test)
+
+
+def _save_arrays(path: Path, **arrays: Any) -> None:
+    import io
+
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    atomic_write_bytes(path, stream.getvalue())
+
+
+def torch_outputs(checkpoint: Path, x: Any, outputs: tuple[str, ...]) -> dict[str, Any]:
+    """What the torch model of a checkpoint says to `x` (samples, …), under the name of the one output."""
+    import torch
+
+    from picoformer.models.checkpoint import load_checkpoint
+
+    if len(outputs) != 1:
+        raise DataError(f"a checkpoint has one output, the model has {len(outputs)}")
+    model, _ = load_checkpoint(checkpoint)
+    model.eval()
+    with torch.no_grad():
+        result = model(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+    return {outputs[0]: result[:, None]}
+
+
+def write_figures(path: Path, figures: dict[str, Any]) -> None:
+    """Keep a stage's figures beside what it wrote."""
+    atomic_write_text(path, json.dumps(figures, indent=1) + "\n")
+
+
+def read_figures(path: Path) -> dict[str, Any]:
+    """What `write_figures` kept."""
+    figures: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return figures

@@ -1,0 +1,298 @@
+"""Targets: what a board is (core, memory map, toolchain, emulator), one flat and validated TOML file each."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from picoformer.errors import ConfigError
+
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+Address = Annotated[int, Field(ge=0, lt=1 << 32)]
+
+_LARGEST_GUARD = 1 << 20
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class MemoryRegion(_Table):
+    """A piece of the address space. The first region that holds data takes the stack, .data and .bss."""
+
+    name: Identifier
+    origin: Address
+    length: Annotated[int, Field(gt=0, le=1 << 32)]
+    holds: Literal["code", "data"]
+
+    @property
+    def end(self) -> int:
+        """One past the last address."""
+        return self.origin + self.length
+
+
+class Toolchain(_Table):
+    """How C is compiled: program `prefix + compiler` with `flags`."""
+
+    prefix: str
+    compiler: Literal["gcc", "clang"]
+    optimize: Annotated[str, Field(pattern=r"^-O[0123sgz]$")] = "-O2"
+    flags: list[str] = []
+    link_flags: list[str] = []
+
+    @property
+    def program(self) -> str:
+        """The compiler's name as a command."""
+        return self.prefix + self.compiler
+
+
+class Uart(_Table):
+    """The serial port; `kind` names the port directory's file uart_<kind>.c."""
+
+    kind: Identifier
+    base: Address
+    baud: Annotated[int, Field(gt=0)] = 115200
+    rx_irq: Annotated[int, Field(ge=0, lt=496)] = 0
+
+
+class Watchdog(_Table):
+    """The longest one step may take, in seconds; `kind` names the port directory's file watchdog_<kind>.c."""
+
+    kind: Identifier
+    seconds: Annotated[int, Field(gt=0, le=3600)]
+    base: Address = 0
+
+
+class EmulatorChoice(_Table):
+    """What runs the firmware without a board."""
+
+    kind: Literal["qemu", "host"]
+    program: str = ""
+    machine: str = ""
+    args: list[str] = []
+
+    @model_validator(mode="after")
+    def _complete(self) -> EmulatorChoice:
+        if self.kind == "qemu" and not (self.program and self.machine):
+            raise ValueError("kind 'qemu' needs `program` and `machine`")
+        return self
+
+
+class FlasherChoice(_Table):
+    """What writes the firmware to a real board."""
+
+    kind: Identifier
+    args: list[str] = []
+
+
+class Target(_Table):
+    """One board, or the host. Sizes in bytes, clock in Hz."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+    description: str
+    architecture: str
+    cpu: str
+    isa: Annotated[list[Identifier], Field(min_length=1)]
+    clock_hz: Annotated[int, Field(ge=0)]
+    stack_bytes: Annotated[int, Field(ge=0, multiple_of=8)]
+    port: Identifier
+    exit: Identifier
+    frame_bytes: Annotated[int, Field(ge=320, le=4096)] = 1040
+    memory: list[MemoryRegion] = []
+    toolchain: Toolchain
+    uart: Uart | None = None
+    watchdog: Watchdog
+    emulator: EmulatorChoice
+    flasher: FlasherChoice | None = None
+
+    @property
+    def is_host(self) -> bool:
+        """Whether this is the machine we run on rather than a board."""
+        return self.architecture == "host"
+
+    def region(self, holds: Literal["code", "data"]) -> MemoryRegion:
+        """The first memory region for `holds`."""
+        return next(region for region in self.memory if region.holds == holds)
+
+    @property
+    def guard_bytes(self) -> int:
+        """Size of the forbidden area right below the stack: a power of two that the stack's address is a
+        multiple of, at most 1 MiB, overlapping no other region; 0 if there is no room for one."""
+        if self.is_host:
+            return 0
+        start = self.region("data").origin
+        size = min(_LARGEST_GUARD, start & -start) if start else 0
+        while size >= 32 and any(r.origin < start and r.end > start - size for r in self.memory):
+            size //= 2
+        return size if size >= 32 else 0
+
+    @model_validator(mode="after")
+    def _whole(self) -> Target:
+        if self.is_host:
+            return self
+        kinds = [region.holds for region in self.memory]
+        for holds in ("code", "data"):
+            if holds not in kinds:
+                raise ValueError(f"[[memory]] has no region with holds = {holds!r}; add one")
+        for i, first in enumerate(self.memory):
+            for second in self.memory[i + 1 :]:
+                if first.name == second.name:
+                    raise ValueError(f"two [[memory]] regions are called {first.name!r}; rename one")
+                if first.origin < second.end and second.origin < first.end:
+                    raise ValueError(f"[[memory]] {first.name!r} and {second.name!r} overlap; correct one of them")
+        if self.uart is None:
+            raise ValueError("[uart] is missing; say which serial port carries the wire")
+        if self.clock_hz <= 0:
+            raise ValueError("clock_hz must be above 0 for a board")
+        if not 512 <= self.stack_bytes <= self.region("data").length:
+            raise ValueError("stack_bytes must be at least 512 and fit into the first data region")
+        if self.watchdog.seconds * self.clock_hz >= 1 << 32 and self.watchdog.kind != "none":
+            limit = ((1 << 32) - 1) // self.clock_hz
+            raise ValueError(f"watchdog.seconds times clock_hz must fit into 32 bits; at most {limit} seconds")
+        return self
+
+
+def resource_root(kind: Literal["firmware", "targets"]) -> Path:
+    """The folder of C sources or of target files: inside an installed wheel, else in the checkout.
+
+    Raises ConfigError when neither is there.
+    """
+    here = Path(__file__).resolve().parent
+    for candidate in (here / "_data" / kind, here.parents[1] / kind):
+        if candidate.is_dir():
+            return candidate
+    raise ConfigError(f"the folder {kind!r} is missing from this installation; reinstall picoformer")
+
+
+def list_targets() -> list[str]:
+    """Names of the targets that come with picoformer, sorted."""
+    return sorted(path.stem for path in resource_root("targets").glob("*.toml"))
+
+
+def load_target(name_or_path: str | Path) -> Target:
+    """Load a target by its name, or from a TOML file.
+
+    Raises ConfigError naming the key and its line for an unknown key or a bad value.
+    """
+    text = str(name_or_path)
+    path = Path(name_or_path)
+    if not (text.endswith(".toml") or "/" in text):
+        path = resource_root("targets") / f"{text}.toml"
+        if not path.is_file():
+            raise ConfigError(
+                f"unknown target {text!r}; known: {', '.join(list_targets())}, or give the path of a .toml file"
+            )
+    try:
+        source = path.read_text(encoding="utf-8")
+        data = tomllib.loads(source)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
+    try:
+        target = Target.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(path, source, error)) from error
+    if not (resource_root("firmware") / "port" / target.port).is_dir():
+        ports = sorted(entry.name for entry in (resource_root("firmware") / "port").iterdir() if entry.is_dir())
+        raise ConfigError(
+            f"{path}:{key_line(source, ('port',))}: key 'port': no directory firmware/port/{target.port}; "
+            f"use one of {', '.join(ports)}"
+        )
+    _check_port_files(path, source, target)
+    return target
+
+
+def _check_port_files(path: Path, source: str, target: Target) -> None:
+    """A board's choices name files of its port directory: uart_<kind>.c, watchdog_<kind>.c, exit_<exit>.c."""
+    if target.is_host or target.uart is None:
+        return
+    folder = resource_root("firmware") / "port" / target.port
+    for role, kind, location in (
+        ("uart", target.uart.kind, ("uart", "kind")),
+        ("watchdog", target.watchdog.kind, ("watchdog", "kind")),
+        ("exit", target.exit, ("exit",)),
+    ):
+        if not (folder / f"{role}_{kind}.c").is_file():
+            known = ", ".join(sorted(entry.stem.removeprefix(f"{role}_") for entry in folder.glob(f"{role}_*.c")))
+            raise ConfigError(
+                f"{path}:{key_line(source, location)}: key '{'.'.join(location)}': firmware/port/{target.port} has no "
+                f"{role}_{kind}.c; use one of {known}, or write that file"
+            )
+
+
+_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]")
+_KEY = re.compile(r"""^\s*(?:"([^"]+)"|'([^']+)'|([A-Za-z0-9_-]+))\s*=""")
+
+
+def key_line(source: str, location: tuple[str | int, ...]) -> int:
+    """The 1-based line of a TOML key, e.g. ('memory', 1, 'origin'); of its table's header when the key is
+    absent.
+
+    Covers keys and one level of [table] or [[array]] headers, which is all that target files use; 1 if not
+    found.
+    """
+    table: tuple[str | int, ...] = ()
+    seen: dict[str, int] = {}
+    best, best_depth = 1, 0
+    for number, line in enumerate(source.splitlines(), start=1):
+        place: tuple[str | int, ...]
+        if header := _HEADER.match(line):
+            name = header[2]
+            if header[1] == "[[":
+                seen[name] = seen.get(name, -1) + 1
+                table = (name, seen[name])
+            else:
+                table = (name,)
+            place = table
+        elif key := _KEY.match(line):
+            place = (*table, key[1] or key[2] or key[3])
+        else:
+            continue
+        if len(place) > best_depth and location[: len(place)] == place:
+            best, best_depth = number, len(place)
+    return best
+
+
+def _explain(path: Path, source: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    location: tuple[str | int, ...] = first["loc"]
+    dotted = ".".join(str(part) for part in location)
+    line = key_line(source, location)
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(_model_at(location[:-1]).model_fields))
+        what = f"unknown key {dotted!r}; remove it or use one of: {known}"
+    elif first["type"] == "missing":
+        what = f"key {dotted!r} is missing; add it"
+    elif first["type"] == "value_error":
+        what = str(first["ctx"]["error"]) if "ctx" in first else first["msg"]
+        what = f"{dotted}: {what}" if dotted else what
+    else:
+        what = f"key {dotted!r} has the bad value {_shown(first['input'])}; {_lower(first['msg'])}"
+    return f"{path}:{line}: {what}"
+
+
+def _model_at(location: tuple[str | int, ...]) -> type[BaseModel]:
+    tables: Mapping[str, type[BaseModel]] = {
+        "memory": MemoryRegion,
+        "toolchain": Toolchain,
+        "uart": Uart,
+        "watchdog": Watchdog,
+        "emulator": EmulatorChoice,
+        "flasher": FlasherChoice,
+    }
+    return tables.get(str(location[0]), Target) if location else Target
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]

@@ -1,0 +1,141 @@
+"""Compilers: finding them, compiling C files in parallel with a cache by content, naming the first error."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from picoformer.errors import ToolError
+from picoformer.files import atomic_write_bytes, content_hash
+
+PACKAGES = {
+    "gcc": "gcc libc6-dev",
+    "clang": "clang libc6-dev",
+    "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
+    "arm-none-eabi-clang": "clang",
+    "qemu-system-arm": "qemu-system-arm",
+}
+
+_SECONDS_PER_FILE = 300
+
+
+class CompilerFailure(ToolError):
+    """A compiler or linker ended with an error; `output` is all it said."""
+
+    def __init__(self, message: str, output: str) -> None:
+        super().__init__(message)
+        self.output = output
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One C or assembly file and its object's relative path in the build folder."""
+
+    source: Path
+    object: Path
+
+
+def cache_root() -> Path:
+    """Where built things are kept between runs: $PICOFORMER_CACHE, else the XDG cache folder."""
+    if override := os.environ.get("PICOFORMER_CACHE"):
+        return Path(override)
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "picoformer"
+
+
+def find_program(name: str) -> str:
+    """The path of a program; ToolError with the apt command that brings it when it is missing."""
+    path = shutil.which(name)
+    if path is None:
+        package = PACKAGES.get(name, name)
+        raise ToolError(f"{name} is not installed; get it with: sudo apt-get install {package}")
+    return path
+
+
+@lru_cache(maxsize=16)
+def _version(program: str) -> str:
+    return subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
+
+
+def compile_units(
+    program: str,
+    flags: Sequence[str],
+    includes: Sequence[Path],
+    units: Sequence[Unit],
+    build: Path,
+    jobs: int = 0,
+) -> list[Path]:
+    """Compile `units` into `build`; returns the objects' paths relative to it, in order.
+
+    An object whose source, headers, flags and compiler were seen before comes from the cache. Raises
+    ToolError naming the first error line of the compiler.
+    """
+    compiler = find_program(program)
+    headers = hashlib.sha256()
+    for folder in includes:
+        for header in sorted(folder.rglob("*.h")):
+            headers.update(str(header.relative_to(folder)).encode() + b"\0" + header.read_bytes())
+    base = "\0".join([_version(compiler), *flags, headers.hexdigest()])
+    # The assembler knows only the older of the two options.
+    arguments = [
+        f"-fdebug-prefix-map={build.resolve()}=build",
+        *flags,
+        *(f"-I{folder.resolve()}" for folder in includes),
+    ]
+    for folder in (*includes, build):
+        name = "build" if folder is build else folder.name
+        arguments.append(f"-ffile-prefix-map={folder.resolve()}={name}")
+
+    def one(unit: Unit) -> None:
+        target = build / unit.object
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = unit.source.resolve()
+        key = content_hash(f"{base}\0{unit.source.name}\0".encode() + source.read_bytes())
+        cached = cache_root() / "objects" / key[:2] / f"{key}.o"
+        try:
+            shutil.copyfile(cached, target)
+            return
+        except OSError:
+            pass
+        place = f"-ffile-prefix-map={source.parent}={source.parent.name}"
+        run_tool([compiler, *arguments, place, "-c", str(source), "-o", str(unit.object)], build, unit.source.name)
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
+            atomic_write_bytes(cached, target.read_bytes())
+
+    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+        for future in [pool.submit(one, unit) for unit in units]:
+            future.result()
+    return [unit.object for unit in units]
+
+
+def run_tool(command: Sequence[str], folder: Path, subject: str) -> str:
+    """Run a compiler in `folder`; its standard error on success, CompilerFailure with its first error line
+    otherwise."""
+    name = Path(command[0]).name
+    try:
+        done = subprocess.run(
+            list(command), cwd=folder, capture_output=True, text=True, timeout=_SECONDS_PER_FILE, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(f"{name} took over {_SECONDS_PER_FILE} s on {subject}") from error
+    if done.returncode != 0:
+        raise CompilerFailure(f"{name} failed on {subject}: {first_error(done.stderr)}", done.stderr)
+    return done.stderr
+
+
+def first_error(text: str) -> str:
+    """The first line of a compiler's or linker's output that states an error."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for line in lines:
+        if re.search(r"\berror\b|undefined reference|multiple definition|overflowed by|cannot find", line):
+            return line
+    return lines[-1] if lines else "no message"

@@ -1,0 +1,279 @@
+"""Verifying a build: every form of the model run on the same samples, firmware in the emulator or on a board last."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from picoformer.build_folder import HOST, Build, full_length, open_build, with_full_length
+from picoformer.emulator.interface import Instructions
+from picoformer.emulator.session import Session, open_device
+from picoformer.errors import DataError, DeviceError
+from picoformer.firmware import FirmwareBuild
+from picoformer.ir import Graph
+from picoformer.ir.operator import Array
+from picoformer.ops.fixedpoint import quantize_real
+from picoformer.parity import (
+    DeviceRun,
+    Executor,
+    FlashBytes,
+    OperatorCost,
+    ParityReport,
+    RamBytes,
+    Step,
+    TensorQuality,
+    run_chain,
+    sqnr_per_tensor,
+)
+from picoformer.samples import fit_samples, load_samples, split_labels
+from picoformer.targets import Target, load_target
+
+Progress = Callable[[str, int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What running samples on a device gave beside its outputs."""
+
+    instructions: Instructions | None
+    uncounted: str
+    stack_used: int | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The parity report, the accuracy of each form where labels were given, and the quality of each tensor."""
+
+    report: ParityReport
+    accuracy: dict[str, float]
+    quality: tuple[TensorQuality, ...]
+    uncounted: str
+    runtime_flash_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of `verify --json`, and beside it what a person may also want to know."""
+        more = {
+            "passed": self.report.passed,
+            "failures": list(self.report.failures),
+            "accuracy": self.accuracy,
+            "sqnr_db_per_tensor": [{"name": q.name, "op": q.op, "sqnr_db": q.sqnr_db} for q in self.quality],
+            "instructions_uncounted": self.uncounted or None,
+            "flash_runtime_bytes": self.runtime_flash_bytes,
+        }
+        return {**self.report.to_json(), **more}
+
+
+class Runner:
+    """Runs samples on one device and keeps it at hand for a closer look at a sample that differs."""
+
+    def __init__(
+        self, session: Session, graph: Graph, steps: int, name: str, progress: Progress | None
+    ) -> None:
+        self.session, self.graph, self.name, self.progress = session, graph, name, progress
+        hello = session.device.hello()
+        wanted = (len(graph.inputs), len(graph.outputs), steps)
+        if (hello.input_count, hello.output_count, hello.step_count) != wanted:
+            raise DeviceError(
+                f"{name}: the firmware's inputs, outputs and steps are not this build's; flash it again"
+            )
+
+    def __call__(self, inputs: Mapping[str, Array]) -> DeviceRun:
+        """Every sample once, with a CRC of each step's output."""
+        samples = len(next(iter(inputs.values())))
+        crcs, outputs = [], []
+        for sample in range(samples):
+            self._write(inputs, sample)
+            result = self.session.device.run(crc=True, outputs=True)
+            assert result.step_crcs is not None and result.outputs is not None
+            crcs.append(result.step_crcs)
+            outputs.append(result.outputs)
+            if self.progress and (sample % 16 == 15 or sample + 1 == samples):
+                self.progress(f"running on {self.name}", sample + 1, samples, 0.0)
+        values = {
+            name: self._stack(name, [row[i] for row in outputs]) for i, name in enumerate(self.graph.outputs)
+        }
+
+        def fetch(sample: int, step: int) -> bytes:
+            self._write(inputs, sample)
+            self.session.device.run(until=step)
+            return self.session.device.read_step(step)
+
+        return DeviceRun(self.name, values, np.array(crcs, np.uint32), fetch)
+
+    def measured(self) -> Measured:
+        """Instructions of the last run and the stack's high-water mark."""
+        return Measured(self.session.instructions, self.session.uncounted, self.session.device.stack().used)
+
+    def _write(self, inputs: Mapping[str, Array], sample: int) -> None:
+        for index, name in enumerate(self.graph.inputs):
+            type_, value = self.graph.types[name], inputs[name][sample]
+            if type_.quant is not None and value.dtype.kind == "f":
+                value = quantize_real(value, type_.quant, type_.dtype)
+            data = np.ascontiguousarray(value.astype(type_.dtype.numpy.newbyteorder("<"))).tobytes()
+            self.session.device.write_input(index, data)
+
+    def _stack(self, name: str, rows: list[bytes]) -> Array:
+        type_ = self.graph.types[name]
+        little = type_.dtype.numpy.newbyteorder("<")
+        return np.stack([np.frombuffer(row, little).reshape(type_.shape) for row in rows])
+
+
+def verify_build(
+    build: Build,
+    inputs: Mapping[str, Array],
+    labels: Array | None = None,
+    port: str | None = None,
+    torch_outputs: Mapping[str, Array] | None = None,
+    progress: Progress | None = None,
+) -> Verification:
+    """Run the chain on `inputs` (name → (samples, *shape)), the device on `port` in place of the emulator if given.
+
+    Raises DeviceError when a device crashes, hangs, or runs other firmware.
+    """
+    from picoformer.backends.onnx_runtime import run_onnx
+    from picoformer.ops.graph_file import graph_identity
+    from picoformer.reference import lower_graph, run_float
+
+    graph, manifest = build.graph, build.manifest
+    inputs = with_full_length(graph, inputs)
+    boards = [load_target(HOST)]
+    if manifest.target != HOST:
+        boards.append(load_target(manifest.target))
+    elif port is not None:
+        raise DeviceError("this build is for the host: build for the board that is on the port")
+    nodes = build.steps(boards[-1])
+    quantized = None if manifest.scheme == "float32" else lower_graph(graph)
+    forms: dict[str, Mapping[str, Array]] = {} if torch_outputs is None else {"torch": torch_outputs}
+    measured: dict[str, Measured] = {}
+
+    def kept(name: str, run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> Executor:
+        def run_and_keep(values: Mapping[str, Array]) -> Mapping[str, Array]:
+            forms[name] = run(values)
+            return forms[name]
+
+        return run_and_keep
+
+    with contextlib.ExitStack() as sessions:  # devices stay open until the chain has looked at what differs
+
+        def device(board: Target) -> Callable[[Mapping[str, Array]], DeviceRun]:
+            where = None if board.is_host else port
+
+            def run(values: Mapping[str, Array]) -> DeviceRun:
+                firmware, identity = build.firmware(board), graph_identity(graph)[:16]
+                session = sessions.enter_context(open_device(firmware, board, where, identity=identity))
+                runner = Runner(session, graph, len(nodes), where or board.name, progress)
+                result = runner(values)
+                measured[board.name] = runner.measured()
+                forms[result.name] = result.outputs
+                return result
+
+            return run
+
+        comparable = not manifest.valid_length_added or _is_full(graph, inputs)
+        chain = run_chain(
+            build.float_graph,
+            inputs,
+            quantized=quantized,
+            torch_outputs=torch_outputs,
+            float_model=kept("float onnx", lambda v: run_onnx(build.float_onnx, v)) if comparable else None,
+            qdq_model=None if quantized is None else kept("qdq onnx", lambda v: run_onnx(build.qdq_onnx, v)),
+            devices=[device(board) for board in boards],
+            steps=[Step(node.name, node.output) for node in nodes],
+        )
+    last = measured[boards[-1].name]
+    firmware = build.firmware(boards[-1])
+    report = ParityReport(
+        manifest.name,
+        manifest.scheme,
+        manifest.target if port is None else port,
+        len(next(iter(inputs.values()))),
+        manifest.macs,
+        chain.links,
+        None if last.instructions is None else last.instructions.total,
+        _costs(graph, nodes, last.instructions),
+        _ram(firmware, boards[-1], last),
+        _flash(firmware, boards[-1]),
+        chain.failures,
+    )
+    forms["float graph" if quantized is None else "reference"] = chain.reference
+    quality: tuple[TensorQuality, ...] = ()
+    if quantized is not None:
+        few = {name: value[:64] for name, value in inputs.items()}
+        integers = {name: value[:64] for name, value in chain.reference.items()}
+        quality = tuple(sqnr_per_tensor(run_float(build.float_graph, few), integers, graph))
+    runtime = None if boards[-1].is_host else firmware.sizes.flash.runtime
+    return Verification(report, _accuracies(forms, graph, labels), quality, last.uncounted, runtime)
+
+
+def _is_full(graph: Graph, inputs: Mapping[str, Array]) -> bool:
+    """True when no sample is padded."""
+    return bool((inputs["valid_length"] == full_length(graph)).all())
+
+
+def _costs(graph: Graph, nodes: Any, instructions: Instructions | None) -> tuple[OperatorCost, ...]:
+    costs = []
+    for index, node in enumerate(nodes):
+        macs = node.op.macs([graph.types[name] for name in node.inputs], graph.types[node.output])
+        count = None if instructions is None else instructions.per_step[index]
+        costs.append(OperatorCost(node.output, node.op.kind, count, macs))
+    return tuple(costs)
+
+
+def _ram(firmware: FirmwareBuild, board: Target, measured: Measured) -> RamBytes:
+    """The ELF's arena and data, the run's stack; on the host only the arena means anything."""
+    ram = firmware.sizes.ram
+    if board.is_host:
+        return RamBytes(arena=ram.arena)
+    stack = measured.stack_used
+    return RamBytes(ram.arena, stack, ram.data, None if stack is None else ram.arena + ram.data + stack)
+
+
+def _flash(firmware: FirmwareBuild, board: Target) -> FlashBytes:
+    if board.is_host:
+        return FlashBytes()
+    flash = firmware.sizes.flash
+    return FlashBytes(flash.model, flash.code, flash.model + flash.code)
+
+
+def _accuracies(
+    forms: Mapping[str, Mapping[str, Array]], graph: Graph, labels: Array | None
+) -> dict[str, float]:
+    """The part of the samples whose largest output is the label, per form."""
+    if labels is None or len(graph.outputs) != 1:
+        return {}
+    name = graph.outputs[0]
+    found = {}
+    for form, values in forms.items():
+        guess = np.asarray(values[name]).reshape(len(labels), -1).argmax(axis=-1)
+        found[form] = float((guess == labels).mean())
+    return found
+
+
+def verify_files(
+    folder: Path,
+    inputs_path: Path,
+    port: str | None = None,
+    checkpoint: Path | None = None,
+    limit: int = 0,
+    progress: Progress | None = None,
+) -> Verification:
+    """`verify_build` on files: a build folder and an .npz of inputs, "labels" among them if accuracy is wanted."""
+    build = open_build(folder)
+    arrays, labels = split_labels(load_samples(inputs_path), inputs_path)
+    inputs = fit_samples(build.graph, with_full_length(build.graph, arrays), inputs_path)
+    if labels is not None and len(labels) != len(next(iter(inputs.values()))):
+        raise DataError(f"{inputs_path}: {len(labels)} labels for {len(next(iter(inputs.values())))} samples")
+    if limit:
+        inputs = {name: value[:limit] for name, value in inputs.items()}
+        labels = None if labels is None else labels[:limit]
+    torch = None
+    if checkpoint is not None:
+        from picoformer.stages import torch_outputs
+
+        torch = torch_outputs(checkpoint, inputs[build.graph.inputs[0]][:, 0], build.graph.outputs)
+    return verify_build(build, inputs, labels, port, torch, progress)

@@ -34,6 +34,16 @@ FLAGS = [*WARNINGS, f"-I{FIRMWARE / 'include'}"]
 
 _SCALARS = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64, "float": ctypes.c_float, "int": ctypes.c_int}
 _GUARD = 64
+_ARITHMETIC = """
+#include "picoformer/fixedpoint.h"
+#include "picoformer/kernels.h"
+int32_t try_rescale(int32_t acc, int32_t m, int32_t shift) { return pf_rescale(acc, m, shift); }
+int32_t try_rescale_wide(int64_t acc, int32_t m, int32_t shift) { return pf_rescale_wide(acc, m, shift); }
+uint32_t try_reciprocal(uint32_t v, int32_t *lead) { return pf_reciprocal(v, lead); }
+uint32_t try_reciprocal_sqrt(uint64_t v, int32_t *half) { return pf_reciprocal_sqrt(v, half); }
+uint32_t try_numerator(const uint16_t *t, uint32_t d, uint32_t m, int32_t s) { return pf_numerator(t, d, m, s); }
+"""
+"""The inline functions of fixedpoint.h with a symbol each."""
 _FILL = 0xA5
 
 
@@ -83,8 +93,21 @@ class Library:
     def build(cls, folder: Path, compiler: str = "gcc") -> Library:
         """Compile every source; PICOFORMER_TEST_CFLAGS adds flags (a sanitizer, say)."""
         path = folder / f"operators_{compiler}.so"
+        arithmetic = folder / "arithmetic.c"
+        arithmetic.write_text(_ARITHMETIC)
         extra = os.environ.get("PICOFORMER_TEST_CFLAGS", "").split()
-        command = [compiler, "-O2", "-fPIC", "-shared", *FLAGS, *extra, *map(str, SOURCES), "-o", str(path)]
+        command = [
+            compiler,
+            "-O2",
+            "-fPIC",
+            "-shared",
+            *FLAGS,
+            *extra,
+            *map(str, SOURCES),
+            str(arithmetic),
+            "-o",
+            str(path),
+        ]
         subprocess.run(command, check=True)
         return cls(path)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import math
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -199,8 +201,9 @@ def export(o: EncoderOptions, path: Path, opset: int, legacy: bool = False, **ke
         warnings.simplefilter("ignore")
         if legacy:
             torch.onnx.export(
-                model, inputs, str(path), dynamo=False, opset_version=opset, input_names=names, output_names=["y"], **keys
-            )
+                model, inputs, str(path), dynamo=False, opset_version=opset, input_names=names, output_names=["y"],
+                **keys,
+            )  # fmt: skip
         else:
             torch.onnx.export(
                 model, inputs, str(path), dynamo=True, opset_version=opset, input_names=names, output_names=["y"],
@@ -209,6 +212,16 @@ def export(o: EncoderOptions, path: Path, opset: int, legacy: bool = False, **ke
     logging.getLogger("torch.onnx").setLevel(level)
     torch.backends.mha.set_fastpath_enabled(fast)
     return path
+
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="onnx-models-")
+
+
+@functools.cache
+def exported(o: EncoderOptions, opset: int, legacy: bool = False) -> Path:
+    """`export`, once per process."""
+    name = "_".join(str(value) for value in dataclasses.astuple(o))
+    return export(o, Path(_FOLDER.name) / f"{name}_{opset}_{legacy}.onnx", opset, legacy)
 
 
 def sample_inputs(graph_types: dict[str, Any], count: int = 3, seed: int = 0) -> dict[str, np.ndarray]:
@@ -318,9 +331,7 @@ class Speller:
             inner = self.op("Add", self.op("Mul", self.op("Mul", x, x), self.const(0.044715)), self.const(1))
             argument = self.op("Mul", self.op("Mul", x, self.const(c)), inner)
         else:
-            cube = (
-                self.op("Pow", x, self.const(3)) if form == "pow" else self.op("Mul", x, self.op("Mul", x, x))
-            )
+            cube = self.op("Pow", x, self.const(3)) if form == "pow" else self.op("Mul", x, self.op("Mul", x, x))
             inner = self.op("Add", x, self.op("Mul", self.const(0.044715), cube))
             argument = self.op("Mul", self.const(c), inner)
         one_plus = self.op("Add", self.const(1), self.op("Tanh", argument))
@@ -404,5 +415,15 @@ def save_model(
         [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except onnx.shape_inference.InferenceError:  # a model that is meant to be refused
+        inferred = model
+    for value, found in zip(model.graph.output, inferred.graph.output, strict=True):
+        shape = found.type.tensor_type.shape
+        if found.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.CopyFrom(shape)
+        else:
+            value.type.tensor_type.shape.dim.add()
     path.write_bytes(model.SerializeToString())
     return path

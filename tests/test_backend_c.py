@@ -148,7 +148,7 @@ def test_sources_lists_what_the_folder_holds(tmp_path: Path) -> None:
     assert all((FIRMWARE / name).is_dir() for name in listed["include"])
     text = (tmp_path / "weights.c").read_text()
     counts = [int(n) for n in re.findall(r"^const \w+ \w+\[(\d+)\]", text, re.MULTILINE)]
-    assert len(counts) == 8 and model.weights_bytes == 48 + 24 + 8 * 4 * 2 + 3 * 4 * 2 + 256 + 512 * 2
+    assert len(counts) == 8 and model.weights_bytes == 48 + 24 + 8 * 4 * 2 + 3 * 4 * 2 + 256 + 1024 * 2
 
 
 def test_golden_model_reads_as_before(tmp_path: Path) -> None:
@@ -183,11 +183,15 @@ def test_sections_can_be_chosen(tmp_path: Path) -> None:
     for name in ("weights", "model", "model_device"):
         source, output = tmp_path / f"{name}.c", tmp_path / f"{name}.o"
         run("arm-none-eabi-gcc", *STRICT, *flags, f"-I{FIRMWARE / 'include'}", "-c", source, "-o", output)
-        found[name] = run("arm-none-eabi-objdump", "-t", output)
+        found[name] = run("arm-none-eabi-objdump", "-ht", output)
     assert re.search(r"\.external\s\S+ model_logits_weight", found["weights"])
     assert re.search(r"\.fast_code\s\S+ model_step", found["model"])
     assert re.search(r"\.fast_code\s\S+ run_step", found["model"])
     assert re.search(r"\.fast_data\s\S+ arena", found["model_device"])
+    assert re.search(r" \.external .* 2\*\*4$", found["weights"], re.MULTILINE), "aligned to 16"
+    assert re.search(r" \.fast_data .* 2\*\*4$", found["model_device"], re.MULTILINE), "aligned to 16"
+    own = re.findall(r" g .* (\w+)$", found["model_device"], re.MULTILINE)
+    assert own == ["pf_device"], "nothing else of the descriptor is visible"
 
 
 # The API.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -10,9 +11,14 @@ import numpy as np
 import pytest
 from scipy.special import erf, log_ndtr
 
-from c_library import FLAGS, SOURCES, Guarded, Library, broadcast_of, execute, preprocessed_header, prototypes
+from c_library import FIRMWARE, FLAGS, SOURCES, Guarded, Library, broadcast_of, execute, preprocessed_header, prototypes
 from operator_cases import BROADCASTS, CASES
+from picoformer.ir.operator import Operand
+from picoformer.ir.types import DType, QuantParams, TensorType
 from picoformer.ops import Activation, Attention, LayerNorm, ReduceMean, Softmax, Transpose
+from picoformer.ops.attention import EXP_ENTRIES, numerator_table
+from picoformer.ops.fixedpoint import reciprocal, reciprocal_sqrt
+from test_fixedpoint import EDGES, MULTIPLIERS, RECIPROCAL_VALUES, SHIFTS, SQRT_VALUES, exact_requantize
 
 MOVERS = {"pf_copy_blocks", "pf_transpose"}
 FLOATS = {
@@ -63,6 +69,17 @@ def test_compiles_without_a_warning(tool: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_needs_no_libc_and_keeps_no_state(tmp_path: Path) -> None:
+    """Undefined symbols are the operators' own or string.h's; no object has a variable."""
+    subprocess.run(["gcc", "-O2", *FLAGS, "-c", *map(str, SOURCES)], cwd=tmp_path, check=True)
+    command = ["nm", "--format=posix", *(p.name for p in sorted(tmp_path.glob("*.o")))]
+    listing = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    symbols = [line.split()[:2] for line in listing.splitlines() if not line.endswith(":")]
+    foreign = {name for name, kind in symbols if kind == "U" and not name.startswith("pf_")}
+    assert foreign <= {"memcpy", "memset", "_GLOBAL_OFFSET_TABLE_"}
+    assert {kind for _, kind in symbols} <= {"T", "t", "U", "R", "r"}
+
+
 def test_every_prototype_is_tried() -> None:
     declared = set(prototypes(preprocessed_header()))
     assert set(CASES) | MOVERS | {f"pf_{name}_f32" for name in FLOATS} == declared
@@ -86,6 +103,62 @@ def test_in_place(symbol: str, library: Library) -> None:
                 np.testing.assert_array_equal(result, case.expected, case.note)
                 tried += 1
     assert tried
+
+
+def test_words_equal_the_definition(library: Library) -> None:
+    """The arithmetic of fixedpoint.h by itself, where the operators would show a difference only now and then."""
+    place = ctypes.c_int32()
+    by_reference = ctypes.POINTER(ctypes.c_int32)
+    for symbol, argument, definition, values in (
+        ("try_reciprocal", ctypes.c_uint32, reciprocal, RECIPROCAL_VALUES),
+        ("try_reciprocal_sqrt", ctypes.c_uint64, reciprocal_sqrt, SQRT_VALUES),
+    ):
+        function = library.function(symbol, ctypes.c_uint32, argument, by_reference)
+        expected, lead = definition(np.array(values, np.uint64))
+        for value, y, exponent in zip(values, expected, lead, strict=True):
+            assert (function(value, ctypes.byref(place)), place.value) == (y, exponent), (symbol, value)
+
+
+def test_rescaling_equals_the_definition(library: Library) -> None:
+    narrow = library.function("try_rescale", ctypes.c_int32, ctypes.c_int32, ctypes.c_int32, ctypes.c_int32)
+    wide = library.function("try_rescale_wide", ctypes.c_int32, ctypes.c_int64, ctypes.c_int32, ctypes.c_int32)
+    for shift in SHIFTS:
+        for m in MULTIPLIERS:
+            for acc in (*EDGES, *((2 * k + 1) << (shift - 1) for k in range(-3, 3) if shift < 29)):
+                expected = exact_requantize(acc, m, shift, 0, DType.INT16)
+                assert np.clip(narrow(acc, m, shift), -32768, 32767) == expected, (acc, m, shift)
+                assert np.clip(wide(acc, m, shift), -32768, 32767) == expected, (acc, m, shift)
+            for acc in (2**46 + 1, -(2**46) - 1, 2**31, 2**33 - 1) if shift > 16 else ():
+                expected = exact_requantize(acc, m, shift, 0, DType.INT16)
+                assert np.clip(wide(acc, m, shift), -32768, 32767) == expected, (acc, m, shift)
+
+
+def test_numerators_equal_the_definition(library: Library) -> None:
+    table = numerator_table(15)
+    types = (ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_int32)
+    function = library.function("try_numerator", ctypes.c_uint32, *types)
+    for shift in SHIFTS:
+        for m in MULTIPLIERS:
+            ties = [(2 * k + 1) << (shift - 1) for k in range(9) if shift < 28]
+            for distance in (0, 1, 2, 3, 511, 1023, 1024, 2**31, 2**32 - 1, *ties):
+                index = min(1023, (distance * m + (1 << (shift - 1))) >> shift)
+                assert function(table.ctypes.data, distance, m, shift) == table[index], (distance, m, shift)
+
+
+def test_layer_norm_ties(library: Library) -> None:
+    """A row factor of exactly 2^20 / 2^32 and distances of odd multiples of 2^11: results end in one half."""
+    for odd in (1, 3, 5, 7):
+        x = np.array([[2048 * odd, 0], [0, 2048 * odd]], np.int16)
+        quant = QuantParams((1.0,))
+        types = TensorType(x.shape, DType.INT16, quant), TensorType(x.shape, DType.INT16, quant)
+        lowered = LayerNorm(1e-5).lower((Operand(types[0]),), types[1])
+        y, half = (int(v[0]) for v in reciprocal_sqrt(np.array([(2048 * odd) ** 2 + lowered.epsilon])))
+        exponent = next(e for e in range(200) if 1 << 30 <= (1 << (50 + e - half)) // y < 1 << 31)
+        lowered = dataclasses.replace(lowered, mantissa=(1 << (50 + exponent - half)) // y, exponent=exponent)
+        assert lowered.row_factor(np.array([(2048 * odd) ** 2 + lowered.epsilon])) == (1 << 20, 32)
+        expected = [[(odd + 1) // 2, (1 - odd) // 2], [(1 - odd) // 2, (odd + 1) // 2]]
+        assert lowered.execute(x).tolist() == expected
+        assert execute(library, lowered, x)[1].tolist() == expected
 
 
 @pytest.mark.parametrize("bad", [-1, 5, 2**31 - 1, -(2**31)])
@@ -310,3 +383,8 @@ def test_functions_at_their_ends(library: Library) -> None:
         "pf_logistic_f32",
     ):
         assert np.isnan(apply(library, name, np.array([float("nan")]))).all(), name
+
+
+def test_the_header_and_the_table_agree_on_their_length() -> None:
+    header = (FIRMWARE / "include" / "picoformer" / "fixedpoint.h").read_text()
+    assert f"#define PF_EXP_ENTRIES {EXP_ENTRIES}u" in header

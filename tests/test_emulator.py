@@ -284,7 +284,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"weights\.c is missing; generate"):
         build_firmware(model, load_target("host"), tmp_path / "out")
     device_fixture.write_model(model)
-    (model / "sources.json").write_text(json.dumps({"sources": ["ops/no_such.c"]}))
+    (model / "sources.json").write_text(json.dumps({"model_sources": ["model.c"], "sources": ["ops/no_such.c"]}))
     with pytest.raises(ModelError, match=r"no_such\.c, which firmware/ does not have"):
         build_firmware(model, load_target("host"), tmp_path / "out")
 

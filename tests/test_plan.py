@@ -53,14 +53,14 @@ def replay(graph: Graph, plan: MemoryPlan, keep: tuple[str, ...] = ()) -> None:
         assert (owner[span(name)] == number[root[name]]).all(), f"'{name}' is overwritten before the end"
 
 
-def random_graph(seed: int) -> Graph:
-    """Linear, Add, Mul, Activation, Reshape and Attention on random earlier values of a few sizes."""
+def random_graph(seed: int, longest: int = 18, reach: int = 4) -> Graph:
+    """Linear, Add, Mul, Activation, Reshape and Attention on random values among the `reach` last, a few sizes."""
     b = Builder(f"random {seed}", seed)
     choose = np.random.default_rng(seed + 1000)
     values = [b.input("x", 4, 8), b.input("y", 4, 8)]
-    for index in range(int(choose.integers(4, 18))):
+    for index in range(int(choose.integers(4, longest))):
         kind = choose.choice(["linear", "add", "mul", "activation", "reshape", "attention"])
-        x = values[int(choose.integers(max(0, len(values) - 4), len(values)))]
+        x = values[int(choose.integers(max(0, len(values) - reach), len(values)))]
         same = [v for v in values if b.types[v].shape == b.types[x].shape]
         other = same[int(choose.integers(len(same)))]
         name = f"v{index}"
@@ -99,9 +99,13 @@ def test_no_value_is_overwritten_while_it_lives(seed: int) -> None:
     assert plan.peak <= 1.2 * plan.lower_bound
 
 
-def test_most_plans_meet_the_lower_bound() -> None:
-    plans = [plan_memory(in_bytes(random_graph(seed)), GENERIC) for seed in range(60)]
-    assert sum(plan.peak == plan.lower_bound for plan in plans) >= 57
+def test_nearly_all_plans_meet_the_lower_bound() -> None:
+    """Greedy orders alone leave three of the tangled graphs above it, 2 and 43 among them."""
+    small = [plan_memory(in_bytes(random_graph(seed)), GENERIC) for seed in range(60)]
+    assert all(plan.peak == plan.lower_bound for plan in small)
+    tangled = [plan_memory(in_bytes(random_graph(seed, 60, 30)), GENERIC) for seed in range(60)]
+    assert sum(plan.peak == plan.lower_bound for plan in tangled) >= 59
+    assert all(tangled[seed].peak == tangled[seed].lower_bound for seed in (2, 43))
 
 
 @pytest.mark.parametrize("case", CASES)

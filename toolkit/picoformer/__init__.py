@@ -1,3 +1,29 @@
-"""picoformer: trained transformer in, verified microcontroller firmware out."""
+"""picoformer: trained transformer in, verified microcontroller firmware out.
+
+    import picoformer
+    made = picoformer.build("model.onnx", calibration="calib.npz", target="mps2-an386", out="out")
+    found = picoformer.verify("out", inputs="test.npz")
+    print(found.report.passed, found.to_json()["links"])
+
+`build`, `verify`, `quantize`, `export` and `run` say what the commands of the same names say; what they need is
+imported when they are called.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from picoformer.api import build, export, quantize, run, verify
+
+__all__ = ["__version__", "build", "export", "quantize", "run", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from picoformer import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'picoformer' has no attribute '{name}'")

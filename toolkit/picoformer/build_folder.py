@@ -177,6 +177,30 @@ def write_build(
     return Build(out, manifest, float_graph, graph)
 
 
+def quantize_samples(
+    model: Path,
+    calibration: Path | None,
+    scheme: str,
+    settings: QuantizeSettings | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    valid_length: bool = False,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> tuple[Graph, Graph, dict[str, Array]]:
+    """From files: (float graph, the graph in `scheme`, the calibration samples (samples, *shape) by input)."""
+    graph = import_model(model, shapes, valid_length)
+    if name is not None:
+        graph = graph.replace(name=name)
+    if scheme == "float32":
+        return graph, graph, {}
+    if calibration is None:
+        wanted = ", ".join(graph.inputs)
+        raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {wanted}")
+    arrays, _ = split_labels(load_samples(calibration), calibration)
+    samples = fit_samples(graph, with_full_length(graph, arrays), calibration)
+    return graph, quantize_model(graph, samples, settings, progress), samples
+
+
 def build_files(
     model: Path,
     calibration: Path | None,
@@ -191,17 +215,9 @@ def build_files(
     progress: Progress | None = None,
 ) -> Build:
     """An ONNX file, and for an integer scheme an .npz of calibration samples, to the build folder `out`."""
-    float_graph = import_model(model, shapes, valid_length)
-    if name is not None:
-        float_graph = float_graph.replace(name=name)
-    graph = float_graph
-    if scheme != "float32":
-        if calibration is None:
-            wanted = ", ".join(graph.inputs)
-            raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {wanted}")
-        arrays, _ = split_labels(load_samples(calibration), calibration)
-        samples = fit_samples(graph, with_full_length(graph, arrays), calibration)
-        graph = quantize_model(graph, samples, settings, progress)
+    float_graph, graph, _ = quantize_samples(
+        model, calibration, scheme, settings, shapes, valid_length, name, progress
+    )
     return write_build(model, float_graph, graph, scheme, target, out, prefix, valid_length, progress)
 
 

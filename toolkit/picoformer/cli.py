@@ -43,6 +43,13 @@ class _Group(click.Group):
             click.echo(f"picoformer: {error.filename or 'file system'}: {error.strerror or error}", err=True)
         except MemoryError:
             click.echo("picoformer: out of memory; the model or the data is too large for this machine", err=True)
+        except click.exceptions.ClickException:
+            raise
+        except (click.exceptions.Exit, SystemExit):
+            raise
+        except Exception as error:
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            click.echo(f"picoformer: a fault of this program ({what}); `picoformer --debug` shows where", err=True)
         ctx.exit(1)
 
 
@@ -191,7 +198,8 @@ def _config_option(function: F) -> F:
 @_json_option
 def train(data: Path, config: Path, output: Path, as_json: bool) -> None:
     """Train the model of [teacher] from scratch on a data set."""
-    from picoformer.stages import TrainSettings, train_model
+    from picoformer.compress.settings import TrainSettings
+    from picoformer.stages import train_model
 
     file = _section(config, "teacher")
     settings = file.teacher_training or TrainSettings()
@@ -208,7 +216,8 @@ def train(data: Path, config: Path, output: Path, as_json: bool) -> None:
 @_json_option
 def distill(teacher: Path, data: Path, config: Path, output: Path, as_json: bool) -> None:
     """Distill the checkpoint TEACHER into the model of [student]."""
-    from picoformer.stages import DistillSettings, distill_model
+    from picoformer.compress.settings import DistillSettings
+    from picoformer.stages import distill_model
 
     file = _section(config, "student")
     settings = file.distillation or DistillSettings()
@@ -396,7 +405,8 @@ def targets(as_json: bool) -> None:
 
     found = [load_target(name) for name in list_targets()]
     record = [{"name": t.name, "description": t.description, "cpu": t.cpu, "isa": list(t.isa)} for t in found]
-    _print(record, as_json, lambda: [click.echo(f"{t.name:<16} {t.description}") for t in found] and None)
+    table = "\n".join(f"{t.name:<16} {t.description}" for t in found)
+    _print(record, as_json, lambda: click.echo(table))
 
 
 @main.command()

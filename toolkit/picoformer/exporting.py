@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.build_folder import import_model, open_build, quantize_model, with_full_length
-from picoformer.errors import ConfigError, DataError
-from picoformer.files import atomic_folder, atomic_write_bytes, file_hash
-from picoformer.ir import Graph
+from picoformer.build_folder import import_model, open_build, quantize_samples, with_full_length
+from picoformer.errors import ConfigError
+from picoformer.files import atomic_folder, file_hash, save_arrays
 from picoformer.samples import fit_samples, load_samples, split_labels
 from picoformer.targets import load_target
 
@@ -21,19 +19,8 @@ Progress = Callable[[str, int, int, float], None]
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def _typed_graph(
-    model: Path, calibration: Path | None, scheme: str, settings: Any, shapes: Shapes, progress: Progress | None
-) -> tuple[Graph, Graph, dict[str, Any]]:
-    """(float graph, graph of the scheme, calibration samples by input)."""
-    graph = import_model(model, shapes)
-    if scheme == "float32":
-        return graph, graph, {}
-    if calibration is None:
-        raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {', '.join(graph.inputs)}")
-    arrays, _ = split_labels(load_samples(calibration), calibration)
-    samples = fit_samples(graph, with_full_length(graph, arrays), calibration)
-    tick = None if progress is None else lambda what, done, total: progress(what, done, total, 0.0)
-    return graph, quantize_model(graph, samples, settings, tick), samples
+def _tick(progress: Progress | None) -> Callable[[str, int, int], None] | None:
+    return None if progress is None else lambda what, done, total: progress(what, done, total, 0.0)
 
 
 def quantize_files(
@@ -50,7 +37,9 @@ def quantize_files(
     from picoformer.parity import sqnr_per_tensor
     from picoformer.reference import lower_graph, run_float, run_integer
 
-    graph, typed, samples = _typed_graph(model, calibration, scheme, settings, shapes or {}, progress)
+    graph, typed, samples = quantize_samples(
+        model, calibration, scheme, settings, shapes, progress=_tick(progress)
+    )
     with atomic_folder(out) as folder:
         save_graph(typed, folder)
     few = {name: value[:64] for name, value in samples.items()}
@@ -90,7 +79,9 @@ def export_files(
 
             source = Path(scratch) / f"{model.stem}.onnx"
             export_checkpoint(model, source)
-        _, typed, _ = _typed_graph(source, calibration, scheme, settings, shapes or {}, progress)
+        _, typed, _ = quantize_samples(
+            source, calibration, scheme, settings, shapes, progress=_tick(progress)
+        )
     origin = {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}
     if form == "onnx":
         if out.is_dir():
@@ -133,9 +124,7 @@ def emulate_files(
         quant = graph.types[name].quant
         real[name] = np.asarray(value) if quant is None else dequantize(np.asarray(value), quant)
     if out is not None:
-        stream = io.BytesIO()
-        np.savez(stream, **real)  # type: ignore[arg-type]
-        atomic_write_bytes(out, stream.getvalue())
+        save_arrays(out, real)
     record: dict[str, Any] = {"target": target.name, "samples": len(next(iter(real.values())))}
     record["instructions_per_inference"] = None if measured.instructions is None else measured.instructions.total
     record["stack_bytes"] = measured.stack_used

@@ -17,8 +17,8 @@ from picoformer.targets import MemoryRegion, Target, resource_root
 from picoformer.toolchain import CompilerFailure, Unit, compile_units, find_program, run_tool
 
 _WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion")
+_DESCRIPTOR = "runtime/descriptor.o"
 _SECTIONS = ("-ffunction-sections", "-fdata-sections")
-_MODEL_FILES = ("model.c", "weights.c", "model_device.c")
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ def build_firmware(
     """Compile and link the model in `model_dir` for `target`; writes firmware.elf, firmware.map, size.json to
     `out`.
 
-    `model_dir` holds model.c, model.h, weights.c, model_device.c and sources.json = {"sources": [C files
-    relative to the firmware folder], "include": [folders relative to it]}. `fault_tests` adds the message
+    `model_dir` holds the generated C and sources.json = {"model_sources": [its C files, the wire's descriptor
+    *_device.c among them], "sources": [C files relative to the firmware folder], "include": [folders relative
+    to it]}. `fault_tests` adds the message
     that provokes faults; `strict` turns warnings into errors. Files in `out` are replaced only when all of
     them are complete. Raises ToolError (compiler missing or failed), FitError (too big for the target),
     ModelError (a file is missing).
@@ -126,17 +127,15 @@ def load_build(out: Path, target: Target) -> FirmwareBuild:
 
 def _units(model_dir: Path, firmware: Path, target: Target) -> tuple[list[Unit], list[Path]]:
     listing = model_dir / "sources.json"
-    for path in (listing, *(model_dir / name for name in _MODEL_FILES)):
-        if not path.is_file():
-            raise ModelError(f"{path} is missing; generate the C of the model again")
+    if not listing.is_file():
+        raise ModelError(f"{listing} is missing; generate the C of the model again")
     listed = json.loads(listing.read_text(encoding="utf-8"))
-    units = [
-        Unit(
-            model_dir / name,
-            Path("runtime" if name == "model_device.c" else "model") / f"{Path(name).stem}.o",
-        )
-        for name in _MODEL_FILES
-    ]
+    units = []
+    for name in listed["model_sources"]:
+        if not (model_dir / name).is_file():
+            raise ModelError(f"{model_dir / name} is missing; generate the C of the model again")
+        is_descriptor = name.endswith("_device.c")
+        units.append(Unit(model_dir / name, Path(_DESCRIPTOR if is_descriptor else f"model/{Path(name).stem}.o")))
     for name in listed["sources"]:
         units.append(_unit(firmware / name, "code", str(Path(name).with_suffix("")).replace("/", "_")))
     for path in sorted((firmware / "protocol").glob("*.c")):
@@ -306,7 +305,7 @@ def size_report(elf: Path, map_file: Path, target: Target) -> SizeReport:
             is_text = piece.section.startswith(".text")
             flash["code" if group == "code" or is_text else "model"] += piece.size
         if piece.output in in_ram:
-            if group != "runtime" or piece.object.startswith("runtime/model_device"):
+            if group != "runtime" or piece.object == _DESCRIPTOR:
                 data += piece.size
             elif piece.address <= arena_address < piece.address + piece.size:
                 data += arena
@@ -346,7 +345,7 @@ def _arena(image: Any, stream: IO[bytes]) -> tuple[int, int]:
     """`arena_bytes` and the arena's address as the linked pf_device states them."""
     symbols = image.get_section_by_name(".symtab").get_symbol_by_name("pf_device")
     if not symbols:
-        raise ModelError("the firmware has no pf_device; link model_device.c into it")
+        raise ModelError("the firmware has no pf_device; link the model's *_device.c into it")
     symbol = symbols[0]
     section = image.get_section(symbol["st_shndx"])
     stream.seek(section["sh_offset"] + symbol["st_value"] - section["sh_addr"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from picoformer import stages
+from picoformer.compress.settings import DistillSettings, TrainSettings
 from picoformer.config import Pipeline
 from picoformer.errors import ConfigError, DeviceError
 from picoformer.files import atomic_write_text, file_hash
@@ -110,9 +111,8 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
     file, out = pipeline.file, pipeline.output
     assert file.data is not None and file.teacher is not None and file.student is not None
     data, teacher_section, student_section = file.data, file.teacher, file.student
-    seed = {"seed": file.seed}
-    teaching = dataclasses.replace(file.teacher_training or stages.TrainSettings(), **seed)
-    distilling = dataclasses.replace(file.distillation or stages.DistillSettings(), **seed)
+    teaching = dataclasses.replace(file.teacher_training or TrainSettings(), seed=file.seed)
+    distilling = dataclasses.replace(file.distillation or DistillSettings(), seed=file.seed)
     samples, teacher, student = out / "data.npz", out / "teacher.safetensors", out / "student.safetensors"
     source = str(pipeline.beside(data.source)) if data.source.endswith(".npz") else data.source
     found = [
@@ -121,7 +121,7 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
             lambda: stages.make_dataset(source, samples, file.seed, data.test_fraction),
             (Path(source),) if source.endswith(".npz") else (),
             (samples,),
-            [data.model_dump(), seed],
+            [data.model_dump(), file.seed],
             code,
         ),
         Stage(
@@ -146,7 +146,7 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
     checkpoint = student
     if file.pruning is not None:
         pruned, pruning = out / "pruned.safetensors", file.pruning
-        recovering = None if file.recovery is None else dataclasses.replace(file.recovery, **seed)
+        recovering = None if file.recovery is None else dataclasses.replace(file.recovery, seed=file.seed)
         found.append(
             Stage(
                 "pruned",
@@ -166,7 +166,7 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
         stages.write_samples(samples, calibration, inputs, file.quantization.samples, file.seed)
         return stages.export_checkpoint(checkpoint, model, file.export.opset)
 
-    settings = [file.export.model_dump(), file.quantization.samples, seed]
+    settings = [file.export.model_dump(), file.quantization.samples, file.seed]
     found.append(Stage("onnx", export, (checkpoint, samples), (model, calibration, inputs), settings, code))
     return found, checkpoint
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from picoformer.compress.settings import DistillSettings, PruneSettings, TrainSe
 from picoformer.config import ModelSection
 from picoformer.datasets import Dataset, augment_digits, digits, load_dataset, save_dataset, synthetic_signal
 from picoformer.errors import ConfigError, DataError
-from picoformer.files import atomic_write_bytes, atomic_write_text
+from picoformer.files import save_arrays
 from picoformer.models.config import TransformerConfig
 
 Progress = Callable[[str, int, int, float], None]
@@ -156,16 +155,8 @@ def write_samples(data_path: Path, calibration: Path, inputs: Path, count: int, 
     """From a data set: `count` training samples for calibration, and the test part with its labels; input 'x'."""
     data = load_dataset(data_path)
     chosen = np.random.default_rng(seed).permutation(len(data.x_train))[:count]
-    _save_arrays(calibration, x=data.x_train[np.sort(chosen)])
-    _save_arrays(inputs, x=data.x_test, labels=data.y_test)
-
-
-def _save_arrays(path: Path, **arrays: Any) -> None:
-    import io
-
-    stream = io.BytesIO()
-    np.savez(stream, **arrays)
-    atomic_write_bytes(path, stream.getvalue())
+    save_arrays(calibration, {"x": data.x_train[np.sort(chosen)]})
+    save_arrays(inputs, {"x": data.x_test, "labels": data.y_test})
 
 
 def torch_outputs(checkpoint: Path, x: Any, outputs: tuple[str, ...]) -> dict[str, Any]:
@@ -181,14 +172,3 @@ def torch_outputs(checkpoint: Path, x: Any, outputs: tuple[str, ...]) -> dict[st
     with torch.no_grad():
         result = model(torch.from_numpy(np.ascontiguousarray(x))).numpy()
     return {outputs[0]: result[:, None]}
-
-
-def write_figures(path: Path, figures: dict[str, Any]) -> None:
-    """Keep a stage's figures beside what it wrote."""
-    atomic_write_text(path, json.dumps(figures, indent=1) + "\n")
-
-
-def read_figures(path: Path) -> dict[str, Any]:
-    """What `write_figures` kept."""
-    figures: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return figures

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from picoformer.errors import ConfigError
+from picoformer.toml_file import key_line, read_toml
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Address = Annotated[int, Field(ge=0, lt=1 << 32)]
@@ -187,17 +185,8 @@ def load_target(name_or_path: str | Path) -> Target:
             raise ConfigError(
                 f"unknown target {text!r}; known: {', '.join(list_targets())}, or give the path of a .toml file"
             )
-    try:
-        source = path.read_text(encoding="utf-8")
-        data = tomllib.loads(source)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid TOML: {error}") from error
-    try:
-        target = Target.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(_explain(path, source, error)) from error
+    target = read_toml(path, Target)
+    source = path.read_text(encoding="utf-8")
     if not (resource_root("firmware") / "port" / target.port).is_dir():
         ports = sorted(entry.name for entry in (resource_root("firmware") / "port").iterdir() if entry.is_dir())
         raise ConfigError(
@@ -224,75 +213,3 @@ def _check_port_files(path: Path, source: str, target: Target) -> None:
                 f"{path}:{key_line(source, location)}: key '{'.'.join(location)}': firmware/port/{target.port} has no "
                 f"{role}_{kind}.c; use one of {known}, or write that file"
             )
-
-
-_HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]")
-_KEY = re.compile(r"""^\s*(?:"([^"]+)"|'([^']+)'|([A-Za-z0-9_-]+))\s*=""")
-
-
-def key_line(source: str, location: tuple[str | int, ...]) -> int:
-    """The 1-based line of a TOML key, e.g. ('memory', 1, 'origin'); of its table's header when the key is
-    absent.
-
-    Covers keys and one level of [table] or [[array]] headers, which is all that target files use; 1 if not
-    found.
-    """
-    table: tuple[str | int, ...] = ()
-    seen: dict[str, int] = {}
-    best, best_depth = 1, 0
-    for number, line in enumerate(source.splitlines(), start=1):
-        place: tuple[str | int, ...]
-        if header := _HEADER.match(line):
-            name = header[2]
-            if header[1] == "[[":
-                seen[name] = seen.get(name, -1) + 1
-                table = (name, seen[name])
-            else:
-                table = (name,)
-            place = table
-        elif key := _KEY.match(line):
-            place = (*table, key[1] or key[2] or key[3])
-        else:
-            continue
-        if len(place) > best_depth and location[: len(place)] == place:
-            best, best_depth = number, len(place)
-    return best
-
-
-def _explain(path: Path, source: str, error: ValidationError) -> str:
-    first = error.errors()[0]
-    location: tuple[str | int, ...] = first["loc"]
-    dotted = ".".join(str(part) for part in location)
-    line = key_line(source, location)
-    if first["type"] == "extra_forbidden":
-        known = ", ".join(sorted(_model_at(location[:-1]).model_fields))
-        what = f"unknown key {dotted!r}; remove it or use one of: {known}"
-    elif first["type"] == "missing":
-        what = f"key {dotted!r} is missing; add it"
-    elif first["type"] == "value_error":
-        what = str(first["ctx"]["error"]) if "ctx" in first else first["msg"]
-        what = f"{dotted}: {what}" if dotted else what
-    else:
-        what = f"key {dotted!r} has the bad value {_shown(first['input'])}; {_lower(first['msg'])}"
-    return f"{path}:{line}: {what}"
-
-
-def _model_at(location: tuple[str | int, ...]) -> type[BaseModel]:
-    tables: Mapping[str, type[BaseModel]] = {
-        "memory": MemoryRegion,
-        "toolchain": Toolchain,
-        "uart": Uart,
-        "watchdog": Watchdog,
-        "emulator": EmulatorChoice,
-        "flasher": FlasherChoice,
-    }
-    return tables.get(str(location[0]), Target) if location else Target
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]

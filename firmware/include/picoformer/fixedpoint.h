@@ -22,7 +22,7 @@ typedef char pf_conversion_keeps_low_bits[(int32_t)0x80000000u == INT32_MIN ? 1 
     ((PF_TYPE_##NAME)((VALUE) < PF_MIN_##NAME ? PF_MIN_##NAME : (VALUE) > PF_MAX_##NAME ? PF_MAX_##NAME : (VALUE)))
 
 /* Softmax numerators: entries of their table. */
-#define PF_EXP_ENTRIES 512u
+#define PF_EXP_ENTRIES 1024u
 
 /* (value + 2^(shift-1)) >> shift, shift 1..62; the sum must fit. */
 static inline int64_t pf_rounding_shift(int64_t value, int32_t shift) {
@@ -104,7 +104,7 @@ static inline pf_factor pf_scaled_reciprocal(int32_t mantissa, int32_t exponent,
     return factor;
 }
 
-/* table[min(511, (distance * multiplier + 2^(shift-1)) >> shift)]; distance = row maximum - score. */
+/* table[min(1023, (distance * multiplier + 2^(shift-1)) >> shift)]; distance = row maximum - score. */
 static inline uint32_t pf_numerator(const uint16_t *table, uint32_t distance, uint32_t multiplier, int32_t shift) {
     const uint64_t product = (uint64_t)distance * multiplier;
     if (shift == 32) {

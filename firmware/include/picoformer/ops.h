@@ -37,7 +37,7 @@ void pf_linear_wide_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, in
  * y: queries x heads*value_size. Keys at or past `valid` (0..keys) are left out. scratch: `keys` words. */
 typedef struct pf_attention {
     const int32_t *score_multiplier; /* per head */
-    const uint16_t *table;           /* 512 numerators */
+    const uint16_t *table;           /* 1024 numerators */
     const int32_t *value_mantissa;   /* per head */
     const int32_t *value_exponent;   /* per head */
     int32_t heads, head_size, value_size;
@@ -138,7 +138,7 @@ void pf_reduce_mean_s16_s16(const pf_reduce_mean *p, const int16_t *x, int16_t *
 
 /* Softmax of each row. */
 typedef struct pf_softmax {
-    const uint16_t *table; /* 512 numerators */
+    const uint16_t *table; /* 1024 numerators */
     int32_t width;
     int32_t multiplier, shift;
     int32_t mantissa, exponent;

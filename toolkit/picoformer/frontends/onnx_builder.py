@@ -91,7 +91,8 @@ class GraphBuilder:
         if np.isposinf(value).any():
             raise ModelError(f"{self.path}: tensor '{name}' holds infinity; train or export the model again")
         limit = np.float32(np.finfo(np.float32).max)
-        return np.clip(value, -limit, limit)
+        clipped: Array = np.clip(value, -limit, limit)
+        return clipped
 
     def add(self, name: str, op: Operator, inputs: list[str], output: str) -> str:
         """Append `output = op(inputs)`, or compute it at once when every input is constant."""
@@ -123,7 +124,7 @@ class GraphBuilder:
         for output in outputs:
             source = self.resolve(output)
             if source in self.known:
-                raise ModelError(f"{self.path}: output '{output}' does not depend on the inputs; export the model again")
+                raise ModelError(f"{self.path}: output '{output}' does not depend on the inputs; export again")
             if source != output:
                 del self._aliases[output]
                 self.add(output, Reshape(self.type_of(source).shape), [source], output)

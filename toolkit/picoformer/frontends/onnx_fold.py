@@ -29,7 +29,9 @@ def fold_node(node: onnx.NodeProto, builder: GraphBuilder) -> bool:
     if node.op_type == "Constant" or not all(name == "" or builder.is_constant(name) for name in node.input):
         return False
     if node.op_type in RANDOM:
-        raise UnsupportedError(f"{builder.path}: node '{node.name}' ({node.op_type}) draws random numbers; export in eval mode")
+        raise UnsupportedError(
+            f"{builder.path}: node '{node.name}' ({node.op_type}) draws random numbers; export in eval mode"
+        )
     feeds = {name: builder.known[builder.resolve(name)] for name in node.input if name}
     values = list(feeds.values())
     if _elements(node.op_type, values) > ELEMENTS_MAX:
@@ -52,11 +54,9 @@ def _elements(kind: str, values: list[Any]) -> float:
     """Elements of the result, for operators whose result may be far larger than their inputs."""
     if kind == "ConstantOfShape":
         return float(np.prod(values[0], dtype=np.float64))
-    if kind == "Expand":
-        return float(np.prod(values[1], dtype=np.float64)) * values[0].size
-    if kind == "Tile":
-        return float(np.prod(values[1], dtype=np.float64)) * values[0].size
+    if kind in ("Expand", "Tile"):
+        return float(np.prod(values[1], dtype=np.float64)) * float(values[0].size)
     if kind == "Range":
         start, limit, delta = (float(np.reshape(value, -1)[0]) for value in values)
-        return abs(limit - start) / abs(delta) if delta else math.inf
+        return float(abs(limit - start) / abs(delta)) if delta else math.inf
     return 0.0

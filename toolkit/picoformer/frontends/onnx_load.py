@@ -1,7 +1,8 @@
-"""Reading an ONNX file that nobody vouches for: checked, static, folded, and refused in one line when it is not sound."""
+"""Reading an ONNX file that nobody vouches for: checked, static, folded, or refused in one line."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -14,7 +15,7 @@ import onnx.checker
 import onnx.inliner
 import onnx.numpy_helper
 import onnx.shape_inference
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from picoformer.errors import ModelError, UnsupportedError
 
@@ -39,14 +40,14 @@ def read_model(path: Path, shapes: dict[str, tuple[int, ...]], covered: Collecti
     Raises ModelError for a broken file, UnsupportedError for operators that are not covered.
     """
     model = _parse(path)
-    _check_external_data(path, model)
     _check_names(path, model)
+    _check_external_data(path, model)
     model = _inline(path, model)
     _check_opset(path, model)
     check_operators(path, model, covered)
-    _guard(path, "is not a valid ONNX model", lambda: onnx.checker.check_model(model))
     _check_numbers(path, model)
     _fix_shapes(path, model, shapes)
+    _guard(path, "is not a valid ONNX model", lambda: onnx.checker.check_model(model))
     return _fold(path, model)
 
 
@@ -140,8 +141,15 @@ def _check_names(path: Path, model: onnx.ModelProto) -> None:
     names += [value.name for value in (*model.graph.input, *model.graph.output)]
     for node in _nodes(model):
         names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
+    for value in model.graph.input:
+        names += [dimension.dim_param for dimension in value.type.tensor_type.shape.dim]
+    names += [entry.domain for entry in model.opset_import]
+    for _, tensor in _tensors(model):
+        names += [text for entry in tensor.external_data for text in (entry.key, entry.value)]
     for name in names:
-        if not name.isprintable():
+        # Text that is not UTF-8 comes out of protobuf as bytes.
+        if not isinstance(name, str) or not name.isprintable():
             raise ModelError(f"{path}: the name {name[:40]!r} holds characters that cannot be printed")
 
 
@@ -187,7 +195,7 @@ def check_operators(path: Path, model: onnx.ModelProto, covered: Collection[str]
     for node in model.graph.node:
         full = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
         output = node.output[0] if node.output else ""
-        if node.op_type in QUANTIZED or node.domain == "com.microsoft" and node.op_type.startswith("QLinear"):
+        if node.op_type in QUANTIZED or (node.domain == "com.microsoft" and node.op_type.startswith("QLinear")):
             raise UnsupportedError(
                 f"{path} is already quantized (node '{node.name}', {full}, output '{output}'): "
                 f"give the float model and calibration data, quantization happens here"
@@ -221,7 +229,7 @@ def _check_numbers(path: Path, model: onnx.ModelProto) -> None:
             other.add(onnx.TensorProto.DataType.Name(tensor.data_type).lower())
         elif tensor.data_type != onnx.TensorProto.FLOAT:
             continue
-        value = _guard(path, f"holds a broken tensor '{name}'", lambda t=tensor: onnx.numpy_helper.to_array(t))
+        value = _guard(path, f"holds a broken tensor '{name}'", functools.partial(onnx.numpy_helper.to_array, tensor))
         check_finite(path, name, np.asarray(value, np.float64))
     if other:
         log.warning("%s holds %s numbers; they are computed as float32", path, " and ".join(sorted(other)))
@@ -279,15 +287,16 @@ def _fix_shapes(path: Path, model: onnx.ModelProto, shapes: dict[str, tuple[int,
             raise ModelError(f"{path}: input '{name}' has shape {sizes}; every axis must be at least 1 and fit memory")
     if dynamic:
         raise ModelError(f"{path}: {'; '.join(dynamic)}")
-    del model.graph.value_info[:]
-    for output in model.graph.output:
-        if output.type.HasField("tensor_type"):
-            output.type.tensor_type.ClearField("shape")
 
 
 def _fold(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """Infer shapes, refusing what cannot be, and let the optimizer compute what is constant."""
     import onnxscript.optimizer
 
+    del model.graph.value_info[:]  # they may still say the dynamic dimensions
+    for output in model.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
     inferred = _guard(
         path,
         "has shapes that contradict each other",

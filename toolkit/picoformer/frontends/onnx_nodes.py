@@ -82,9 +82,7 @@ def cast(node: NodeReader) -> None:
     if node.builder.is_constant(node.inputs[0]):
         kind = np.float32 if target in floats else np.int64 if target in integers else np.bool_
         node.builder.known[node.output] = node.array(0).astype(kind)
-    elif (source is DType.FLOAT32 and target in floats) or (source is DType.INT32 and target in integers):
-        identity(node)
-    elif source is DType.BOOL and target == boolean:
+    elif target in {DType.FLOAT32: floats, DType.INT32: integers}.get(source, (boolean,)):
         identity(node)
     elif source is DType.BOOL and target in floats + integers:
         number = np.float32 if target in floats else np.int64
@@ -147,7 +145,7 @@ def softmax(node: NodeReader) -> None:
         return
     if old:
         raise node.unsupported(f"flattens the axes from {axis} on", "export with opset 13 or newer")
-    order = [a for a in range(-rank, 0)]
+    order = list(range(-rank, 0))
     order[axis], order[-1] = -1, axis
     moved = node.step(Transpose(tuple(order)), node.inputs, "moved")
     node.finish(Transpose(tuple(order)), [node.step(Softmax(), [moved], "softmax")])
@@ -281,7 +279,9 @@ def gather(node: NodeReader) -> None:
     axis = node.axis(node.attribute("axis", 0), rank)
     if not node.builder.is_constant(ids):
         if not (node.builder.is_constant(table) and rank == 2 and axis == -2):
-            raise node.unsupported("picks entries by computed indices", "pick rows of a constant matrix, or by constants")
+            raise node.unsupported(
+                "picks entries by computed indices", "pick rows of a constant matrix, or by constants"
+            )
         node.finish(Embedding(), [ids, table])
         return
     picked = node.array(1)

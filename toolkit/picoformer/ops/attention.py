@@ -20,10 +20,10 @@ from picoformer.ops.fixedpoint import (
 )
 from picoformer.ops.quantized import symmetric_scales
 
-EXP_STEP = 1.0 / 32.0
+EXP_STEP = 1.0 / 64.0
 """Distance, in the exponent, of neighbouring entries of the numerator table."""
-EXP_ENTRIES = 512
-"""Entries of the numerator table: e^(−511/32) is 1.2e−7 of the largest."""
+EXP_ENTRIES = 1024
+"""Entries of the numerator table: e^(−1023/64) is 1.1e−7 of the largest."""
 LOWEST_SCORE = np.int64(-(1 << 31))
 """Below every score of 32 bits, yet so near that its distance to any of them times a multiplier stays below 2^63."""
 
@@ -35,10 +35,12 @@ def numerator_bits(keys: int) -> int:
 
 def numerator_table(bits: int) -> Array:
     """uint16 (EXP_ENTRIES,): round((2^bits − 1)·e^(−i·EXP_STEP)), i the quantized distance to the row's maximum."""
-    return np.rint(((1 << bits) - 1) * np.exp(-EXP_STEP * np.arange(EXP_ENTRIES))).astype(np.uint16)
+    values = ((1 << bits) - 1) * np.exp(-EXP_STEP * np.arange(EXP_ENTRIES))
+    result: Array = np.rint(values).astype(np.uint16)
+    return result
 
 
-def numerators(scores: Array, multiplier: Array, shift: int, table: Array) -> Array:
+def numerators(scores: Array, multiplier: Array | np.int64, shift: int, table: Array) -> Array:
     """table[min(last, requantize(row maximum − score))] over the last axis of int64 `scores`."""
     distance = scores.max(axis=-1, keepdims=True) - scores
     index = rounding_shift(distance * multiplier, shift)
@@ -49,7 +51,7 @@ def numerators(scores: Array, multiplier: Array, shift: int, table: Array) -> Ar
 class LoweredAttention(Lowered):
     """The attention of all heads.
 
-    score[j] = Σ q·k[j]; p[j] = table[min(511, requantize(max − score[j], score_multiplier[head], score_shift))];
+    score[j] = Σ q·k[j]; p[j] = table[min(1023, requantize(max − score[j], score_multiplier[head], score_shift))];
     (m, n) = scaled_reciprocal(value_mantissa[head], value_exponent[head], Σp);
     y = clamp((Σ p[j]·v[j]·m + 2^(n−1)) >> n). Keys at or past the valid length do not take part; with none, y = 0.
     """

@@ -23,7 +23,8 @@ MULTIPLIER_LIMIT = 1 << 31
 def rounding_shift(value: Array, shift: Array | int) -> Array:
     """(value + 2^(shift−1)) >> shift, shift ≥ 1: round to nearest, ties toward plus infinity."""
     n = np.asarray(shift, np.int64)
-    return (value + (np.int64(1) << (n - 1))) >> n
+    result: Array = (value + (np.int64(1) << (n - 1))) >> n
+    return result
 
 
 def saturate(value: Array, dtype: DType) -> Array:
@@ -88,7 +89,7 @@ def bit_length(value: Array) -> Array:
     return result + (v > 0)
 
 
-def _high32(a: Array, b: Array) -> Array:
+def _high32(a: Array, b: Array | np.uint64) -> Array:
     """(a·b) >> 32 for uint64 arrays below 2^32."""
     return (a * b) >> np.uint64(32)
 
@@ -141,13 +142,16 @@ def quantize_real(value: Array, quant: QuantParams, dtype: DType) -> Array:
     """clamp(round_half_even(float32(value) / float32(scale)) + zero_point): ONNX QuantizeLinear, and the C helper."""
     value = np.asarray(value, np.float32)
     steps = np.rint(value / quant.scale_array(value.ndim))
-    return np.clip(steps.astype(np.float64) + quant.zero_point, dtype.minimum, dtype.maximum).astype(dtype.numpy)
+    shifted = steps.astype(np.float64) + quant.zero_point
+    result: Array = np.clip(shifted, dtype.minimum, dtype.maximum).astype(dtype.numpy)
+    return result
 
 
 def dequantize(value: Array, quant: QuantParams) -> Array:
     """float32((integer − zero_point) · scale)."""
     steps = value.astype(np.float64) - quant.zero_point
-    return (steps * quant.scale_array(value.ndim)).astype(np.float32)
+    result: Array = (steps * quant.scale_array(value.ndim)).astype(np.float32)
+    return result
 
 
 def exact_matmul(a: Array, b: Array) -> Array:

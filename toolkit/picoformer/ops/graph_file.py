@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from picoformer.errors import ModelError
-from picoformer.files import atomic_write_bytes, atomic_write_text
+from picoformer.files import atomic_write_text, save_arrays
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, verify
 from picoformer.ops import OPERATORS
 
@@ -21,7 +20,7 @@ FORMAT = 1
 
 def save_graph(graph: Graph, folder: Path) -> None:
     """Write graph.json and graph.npz into `folder`; the same graph always gives the same bytes."""
-    atomic_write_bytes(folder / "graph.npz", _constants_bytes(graph))
+    save_arrays(folder / "graph.npz", {f"c{i}": value for i, value in enumerate(graph.constants.values())})
     atomic_write_text(folder / "graph.json", json.dumps(_to_json(graph), indent=1) + "\n")
 
 
@@ -60,12 +59,6 @@ def graph_identity(graph: Graph) -> bytes:
     for name in sorted(graph.constants):
         digest.update(np.ascontiguousarray(graph.constants[name]).tobytes())
     return digest.digest()
-
-
-def _constants_bytes(graph: Graph) -> bytes:
-    stream = io.BytesIO()
-    np.savez(stream, **{f"c{i}": value for i, value in enumerate(graph.constants.values())})  # type: ignore[arg-type]
-    return stream.getvalue()
 
 
 def _to_json(graph: Graph) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from picoformer.ir.types import DType, TensorType
 from picoformer.ops.fixedpoint import exact_matmul, quantize_multipliers, requantize
 from picoformer.ops.quantized import quant_of
 
+WIDE_SHIFT_MIN = 17
+"""A 64-bit sum is rescaled in two halves of 16 bits, which takes a shift of more than 16."""
+
 
 @dataclass(frozen=True)
 class LoweredLinear(Lowered):
@@ -83,7 +86,10 @@ class Linear(Operator):
         scales = np.broadcast_to(np.asarray(w_quant.scale, np.float64), (len(w),)) * x_quant.per_tensor_scale
         out_scales = np.broadcast_to(np.asarray(y_quant.scale, np.float64), (len(w),))
         multiplier, shift = quantize_multipliers(scales / out_scales)
-        wide = accumulator_bound(w, bias, x.type.dtype) >= 1 << 31
+        bound = accumulator_bound(w, bias, x.type.dtype)
+        wide = bound >= 1 << 31
+        if wide and (shift < WIDE_SHIFT_MIN or bound >= 1 << 47):
+            raise LoweringError("sums pass 32 bits while the scale of the output is far below that of the sums")
         return LoweredLinear(
             weight.constant,
             bias.astype(np.int32),

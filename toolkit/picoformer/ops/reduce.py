@@ -71,12 +71,14 @@ class ReduceMean(Operator):
 
     def compute(self, *inputs: Array) -> Array:
         x = inputs[0]
+        result: Array
         if len(inputs) == 1:
-            result: Array = x.mean(axis=self.axis, keepdims=self.keep, dtype=np.float64).astype(np.float32)
+            result = x.mean(axis=self.axis, keepdims=self.keep, dtype=np.float64).astype(np.float32)
             return result
         x, count = _mask(x, inputs[1], self.axis)
         y = x.sum(axis=self.axis, keepdims=True, dtype=np.float64) / np.maximum(count, 1)
-        return (y if self.keep else y.squeeze(self.axis)).astype(np.float32)
+        result = (y if self.keep else y.squeeze(self.axis)).astype(np.float32)
+        return result
 
     def lower(self, inputs: Sequence[Operand], output: TensorType) -> LoweredReduceMean:
         x = inputs[0].type

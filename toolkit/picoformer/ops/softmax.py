@@ -22,7 +22,7 @@ from picoformer.ops.quantized import quant_of, scale_of
 
 @dataclass(frozen=True)
 class LoweredSoftmax(Lowered):
-    """p[j] = table[min(511, requantize(max − x[j], multiplier, shift))];
+    """p[j] = table[min(1023, requantize(max − x[j], multiplier, shift))];
     (m, n) = scaled_reciprocal(mantissa, exponent, Σp);
     y[j] = clamp(zero_point + ((p[j]·m + 2^(n−1)) >> n))."""
 

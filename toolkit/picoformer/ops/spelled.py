@@ -69,7 +69,8 @@ class Unary(Operator):
         return TensorType(inputs[0].shape, DType.BOOL if self.function == "not" else DType.FLOAT32)
 
     def compute(self, *inputs: Array) -> Array:
-        return UNARY[self.function](inputs[0])
+        result: Array = UNARY[self.function](inputs[0])
+        return result
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Binary(Operator):
         return TensorType(broadcast_type(inputs).shape, dtype)
 
     def compute(self, *inputs: Array) -> Array:
-        return BINARY[self.function](inputs[0], inputs[1])
+        result: Array = BINARY[self.function](inputs[0], inputs[1])
+        return result
 
 
 @dataclass(frozen=True)
@@ -146,5 +148,5 @@ class Conv(Operator):
         _, c, h, w = weight.shape
         rows, columns = x.shape[-2] // h, x.shape[-1] // w
         patches = x.reshape(*x.shape[:-3], c, rows, h, columns, w)
-        y = np.einsum("...crhsw,mchw->...mrs", patches, weight)
+        y: Array = np.einsum("...crhsw,mchw->...mrs", patches, weight)
         return y + bias[0][:, None, None] if bias else y

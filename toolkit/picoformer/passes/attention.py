@@ -91,7 +91,7 @@ def choose_source(graph: Graph, sources: list[Source]) -> Source | None:
 
 def _operand(graph: Graph, patch: Patch, source: Source, shape: tuple[int, ...], role: str) -> str:
     """The value (…, rows, heads·channels) that `source` describes, shaped as `shape` in front of the columns."""
-    width, count = graph.types[source.name].width, len(source.columns)
+    width, count = patch.type_of(source.name).width, len(source.columns)
     name = source.name
     if count != width or (source.columns != np.arange(width)).any():
         node = graph.producers.get(name)
@@ -100,8 +100,20 @@ def _operand(graph: Graph, patch: Patch, source: Source, shape: tuple[int, ...],
         else:
             first = int(source.columns[0])
             name = patch.add(Slice(-1, first, first + count), [name], role)
-    now = graph.types[source.name].shape[:-1]
+    now = patch.type_of(source.name).shape[:-1]
     return name if now == shape else patch.add(Reshape((*shape, count)), [name], f"{role}_rows")
+
+
+def _merge_heads(graph: Graph, patch: Patch, name: str, heads: int, role: str) -> Source | None:
+    """Heads that no value above holds side by side (they may be an input): moved there by a Transpose and a Reshape."""
+    shape = graph.types[name].shape
+    if len(shape) < 3 or shape[-3] != heads:
+        return None
+    last = (-1, -3, -2) if role == "key" else (-2, -3, -1)
+    moved = patch.add(Transpose((*range(-len(shape), -3), *last)), [name], f"{role}_moved")
+    *front, rows, _, channels = patch.type_of(moved).shape
+    merged = patch.add(Reshape((*front, rows, heads * channels)), [moved], f"{role}_merged")
+    return Source(merged, np.arange(heads * channels), 1.0)
 
 
 def length_of_mask(graph: Graph, name: str, keys: int, additive: bool) -> str | None:
@@ -177,21 +189,17 @@ def _build(graph: Graph, patch: Patch, product: Node, heads: int) -> tuple[Atten
     if not shapes[0][:-2] == shapes[1][:-2] == shapes[2][:-2]:
         return None
     batch = math.prod(shapes[0][:-2]) // heads
-    chosen = [
-        choose_source(graph, find_sources(graph, name, heads, transposed))
-        for name, transposed in ((scores.query, False), (scores.key, True), (product.inputs[1], False))
-    ]
-    query, key, value = chosen
-    if query is None or key is None or value is None:
-        return None
-    if value.scale != 1.0:  # a factor on the values is not the scores': leave it where it stands
-        near = [s for s in find_sources(graph, product.inputs[1], heads, False) if s.scale == 1.0]
-        value = choose_source(graph, near)
-        if value is None:
+    sources = []
+    for name, role in ((scores.query, "query"), (scores.key, "key"), (product.inputs[1], "value")):
+        found = find_sources(graph, name, heads, transposed=role == "key")
+        if role == "value":  # a factor on the values is not the scores': it stays where it stands
+            found = [source for source in found if source.scale == 1.0]
+        source = choose_source(graph, found) or _merge_heads(graph, patch, name, heads, role)
+        if source is None:
             return None
-    sources = (query, key, value)
+        sources.append(source)
     lengths = [shapes[0][-2], shapes[1][-1], shapes[2][-2]]
-    leads = [graph.types[s.name].shape[:-1] for s in sources]
+    leads = [patch.type_of(source.name).shape[:-1] for source in sources]
     if all(lead[-1] == n for lead, n in zip(leads, lengths, strict=True)) and len({lead[:-1] for lead in leads}) == 1:
         front = leads[0][:-1]
     else:
@@ -202,7 +210,7 @@ def _build(graph: Graph, patch: Patch, product: Node, heads: int) -> tuple[Atten
     ]
     if scores.length is not None:
         names.append(scores.length)
-    return Attention(heads, scores.scale * query.scale * key.scale), names
+    return Attention(heads, scores.scale * sources[0].scale * sources[1].scale), names
 
 
 def fuse_attention(graph: Graph, node: Node) -> Patch | None:

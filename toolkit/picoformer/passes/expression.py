@@ -1,4 +1,4 @@
-"""Reading arithmetic off a graph, however it is spelled: products, sums, polynomials, values that hang on a length alone."""
+"""Reading arithmetic off a graph however it is spelled: products, sums, polynomials, functions of a length."""
 
 from __future__ import annotations
 

@@ -72,7 +72,9 @@ def optimize(graph: Graph) -> Graph:
     for node in sorted(graph.nodes, key=lambda n: not isinstance(n.op, MatMul)):
         reason = unsupported_reason(graph, node)
         if reason is not None:
-            raise UnsupportedError(f"{graph.name}: node '{node.name}' ({node.op.kind}, output '{node.output}') {reason}")
+            raise UnsupportedError(
+                f"{graph.name}: node '{node.name}' ({node.op.kind}, output '{node.output}') {reason}"
+            )
     return graph
 
 
@@ -115,4 +117,3 @@ def _product_reason(graph: Graph, node: Node) -> str:
             "heads, and scores = q·kᵀ·scale"
         )
     return "multiplies two activations outside an attention; only products with constant weights are covered there"
-

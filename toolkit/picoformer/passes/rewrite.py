@@ -88,7 +88,7 @@ def _sweep(graph: Graph, rules: Sequence[Rule]) -> Graph | None:
         hits += 1
         if patch.same is not None and node.output in graph.outputs:
             # The output keeps its name and the value it equals takes it; alone, so that nothing else renames it.
-            rest = [n for n in graph.nodes[:position]] + [n for n in graph.nodes[position + 1 :]]
+            rest = [*graph.nodes[:position], *graph.nodes[position + 1 :]]
             return _substitute(graph.replace(nodes=rest), {patch.same: node.output}, rename_outputs=True)
         if patch.same is not None:
             renamed[node.output] = patch.same

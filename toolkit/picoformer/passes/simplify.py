@@ -137,4 +137,3 @@ ARITHMETIC: tuple[Rule, ...] = (
     turn_where,
 )
 """The rules above; none undoes another."""
-

@@ -26,7 +26,7 @@ def add_valid_length(graph: Graph) -> Graph:
         raise UnsupportedError(f"{graph.name} has a value called '{NAME}' that is something else; rename it")
     lengths = {graph.types[node.inputs[1]].shape[-2] for node in attentions}
     if len(lengths) != 1:
-        raise UnsupportedError(f"{graph.name} attends to {sorted(lengths)} rows: a valid length needs one sequence axis")
+        raise UnsupportedError(f"{graph.name} attends to {sorted(lengths)} rows: a valid length needs one axis")
     (rows,) = lengths
     after = _downstream(graph, {node.output for node in attentions})
     nodes = []
@@ -35,9 +35,13 @@ def add_valid_length(graph: Graph) -> Graph:
             node = Node(node.name, node.op, (*node.inputs, NAME), node.output)
         elif node.output in after:
             node = _mask_reader(graph, node, rows)
-        elif isinstance(node.op, Concat) and graph.types[node.output].shape[node.op.axis] == rows:
-            if node.op.axis == -2 and any(name in graph.constants for name in node.inputs[1:]):
-                raise UnsupportedError(f"node '{node.name}' appends rows behind the sequence; put them in front of it")
+        elif (
+            isinstance(node.op, Concat)
+            and node.op.axis == -2
+            and graph.types[node.output].shape[-2] == rows
+            and any(name in graph.constants for name in node.inputs[1:])
+        ):
+            raise UnsupportedError(f"node '{node.name}' appends rows behind the sequence; put them in front of it")
         nodes.append(node)
     return verify(
         graph.replace(

@@ -1,0 +1,343 @@
+"""What a user can get wrong: one line that names the culprit and the mend, a failing exit code, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.numpy_helper
+import pytest
+
+from command_line import CLASSES, SAMPLES, Workshop, open_workshop, picoformer, refuses, samples, succeeds
+from onnx_models import save_model
+from picoformer.firmware import build_firmware
+from picoformer.targets import load_target, resource_root
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return open_workshop(tmp_path_factory.mktemp("errors"))
+
+
+def builds_not(shop: Workshop, tmp_path: Path, *said: str, **changed: object) -> str:
+    """The build with `changed` files is refused in one line, the earlier output kept, and nothing left lying about."""
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    (out / "kept").write_text("old")
+    before = sorted(tmp_path.iterdir())
+    words: list[str | Path] = ["build", changed.get("model", shop.model), "--target", changed.get("target", "host")]
+    words += ["--calibration", changed.get("calibration", shop.calibration), *changed.get("more", ()), "-o"]
+    line = refuses([*words, out], *said)
+    refuses([*words, tmp_path / "new"], *said)
+    assert sorted(tmp_path.iterdir()) == before
+    assert [path.name for path in out.iterdir()] == ["kept"]
+    return line
+
+
+# The model.
+
+
+@pytest.mark.parametrize("command", ["build", "quantize", "export", "inspect"])
+@pytest.mark.parametrize("harm", ["text", "cut", "empty", "missing", "folder"])
+def test_a_file_that_is_no_model(shop: Workshop, tmp_path: Path, command: str, harm: str) -> None:
+    model = tmp_path / "harmed.onnx"
+    whole = shop.model.read_bytes()
+    if harm == "folder":
+        model.mkdir()
+    elif harm != "missing":
+        model.write_bytes({"text": b"This is not a model.\n", "cut": whole[: len(whole) // 2], "empty": b""}[harm])
+    words: list[str | Path] = [command, model]
+    if command != "inspect":
+        words += ["--calibration", shop.calibration, "-o", tmp_path / "out"]
+    if command == "build":
+        words += ["--target", "host"]
+    if harm == "folder":
+        answer = picoformer(*words)
+        assert answer.code != 0 and str(model) in answer.err
+    else:
+        refuses(words, "harmed.onnx", {"missing": "give an .onnx file"}.get(harm, "export the model again"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_operator_that_is_not_covered_is_named_with_its_node(shop: Workshop, tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Det", ["x"], ["y"], name="the_determinant")
+    model = save_model(tmp_path / "det.onnx", [node], {"x": (4, 4)}, ["y"])
+    builds_not(shop, tmp_path, "Det", "the_determinant", model=model)
+
+
+def dynamic(shop: Workshop, path: Path) -> Path:
+    """The model with an input whose second axis has a name in place of a size."""
+    model = onnx.load(shop.model)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    onnx.save(model, path)
+    return path
+
+
+def test_a_dynamic_axis_is_named_and_shape_mends_it(shop: Workshop, tmp_path: Path) -> None:
+    model = dynamic(shop, tmp_path / "dynamic.onnx")
+    line = builds_not(shop, tmp_path, "'x'", "batch", "--shape x=", model=model)
+    mend = re.search(r"--shape (x=[\d,A-Za-z]+)", line)
+    assert mend is not None, line
+    words = ["build", model, "--calibration", shop.calibration, "--target", "host", "-o", tmp_path / "mended"]
+    succeeds(*words, "--shape", "x=1,6,5")
+    assert succeeds("verify", tmp_path / "mended", "--inputs", shop.inputs, "--json").record["passed"]
+
+
+@pytest.mark.parametrize("text", ["nonsense", "x=", "x=1,a", "=1,2", "x=1,-6,5", "x=0,6,5", "z=1,6,5", "x=1,6", "x=2,6,5"])
+def test_shape_that_makes_no_sense(shop: Workshop, tmp_path: Path, text: str) -> None:
+    name = text.partition("=")[0]
+    builds_not(
+        shop, tmp_path, name or "--shape", model=dynamic(shop, tmp_path / "dynamic.onnx"), more=("--shape", text)
+    )
+
+
+def test_nan_weights_are_named(shop: Workshop, tmp_path: Path) -> None:
+    model = onnx.load(shop.model)
+    weight = next(t for t in model.graph.initializer if len(t.dims) == 2)
+    value = onnx.numpy_helper.to_array(weight).copy()
+    value[0, 0] = np.nan
+    weight.CopyFrom(onnx.numpy_helper.from_array(value, weight.name))
+    onnx.save(model, tmp_path / "nan.onnx")
+    builds_not(shop, tmp_path, "nan.onnx", f"'{weight.name}'", "NaN", model=tmp_path / "nan.onnx")
+
+
+# Calibration and inputs.
+
+
+def archive(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+BAD_SAMPLES = {
+    "wrong name": ({"pixels": samples()}, ("no array 'x'", "'pixels'")),
+    "unknown name": ({"x": samples(), "extra": samples()}, ("'extra'",)),
+    "wrong shape": ({"x": samples()[:, :5]}, ("'x'", "[6, 5, 5]", "[6, 5]")),
+    "one sample without its axis": ({"x": samples()[0]}, ("'x'", "axis 0")),
+    "a number": ({"x": np.float32(1)}, ("'x'", "shape []")),
+    "NaN": ({"x": np.where(np.arange(SAMPLES)[:, None, None] == 3, np.nan, samples())}, ("'x'", "NaN", "sample 3")),
+    "too large for float32": ({"x": samples().astype(np.float64) * 1e300}, ("'x'", "infinity")),
+    "no samples": ({"x": samples()[:0]}, ("'x'", "no samples")),
+    "integers": ({"x": samples().astype(np.int64)}, ("'x'", "int64", "reals")),
+    "text": ({"x": np.array(["a", "b"])}, ("'x'",)),
+    "nothing": ({}, ("no array 'x'", "nothing")),
+    "labels of another count": ({"x": samples(), "labels": np.arange(SAMPLES + 1)}, ("labels", str(SAMPLES + 1))),
+    "labels of a wrong type": ({"x": samples(), "labels": np.zeros((SAMPLES, 2))}, ("labels", "float64")),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("harm", BAD_SAMPLES)
+def test_samples_that_do_not_fit(shop: Workshop, tmp_path: Path, harm: str) -> None:
+    arrays, said = BAD_SAMPLES[harm]
+    bad = archive(tmp_path / "bad.npz", **arrays)
+    if not harm.startswith("labels"):
+        builds_not(shop, tmp_path, "bad.npz", *said, calibration=bad)
+    refuses(["verify", shop.build("host"), "--inputs", bad], "bad.npz", *said)
+    refuses(["verify", shop.build("host"), "--inputs", bad, "--json"], "bad.npz", *said)
+    refuses(["emulate", shop.build("host"), "--inputs", bad, "-o", tmp_path / "y.npz"], "bad.npz", *said)
+    assert not (tmp_path / "y.npz").exists()
+
+
+@pytest.mark.parametrize("harm", ["missing", "text", "cut", "empty", "npy", "pickle", "pickle inside"])
+def test_samples_that_are_no_archive(shop: Workshop, tmp_path: Path, harm: str) -> None:
+    bad = tmp_path / "bad.npz"
+    whole = shop.calibration.read_bytes()
+    if harm in ("npy", "pickle"):
+        value = samples() if harm == "npy" else np.array([{"a": 1}], dtype=object)
+        np.save(tmp_path / "bad.npy", value, allow_pickle=True)
+        (tmp_path / "bad.npy").rename(bad)
+    elif harm == "pickle inside":
+        np.savez(bad, x=np.array([{"a": 1}], dtype=object))
+    elif harm != "missing":
+        bad.write_bytes({"text": b"x = 1, 2, 3\n", "cut": whole[: len(whole) // 2], "empty": b""}[harm])
+    line = builds_not(shop, tmp_path, "bad.npz", calibration=bad)
+    assert "allow_pickle=True" not in line, "that advice would run the file's code"
+    refuses(["verify", shop.build("host"), "--inputs", bad], "bad.npz")
+
+
+def test_int8_without_calibration(shop: Workshop, tmp_path: Path) -> None:
+    refuses(["build", shop.model, "--target", "host", "-o", tmp_path / "out"], "--calibration", "x")
+    assert not (tmp_path / "out").exists()
+
+
+# The target.
+
+
+def target_file(path: Path, *changes: tuple[str, str]) -> Path:
+    """The board's TOML with each first text replaced by the second."""
+    text = (resource_root("targets") / "mps2-an386.toml").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.usefixtures("arm_tools")
+@pytest.mark.parametrize("holds", ["flash", "RAM"])
+def test_a_model_that_does_not_fit(shop: Workshop, tmp_path: Path, holds: str) -> None:
+    region, had = {"flash": ("ssram1", 0x2000), "RAM": ("ssram23", 0x1400)}[holds]
+    whole = 'length = 0x00400000\nholds = "' + {"flash": "code", "RAM": "data"}[holds]
+    target = target_file(tmp_path / "tiny.toml", (whole, whole.replace("0x00400000", hex(had))))
+    line = builds_not(shop, tmp_path, holds, region, f"{had:,}", "biggest", target=target)
+    needs = int(re.search(r"needs ([\d,]+) bytes", line)[1].replace(",", ""))
+    assert needs > had
+    assert re.search(r"biggest: \w+ [\d,]+, ", line), line
+
+
+TARGET_FAULTS = {
+    "unknown key": (("clock_hz", "clock_mhz"), ("tiny.toml:7", "clock_mhz")),
+    "unknown key in a table": (("baud =", "bauds ="), ("tiny.toml:31", "uart.bauds", "baud")),
+    "bad value": (("clock_hz = 25_000_000", 'clock_hz = "fast"'), ("tiny.toml:7", "clock_hz", "fast")),
+    "bad value in a region": (("origin = 0x20000000", "origin = -1"), ("tiny.toml:20", "memory.1.origin", "-1")),
+    "missing key": (('port = "cortex_m"\n', ""), ("tiny.toml", "port", "missing")),
+    "not TOML": (("[uart]", "[uart"), ("tiny.toml", "TOML", "line 28")),
+    "unknown instruction set": (('isa = ["generic"]', 'isa = ["generic", "turbo"]'), ("turbo",)),
+    "unknown machine": (('machine = "mps2-an386"', 'machine = "no-such"'), ("no-such",)),
+}
+
+
+@pytest.mark.usefixtures("arm_tools")
+@pytest.mark.parametrize("fault", [name for name in TARGET_FAULTS if name != "unknown machine"])
+def test_a_target_file_with_a_fault(shop: Workshop, tmp_path: Path, fault: str) -> None:
+    change, said = TARGET_FAULTS[fault]
+    builds_not(shop, tmp_path, *said, target=target_file(tmp_path / "tiny.toml", change))
+
+
+def test_an_unknown_target_lists_the_known(shop: Workshop, tmp_path: Path) -> None:
+    builds_not(shop, tmp_path, "'mps3'", "host", "mps2-an386", ".toml", target="mps3")
+    builds_not(shop, tmp_path, "absent.toml", target=tmp_path / "absent.toml")
+
+
+# Tools.
+
+
+@pytest.fixture
+def empty_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """PATH leads to one empty folder."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setenv("PICOFORMER_CACHE", str(tmp_path / "bin" / ".cache"))
+    return folder
+
+
+def link_tool(folder: Path, *names: str) -> None:
+    for name in names:
+        path = shutil.which(name, path=os.defpath + ":/usr/local/bin")
+        assert path is not None
+        (folder / name).symlink_to(path)
+
+
+def test_without_host_compiler(shop: Workshop, tmp_path: Path, empty_path: Path) -> None:
+    builds_not(shop, tmp_path, "gcc is not installed", "apt-get install gcc")
+
+
+def test_without_arm_compiler(shop: Workshop, tmp_path: Path, empty_path: Path) -> None:
+    link_tool(empty_path, "gcc", "as", "ld")
+    line = builds_not(shop, tmp_path, "arm-none-eabi-gcc is not installed", target="mps2-an386")
+    assert "apt-get install gcc-arm-none-eabi" in line
+
+
+@pytest.mark.usefixtures("arm_tools")
+def test_without_qemu(shop: Workshop, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    build = shop.build("mps2-an386")
+    request.getfixturevalue("empty_path")
+    refuses(["verify", build, "--inputs", shop.inputs], "qemu-system-arm", "apt-get install qemu-system-arm")
+    refuses(["emulate", build, "--inputs", shop.inputs], "qemu-system-arm", "apt-get install qemu-system-arm")
+
+
+# Build folders that something happened to.
+
+
+def relink(build: Path, board: str, find: str, put: str, watchdog: int | None = None) -> None:
+    """Replace a text in the generated model.c and link the board's firmware again."""
+    target = load_target(board)
+    if watchdog is not None:
+        target = target.model_copy(update={"watchdog": target.watchdog.model_copy(update={"seconds": watchdog})})
+    source = build / board / "source"
+    text = (source / "model.c").read_text()
+    changed = re.sub(find, put, text, count=1)
+    assert changed != text
+    (source / "model.c").write_text(changed)
+    build_firmware(source, target, build / board)
+
+
+STEP = r"(int model_step\(.*?\n\{\n)"
+"""The start of the function that runs one step."""
+
+
+@pytest.mark.usefixtures("arm_tools")
+@pytest.mark.parametrize("board", ["host", "mps2-an386"])
+@pytest.mark.parametrize("harm", ["hang", "crash"])
+def test_firmware_that_hangs_or_crashes(shop: Workshop, tmp_path: Path, board: str, harm: str) -> None:
+    build = shop.own_build(tmp_path, board)
+    code = {"hang": "volatile int on = 1; while (on) {}", "crash": "*(volatile int *)0 = 1;"}[harm]
+    relink(build, board, r"(?s)" + STEP, rf"\1    {code}\n", watchdog=1)
+    said = {"hang": "watchdog", "crash": "fault"}[harm]
+    line = refuses(["verify", build, "--inputs", shop.inputs, "--samples", "1"], "model_step")
+    assert said in line.lower(), line
+    refuses(["emulate", build, "--inputs", shop.inputs, "-o", tmp_path / "y.npz"], "model_step")
+    assert not (tmp_path / "y.npz").exists()
+
+
+@pytest.mark.usefixtures("arm_tools")
+@pytest.mark.parametrize("board", ["host", "mps2-an386"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_one_doctored_byte_is_named(shop: Workshop, tmp_path: Path, board: str, as_json: bool) -> None:
+    """The promise: integers are equal, or the step, the tensor and the element that is not are named."""
+    build = shop.own_build(tmp_path, board)
+    graph = json.loads((build / "quantized" / "graph.json").read_text())
+    step = next(i for i, node in enumerate(graph["nodes"]) if node["op"].lower() == "layernorm")
+    node = graph["nodes"][step]
+    relink(build, board, r"(?s)(pf_layer_norm\w*\([^;]*?)(s8\(m, (AT_\w+)\))([^;]*;)", r"\1\2\4 s8(m, \3)[7] ^= 1;")
+    words = ["verify", build, "--inputs", shop.inputs, *(["--json"] if as_json else [])]
+    answer = picoformer(*words)
+    lines = answer.err.splitlines()
+    assert answer.code == 1 and len(lines) == 1, answer
+    where = f"reference → {board}: step {step} '{node['name']}', tensor '{node['output']}', sample 0, element [0, 0, 7]"
+    assert where in lines[0] and "expected" in lines[0] and "found" in lines[0], lines[0]
+    if as_json:
+        assert not answer.record["passed"]
+        assert any(where in failure for failure in answer.record["failures"])
+
+
+@pytest.mark.usefixtures("arm_tools")
+@pytest.mark.parametrize("board", ["host", "mps2-an386"])
+def test_firmware_of_another_model(shop: Workshop, tmp_path: Path, board: str) -> None:
+    build, other = shop.own_build(tmp_path, board), tmp_path / "other"
+    succeeds(*shop.build_words(other, board, "--method", "minmax"))
+    shutil.copyfile(other / board / "firmware.elf", build / board / "firmware.elf")
+    refuses(["verify", build, "--inputs", shop.inputs], "another model")
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["build.json", "float/graph.json", "float/graph.npz", "quantized/graph.json", "quantized/graph.npz", "model.onnx",
+     "model_qdq.onnx", "host/memory.json", "host/firmware.elf", "host/size.json"],
+)  # fmt: skip
+@pytest.mark.parametrize("harm", ["missing", "cut", "empty", "nonsense"])
+def test_a_doctored_build_folder(shop: Workshop, tmp_path: Path, file: str, harm: str) -> None:
+    build = shop.own_build(tmp_path)
+    path = build / file
+    whole = path.read_bytes()
+    path.unlink()
+    if harm != "missing":
+        cut = whole[: len(whole) * 2 // 3]
+        path.write_bytes({"cut": cut, "empty": b"", "nonsense": b'{"format": 1, "name": 3}\n'}[harm])
+        path.chmod(0o755)
+    refuses(["verify", build, "--inputs", shop.inputs], str(build / file if path.suffix != ".elf" else build / "host"))
+
+
+def test_a_folder_that_is_no_build(shop: Workshop, tmp_path: Path) -> None:
+    refuses(["verify", tmp_path, "--inputs", shop.inputs], str(tmp_path), "not a build folder", "picoformer build")
+    refuses(["verify", tmp_path / "absent", "--inputs", shop.inputs], "absent", "not a build folder")
+    refuses(["emulate", tmp_path, "--inputs", shop.inputs], str(tmp_path), "not a build folder")
+    refuses(["report", tmp_path], "report.json")
+    assert CLASSES == 3

@@ -1,0 +1,361 @@
+"""The passes: each keeps the meaning, both dialects of a model end as the same graph, what is left over is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx.helper import make_node
+
+from onnx_models import (
+    GELU_FORMS,
+    NORM_FORMS,
+    TANH_FORMS,
+    exported,
+    run_onnxruntime,
+    sample_inputs,
+    save_model,
+    spell_out,
+)
+from onnx_models import EncoderOptions as Options
+from picoformer.errors import UnsupportedError
+from picoformer.frontends.onnx import load_onnx
+from picoformer.ir import DType, Graph, verify
+from picoformer.ops import Attention, LayerNorm, Linear, ReduceMean
+from picoformer.passes import ORDER, add_valid_length, canonical, differences, optimize
+from picoformer.reference import run_float
+
+COVERED = {
+    "Linear", "Attention", "LayerNorm", "Activation", "Add", "Mul", "Embedding", "ReduceMean", "Softmax", "Reshape",
+    "Transpose", "Slice", "Concat",
+}  # fmt: skip
+
+# name → (options, opset of today's exporter, kinds of operator the optimized graph consists of and how often)
+ENCODERS: dict[str, tuple[Options, int]] = {
+    "pre-norm gelu": (Options(), 20),
+    "post-norm tanh tokens sinusoidal, two layers": (
+        Options(
+            norm="post", activation="gelu_tanh", inputs="tokens", positions="sinusoidal", scale_embedding=True, layers=2
+        ),
+        20,
+    ),
+    "patches, cls, silu, packed, split scale": (
+        Options(inputs="image", pooling="cls", activation="silu", attention="packed"),
+        20,
+    ),
+    "no pooling, relu, scaled query": (Options(pooling="none", activation="relu", scale="query"), 18),
+    "scaled key, one head": (Options(heads=1, scale="key"), 20),
+    "scale on both": (Options(scale="both", positions="none"), 18),
+    "sdpa node": (Options(attention="sdpa"), 23),
+    "sdpa spelled, tanh": (Options(attention="sdpa", activation="gelu_tanh"), 18),
+    "multihead attention": (Options(attention="mha", norm="post"), 20),
+    "multihead attention at 23": (Options(attention="mha"), 23),
+    "transformer encoder layer": (Options(attention="layer"), 18),
+    "valid length by where": (Options(valid_length=True), 20),
+    "valid length by addition": (Options(valid_length=True, mask="add"), 18),
+}
+LEGACY: dict[str, tuple[Options, int]] = {
+    "pre-norm gelu": (Options(), 11),
+    "scale on both": (Options(scale="both", positions="none"), 12),
+    "multihead attention": (Options(attention="mha", norm="post"), 14),
+    "patches, cls, silu, packed, split scale": (
+        Options(inputs="image", pooling="cls", activation="silu", attention="packed"),
+        13,
+    ),
+    "transformer encoder layer": (Options(attention="layer"), 17),
+    "valid length by where": (Options(valid_length=True), 13),
+    "valid length by addition": (Options(valid_length=True, mask="add"), 11),
+}
+
+
+def samples_of(graph: Graph) -> dict[str, np.ndarray]:
+    return sample_inputs({name: graph.types[name] for name in graph.inputs})
+
+
+def close(graph: Graph, samples: dict[str, np.ndarray], expected: np.ndarray) -> None:
+    np.testing.assert_allclose(run_float(graph, samples)[graph.outputs[0]], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_pass_keeps_the_meaning(name: str) -> None:
+    path = exported(*ENCODERS[name])
+    graph = load_onnx(path)
+    samples = samples_of(graph)
+    expected = run_onnxruntime(path, samples)
+    close(graph, samples, expected)
+    for step in ORDER:
+        graph = verify(step.run(graph))
+        close(graph, samples, expected)
+    assert {node.op.kind for node in graph.nodes} <= COVERED
+    assert graph.outputs == ("y",) and graph.inputs == tuple(samples)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_is_as_few_operators_as_it_can_be(name: str) -> None:
+    options, opset = ENCODERS[name]
+    graph = optimize(load_onnx(exported(options, opset)))
+    kinds = [node.op.kind for node in graph.nodes]
+    assert kinds.count("Attention") == options.layers
+    assert kinds.count("Activation") == options.layers
+    assert kinds.count("LayerNorm") == 2 * options.layers + 1
+    embeds = 0 if options.inputs == "tokens" else 1
+    assert kinds.count("Linear") == 6 * options.layers + 1 + embeds
+    assert kinds.count("Embedding") == (options.inputs == "tokens")
+    assert kinds.count("Add") == 2 * options.layers + (options.positions != "none")
+    assert kinds.count("ReduceMean") == (options.pooling == "mean")
+    assert kinds.count("Concat") == kinds.count("Slice") == (options.pooling == "cls")
+    assert kinds.count("Mul") == 0
+    assert kinds.count("Reshape") + kinds.count("Transpose") == (3 if options.inputs == "image" else 0)
+    width = options.d_model // options.heads
+    for node in graph.nodes:
+        if isinstance(node.op, Attention):
+            assert node.op.heads == options.heads
+            assert node.op.scale == pytest.approx(width**-0.5, rel=1e-6)
+            assert ("valid_length" in node.inputs) == options.valid_length
+        if isinstance(node.op, ReduceMean):
+            assert ("valid_length" in node.inputs) == options.valid_length
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_spelled_out_file_ends_as_the_same_graph(name: str, tmp_path: Path) -> None:
+    path = exported(*ENCODERS[name])
+    old_path = spell_out(path, tmp_path / "old.onnx")
+    old = load_onnx(old_path)
+    assert not {"LayerNorm", "Attention"} & {node.op.kind for node in old.nodes}
+    samples = samples_of(old)
+    expected = run_onnxruntime(path, samples)
+    close(old, samples, expected)
+    for step in ORDER:
+        old = verify(step.run(old))
+        close(old, samples, expected)
+    assert differences(canonical(optimize(load_onnx(path))), canonical(old)) == []
+
+
+@pytest.mark.parametrize("name", LEGACY)
+def test_the_older_exporter_ends_as_the_same_graph(name: str) -> None:
+    options, opset = LEGACY[name]
+    path = exported(options, opset, legacy=True)
+    graph = load_onnx(path)
+    samples = samples_of(graph)
+    optimized = optimize(graph)
+    close(optimized, samples, run_onnxruntime(path, samples))
+    today = optimize(load_onnx(exported(*ENCODERS[name])))
+    assert differences(canonical(today), canonical(optimized)) == []
+
+
+@pytest.mark.parametrize("form", NORM_FORMS)
+def test_every_spelling_of_layer_norm(form: str, tmp_path: Path) -> None:
+    path = exported(Options(), 20)
+    old = optimize(load_onnx(spell_out(path, tmp_path / "old.onnx", norm=form)))
+    assert differences(canonical(optimize(load_onnx(path))), canonical(old)) == []
+
+
+@pytest.mark.parametrize("form", GELU_FORMS)
+def test_every_spelling_of_gelu(form: str, tmp_path: Path) -> None:
+    path = exported(Options(), 20)
+    old = optimize(load_onnx(spell_out(path, tmp_path / "old.onnx", gelu=form)))
+    assert differences(canonical(optimize(load_onnx(path))), canonical(old)) == []
+
+
+@pytest.mark.parametrize("form", TANH_FORMS)
+def test_every_spelling_of_gelu_by_tanh(form: str, tmp_path: Path) -> None:
+    path = exported(Options(attention="sdpa", activation="gelu_tanh"), 20)
+    old = optimize(load_onnx(spell_out(path, tmp_path / "old.onnx", tanh=form)))
+    assert differences(canonical(optimize(load_onnx(path))), canonical(old)) == []
+
+
+def test_differences_are_seen() -> None:
+    a = optimize(load_onnx(exported(Options(), 20)))
+    other_scale = [
+        dataclasses.replace(node, op=Attention(2, 0.3)) if isinstance(node.op, Attention) else node for node in a.nodes
+    ]
+    name = next(node.inputs[1] for node in a.nodes if isinstance(node.op, Linear))
+    moved = {**a.constants, name: a.constants[name] + np.float32(0.01)}
+    assert differences(canonical(a), canonical(a)) == []
+    assert any("Attention" in text for text in differences(canonical(a), canonical(a.replace(nodes=other_scale))))
+    assert any("constant" in text for text in differences(canonical(a), canonical(a.replace(constants=moved))))
+
+
+def test_norm_gain_goes_into_the_linears_behind_it() -> None:
+    pre = optimize(load_onnx(exported(Options(), 20)))
+    norms = [node for node in pre.nodes if isinstance(node.op, LayerNorm)]
+    assert [len(node.inputs) for node in norms] == [1, 1, 3]  # the last is read by the mean
+    assert all(node.output.endswith("_normalized") for node in norms[:2])
+    post = optimize(load_onnx(exported(*ENCODERS["multihead attention"])))
+    assert all(len(n.inputs) == 3 for n in post.nodes if isinstance(n.op, LayerNorm))  # the residual reads them too
+
+
+def test_values_that_survive_keep_their_names() -> None:
+    graph = load_onnx(exported(Options(), 20))
+    optimized = optimize(graph)
+    made = {node.output for node in optimized.nodes} - set(graph.types)
+    assert all(name.endswith("_normalized") for name in made)
+
+
+def hand(tmp_path: Path, nodes: list[object], shape: tuple[int, ...], **constants: np.ndarray) -> Path:
+    return save_model(tmp_path / "m.onnx", nodes, {"x": shape}, constants)  # type: ignore[arg-type]
+
+
+def optimized_equals(path: Path) -> list[str]:
+    """Kinds of operator after `optimize`, once the result is seen to be onnxruntime's."""
+    graph = optimize(load_onnx(path))
+    samples = samples_of(graph)
+    close(graph, samples, run_onnxruntime(path, samples))
+    return [node.op.kind for node in graph.nodes]
+
+
+NUMBERS = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float32)
+
+
+def test_scalars_go_into_weights(tmp_path: Path) -> None:
+    nodes = [
+        make_node("Mul", ["x", "two"], ["a"]),
+        make_node("MatMul", ["a", "w"], ["b"]),
+        make_node("Div", ["b", "two"], ["c"]),
+        make_node("Mul", ["c", "g"], ["y"]),
+    ]
+    path = hand(tmp_path, nodes, (4, 5), two=np.float32(2.5), w=NUMBERS[:5, :3], g=NUMBERS[7, :3])
+    assert optimized_equals(path) == ["Linear"]
+
+
+def test_a_scalar_that_others_read_stays(tmp_path: Path) -> None:
+    nodes = [
+        make_node("MatMul", ["x", "w"], ["a"]),
+        make_node("Mul", ["a", "two"], ["b"]),
+        make_node("Add", ["a", "b"], ["y"]),
+    ]
+    path = hand(tmp_path, nodes, (4, 5), two=np.float32(2.5), w=NUMBERS[:5, :3])
+    assert optimized_equals(path) == ["Linear", "Mul", "Add"]
+
+
+def test_spelled_sigmoid_and_silu(tmp_path: Path) -> None:
+    nodes = [
+        make_node("Neg", ["x"], ["a"]),
+        make_node("Exp", ["a"], ["b"]),
+        make_node("Add", ["one", "b"], ["c"]),
+        make_node("Div", ["x", "c"], ["y"]),
+    ]
+    path = hand(tmp_path, nodes, (4, 5), one=np.float32(1))
+    assert optimized_equals(path) == ["Activation"]
+    assert optimize(load_onnx(path)).nodes[0].op.attributes() == {"function": "silu"}
+
+
+def test_a_gelu_with_a_wrong_constant_is_not_one(tmp_path: Path) -> None:
+    nodes = [
+        make_node("Mul", ["x", "c"], ["a"]),
+        make_node("Erf", ["a"], ["b"]),
+        make_node("Add", ["b", "one"], ["d"]),
+        make_node("Mul", ["x", "d"], ["e"]),
+        make_node("Mul", ["e", "half"], ["y"], name="out"),
+    ]
+    path = hand(tmp_path, nodes, (4, 5), c=np.float32(0.71), one=np.float32(1), half=np.float32(0.5))
+    with pytest.raises(UnsupportedError, match=r"computes 'erf' outside a LayerNorm, GELU"):
+        optimize(load_onnx(path))
+
+
+def test_layouts_cancel_merge_and_vanish(tmp_path: Path) -> None:
+    nodes = [
+        make_node("Transpose", ["x"], ["a"], perm=[0, 2, 1]),
+        make_node("Reshape", ["a", "s"], ["b"]),
+        make_node("Reshape", ["b", "t"], ["c"]),
+        make_node("Transpose", ["c"], ["d"], perm=[0, 2, 1]),
+        make_node("Relu", ["d"], ["y"]),
+    ]
+    constants = {"s": np.array([1, 5, 2, 2]), "t": np.array([1, 5, 4])}
+    assert optimized_equals(hand(tmp_path, nodes, (1, 4, 5), **constants)) == ["Activation"]
+
+
+def test_an_output_that_equals_another_value_keeps_its_name(tmp_path: Path) -> None:
+    nodes = [make_node("Relu", ["x"], ["a"]), make_node("Identity", ["a"], ["y"])]
+    path = hand(tmp_path, nodes, (4, 5))
+    assert optimized_equals(path) == ["Activation"]
+    assert optimize(load_onnx(path)).outputs == ("y",)
+
+
+def test_heads_that_stay_apart(tmp_path: Path) -> None:
+    nodes = [make_node("Attention", ["x", "x", "x"], ["y"])]
+    path = save_model(tmp_path / "m.onnx", nodes, {"x": (1, 2, 6, 4)}, opset=23)
+    kinds = optimized_equals(path)
+    assert "Attention" in kinds and "MatMul" not in kinds
+
+
+# nodes behind x (1, 6, 8), constants, what the refusal says
+LEFT_OVER = {
+    "two activations": (
+        [make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1]), make_node("MatMul", ["x", "t"], ["y"], name="gram")],
+        {}, r"node 'gram' \(MatMul.*multiplies two activations outside an attention",
+    ),
+    "square root": ([make_node("Sqrt", ["x"], ["y"], name="root")], {}, r"node 'root' \(Unary.*'sqrt' outside"),
+    "division": (
+        [make_node("Exp", ["x"], ["e"]), make_node("Div", ["x", "e"], ["y"])], {}, r"computes '(exp|reciprocal)'",
+    ),
+    "where": (
+        [make_node("Less", ["x", "c"], ["l"]), make_node("Where", ["l", "x", "c"], ["y"], name="pick")],
+        {"c": np.float32(0)}, r"computes 'less'|chooses between",
+    ),
+    "causal mask": (
+        [make_node("Attention", ["x", "x", "x", "m"], ["y"], q_num_heads=2, kv_num_heads=2, name="att")],
+        {"m": np.triu(np.full((6, 6), -1e9, np.float32), 1)}, r"attention with a mask that is not 'the first",
+    ),
+    "gated attention": (
+        [make_node("Attention", ["x", "x", "x", "g"], ["y"], q_num_heads=2, kv_num_heads=2)],
+        {"g": np.eye(6, dtype=bool)}, r"attention with a mask",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LEFT_OVER)
+def test_what_is_left_over_is_refused(case: str, tmp_path: Path) -> None:
+    nodes, constants, says = LEFT_OVER[case]
+    path = save_model(tmp_path / "m.onnx", nodes, {"x": (1, 6, 8)}, constants, opset=23)
+    with pytest.raises(UnsupportedError, match=says) as caught:
+        optimize(load_onnx(path))
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("m: ")
+
+
+def test_a_mask_off_by_one_is_refused() -> None:
+    path = exported(Options(valid_length=True, mask="offset"), 20)
+    with pytest.raises(UnsupportedError, match="mask that is not 'the first valid_length keys'"):
+        optimize(load_onnx(path))
+
+
+def test_valid_length_added_equals_the_shorter_input() -> None:
+    """Garbage in the padded rows changes nothing, and at full length all is as before."""
+    plain = optimize(load_onnx(exported(Options(), 20)))
+    masked = add_valid_length(plain)
+    assert masked.inputs == ("x", "valid_length")
+    assert masked.types["valid_length"].shape == () and masked.types["valid_length"].dtype is DType.INT32
+    samples = samples_of(plain)
+    lengths = np.array([4, 6, 1])
+    first = run_float(masked, {**samples, "valid_length": lengths})["y"]
+    noisy = samples["x"].copy()
+    for index, length in enumerate(lengths):
+        noisy[index, :, length:] = 1e3
+    np.testing.assert_array_equal(first, run_float(masked, {"x": noisy, "valid_length": lengths})["y"])
+    np.testing.assert_allclose(first[1], run_float(plain, samples)["y"][1], rtol=1e-5, atol=1e-6)
+    assert np.abs(first[0] - run_float(plain, samples)["y"][0]).max() > 1e-3
+
+
+def test_valid_length_added_is_the_one_exported() -> None:
+    added = add_valid_length(optimize(load_onnx(exported(Options(), 20))))
+    exported_with = optimize(load_onnx(exported(Options(valid_length=True), 20)))
+    samples = samples_of(exported_with)
+    found = run_float(added, {"x": samples["x"], "valid_length": samples["valid_length"].reshape(-1)})["y"]
+    np.testing.assert_allclose(found, run_float(exported_with, samples)["y"], rtol=1e-5, atol=1e-6)
+    assert add_valid_length(exported_with) is exported_with
+
+
+def test_valid_length_needs_a_sequence(tmp_path: Path) -> None:
+    path = hand(tmp_path, [make_node("MatMul", ["x", "w"], ["y"])], (4, 5), w=NUMBERS[:5, :3])
+    with pytest.raises(UnsupportedError, match="no attention, so no sequence axis"):
+        add_valid_length(optimize(load_onnx(path)))
+    nodes = [
+        make_node("Attention", ["x", "x", "x"], ["a"], q_num_heads=2, kv_num_heads=2),
+        make_node("Flatten", ["a"], ["f"], name="flat"),
+        make_node("MatMul", ["f", "w"], ["y"]),
+    ]
+    path = save_model(tmp_path / "m.onnx", nodes, {"x": (1, 6, 8)}, {"w": NUMBERS[:48, :3]}, opset=23)
+    with pytest.raises(UnsupportedError, match=r"\(Reshape\) carries all 6 rows on"):
+        add_valid_length(optimize(load_onnx(path)))

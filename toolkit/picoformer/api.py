@@ -1,0 +1,128 @@
+"""The Python API: the commands as functions, taking files or the objects themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from picoformer.build_folder import Build, build_files, quantize_samples
+from picoformer.errors import DataError
+from picoformer.files import save_arrays
+from picoformer.ir import Graph
+from picoformer.ir.operator import Array
+from picoformer.targets import Target, load_target
+
+if TYPE_CHECKING:
+    from picoformer.quantize import QuantizeSettings
+    from picoformer.verification import Verification
+
+Samples = Mapping[str, Array] | str | Path
+"""Input name → array with samples along axis 0, or the .npz that holds them."""
+
+
+def build(
+    model: Any,
+    *,
+    calibration: Samples | None = None,
+    scheme: str = "int8",
+    target: str | Path | Target = "host",
+    out: str | Path,
+    prefix: str = "model",
+    settings: QuantizeSettings | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    valid_length: bool = False,
+) -> Build:
+    """Build firmware for `target` into the folder `out`, as `picoformer build` does.
+
+    `model` is an ONNX file, a checkpoint (.safetensors), or a `models.Transformer`. Raises PicoformerError, its
+    message the one line that the command prints.
+    """
+    board = target if isinstance(target, Target) else load_target(target)
+    with _onnx_file(model) as source, _npz_file(calibration) as samples:
+        return build_files(source, samples, scheme, board, Path(out), prefix, settings, shapes, valid_length)
+
+
+def verify(
+    folder: str | Path,
+    *,
+    inputs: Samples,
+    port: str | None = None,
+    checkpoint: str | Path | None = None,
+    samples: int = 0,
+) -> Verification:
+    """Run the parity chain on a build folder, as `picoformer verify` does; see the result's `report.passed`."""
+    from picoformer.verification import verify_files
+
+    with _npz_file(inputs) as path:
+        if path is None:
+            raise DataError("verify needs inputs")
+        return verify_files(Path(folder), path, port, None if checkpoint is None else Path(checkpoint), samples)
+
+
+def quantize(
+    model: Any,
+    *,
+    calibration: Samples,
+    settings: QuantizeSettings | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Graph:
+    """The quantized graph of a model: see `picoformer.reference` for running it."""
+    with _onnx_file(model) as source, _npz_file(calibration) as samples:
+        return quantize_samples(source, samples, "int8", settings, shapes)[1]
+
+
+def export(
+    model: Any,
+    *,
+    out: str | Path,
+    form: str = "onnx",
+    scheme: str = "float32",
+    calibration: Samples | None = None,
+    target: str = "host",
+    prefix: str = "model",
+    settings: QuantizeSettings | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, Any]:
+    """Write ONNX (`form` "onnx") or the C library ("c"), as `picoformer export` does."""
+    from picoformer.exporting import export_files
+
+    with _onnx_file(model) as source, _npz_file(calibration) as samples:
+        return export_files(source, samples, scheme, form, target, prefix, Path(out), settings, shapes)
+
+
+def run(pipeline_file: str | Path, *, force: bool = False) -> Path:
+    """Run a pipeline file; returns its output folder."""
+    from picoformer.config import load_pipeline
+    from picoformer.pipeline import run_pipeline
+
+    return run_pipeline(load_pipeline(Path(pipeline_file)), force=force)
+
+
+@contextlib.contextmanager
+def _onnx_file(model: Any) -> Iterator[Path]:
+    """A file as it is; a Transformer, or a checkpoint of one, exported to a temporary ONNX file."""
+    is_path = isinstance(model, str | Path)
+    if is_path and not str(model).endswith(".safetensors"):
+        yield Path(model)
+        return
+    from picoformer.models.checkpoint import load_checkpoint
+    from picoformer.models.export import export_onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(load_checkpoint(Path(model))[0] if is_path else model, path)
+        yield path
+
+
+@contextlib.contextmanager
+def _npz_file(samples: Samples | None) -> Iterator[Path | None]:
+    if samples is None or isinstance(samples, str | Path):
+        yield None if samples is None else Path(samples)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "samples.npz"
+        save_arrays(path, samples)
+        yield path

@@ -35,7 +35,7 @@ class EncoderOptions:
     scale: str = "scores"  # scores, query, key, both (only plain)
     scale_embedding: bool = False
     valid_length: bool = False
-    mask: str = "where"  # where (masked_fill of scores), add (additive, as BERT), offset (one key too many)
+    mask: str = "where"  # where, add (as BERT), offset (a key too many), weak, divide by more
     layers: int = 1
     heads: int = 2
     d_model: int = 16
@@ -80,8 +80,8 @@ class Attention(nn.Module):
             k = k * scale if o.scale == "key" else k * math.sqrt(scale) if o.scale == "both" else k
             scores = q @ k.transpose(-1, -2)
             scores = scores / math.sqrt(q.shape[-1]) if o.scale == "scores" else scores
-            if valid is not None and o.mask == "add":
-                scores = scores + (1.0 - valid[:, None, None, :].to(scores.dtype)) * -1e9
+            if valid is not None and o.mask in ("add", "weak"):
+                scores = scores + (1.0 - valid[:, None, None, :].to(scores.dtype)) * (-1e9 if o.mask == "add" else -5.0)
             elif valid is not None:
                 scores = scores.masked_fill(~valid[:, None, None, :], float("-inf"))
             context = torch.softmax(scores, -1) @ v
@@ -166,7 +166,7 @@ class Encoder(nn.Module):
             rows = rows[:, 0]
         elif o.pooling == "mean" and valid is not None:
             weight = valid.to(rows.dtype)[:, :, None]
-            rows = (rows * weight).sum(1) / weight.sum(1)
+            rows = (rows * weight).sum(1) / (weight.sum(1) + 1 if o.mask == "divide by more" else weight.sum(1))
         elif o.pooling == "mean":
             rows = rows.mean(1)
         logits: Tensor = self.head(rows)

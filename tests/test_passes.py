@@ -321,6 +321,28 @@ def test_a_mask_off_by_one_is_refused() -> None:
         optimize(load_onnx(path))
 
 
+def test_a_mask_that_only_weakens_is_refused() -> None:
+    path = exported(Options(valid_length=True, mask="weak"), 20)
+    with pytest.raises(UnsupportedError, match="mask that is not 'the first valid_length keys'"):
+        optimize(load_onnx(path))
+
+
+def test_a_masked_sum_divided_by_too_much_is_no_mean() -> None:
+    path = exported(Options(valid_length=True, mask="divide by more"), 20)
+    with pytest.raises(UnsupportedError, match=r"valid_length|outside"):
+        optimize(load_onnx(path))
+
+
+def test_a_reshape_that_cuts_rows_stays_in_front_of_its_linear(tmp_path: Path) -> None:
+    nodes = [
+        make_node("Reshape", ["x", "s"], ["a"]),
+        make_node("MatMul", ["a", "w"], ["b"]),
+        make_node("Reshape", ["b", "t"], ["y"]),
+    ]
+    constants = {"s": np.array([8, 3]), "w": NUMBERS[:3, :2], "t": np.array([4, 4])}
+    assert optimized_equals(hand(tmp_path, nodes, (4, 6), **constants)) == ["Reshape", "Linear", "Reshape"]
+
+
 def test_valid_length_added_equals_the_shorter_input() -> None:
     """Garbage in the padded rows changes nothing, and at full length all is as before."""
     plain = optimize(load_onnx(exported(Options(), 20)))

@@ -8,7 +8,19 @@ import pytest
 from picoformer.errors import DataError
 from picoformer.ir import DType, Graph, Node, TensorType, verify
 from picoformer.ir.operator import Operator
-from picoformer.ops import Activation, Add, Attention, Concat, LayerNorm, Linear, ReduceMean, Reshape, Slice, Softmax
+from picoformer.ops import (
+    Activation,
+    Add,
+    Attention,
+    Concat,
+    LayerNorm,
+    Linear,
+    ReduceMean,
+    Reshape,
+    Slice,
+    Softmax,
+    Transpose,
+)
 from picoformer.ops.fixedpoint import dequantize
 from picoformer.quantize import METHODS, Observation, QuantizeSettings, quantize
 from picoformer.quantize.calibrate import affine_int8, choose_range, symmetric
@@ -228,3 +240,20 @@ def test_calibration_data_that_cannot_be_used_is_refused() -> None:
     broken["x"][3, 0, 0, 0] = np.nan
     with pytest.raises(DataError, match="not finite"):
         quantize(graph, broken, run_float)
+
+
+def test_one_sample_gives_what_it_gives_among_many() -> None:
+    rng = np.random.default_rng(0)
+    b = Builder(x=(1, 8, 12))
+    rows = b.linear("x", 6, "rows", rng)
+    joined = b.add(Concat(-2), b.constant("cls", rng.normal(0, 1, (1, 1, 6))), rows, name="joined")
+    more = b.add(Reshape((1, 9, 2, 3)), joined, name="more")
+    graph = b.graph(b.add(Transpose((-4, -2, -3, -1)), more, name="turned"))
+    many = samples(3)
+    typed = lower_graph(quantize(graph, many, run_float))
+    for index in range(3):
+        one = {"x": many["x"][index : index + 1]}
+        for run in (lambda v: run_float(graph, v), lambda v: run_integer(typed, v)):
+            whole, single = run(many), run(one)
+            for name in graph.types.keys() - graph.constants.keys():
+                np.testing.assert_allclose(single[name], whole[name][index : index + 1], atol=1e-6)

@@ -12,7 +12,7 @@ void pf_wire_fault(const pf_fault *fault) {
 
     body[0] = 0;
     body[1] = PF_FAULT_FRAME;
-    body[2] = PF_OK;
+    body[2] = PF_ACCEPTED;
     body[3] = fault->kind;
     body[4] = fault->exception;
     pf_put16(body + 5, pf_running_step);

@@ -13,7 +13,7 @@ typedef struct stream {
 } stream;
 
 static void stream_open(stream *out) {
-    pf_reply_open(out->reply, out->sequence, PF_RUN, PF_OK);
+    pf_reply_open(out->reply, out->sequence, PF_RUN, PF_ACCEPTED);
     pf_reply_u8(out->reply, 0);
 }
 
@@ -67,10 +67,11 @@ uint8_t pf_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until
         pf_running_step = (uint16_t)step;
         pf_port_watchdog(1);
         before = cycles_now();
-        (void)pf_port_call_step(pf_device.step, pf_device.state);
+        const int more = pf_port_call_step(pf_device.step, pf_device.state);
         taken = cycles_since(before);
         pf_port_watchdog(0);
         pf_running_step = PF_NO_STEP;
+        if (more < 0) return PF_STEP_FAILED; /* whoever called refuses the request, in place of the next frame */
         if (flags & PF_RUN_CRC) {
             const pf_tensor_info *tensor = &pf_device.steps[step];
             stream_u32(&out, pf_crc32(0, pf_device.arena + tensor->offset, tensor->bytes));
@@ -84,5 +85,5 @@ uint8_t pf_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until
         }
     }
     pf_reply_send(reply);
-    return PF_OK;
+    return PF_ACCEPTED;
 }

@@ -24,7 +24,7 @@ typedef struct call {
 } call;
 
 static void open_ok(const call *in) {
-    pf_reply_open(&reply, in->sequence, in->type, PF_OK);
+    pf_reply_open(&reply, in->sequence, in->type, PF_ACCEPTED);
 }
 
 static uint8_t hello(const call *in) {
@@ -47,7 +47,7 @@ static uint8_t hello(const call *in) {
     uint32_t room = pf_reply_room(&reply);
     pf_reply_bytes(&reply, pf_device.name, length < room ? length : room);
     pf_reply_send(&reply);
-    return PF_OK;
+    return PF_ACCEPTED;
 }
 
 static uint8_t describe(const call *in) {
@@ -68,7 +68,7 @@ static uint8_t describe(const call *in) {
         pf_reply_bytes(&reply, tensor->name, length);
     }
     pf_reply_send(&reply);
-    return PF_OK;
+    return PF_ACCEPTED;
 }
 
 static uint8_t write_input(const call *in) {
@@ -82,7 +82,7 @@ static uint8_t write_input(const call *in) {
     last_step_run = PF_NO_STEP; /* the arena no longer holds what that run left */
     open_ok(in);
     pf_reply_send(&reply);
-    return PF_OK;
+    return PF_ACCEPTED;
 }
 
 static uint8_t run(const call *in) {
@@ -110,7 +110,7 @@ static uint8_t read_tensor(const call *in, const pf_tensor_info *table, uint32_t
     if (bytes > pf_reply_room(&reply)) return PF_TOO_LONG;
     pf_reply_bytes(&reply, pf_device.arena + table[index].offset + offset, bytes);
     pf_reply_send(&reply);
-    return PF_OK;
+    return PF_ACCEPTED;
 }
 
 static uint8_t stack(const call *in) {
@@ -119,7 +119,7 @@ static uint8_t stack(const call *in) {
     pf_reply_u32(&reply, pf_port_stack_bytes());
     pf_reply_u32(&reply, pf_port_stack_used());
     pf_reply_send(&reply);
-    return PF_OK;
+    return PF_ACCEPTED;
 }
 
 static uint8_t reset(const call *in) {
@@ -130,7 +130,7 @@ static uint8_t reset(const call *in) {
     last_step_run = PF_NO_STEP;
     open_ok(in);
     pf_reply_send(&reply);
-    return PF_OK;
+    return PF_ACCEPTED;
 }
 
 static uint8_t dispatch(const call *in) {
@@ -176,6 +176,6 @@ void pf_wire_serve(void) {
         }
         call in = {request[0], request[1], request + 2, (uint32_t)length - 2u};
         uint8_t status = dispatch(&in);
-        if (status != PF_OK) refuse(in.sequence, in.type, status);
+        if (status != PF_ACCEPTED) refuse(in.sequence, in.type, status);
     }
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from picoformer import __version__
-from picoformer.errors import DataError, ModelError, UnsupportedError
+from picoformer.errors import ConfigError, DataError, ModelError, UnsupportedError
 from picoformer.files import atomic_folder, atomic_write_text, file_hash
 from picoformer.firmware import FirmwareBuild, build_firmware, load_build
 from picoformer.ir import Graph, Node
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SCHEMES = ("float32", "int8")
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
 HOST = "host"
+BUILD_MARKS = ("build.json", "float/graph.json")
+"""What tells an earlier build from a folder of a person's own files."""
 
 Progress = Callable[[str, int, int], None]
 """What is under way, how much of it is done, how much there is."""
@@ -55,6 +57,11 @@ class Build:
     graph: Graph
 
     @property
+    def target(self) -> Target:
+        """The target that was built for, as it was then."""
+        return read_target(self.folder)
+
+    @property
     def float_onnx(self) -> Path:
         """The model as it came."""
         return self.folder / "model.onnx"
@@ -71,6 +78,9 @@ class Build:
     def steps(self, target: Target) -> tuple[Node, ...]:
         """The nodes that are steps of the firmware for `target`, in order."""
         names = [entry["step"] for entry in read_memory(self.folder / target.name)["live"]]
+        unknown = [name for name in names if name not in self.graph.producers]
+        if unknown:
+            raise ModelError(f"{self.folder}: step '{unknown[0]}' is not in its graph; build again")
         return tuple(self.graph.producers[name] for name in names)
 
 
@@ -142,7 +152,8 @@ def write_build(
     from picoformer.backends.onnx import export_onnx
     from picoformer.ops.graph_file import save_graph
 
-    boards = [load_target(HOST)] if target.is_host else [load_target(HOST), target]
+    refuse_to_replace(out, BUILD_MARKS)
+    boards = [target] if target.is_host else [load_target(HOST), target]
     manifest = Manifest(
         graph.name,
         scheme,
@@ -173,6 +184,7 @@ def write_build(
             _write_memory(model.plan, folder / board.name)
             build_firmware(folder / board.name / "source", board, folder / board.name)
         tick("done", 1 + len(boards))
+        atomic_write_text(folder / "target.json", target.model_dump_json(indent=1) + "\n")
         atomic_write_text(folder / "build.json", json.dumps(asdict(manifest), indent=1) + "\n")
     return Build(out, manifest, float_graph, graph)
 
@@ -215,6 +227,7 @@ def build_files(
     progress: Progress | None = None,
 ) -> Build:
     """An ONNX file, and for an integer scheme an .npz of calibration samples, to the build folder `out`."""
+    refuse_to_replace(out, BUILD_MARKS)
     float_graph, graph, _ = quantize_samples(
         model, calibration, scheme, settings, shapes, valid_length, name, progress
     )
@@ -233,9 +246,34 @@ def read_memory(folder: Path) -> dict[str, Any]:
     """The memory plan's figures that a build kept beside its firmware; raises ModelError without them."""
     try:
         record: dict[str, Any] = json.loads((folder / "memory.json").read_text("utf-8"))
-        return record
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder}/memory.json cannot be read ({error}); build again") from None
+        live = [{"step": str(entry["step"]), "bytes": int(entry["bytes"])} for entry in record["live"]]
+        return {"peak": int(record["peak"]), "lower_bound": int(record["lower_bound"]), "live": live}
+    except OSError as error:
+        raise ModelError(f"{folder}/memory.json cannot be read ({error.strerror}); build again") from None
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{folder}/memory.json is broken; build again") from None
+
+
+def read_target(folder: Path) -> Target:
+    """The target that a build folder was made for; raises ModelError when its target.json is missing or broken."""
+    path = folder / "target.json"
+    try:
+        return Target.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); build again") from None
+    except ValueError:
+        raise ModelError(f"{path} is broken; build again") from None
+
+
+def refuse_to_replace(out: Path, marks: tuple[str, ...]) -> None:
+    """Raise ConfigError when `out` is a file, or a folder with something in it and none of the files `marks`.
+
+    An output folder is replaced as a whole: it must not be one that holds a person's own files.
+    """
+    if out.is_file():
+        raise ConfigError(f"{out}: is a file; give the name of a folder")
+    if out.is_dir() and any(out.iterdir()) and not any((out / mark).exists() for mark in marks):
+        raise ConfigError(f"{out}: holds other files, which would be lost; give a new folder, or empty it")
 
 
 def _provenance(manifest: Manifest) -> dict[str, str]:

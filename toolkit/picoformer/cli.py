@@ -19,6 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ANY = click.Path(path_type=Path)
+COUNT = click.IntRange(min=0)
 SCHEMES = click.Choice(["int8", "float32"])
 METHODS = click.Choice(["percentile", "minmax", "mse"])
 
@@ -73,7 +74,7 @@ def _shape_option(function: F) -> F:
 def _quantize_options(function: F) -> F:
     for option in (
         click.option("--inputs-dtype", type=click.Choice(["int8", "int16"]), default="int8", show_default=True),
-        click.option("--percentile", type=float, default=99.99, show_default=True, help="For --method percentile."),
+        click.option("--percentile", type=click.FloatRange(50, 100, min_open=True), default=99.99, show_default=True, help="For --method percentile."),
         click.option("--method", type=METHODS, default="percentile", show_default=True, help="How ranges are chosen."),
         click.option("--scheme", type=SCHEMES, default="int8", show_default=True),
         click.option("--calibration", type=FILE, help=".npz with samples of the model's inputs."),
@@ -86,11 +87,12 @@ def _quantize_options(function: F) -> F:
 def _shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for text in texts:
-        name, _, sizes = text.partition("=")
-        try:
-            shapes[name] = tuple(int(size) for size in sizes.split(","))
-        except ValueError:
-            raise ConfigError(f"--shape {text}: write NAME=1,64,16 with whole numbers") from None
+        name, _, sizes = text.rpartition("=")
+        if not name or not all(size.strip().isdecimal() and int(size) > 0 for size in sizes.split(",")):
+            raise ConfigError(f"--shape {text}: write NAME=1,64,16 with whole numbers above 0")
+        if name in shapes:
+            raise ConfigError(f"--shape {text}: the shape of '{name}' is given twice; keep one")
+        shapes[name] = tuple(int(size) for size in sizes.split(","))
     return shapes
 
 
@@ -102,7 +104,7 @@ def _settings(method: str, percentile: float, inputs_dtype: str) -> Any:
 
 
 @contextlib.contextmanager
-def _progress(enabled: bool = True) -> Iterator[Callable[[str, int, int, float], None]]:
+def _progress() -> Iterator[Callable[[str, int, int, float], None]]:
     """A progress bar on standard error for work of more than a moment; silent where that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -112,7 +114,7 @@ def _progress(enabled: bool = True) -> Iterator[Callable[[str, int, int, float],
         TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not enabled or not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 
         def tick(label: str, done: int, total: int, loss: float) -> None:
@@ -165,8 +167,8 @@ def run(pipeline_file: Path, force: bool, as_json: bool) -> None:
 @main.command()
 @click.argument("source")
 @click.option("-o", "--output", type=FILE, required=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--test-fraction", type=float, default=0.2, show_default=True)
+@click.option("--seed", type=COUNT, default=0, show_default=True)
+@click.option("--test-fraction", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2, show_default=True)
 @_json_option
 def dataset(source: str, output: Path, seed: int, test_fraction: float, as_json: bool) -> None:
     """Write a data set: SOURCE is digits, synthetic_signal, or an .npz that holds one."""
@@ -264,7 +266,7 @@ def quantize(
     from picoformer.reporting import print_quality
 
     settings = _settings(method, percentile, inputs_dtype)
-    with _progress(not as_json) as tick:
+    with _progress() as tick:
         record = quantize_files(model, calibration, scheme, output, settings, _shapes(shapes), tick)
     _print(record, as_json, lambda: print_quality(record))
 
@@ -295,7 +297,7 @@ def export(
     from picoformer.exporting import export_files
 
     settings = _settings(method, percentile, inputs_dtype)
-    with _progress(not as_json) as tick:
+    with _progress() as tick:
         record = export_files(model, calibration, scheme, form, target, prefix, output, settings, _shapes(shapes), tick)
     _print(record, as_json, lambda: _figures(record))
 
@@ -329,7 +331,7 @@ def build(
 
     board = load_target(target)
     settings = _settings(method, percentile, inputs_dtype)
-    with _progress(not as_json) as tick:
+    with _progress() as tick:
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, _shapes(shapes), valid_length,
             progress=lambda what, done, total: tick(what, done, total, 0.0),
@@ -343,14 +345,14 @@ def build(
 @click.option("--inputs", type=FILE, required=True, help='.npz of samples; an array "labels" gives accuracy.')
 @click.option("--port", help="Serial port of a board that runs this build, in place of the emulator.")
 @click.option("--checkpoint", type=FILE, help="Put the torch model of this checkpoint in front of the chain.")
-@click.option("--samples", type=int, default=0, help="Use only the first so many samples.")
+@click.option("--samples", type=COUNT, default=0, help="Use only the first so many samples.")
 @_json_option
 def verify(folder: Path, inputs: Path, port: str | None, checkpoint: Path | None, samples: int, as_json: bool) -> None:
     """Run the parity chain on a build: float model first, device last. Exit code 1 when a link does not hold."""
     from picoformer.reporting import print_verification
     from picoformer.verification import verify_files
 
-    with _progress(not as_json) as tick:
+    with _progress() as tick:
         found = verify_files(folder, inputs, port, checkpoint, samples, tick)
     record = found.to_json()
     _print(record, as_json, lambda: print_verification(record, folder))
@@ -362,13 +364,13 @@ def verify(folder: Path, inputs: Path, port: str | None, checkpoint: Path | None
 @click.argument("folder", type=FOLDER)
 @click.option("--inputs", type=FILE, required=True, help=".npz of samples.")
 @click.option("-o", "--output", type=FILE, help="Write the outputs as real numbers to this .npz.")
-@click.option("--samples", type=int, default=0, help="Use only the first so many samples.")
+@click.option("--samples", type=COUNT, default=0, help="Use only the first so many samples.")
 @_json_option
 def emulate(folder: Path, inputs: Path, output: Path | None, samples: int, as_json: bool) -> None:
     """Run a build's firmware in the target's emulator: outputs, instructions, stack."""
     from picoformer.exporting import emulate_files
 
-    with _progress(not as_json) as tick:
+    with _progress() as tick:
         record = emulate_files(folder, inputs, output, samples, tick)
     _print(record, as_json, lambda: _figures(record))
 

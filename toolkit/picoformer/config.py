@@ -81,6 +81,7 @@ class OnnxSection(_Section):
     path: str
     calibration: str
     inputs: str
+    shapes: dict[str, list[Positive]] = {}  # of inputs with dynamic axes
 
 
 class ExportSection(_Section):
@@ -159,6 +160,12 @@ class Pipeline:
     file: PipelineFile
     path: Path
     output: Path
+
+    @property
+    def target(self) -> str | Path:
+        """The target's name, or the path of its TOML, which is written relative to this file."""
+        name = self.file.firmware.target
+        return self.beside(name) if name.endswith(".toml") or "/" in name else name
 
     def beside(self, relative: str) -> Path:
         """A path written in the TOML, relative to it."""

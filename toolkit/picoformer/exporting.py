@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.build_folder import import_model, open_build, quantize_samples, with_full_length
+from picoformer.build_folder import import_model, open_build, quantize_samples, refuse_to_replace, with_full_length
 from picoformer.errors import ConfigError
 from picoformer.files import atomic_folder, file_hash, save_arrays
-from picoformer.samples import fit_samples, load_samples, split_labels
+from picoformer.samples import check_labels, fit_samples, load_samples, split_labels
 from picoformer.targets import load_target
 
 Progress = Callable[[str, int, int, float], None]
@@ -37,6 +37,7 @@ def quantize_files(
     from picoformer.parity import sqnr_per_tensor
     from picoformer.reference import lower_graph, run_float, run_integer
 
+    refuse_to_replace(out, ("graph.json",))
     graph, typed, samples = quantize_samples(
         model, calibration, scheme, settings, shapes, progress=_tick(progress)
     )
@@ -72,6 +73,12 @@ def export_files(
     from picoformer.backends.c import emit_c
     from picoformer.backends.onnx import export_onnx
 
+    if form == "onnx" and out.is_dir():
+        raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
+    isa = []
+    if form == "c":
+        refuse_to_replace(out, ("sources.json",))
+        isa = load_target(target).isa
     with tempfile.TemporaryDirectory() as scratch:
         source = model
         if model.suffix == ".safetensors":
@@ -84,13 +91,11 @@ def export_files(
         )
     origin = {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}
     if form == "onnx":
-        if out.is_dir():
-            raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
         export_onnx(typed, out, origin)
         return {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
     card = [f"{key}: {value}" for key, value in origin.items()]
     with atomic_folder(out) as folder:
-        made = emit_c(typed, load_target(target).isa, prefix, folder, card=card)
+        made = emit_c(typed, isa, prefix, folder, card=card)
     return {
         "folder": str(out),
         "files": ", ".join(made.files),
@@ -110,9 +115,10 @@ def emulate_files(
     from picoformer.verification import Runner
 
     build = open_build(folder)
-    graph, target = build.graph, load_target(build.manifest.target)
+    graph, target = build.graph, build.target
     arrays, labels = split_labels(load_samples(inputs_path), inputs_path)
     inputs = fit_samples(graph, with_full_length(graph, arrays), inputs_path)
+    labels = check_labels(labels, inputs, inputs_path)
     if limit:
         inputs = {name: value[:limit] for name, value in inputs.items()}
     with open_device(build.firmware(target), target, identity=graph_identity(graph)[:16]) as session:

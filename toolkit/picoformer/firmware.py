@@ -120,8 +120,11 @@ def load_build(out: Path, target: Target) -> FirmwareBuild:
     elf, size = out / "firmware.elf", out / "size.json"
     if not (elf.is_file() and size.is_file()):
         raise ModelError(f"{out} holds no built firmware; run `picoformer build` first")
-    data = json.loads(size.read_text(encoding="utf-8"))
-    sizes = SizeReport(FlashSizes(**data["flash"]), RamSizes(**data["ram"]))
+    try:
+        data = json.loads(size.read_text(encoding="utf-8"))
+        sizes = SizeReport(FlashSizes(**data["flash"]), RamSizes(**data["ram"]))
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{size} is broken; build again") from None
     return FirmwareBuild(target.name, elf, out / "firmware.map", sizes)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,11 @@ from picoformer import stages
 from picoformer.compress.settings import DistillSettings, TrainSettings
 from picoformer.config import Pipeline
 from picoformer.errors import ConfigError, DeviceError
-from picoformer.files import atomic_write_text, file_hash
-from picoformer.targets import load_target
+from picoformer.files import atomic_write_bytes, atomic_write_text, file_hash
+from picoformer.targets import Target, load_target
+from picoformer.toolchain import find_program
+
+HOST = "host"
 
 Progress = Callable[[str, int, int, float], None]
 Announce = Callable[[str, str], None]
@@ -46,14 +48,30 @@ def run_pipeline(
     """Run every stage that is out of date; returns the output folder, report.json and report.html in it."""
     out = pipeline.output
     out.mkdir(parents=True, exist_ok=True)
+    target = load_target(pipeline.target)
     figures: dict[str, dict[str, Any]] = {}
-    for stage in _stages(pipeline, figures, progress):
-        figures[stage.name] = _run_stage(stage, out / "stages" / f"{stage.name}.json", announce, force)
+    is_ready = False
+    for stage in _stages(pipeline, target, figures, progress):
+        record, key = out / "stages" / f"{stage.name}.json", _key(stage)
+        known = None if force else _known(record, key, stage)
+        if known is None and not is_ready:
+            _require_tools(target)
+            is_ready = True
+        figures[stage.name] = _run_stage(stage, record, key, announce) if known is None else known
+        if known is not None and announce:
+            announce(stage.name, "unchanged")
     return out
 
 
+def _require_tools(target: Target) -> None:
+    """Raise ToolError before any work is done when a program that a later stage needs is missing."""
+    programs = [load_target(HOST).toolchain.program, target.toolchain.program, target.emulator.program]
+    for program in dict.fromkeys(filter(None, programs)):
+        find_program(program)
+
+
 def _stages(
-    pipeline: Pipeline, figures: Mapping[str, dict[str, Any]], progress: Progress | None
+    pipeline: Pipeline, target: Target, figures: Mapping[str, dict[str, Any]], progress: Progress | None
 ) -> list[Stage]:
     """The stages in order. A stage's `run` may read the figures of those before it."""
     file, out = pipeline.file, pipeline.output
@@ -70,17 +88,18 @@ def _stages(
             for source, copy in zip(sources, (model, calibration, inputs), strict=True):
                 if not source.is_file():
                     raise ConfigError(f"{pipeline.path}: [onnx] names {source}, which is not there")
-                shutil.copyfile(source, copy)
+                atomic_write_bytes(copy, source.read_bytes())
             return {"bytes": model.stat().st_size}
 
         found.append(Stage("onnx", take, sources, (model, calibration, inputs), given.model_dump(), training))
     else:
         assert file.data is not None and file.teacher is not None and file.student is not None
         found, checkpoint = _training_stages(pipeline, training, progress)
-    settings = [file.quantization.model_dump(), file.firmware.model_dump(), file.name]
+    settings = [file.quantization.model_dump(), file.firmware.model_dump(), file.name, target.model_dump()]
+    settings += [] if file.onnx is None else [file.onnx.shapes]
     build = Stage(
         "build",
-        lambda: _build(pipeline, model, calibration, folder, progress),
+        lambda: _build(pipeline, target, model, calibration, folder, progress),
         (model, calibration),
         (folder,),
         settings,
@@ -100,7 +119,7 @@ def _stages(
         lambda: _report(figures, folder, verified, out),
         (verified, folder),
         (out / "report.json", out / "report.html"),
-        [stage.name for stage in found],
+        figures,
         everything,
     )
     return [*found, build, verify, report]
@@ -172,19 +191,20 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
 
 
 def _build(
-    pipeline: Pipeline, model: Path, calibration: Path, folder: Path, progress: Progress | None
+    pipeline: Pipeline, target: Target, model: Path, calibration: Path, folder: Path, progress: Progress | None
 ) -> dict[str, Any]:
     from picoformer.build_folder import build_files
 
-    wanted, firmware = pipeline.file.quantization, pipeline.file.firmware
+    wanted, firmware, onnx = pipeline.file.quantization, pipeline.file.firmware, pipeline.file.onnx
     build = build_files(
         model,
         calibration,
         wanted.scheme,
-        load_target(firmware.target),
+        target,
         folder,
         firmware.prefix,
         wanted.settings(),
+        None if onnx is None else {name: tuple(sizes) for name, sizes in onnx.shapes.items()},
         name=pipeline.file.name,
         progress=None if progress is None else lambda what, done, total: progress(what, done, total, 0.0),
     )
@@ -215,20 +235,15 @@ def _report(figures: Mapping[str, dict[str, Any]], folder: Path, verified: Path,
     return {}
 
 
-def _run_stage(stage: Stage, record: Path, announce: Announce | None, force: bool) -> dict[str, Any]:
-    key = _key(stage)
-    if not force and (known := _known(record, key, stage)) is not None:
-        if announce:
-            announce(stage.name, "unchanged")
-        return known
+def _run_stage(stage: Stage, record: Path, key: str, announce: Announce | None) -> dict[str, Any]:
+    """Run a stage and keep what it gave in `record`, under the `key` of what it was run on."""
     if announce:
         announce(stage.name, "running")
     record.unlink(missing_ok=True)
     figures = stage.run()
     outputs = {str(path): content(path) for path in stage.outputs}
-    atomic_write_text(
-        record, json.dumps({"key": key, "outputs": outputs, "figures": figures}, indent=1) + "\n"
-    )
+    kept = {"key": key, "outputs": outputs, "figures": figures}
+    atomic_write_text(record, json.dumps(kept, indent=1) + "\n")
     if announce:
         announce(stage.name, "done")
     return figures

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from picoformer.build_folder import Build, load_manifest, read_memory
+from picoformer.build_folder import Build, load_manifest, read_memory, read_target
 from picoformer.report import Capacity, LiveBytes, Report, StageFigures, load_report, print_report, save_report
-from picoformer.targets import Target, load_target
+from picoformer.targets import Target
 
 __all__ = [
     "build_record",
@@ -64,7 +64,7 @@ def print_verification(record: Mapping[str, Any], folder: Path) -> None:
 
 def _report(record: Mapping[str, Any], stages: tuple[StageFigures, ...], folder: Path) -> Report:
     rest = {key: value for key, value in record.items() if key not in ("passed", "failures")}
-    target = load_target(load_manifest(folder).target)
+    target = read_target(folder)
     memory = read_memory(folder / target.name)
     timeline = tuple(LiveBytes(entry["step"], entry["bytes"]) for entry in memory["live"])
     ram = None if target.is_host else target.region("data").length

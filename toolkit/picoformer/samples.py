@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,15 +22,26 @@ def load_samples(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; give an .npz with an array for each input of the model")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise DataError(
-                    f"{path}: holds a single array; save it with np.savez(path, <input name>=array)"
-                )
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: holds a single array; save it with np.savez(path, <input name>=array)")
+        with archive:
+            return {name: _plain_array(path, name, archive) for name in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
-        raise DataError(f"{path}: is not a readable .npz file ({reason})") from None
+        if "pickle" in reason:  # numpy advises to allow it, which would run code out of the file
+            reason = "Python objects, or no numpy file at all"
+        raise DataError(
+            f"{path}: is not a readable .npz file of numbers ({reason}); "
+            "save it with np.savez(path, <input name>=array)"
+        ) from None
+
+
+def _plain_array(path: Path, name: str, archive: Mapping[str, object]) -> Array:
+    value = archive[name]
+    if not isinstance(value, np.ndarray):
+        raise DataError(f"{path}: '{name}' is no numpy array; save it with np.savez(path, <input name>=array)")
+    return value
 
 
 def split_labels(arrays: Mapping[str, Array], path: Path) -> tuple[dict[str, Array], Array | None]:
@@ -39,6 +51,14 @@ def split_labels(arrays: Mapping[str, Array], path: Path) -> tuple[dict[str, Arr
     if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
         raise DataError(f"{path}: 'labels' is {labels.dtype}{list(labels.shape)}; give one integer a sample")
     return inputs, None if labels is None else labels.astype(np.int64)
+
+
+def check_labels(labels: Array | None, inputs: Mapping[str, Array], path: Path) -> Array | None:
+    """`labels` again, once there are as many as samples; raises DataError otherwise."""
+    samples = len(next(iter(inputs.values())))
+    if labels is not None and len(labels) != samples:
+        raise DataError(f"{path}: {len(labels)} labels for {samples} samples; give one for each")
+    return labels
 
 
 def fit_samples(graph: Graph, arrays: Mapping[str, Array], path: Path) -> dict[str, Array]:

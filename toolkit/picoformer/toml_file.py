@@ -17,6 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 SIZE_LIMIT = 1 << 20
 
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _HEADER = re.compile(r"^\s*(\[\[?)\s*([^\]]+?)\s*\]")
 _KEY = re.compile(r"""^\s*(?:"([^"]+)"|'([^']+)'|([A-Za-z0-9_-]+))\s*=""")
 
@@ -67,11 +68,12 @@ def key_line(source: str, location: tuple[str | int, ...]) -> int:
 
 def explain(path: Path, source: str, model: type[BaseModel], error: ValidationError) -> str:
     """One line for the first thing that is wrong."""
-    first = error.errors()[0]
+    faults = error.errors()
+    first = next((fault for fault in faults if fault["type"] in _UNKNOWN), faults[0])  # a misspelt key is missing too
     location: tuple[str | int, ...] = first["loc"]
     dotted = ".".join(str(part) for part in location)
     line = key_line(source, location)
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if first["type"] in _UNKNOWN:
         what = f"unknown key '{dotted}'; remove it or use one of: {', '.join(sorted(_keys_at(model, location[:-1])))}"
     elif first["type"] in ("missing", "missing_argument"):
         what = f"key '{dotted}' is missing; add it"

@@ -13,7 +13,7 @@ import numpy as np
 from picoformer.build_folder import HOST, Build, full_length, open_build, with_full_length
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.session import Session, open_device
-from picoformer.errors import DataError, DeviceError
+from picoformer.errors import DeviceError
 from picoformer.firmware import FirmwareBuild
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
@@ -30,7 +30,7 @@ from picoformer.parity import (
     run_chain,
     sqnr_per_tensor,
 )
-from picoformer.samples import fit_samples, load_samples, split_labels
+from picoformer.samples import check_labels, fit_samples, load_samples, split_labels
 from picoformer.targets import Target, load_target
 
 Progress = Callable[[str, int, int, float], None]
@@ -141,10 +141,9 @@ def verify_build(
 
     graph, manifest = build.graph, build.manifest
     inputs = with_full_length(graph, inputs)
-    boards = [load_target(HOST)]
-    if manifest.target != HOST:
-        boards.append(load_target(manifest.target))
-    elif port is not None:
+    target = build.target
+    boards = [target] if target.is_host else [load_target(HOST), target]
+    if target.is_host and port is not None:
         raise DeviceError("this build is for the host: build for the board that is on the port")
     nodes = build.steps(boards[-1])
     quantized = None if manifest.scheme == "float32" else lower_graph(graph)
@@ -266,8 +265,7 @@ def verify_files(
     build = open_build(folder)
     arrays, labels = split_labels(load_samples(inputs_path), inputs_path)
     inputs = fit_samples(build.graph, with_full_length(build.graph, arrays), inputs_path)
-    if labels is not None and len(labels) != len(next(iter(inputs.values()))):
-        raise DataError(f"{inputs_path}: {len(labels)} labels for {len(next(iter(inputs.values())))} samples")
+    labels = check_labels(labels, inputs, inputs_path)
     if limit:
         inputs = {name: value[:limit] for name, value in inputs.items()}
         labels = None if labels is None else labels[:limit]

@@ -35,7 +35,7 @@ enum pf_message {
 };
 
 enum pf_status {
-    PF_OK = 0,
+    PF_ACCEPTED = 0,
     PF_BAD_CRC = 1,
     PF_BAD_FRAME = 2, /* byte stuffing broken, or too short for a request */
     PF_TOO_LONG = 3,
@@ -43,7 +43,8 @@ enum pf_status {
     PF_BAD_LENGTH = 5,
     PF_OUT_OF_RANGE = 6,
     PF_STALE = 7,        /* read step: the last run did not stop after that step */
-    PF_INPUT_MISSING = 8 /* run: the inputs were not all written since the last run */
+    PF_INPUT_MISSING = 8, /* run: the inputs were not all written since the last run */
+    PF_STEP_FAILED = 9    /* run: a step refused its input, as an embedding does an id past its rows */
 };
 
 enum pf_fault_kind {

@@ -40,6 +40,7 @@ class Status(IntEnum):
     OUT_OF_RANGE = 6
     STALE = 7
     INPUT_MISSING = 8
+    STEP_FAILED = 9
 
 
 MEANING = {
@@ -51,6 +52,7 @@ MEANING = {
     Status.OUT_OF_RANGE: "an index, an offset or a flag is out of range",
     Status.STALE: "the last run did not stop after that step; run up to it first",
     Status.INPUT_MISSING: "write every input before each run",
+    Status.STEP_FAILED: "a step refused its input: an id is outside the rows of an embedding",
 }
 
 

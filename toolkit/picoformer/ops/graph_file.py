@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import zipfile
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import numpy as np
 from picoformer.errors import ModelError
 from picoformer.files import atomic_write_text, save_arrays
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, verify
+from picoformer.ir.operator import Array
 from picoformer.ops import OPERATORS
 
 FORMAT = 1
@@ -32,8 +36,7 @@ def load_graph(folder: Path) -> Graph:
             raise ModelError(
                 f"{folder}/graph.json has format {record['format']}, this version reads {FORMAT}: build again"
             )
-        with np.load(folder / "graph.npz", allow_pickle=False) as archive:
-            constants = {name: archive[key] for key, name in record["constants"].items()}
+        constants = _load_constants(folder / "graph.npz", record["constants"])
         nodes = tuple(
             Node(n["name"], _operator(n["op"], n["attributes"]), tuple(n["inputs"]), n["output"])
             for n in record["nodes"]
@@ -47,10 +50,23 @@ def load_graph(folder: Path) -> Graph:
         raise ModelError(
             f"{error.filename} is missing: give a folder that `picoformer quantize` or `build` wrote"
         ) from None
-    except (KeyError, ValueError, TypeError, AssertionError, OSError) as error:
+    except ModelError:
+        raise
+    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError) as error:
         raise ModelError(
             f"{folder}/graph.json is not a graph of this program ({error}): build it again"
         ) from None
+
+
+def _load_constants(path: Path, keys: Mapping[str, str]) -> dict[str, Array]:
+    """Value name → array from the archive whose keys `keys` names (key → value name)."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[key] for key, name in keys.items()}
+    except FileNotFoundError:
+        raise
+    except (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error):
+        raise ModelError(f"{path} is cut short or is no archive of constants: build it again") from None
 
 
 def graph_identity(graph: Graph) -> bytes:

@@ -48,6 +48,11 @@ def _sampled(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
     return values
 
 
+def _with_samples(graph: Graph, name: str, value: Array) -> Array:
+    """`value` as (samples, *shape): a Reshape cannot tell the axis of a single sample from one of its own."""
+    return value.reshape(-1, *graph.types[name].shape)
+
+
 def run_float(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """Float meaning of every value but the constants, each (samples, *shape).
 
@@ -57,7 +62,7 @@ def run_float(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
     with np.errstate(over="ignore", under="ignore"):
         for node in graph.nodes:
             arguments = [graph.constants[n] if n in graph.constants else values[n] for n in node.inputs]
-            values[node.output] = np.asarray(node.op.compute(*arguments))
+            values[node.output] = _with_samples(graph, node.output, np.asarray(node.op.compute(*arguments)))
     return values
 
 
@@ -73,5 +78,6 @@ def run_integer(lowered: LoweredGraph, inputs: Mapping[str, Array]) -> dict[str,
         quantized = type_.quant is not None and value.dtype.kind == "f"
         values[name] = quantize_real(value, type_.quant, type_.dtype) if quantized and type_.quant else value
     for node, step in zip(graph.nodes, lowered.steps, strict=True):
-        values[node.output] = step.execute(*(values[name] for name in graph.activations(node)))
+        result = step.execute(*(values[name] for name in graph.activations(node)))
+        values[node.output] = _with_samples(graph, node.output, result)
     return values

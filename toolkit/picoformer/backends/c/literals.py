@@ -39,10 +39,7 @@ def _with_point(text: str) -> str:
 def array_body(values: Array) -> str:
     """The elements of an array, in rows of at most LINE columns, indented by four."""
     flat = values.reshape(-1)
-    if flat.dtype.kind == "f":
-        words = [float_literal(v) for v in flat]
-    else:
-        words = [str(v) for v in flat.tolist()]
+    words = [float_literal(v) if flat.dtype.kind == "f" else str(v) for v in flat.tolist()]
     per_line = max(1, (LINE - 4 + 1) // (max(map(len, words), default=1) + 2))
     if per_line >= 16:
         per_line -= per_line % 8

@@ -1,0 +1,104 @@
+"""Encoders of many shapes through the whole chain: equality is asked here, not quality, so random weights will do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import picoformer
+from picoformer.build_folder import open_build
+from picoformer.emulator.session import open_device
+from picoformer.link.device import RefusedError
+from picoformer.link.messages import Status
+from picoformer.models.config import TransformerConfig
+from picoformer.models.transformer import Transformer
+from picoformer.targets import load_target
+
+FRAMES: dict[str, Any] = {"input_size": 5, "sequence": 6}
+TOKENS: dict[str, Any] = {"vocab_size": 23, "sequence": 7}
+IMAGE: dict[str, Any] = {"image": (2, 6, 8), "patch": (3, 4)}
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "pre-norm frames, gelu, learned, mean": {**FRAMES},
+    "post-norm tokens, relu, sinusoidal, cls": {
+        **TOKENS, "norm_position": "post", "final_norm": False, "activation": "relu", "positions": "sinusoidal",
+        "pooling": "cls", "cls_token": True, "scale_embedding": True,
+    },
+    "pre-norm patches, silu, learned, cls": {**IMAGE, "activation": "silu", "pooling": "cls", "cls_token": True},
+    "pre-norm tokens, tanh gelu, no positions, every row": {
+        **TOKENS, "activation": "gelu_tanh", "positions": "none", "pooling": "none",
+    },
+    "one head, odd widths": {**FRAMES, "d_model": 10, "heads": (1, 1), "head_dim": 7, "d_ff": (9, 3)},
+}  # fmt: skip
+
+
+def make(shape: dict[str, Any]) -> Transformer:
+    keys = {"d_model": 12, "heads": (3, 2), "head_dim": 4, "d_ff": (16, 10), "classes": 4, **shape}
+    return Transformer(TransformerConfig.from_dict(keys), seed=3)
+
+
+def samples(shape: dict[str, Any], count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    if "vocab_size" in shape:
+        return {"x": rng.integers(0, shape["vocab_size"], (count, shape["sequence"])).astype(np.int64)}
+    inner = shape.get("image") or (shape["sequence"], shape["input_size"])
+    return {"x": rng.normal(0, 1, (count, *inner)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("scheme", ["int8", "float32"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_holds_down_the_chain(name: str, scheme: str, tmp_path: Path, arm_tools: None) -> None:
+    shape = SHAPES[name]
+    calibration = samples(shape, 24) if scheme == "int8" else None
+    picoformer.build(make(shape), calibration=calibration, scheme=scheme, target="mps2-an386", out=tmp_path / "out")
+    found = picoformer.verify(tmp_path / "out", inputs=samples(shape, 6, seed=1))
+    assert found.report.passed, found.report.failures
+    assert [link.to for link in found.report.links][-1] == "mps2-an386"
+    if scheme == "int8":
+        equal = [link.equal for link in found.report.links if link.source in ("reference", "host")]
+        assert equal == [True, True]
+        assert found.report.links[-1].sqnr_db is not None and found.report.links[-1].sqnr_db > 20
+
+
+@pytest.mark.parametrize("scheme", ["int8", "float32"])
+def test_a_valid_length_masks_padding_on_the_device(scheme: str, tmp_path: Path, arm_tools: None) -> None:
+    """What lies past the valid length changes nothing, and a shorter input gives another answer than the full one."""
+    shape = SHAPES["pre-norm frames, gelu, learned, mean"]
+    calibration = samples(shape, 24) if scheme == "int8" else None
+    out = tmp_path / "out"
+    picoformer.build(
+        make(shape), calibration=calibration, scheme=scheme, target="mps2-an386", out=out, valid_length=True
+    )
+    x = np.repeat(samples(shape, 1, seed=2)["x"], 4, axis=0)
+    x[1, 4:] = 7.5
+    lengths = np.array([4, 4, 6, 0], np.int32)
+    found = picoformer.verify(out, inputs={"x": x, "valid_length": lengths})
+    assert found.report.passed, found.report.failures
+
+    build, target = open_build(out), load_target("mps2-an386")
+    with open_device(build.firmware(target), target) as session:
+        from picoformer.verification import Runner
+
+        runner = Runner(session, build.graph, len(build.steps(target)), target.name, None)
+        y = runner({"x": x[:, None], "valid_length": lengths}).outputs["logits"]
+    assert np.array_equal(y[0], y[1]) and not np.array_equal(y[0], y[2])
+
+
+def test_an_id_outside_the_embedding_is_an_error_frame(tmp_path: Path, device_target: str) -> None:
+    shape = SHAPES["pre-norm tokens, tanh gelu, no positions, every row"]
+    picoformer.build(make(shape), calibration=samples(shape, 8), target=device_target, out=tmp_path / "out")
+    build, target = open_build(tmp_path / "out"), load_target(device_target)
+    good = np.zeros(7, "<i4")
+    with open_device(build.firmware(target), target) as session:
+        for bad in (23, -1, 1 << 30):
+            ids = good.copy()
+            ids[5] = bad
+            session.device.write_input(0, ids.tobytes())
+            with pytest.raises(RefusedError) as refused:
+                session.device.run(crc=True, outputs=True)
+            assert refused.value.status == Status.STEP_FAILED
+        session.device.write_input(0, good.tobytes())
+        assert session.device.run(outputs=True).outputs, "the device still answers"

@@ -1,0 +1,100 @@
+"""The reference encoder, trained, through the whole chain: both dialects, ReLU and GELU, both schemes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import pytest
+
+import picoformer
+from onnx_models import spell_out
+from picoformer.compress.settings import TrainSettings
+from picoformer.compress.train import evaluate, train
+from picoformer.datasets import Dataset, synthetic_signal
+from picoformer.frontends.onnx import load_onnx
+from picoformer.models.checkpoint import save_checkpoint
+from picoformer.models.config import reference_encoder_config
+from picoformer.models.export import export_onnx
+from picoformer.models.transformer import Transformer
+from picoformer.passes import canonical, differences, optimize
+
+SAMPLES = 48
+EPOCHS = {"relu": 6, "gelu": 8}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained encoder as files, and its data."""
+
+    checkpoint: Path
+    fused: Path
+    spelled: Path
+    data: Dataset
+
+    def onnx(self, dialect: str) -> Path:
+        return self.fused if dialect == "fused" else self.spelled
+
+
+_trained: dict[str, Trained] = {}
+
+
+@pytest.fixture(scope="session", params=["relu", "gelu"])
+def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    activation: str = request.param
+    if activation not in _trained:
+        folder = tmp_path_factory.mktemp(activation)
+        data = synthetic_signal(0)
+        model = Transformer(reference_encoder_config(activation), seed=0)
+        train(model, data.x_train, data.y_train, TrainSettings(epochs=EPOCHS[activation], label_smoothing=0.1))
+        assert evaluate(model, data.x_test, data.y_test) > 0.9, "the encoder did not learn the signal"
+        save_checkpoint(model, folder / "encoder.safetensors", {})
+        export_onnx(model, folder / "fused.onnx")
+        spell_out(folder / "fused.onnx", folder / "spelled.onnx")
+        _trained[activation] = Trained(
+            folder / "encoder.safetensors", folder / "fused.onnx", folder / "spelled.onnx", data
+        )
+    return _trained[activation]
+
+
+def test_both_dialects_are_one_graph(encoder: Trained) -> None:
+    old = {node.op_type for node in onnx.load(encoder.spelled).graph.node}
+    assert not old & {"LayerNormalization", "Gelu"}, "the spelled-out file still has fused nodes"
+    graphs = [canonical(optimize(load_onnx(path))) for path in (encoder.fused, encoder.spelled)]
+    assert differences(*graphs) == []
+
+
+@pytest.mark.parametrize("dialect", ["fused", "spelled"])
+def test_int8_is_equal_down_the_chain(encoder: Trained, dialect: str, tmp_path: Path, arm_tools: None) -> None:
+    data = encoder.data
+    picoformer.build(
+        encoder.onnx(dialect), calibration={"x": data.x_train[:200]}, target="mps2-an386", out=tmp_path / "out"
+    )
+    inputs = {"x": data.x_test[:SAMPLES], "labels": data.y_test[:SAMPLES]}
+    found = picoformer.verify(tmp_path / "out", inputs=inputs, checkpoint=encoder.checkpoint)
+    assert found.report.passed, found.report.failures
+    links = {(link.source, link.to): link for link in found.report.links}
+    assert links["reference", "host"].equal and links["host", "mps2-an386"].equal
+    for link in (links["torch", "float onnx"], links["float onnx", "float graph"]):
+        assert link.max_abs is not None and link.max_abs <= 1e-4  # the largest logit is above 1
+    end = links["float onnx", "mps2-an386"]
+    assert end.sqnr_db is not None and end.sqnr_db >= 36.0
+    record = found.to_json()
+    assert record["instructions"]["per_inference"] > 1_000_000
+    assert len(record["instructions"]["per_operator"]) == 29
+    ram, flash = record["ram_bytes"], record["flash_bytes"]
+    assert ram["total"] == ram["arena"] + ram["stack"] + ram["data"] and flash["code"] <= 16_000
+    assert found.accuracy["mps2-an386"] == found.accuracy["reference"]
+
+
+def test_float32_c_follows_onnxruntime(encoder: Trained, tmp_path: Path, arm_tools: None) -> None:
+    picoformer.build(encoder.fused, scheme="float32", target="mps2-an386", out=tmp_path / "out")
+    found = picoformer.verify(tmp_path / "out", inputs={"x": encoder.data.x_test[:4]})
+    assert found.report.passed, found.report.failures
+    largest = 0.0
+    for link in found.report.links:
+        if link.source == "float onnx":
+            assert link.max_abs is not None
+            largest = max(largest, link.max_abs)
+    assert 0 < largest < 1e-4

@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin
 
-.PHONY: demo test check lint sweep bench tools clean
+.PHONY: demo test check lint sweep bench check-figures tools clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready tools
@@ -12,8 +12,8 @@ demo: $(VENV)/.ready tools
 test: $(VENV)/.ready tools
 	$(RUN)/python -m pytest -n 2 -m "not slow"
 
-# What CI runs: style, types, the tests, then the slow sweeps.
-check: lint test sweep
+# What CI runs: style, types, the tests, the slow sweeps, and the figures against the tracked table.
+check: lint test sweep check-figures
 
 lint: $(VENV)/.ready tools
 	$(RUN)/ruff check .
@@ -23,6 +23,9 @@ lint: $(VENV)/.ready tools
 
 sweep: $(VENV)/.ready tools
 	$(RUN)/python -m pytest -n 2 -m slow
+
+check-figures: $(VENV)/.ready tools
+	$(RUN)/python benchmarks/run.py --check
 
 bench: $(VENV)/.ready tools
 	$(RUN)/python benchmarks/run.py

@@ -92,20 +92,20 @@ def table(results: dict[str, Any]) -> str:
         "",
         "Made by `make bench`; instructions are executed instructions in the emulator, **not cycles**.",
         f"{results['compiler']}, `{' '.join(results['flags'])}`; {results['emulator']}.",
-        "Reference encoder: sequence 64 × 16 inputs, d 64, 4 heads, FFN 256, 2 pre-norm layers, learned positions, mean",
-        "pool, 6 classes; 105,670 parameters, 7,405,952 MACs; trained on a synthetic signal.",
+        "Reference encoder: sequence 64 × 16 inputs, d 64, 4 heads, FFN 256, 2 pre-norm layers, learned positions, ",
+        "mean pool, 6 classes; 105,670 parameters, 7,405,952 MACs; trained on a synthetic signal.",
         "RAM is arena + stack + data; the wire and the fault handling are counted beside the inference code.",
         "",
-        "| model | scheme | target | instructions | /MAC | RAM, bytes | arena | flash, bytes | code | runtime beside it "
-        "| logits against float |",
+        "| model | scheme | target | instructions | /MAC | RAM, bytes | arena | flash, bytes | code "
+        "| runtime beside it | logits against float |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in results["lines"]:
         ram, flash = line["ram_bytes"], line["flash_bytes"]
         rows.append(
             f"| {line['model']} | {line['scheme']} | {line['target']} | {line['instructions']:,} | "
-            f"{line['instructions'] / line['macs']:.2f} | {ram['total']:,} | {ram['arena']:,} | {flash['total']:,} | "
-            f"{flash['code']:,} | {line['flash_runtime_bytes']:,} | {line['sqnr_db']:.1f} dB |"
+            f"{line['instructions'] / line['macs']:.2f} | {ram['total']:,} | {ram['arena']:,} | "
+            f"{flash['total']:,} | {flash['code']:,} | {line['flash_runtime_bytes']:,} | {line['sqnr_db']:.1f} dB |"
         )
     rows += ["", "Instructions by operator:", ""]
     operators = list(dict.fromkeys(op for line in results["lines"] for op in line["per_operator"]))

@@ -38,7 +38,7 @@ class Answer:
 
 def picoformer(*words: str | Path) -> Answer:
     """Run a command in this process."""
-    result = CliRunner().invoke(main, [str(word) for word in words])
+    result = CliRunner().invoke(main, [str(word) for word in words], prog_name="picoformer")
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return Answer(result.exit_code, result.stdout, result.stderr)
 

@@ -156,7 +156,8 @@ def write_model(
         f'/* The table. */\n#include "model.h"\nconst uint8_t test_weights[256] = {{{table}}};\n{extra_weights}'
     )
     (folder / "model_device.c").write_text(device_c)
-    (folder / "sources.json").write_text(json.dumps({"model_sources": ["model.c", "weights.c", "model_device.c"], "sources": []}))
+    model_sources = ["model.c", "weights.c", "model_device.c"]
+    (folder / "sources.json").write_text(json.dumps({"model_sources": model_sources, "sources": []}))
     return folder
 
 

@@ -102,3 +102,21 @@ def test_an_id_outside_the_embedding_is_an_error_frame(tmp_path: Path, device_ta
             assert refused.value.status == Status.STEP_FAILED
         session.device.write_input(0, good.tobytes())
         assert session.device.run(outputs=True).outputs, "the device still answers"
+
+
+def test_ids_outside_the_embedding_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    shape = SHAPES["pre-norm tokens, tanh gelu, no positions, every row"]
+    for bad in (23, -1, (1 << 32) + 3):
+        wrong = samples(shape, 8)
+        wrong["x"][3, 2] = bad
+        with pytest.raises(picoformer.PicoformerError, match=r"'x' holds .* the model takes 0 to 22"):
+            picoformer.build(make(shape), calibration=wrong, target="host", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_valid_length_past_the_input_is_refused(tmp_path: Path) -> None:
+    shape = SHAPES["pre-norm frames, gelu, learned, mean"]
+    picoformer.build(make(shape), scheme="float32", target="host", out=tmp_path / "out", valid_length=True)
+    wrong = {**samples(shape, 2), "valid_length": np.array([3, 7], np.int32)}
+    with pytest.raises(picoformer.PicoformerError, match=r"'valid_length' holds 3 to 7; the model takes 0 to 6"):
+        picoformer.verify(tmp_path / "out", inputs=wrong)

@@ -231,7 +231,7 @@ def test_the_api_with_paths_and_with_arrays(shop: Workshop, tmp_path: Path) -> N
     said = strict(succeeds("verify", tmp_path / "command", "--inputs", shop.inputs, "--json").out)
     assert api.verify(by_path.folder, inputs=inputs).to_json() == said
     assert api.verify(str(by_array.folder), inputs=str(shop.inputs)).to_json() == said
-    graph = api.quantize(shop.model, calibration=arrays)
+    graph = api.quantize_model(shop.model, calibration=arrays)
     assert graph_identity(graph) == graph_identity(load_graph(tmp_path / "command" / "quantized"))
     words: list[str | Path] = ["export", shop.model, "--calibration", shop.calibration, "-o"]
     succeeds(*words, tmp_path / "command.onnx")
@@ -246,17 +246,18 @@ def test_the_api_takes_a_module_and_its_checkpoint(tmp_path: Path) -> None:
 
     config = TransformerConfig.uniform(1, 2, 16, 8, input_size=4, sequence=5, classes=3)
     module = Transformer(config, seed=1).eval()
-    save_checkpoint(module, tmp_path / "m.safetensors")
+    save_checkpoint(module, tmp_path / "model.safetensors")
     inputs = {"x": np.random.default_rng(0).normal(size=(8, 5, 4)).astype(np.float32)}
     by_object = api.build(module, calibration=inputs, out=tmp_path / "object")
-    by_file = api.build(tmp_path / "m.safetensors", calibration=inputs, out=tmp_path / "file")
+    by_file = api.build(tmp_path / "model.safetensors", calibration=inputs, out=tmp_path / "file")
     assert graph_identity(by_object.graph) == graph_identity(by_file.graph)
-    found = api.verify(by_file.folder, inputs=inputs, checkpoint=tmp_path / "m.safetensors")
+    found = api.verify(by_file.folder, inputs=inputs, checkpoint=tmp_path / "model.safetensors")
     assert found.report.passed and found.report.links[0].source == "torch"
     np.savez(tmp_path / "c.npz", **inputs)
     words = ["--calibration", tmp_path / "c.npz", "--target", "host", "-o", tmp_path / "command"]
-    succeeds("build", tmp_path / "m.safetensors", *words)
-    assert (tmp_path / "command/host/source/weights.c").read_bytes() == (by_file.folder / "host/source/weights.c").read_bytes()
+    succeeds("build", tmp_path / "model.safetensors", *words)
+    weights = "host/source/weights.c"
+    assert (tmp_path / "command" / weights).read_bytes() == (by_file.folder / weights).read_bytes()
 
 
 def test_the_api_raises_what_the_commands_say(shop: Workshop, tmp_path: Path) -> None:

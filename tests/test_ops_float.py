@@ -261,9 +261,9 @@ def bound(case: Case) -> np.ndarray | float:
 def exponent_bound(table: np.ndarray, width: int) -> float:
     """How much of the spread of the values a mean weighted by numerators may move.
 
-    Distances are rounded to 1/64, so each weight is off by a factor in [e^-d, e^d], d = 1/128: a mean of two groups, one
-    at e^d and one at e^-d, moves by tanh(d/2) of their distance at most. Each numerator is also rounded, by half a unit
-    or, past the last entry, by that entry; against their sum, which the largest alone bounds from below.
+    Distances are rounded to 1/64, so each weight is off by a factor in [e^-d, e^d], d = 1/128: a mean of two groups,
+    one at e^d and one at e^-d, moves by tanh(d/2) of their distance at most. Each numerator is also rounded, by half
+    a unit or, past the last entry, by that entry; against their sum, which the largest alone bounds from below.
     """
     return math.tanh(1 / 256) + width * (0.5 + float(table[-1])) / float(table[0])
 

@@ -20,6 +20,8 @@ from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer
 from picoformer.passes import canonical, differences, optimize
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = 48
 EPOCHS = {"relu": 6, "gelu": 8}
 

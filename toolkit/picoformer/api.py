@@ -62,14 +62,17 @@ def verify(
         return verify_files(Path(folder), path, port, None if checkpoint is None else Path(checkpoint), samples)
 
 
-def quantize(
+def quantize_model(
     model: Any,
     *,
     calibration: Samples,
     settings: QuantizeSettings | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Graph:
-    """The quantized graph of a model: see `picoformer.reference` for running it."""
+    """The quantized graph of a model: see `picoformer.reference` for running it.
+
+    (`picoformer.quantize` is the package that does the work.)
+    """
     with _onnx_file(model) as source, _npz_file(calibration) as samples:
         return quantize_samples(source, samples, "int8", settings, shapes)[1]
 
@@ -103,17 +106,15 @@ def run(pipeline_file: str | Path, *, force: bool = False) -> Path:
 
 @contextlib.contextmanager
 def _onnx_file(model: Any) -> Iterator[Path]:
-    """A file as it is; a Transformer, or a checkpoint of one, exported to a temporary ONNX file."""
-    is_path = isinstance(model, str | Path)
-    if is_path and not str(model).endswith(".safetensors"):
+    """A file as it is; a Transformer exported to a temporary ONNX file."""
+    if isinstance(model, str | Path):
         yield Path(model)
         return
-    from picoformer.models.checkpoint import load_checkpoint
     from picoformer.models.export import export_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        export_onnx(load_checkpoint(Path(model))[0] if is_path else model, path)
+        export_onnx(model, path)
         yield path
 
 

@@ -84,14 +84,14 @@ class Build:
         return tuple(self.graph.producers[name] for name in names)
 
 
-def import_model(
-    path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, valid_length: bool = False
-) -> Graph:
-    """The fused float graph of an ONNX file; `valid_length` adds the input that masks padding."""
+def import_model(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, valid_length: bool = False) -> Graph:
+    """The fused float graph of an ONNX file or a checkpoint; `valid_length` adds the input that masks padding."""
     from picoformer.frontends.onnx import load_onnx
     from picoformer.passes import add_valid_length, optimize
+    from picoformer.stages import onnx_file
 
-    graph = optimize(load_onnx(path, dict(shapes or {})))
+    with onnx_file(path) as source:
+        graph = optimize(load_onnx(source, dict(shapes or {})))
     return add_valid_length(graph) if valid_length else graph
 
 
@@ -200,6 +200,8 @@ def quantize_samples(
     progress: Progress | None = None,
 ) -> tuple[Graph, Graph, dict[str, Array]]:
     """From files: (float graph, the graph in `scheme`, the calibration samples (samples, *shape) by input)."""
+    if scheme not in SCHEMES:
+        raise ConfigError(f"unknown scheme '{scheme}'; use one of {', '.join(SCHEMES)}")
     graph = import_model(model, shapes, valid_length)
     if name is not None:
         graph = graph.replace(name=name)
@@ -226,12 +228,15 @@ def build_files(
     name: str | None = None,
     progress: Progress | None = None,
 ) -> Build:
-    """An ONNX file, and for an integer scheme an .npz of calibration samples, to the build folder `out`."""
+    """An ONNX file or a checkpoint, and for an integer scheme an .npz of calibration samples, to the folder `out`."""
+    from picoformer.stages import onnx_file
+
     refuse_to_replace(out, BUILD_MARKS)
-    float_graph, graph, _ = quantize_samples(
-        model, calibration, scheme, settings, shapes, valid_length, name, progress
-    )
-    return write_build(model, float_graph, graph, scheme, target, out, prefix, valid_length, progress)
+    with onnx_file(model) as source:
+        float_graph, graph, _ = quantize_samples(
+            source, calibration, scheme, settings, shapes, valid_length, name, progress
+        )
+        return write_build(source, float_graph, graph, scheme, target, out, prefix, valid_length, progress)
 
 
 def _write_memory(plan: MemoryPlan, folder: Path) -> None:
@@ -290,9 +295,7 @@ def load_manifest(folder: Path) -> Manifest:
     try:
         return Manifest(**json.loads((folder / "build.json").read_text("utf-8")))
     except FileNotFoundError:
-        raise ModelError(
-            f"{folder}: is not a build folder (no build.json); make one with `picoformer build`"
-        ) from None
+        raise ModelError(f"{folder}: is not a build folder (no build.json); make one with `picoformer build`") from None
     except (ValueError, TypeError) as error:
         raise ModelError(f"{folder}/build.json: cannot be used ({error}); build again") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -47,6 +47,12 @@ class ModelSection(_Section):
     positions: Literal["learned", "sinusoidal", "none"] = "learned"
     pooling: Literal["mean", "cls"] = "mean"
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelSection:
+        if self.d_model % self.heads:
+            raise ValueError(f"heads = {self.heads} does not divide d_model = {self.d_model}; change one of them")
+        return self
+
     def transformer(
         self, sample_shape: tuple[int, ...], is_tokens: bool, vocabulary: int, classes: int
     ) -> TransformerConfig:
@@ -57,9 +63,7 @@ class ModelSection(_Section):
         elif len(sample_shape) == 2:
             sizes["input_size"] = sample_shape[1]
         else:
-            raise ConfigError(
-                f"samples of shape {list(sample_shape)}: give (sequence, features) or (sequence,) of ids"
-            )
+            raise ConfigError(f"samples of shape {list(sample_shape)}: give (sequence, features) or (sequence,) of ids")
         return TransformerConfig.uniform(
             self.layers,
             self.heads,
@@ -140,14 +144,27 @@ class PipelineFile(_Section):
     firmware: FirmwareSection = FirmwareSection()
     verification: VerificationSection = VerificationSection()
 
+    @property
+    def teaching(self) -> TrainSettings:
+        """How the teacher is trained, with this file's seed."""
+        return replace(self.teacher_training or TrainSettings(), seed=self.seed)
+
+    @property
+    def distilling(self) -> DistillSettings:
+        """How the student is distilled, with this file's seed."""
+        return replace(self.distillation or DistillSettings(), seed=self.seed)
+
+    @property
+    def recovering(self) -> DistillSettings | None:
+        """How a pruned model recovers, with this file's seed; None when it does not."""
+        return None if self.recovery is None else replace(self.recovery, seed=self.seed)
+
     @model_validator(mode="after")
     def _one_start(self) -> PipelineFile:
         trained = [key for key in ("data", "teacher", "student") if getattr(self, key) is not None]
         if self.onnx is None and len(trained) < 3:
             missing = [key for key in ("data", "teacher", "student") if key not in trained]
-            raise ValueError(
-                f"the section [{missing[0]}] is missing; or give [onnx] to start from a model that exists"
-            )
+            raise ValueError(f"the section [{missing[0]}] is missing; or give [onnx] to start from a model that exists")
         if self.onnx is not None and trained:
             raise ValueError(f"[onnx] and [{trained[0]}] both say where the model comes from; keep one")
         return self

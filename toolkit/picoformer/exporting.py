@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from picoformer.errors import ConfigError
 from picoformer.files import atomic_folder, file_hash, save_arrays
 from picoformer.samples import check_labels, fit_samples, load_samples, split_labels
 from picoformer.targets import load_target
+
+FORMS = ("onnx", "c")
 
 Progress = Callable[[str, int, int, float], None]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -38,9 +39,7 @@ def quantize_files(
     from picoformer.reference import lower_graph, run_float, run_integer
 
     refuse_to_replace(out, ("graph.json",))
-    graph, typed, samples = quantize_samples(
-        model, calibration, scheme, settings, shapes, progress=_tick(progress)
-    )
+    graph, typed, samples = quantize_samples(model, calibration, scheme, settings, shapes, progress=_tick(progress))
     with atomic_folder(out) as folder:
         save_graph(typed, folder)
     few = {name: value[:64] for name, value in samples.items()}
@@ -73,22 +72,15 @@ def export_files(
     from picoformer.backends.c import emit_c
     from picoformer.backends.onnx import export_onnx
 
+    if form not in FORMS:
+        raise ConfigError(f"unknown form '{form}'; use one of {', '.join(FORMS)}")
     if form == "onnx" and out.is_dir():
         raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
-    isa = []
+    isa: list[str] = []
     if form == "c":
         refuse_to_replace(out, ("sources.json",))
         isa = load_target(target).isa
-    with tempfile.TemporaryDirectory() as scratch:
-        source = model
-        if model.suffix == ".safetensors":
-            from picoformer.stages import export_checkpoint
-
-            source = Path(scratch) / f"{model.stem}.onnx"
-            export_checkpoint(model, source)
-        _, typed, _ = quantize_samples(
-            source, calibration, scheme, settings, shapes, progress=_tick(progress)
-        )
+    _, typed, _ = quantize_samples(model, calibration, scheme, settings, shapes, progress=_tick(progress))
     origin = {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}
     if form == "onnx":
         export_onnx(typed, out, origin)

@@ -227,7 +227,8 @@ def _refuse_overflow(output: str, target: Target, objects: Sequence[Path]) -> No
             biggest = ", ".join(f"{name} {size:,}" for name, size in _biggest(objects, holds)[:3])
             raise FitError(
                 f"the model does not fit {target.name}: {holds} ({region.name}) needs "
-                f"{region.length + found[region.name]:,} bytes and has {region.length:,}; biggest: {biggest}"
+                f"{region.length + found[region.name]:,} bytes and has {region.length:,}; biggest: {biggest}; "
+                "take a larger target or make the model smaller (prune, fewer rows, --scheme int8)"
             )
 
 

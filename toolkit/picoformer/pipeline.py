@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from picoformer import stages
-from picoformer.compress.settings import DistillSettings, TrainSettings
 from picoformer.config import Pipeline
 from picoformer.errors import ConfigError, DeviceError
 from picoformer.files import atomic_write_bytes, atomic_write_text, file_hash
@@ -48,7 +47,7 @@ def run_pipeline(
     """Run every stage that is out of date; returns the output folder, report.json and report.html in it."""
     out = pipeline.output
     out.mkdir(parents=True, exist_ok=True)
-    target = load_target(pipeline.target)
+    target = _target(pipeline)
     figures: dict[str, dict[str, Any]] = {}
     is_ready = False
     for stage in _stages(pipeline, target, figures, progress):
@@ -61,6 +60,13 @@ def run_pipeline(
         if known is not None and announce:
             announce(stage.name, "unchanged")
     return out
+
+
+def _target(pipeline: Pipeline) -> Target:
+    try:
+        return load_target(pipeline.target)
+    except ConfigError as error:
+        raise ConfigError(f"{pipeline.path}: [firmware] target: {error}") from None
 
 
 def _require_tools(target: Target) -> None:
@@ -130,8 +136,7 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
     file, out = pipeline.file, pipeline.output
     assert file.data is not None and file.teacher is not None and file.student is not None
     data, teacher_section, student_section = file.data, file.teacher, file.student
-    teaching = dataclasses.replace(file.teacher_training or TrainSettings(), seed=file.seed)
-    distilling = dataclasses.replace(file.distillation or DistillSettings(), seed=file.seed)
+    teaching, distilling = file.teaching, file.distilling
     samples, teacher, student = out / "data.npz", out / "teacher.safetensors", out / "student.safetensors"
     source = str(pipeline.beside(data.source)) if data.source.endswith(".npz") else data.source
     found = [
@@ -165,7 +170,7 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
     checkpoint = student
     if file.pruning is not None:
         pruned, pruning = out / "pruned.safetensors", file.pruning
-        recovering = None if file.recovery is None else dataclasses.replace(file.recovery, seed=file.seed)
+        recovering = file.recovering
         found.append(
             Stage(
                 "pruned",

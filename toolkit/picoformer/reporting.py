@@ -31,9 +31,7 @@ FORMS = {
 }
 
 
-def write_reports(
-    figures: Mapping[str, Mapping[str, Any]], folder: Path, verified: Path, out: Path
-) -> None:
+def write_reports(figures: Mapping[str, Mapping[str, Any]], folder: Path, verified: Path, out: Path) -> None:
     """Write report.json and report.html to `out` from the stages' figures, a build folder and its verify.json."""
     record = json.loads(verified.read_text("utf-8"))
     stages = [

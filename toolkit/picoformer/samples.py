@@ -12,6 +12,7 @@ import numpy as np
 from picoformer.errors import DataError
 from picoformer.ir import DType, Graph
 from picoformer.ir.operator import Array
+from picoformer.ops import Attention, Embedding, ReduceMean
 
 LABELS = "labels"
 """An array of this name is not an input: it holds the right answer of each sample, for accuracy."""
@@ -71,9 +72,7 @@ def fit_samples(graph: Graph, arrays: Mapping[str, Array], path: Path) -> dict[s
         type_ = graph.types[name]
         if name not in arrays:
             found = ", ".join(f"'{n}'" for n in arrays) or "nothing"
-            raise DataError(
-                f"{path}: no array '{name}' ({found} there); the model's inputs are {_names(graph)}"
-            )
+            raise DataError(f"{path}: no array '{name}' ({found} there); the model's inputs are {_names(graph)}")
         value = arrays[name]
         inner = type_.shape[1:] if type_.shape[:1] == (1,) else None
         if value.ndim and value.shape[1:] == type_.shape:
@@ -89,6 +88,8 @@ def fit_samples(graph: Graph, arrays: Mapping[str, Array], path: Path) -> dict[s
             raise DataError(f"{path}: array '{name}' holds no samples")
         wants_float = type_.dtype is DType.FLOAT32 or type_.quant is not None
         if (wants_float and shaped.dtype.kind == "f") or (not wants_float and shaped.dtype.kind in "iu"):
+            if not wants_float:
+                _check_range(graph, name, shaped, path)
             fitted[name] = shaped.astype(np.float32 if wants_float else np.int32)
         else:
             raise DataError(
@@ -96,16 +97,28 @@ def fit_samples(graph: Graph, arrays: Mapping[str, Array], path: Path) -> dict[s
             )
         if not np.isfinite(fitted[name]).all():
             sample = int(np.argwhere(~np.isfinite(fitted[name]))[0][0])
-            raise DataError(f"{path}: array '{name}' holds NaN or infinity, first in sample {sample}")
+            raise DataError(f"{path}: array '{name}' holds NaN or infinity, first in sample {sample}; mend it")
     unknown = [name for name in arrays if name not in graph.inputs]
     if unknown:
-        raise DataError(
-            f"{path}: array '{unknown[0]}' is no input of the model; its inputs are {_names(graph)}"
-        )
+        raise DataError(f"{path}: array '{unknown[0]}' is no input of the model; its inputs are {_names(graph)}")
     counts = {name: len(value) for name, value in fitted.items()}
     if len(set(counts.values())) > 1:
         raise DataError(f"{path}: arrays differ in their number of samples: {counts}")
     return fitted
+
+
+def _check_range(graph: Graph, name: str, value: Array, path: Path) -> None:
+    """Refuse ids that an embedding has no row for, and lengths longer than what they are the length of."""
+    low, high = -(1 << 31), (1 << 31) - 1
+    for node in graph.consumers.get(name, ()):
+        if isinstance(node.op, Embedding):
+            low, high = 0, min(high, graph.types[node.inputs[1]].shape[0] - 1)
+        elif isinstance(node.op, Attention) and name in node.inputs[3:]:
+            low, high = 0, min(high, graph.types[node.inputs[1]].shape[-2])
+        elif isinstance(node.op, ReduceMean) and name in node.inputs[1:]:
+            low, high = 0, min(high, graph.types[node.inputs[0]].shape[node.op.axis])
+    if value.min() < low or value.max() > high:
+        raise DataError(f"{path}: array '{name}' holds {value.min()} to {value.max()}; the model takes {low} to {high}")
 
 
 def _names(graph: Graph) -> str:

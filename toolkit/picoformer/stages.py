@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +82,7 @@ def train_model(
 
     data = load_dataset(data_path)
     model = Transformer(model_config(section, data), seed=settings.seed)
-    train(
-        model, data.x_train, data.y_train, settings, _augmentation(data, augment), _tick(progress, "training")
-    )
+    train(model, data.x_train, data.y_train, settings, _augmentation(data, augment), _tick(progress, "training"))
     return _save(model, data, out)
 
 
@@ -104,9 +104,7 @@ def distill_model(
     teacher, _ = load_checkpoint(teacher_path)
     student = Transformer(model_config(section, data), seed=settings.seed)
     augmentation = _augmentation(data, augment)
-    distill(
-        teacher, student, data.x_train, data.y_train, settings, augmentation, _tick(progress, "distilling")
-    )
+    distill(teacher, student, data.x_train, data.y_train, settings, augmentation, _tick(progress, "distilling"))
     return _save(student, data, out)
 
 
@@ -149,6 +147,18 @@ def export_checkpoint(checkpoint: Path, out: Path, opset: int = 20) -> dict[str,
     model, extra = load_checkpoint(checkpoint)
     export_onnx(model, out, opset=opset)
     return {"bytes": out.stat().st_size, **extra.get("figures", {})}
+
+
+@contextlib.contextmanager
+def onnx_file(model: Path) -> Iterator[Path]:
+    """An ONNX file as it is; a checkpoint (.safetensors) exported to a temporary ONNX file of the same stem."""
+    if model.suffix != ".safetensors":
+        yield model
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{model.stem}.onnx"
+        export_checkpoint(model, path)
+        yield path
 
 
 def write_samples(data_path: Path, calibration: Path, inputs: Path, count: int, seed: int = 0) -> None:

@@ -33,6 +33,9 @@ from picoformer.parity import (
 from picoformer.samples import check_labels, fit_samples, load_samples, split_labels
 from picoformer.targets import Target, load_target
 
+FORMS = ("torch", "float onnx", "float graph", "qdq onnx", "reference")
+"""The forms of a model that come before a device, in the chain's order."""
+
 Progress = Callable[[str, int, int, float], None]
 
 
@@ -71,32 +74,28 @@ class Verification:
 class Runner:
     """Runs samples on one device and keeps it at hand for a closer look at a sample that differs."""
 
-    def __init__(
-        self, session: Session, graph: Graph, steps: int, name: str, progress: Progress | None
-    ) -> None:
+    def __init__(self, session: Session, graph: Graph, steps: int, name: str, progress: Progress | None) -> None:
         self.session, self.graph, self.name, self.progress = session, graph, name, progress
         hello = session.device.hello()
         wanted = (len(graph.inputs), len(graph.outputs), steps)
         if (hello.input_count, hello.output_count, hello.step_count) != wanted:
-            raise DeviceError(
-                f"{name}: the firmware's inputs, outputs and steps are not this build's; flash it again"
-            )
+            raise DeviceError(f"{name}: the firmware's inputs, outputs and steps are not this build's; flash it again")
 
     def __call__(self, inputs: Mapping[str, Array]) -> DeviceRun:
         """Every sample once, with a CRC of each step's output."""
         samples = len(next(iter(inputs.values())))
         crcs, outputs = [], []
         for sample in range(samples):
+            if self.progress:
+                self.progress(f"running on {self.name}", sample, samples, 0.0)
             self._write(inputs, sample)
             result = self.session.device.run(crc=True, outputs=True)
             assert result.step_crcs is not None and result.outputs is not None
             crcs.append(result.step_crcs)
             outputs.append(result.outputs)
-            if self.progress and (sample % 16 == 15 or sample + 1 == samples):
-                self.progress(f"running on {self.name}", sample + 1, samples, 0.0)
-        values = {
-            name: self._stack(name, [row[i] for row in outputs]) for i, name in enumerate(self.graph.outputs)
-        }
+        if self.progress:
+            self.progress(f"running on {self.name}", samples, samples, 0.0)
+        values = {name: self._stack(name, [row[i] for row in outputs]) for i, name in enumerate(self.graph.outputs)}
 
         def fetch(sample: int, step: int) -> bytes:
             self._write(inputs, sample)
@@ -152,6 +151,8 @@ def verify_build(
 
     def kept(name: str, run: Callable[[Mapping[str, Array]], Mapping[str, Array]]) -> Executor:
         def run_and_keep(values: Mapping[str, Array]) -> Mapping[str, Array]:
+            if progress:
+                progress("running the model's other forms", len(forms), len(FORMS), 0.0)
             forms[name] = run(values)
             return forms[name]
 
@@ -206,6 +207,8 @@ def verify_build(
         integers = {name: value[:64] for name, value in chain.reference.items()}
         quality = tuple(sqnr_per_tensor(run_float(build.float_graph, few), integers, graph))
     runtime = None if boards[-1].is_host else firmware.sizes.flash.runtime
+    ordered = sorted(forms, key=lambda name: FORMS.index(name) if name in FORMS else len(FORMS))
+    forms = {name: forms[name] for name in ordered}
     return Verification(report, _accuracies(forms, graph, labels), quality, last.uncounted, runtime)
 
 
@@ -239,9 +242,7 @@ def _flash(firmware: FirmwareBuild, board: Target) -> FlashBytes:
     return FlashBytes(flash.model, flash.code, flash.model + flash.code)
 
 
-def _accuracies(
-    forms: Mapping[str, Mapping[str, Array]], graph: Graph, labels: Array | None
-) -> dict[str, float]:
+def _accuracies(forms: Mapping[str, Mapping[str, Array]], graph: Graph, labels: Array | None) -> dict[str, float]:
     """The part of the samples whose largest output is the label, per form."""
     if labels is None or len(graph.outputs) != 1:
         return {}

@@ -9,7 +9,7 @@ extern "C" {
 #endif
 
 /* Status of a step. Negative values are errors; a failed step leaves its output undefined. */
-#define PF_OK 0
+#define PF_OK          0
 #define PF_ERROR_INDEX (-1) /* an id lies outside the rows of an embedding */
 
 /* Conventions: buffers never overlap unless a comment allows y == x; every pointer is aligned to its element, weights and
@@ -76,7 +76,8 @@ void pf_interpolate_s16_s8(const int16_t *table, const int16_t *x, int8_t *y, in
 void pf_interpolate_s16_s16(const int16_t *table, const int16_t *x, int16_t *y, int32_t count);
 
 /* How the second operand of an element-wise operator is read for element i of the first: b[(i / inner) % period].
- * Equal shapes: period = count, inner = 1. y == a is allowed where the types are the same (y == b too when the shapes are equal). */
+ * Equal shapes: period = count, inner = 1. y == a is allowed where the types are the same (y == b too when the shapes are equal).
+ */
 typedef struct pf_broadcast {
     int32_t count, period, inner;
 } pf_broadcast;
@@ -92,10 +93,10 @@ typedef struct pf_mul {
     int32_t multiplier, shift;
     int32_t zero_a, zero_b, zero_point;
 } pf_mul;
-#define PF_DECLARE_ELEMENTWISE(A, TA, B, TB)                                                                                   \
-    void pf_add_##A##_##B##_s8(const pf_add *p, const pf_broadcast *shape, const TA *a, const TB *b, int8_t *y);              \
-    void pf_add_##A##_##B##_s16(const pf_add *p, const pf_broadcast *shape, const TA *a, const TB *b, int16_t *y);            \
-    void pf_mul_##A##_##B##_s8(const pf_mul *p, const pf_broadcast *shape, const TA *a, const TB *b, int8_t *y);              \
+#define PF_DECLARE_ELEMENTWISE(A, TA, B, TB)                                                                                     \
+    void pf_add_##A##_##B##_s8(const pf_add *p, const pf_broadcast *shape, const TA *a, const TB *b, int8_t *y);                 \
+    void pf_add_##A##_##B##_s16(const pf_add *p, const pf_broadcast *shape, const TA *a, const TB *b, int16_t *y);               \
+    void pf_mul_##A##_##B##_s8(const pf_mul *p, const pf_broadcast *shape, const TA *a, const TB *b, int8_t *y);                 \
     void pf_mul_##A##_##B##_s16(const pf_mul *p, const pf_broadcast *shape, const TA *a, const TB *b, int16_t *y);
 PF_DECLARE_ELEMENTWISE(s8, int8_t, s8, int8_t)
 PF_DECLARE_ELEMENTWISE(s8, int8_t, s16, int16_t)
@@ -153,7 +154,8 @@ void pf_softmax_s16_s16(const pf_softmax *p, const int16_t *x, int16_t *y, int32
 /* `count` blocks of `bytes` bytes from src (one every src_stride) to dst (one every dst_stride). */
 void pf_copy_blocks(void *dst, const void *src, int32_t count, int32_t bytes, int32_t dst_stride, int32_t src_stride);
 /* Output axis i has shape[i] entries, src_stride[i] bytes apart in the source; elements of element_bytes; rank 1..6. */
-void pf_transpose(void *dst, const void *src, int32_t rank, const int32_t *shape, const int32_t *src_stride, int32_t element_bytes);
+void pf_transpose(void *dst, const void *src, int32_t rank, const int32_t *shape, const int32_t *src_stride,
+                  int32_t element_bytes);
 
 /* Float: the yardstick. Same shapes as above; exponential, error function and square root are this library's own. */
 typedef struct pf_linear_f32_params {

@@ -42,7 +42,7 @@ enum pf_status {
     PF_UNKNOWN_TYPE = 4,
     PF_BAD_LENGTH = 5,
     PF_OUT_OF_RANGE = 6,
-    PF_STALE = 7,        /* read step: the last run did not stop after that step */
+    PF_STALE = 7,         /* read step: the last run did not stop after that step */
     PF_INPUT_MISSING = 8, /* run: the inputs were not all written since the last run */
     PF_STEP_FAILED = 9    /* run: a step refused its input, as an embedding does an id past its rows */
 };

@@ -47,7 +47,7 @@ class QemuProcess:
                 listener.bind(address)
                 listener.listen(1)
                 listener.settimeout(0.1)
-                self._child = Child(choice.program, command, piped=False)
+                self._child = Child(f"{choice.program} -M {choice.machine}", command, piped=False)
                 _keep_on_one_core(self._child.popen.pid)
                 self._socket = self._accept(listener, self._child)
             descriptor = self._socket.fileno()

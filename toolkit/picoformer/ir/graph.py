@@ -108,8 +108,7 @@ class Graph:
     def macs(self) -> int:
         """Multiply-accumulates of one inference."""
         return sum(
-            node.op.macs([self.types[name] for name in node.inputs], self.types[node.output])
-            for node in self.nodes
+            node.op.macs([self.types[name] for name in node.inputs], self.types[node.output]) for node in self.nodes
         )
 
     @property

@@ -22,9 +22,7 @@ def verify(graph: Graph) -> Graph:
         if name not in graph.types:
             raise GraphError(f"{graph.name}: value '{name}' has no type")
     if set(graph.inputs) & set(graph.constants):
-        raise GraphError(
-            f"{graph.name}: {sorted(set(graph.inputs) & set(graph.constants))} are input and constant"
-        )
+        raise GraphError(f"{graph.name}: {sorted(set(graph.inputs) & set(graph.constants))} are input and constant")
     defined = set(graph.inputs) | set(graph.constants)
     names: set[str] = set()
     for node in graph.nodes:
@@ -45,18 +43,14 @@ def verify(graph: Graph) -> Graph:
             raise GraphError(f"node '{node.name}' ({node.op.kind}): {error}") from error
         actual = graph.types[node.output]
         if inferred.shape != actual.shape:
-            raise GraphError(
-                f"node '{node.name}' ({node.op.kind}) gives {inferred}, its output says {actual}"
-            )
+            raise GraphError(f"node '{node.name}' ({node.op.kind}) gives {inferred}, its output says {actual}")
     for name in graph.outputs:
         if name not in defined:
             raise GraphError(f"{graph.name}: output '{name}' is never computed")
     for name, value in graph.constants.items():
         expected = graph.types[name]
         if value.shape != expected.shape or value.dtype != expected.dtype.numpy:
-            raise GraphError(
-                f"constant '{name}' is {value.dtype}{list(value.shape)}, its type says {expected}"
-            )
+            raise GraphError(f"constant '{name}' is {value.dtype}{list(value.shape)}, its type says {expected}")
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise GraphError(f"constant '{name}' holds numbers that are not finite")
     for name, type_ in graph.types.items():
@@ -65,16 +59,10 @@ def verify(graph: Graph) -> Graph:
         if not type_.dtype.is_integer:
             raise GraphError(f"value '{name}' is {type_} and has quantization parameters")
         if not type_.dtype.minimum <= type_.quant.zero_point <= type_.dtype.maximum:
-            raise GraphError(
-                f"value '{name}': zero point {type_.quant.zero_point} is outside {type_.dtype.value}"
-            )
+            raise GraphError(f"value '{name}': zero point {type_.quant.zero_point} is outside {type_.dtype.value}")
         if type_.dtype is DType.INT16 and type_.quant.zero_point != 0:
-            raise GraphError(
-                f"value '{name}': 16-bit values are symmetric, zero point is {type_.quant.zero_point}"
-            )
+            raise GraphError(f"value '{name}': 16-bit values are symmetric, zero point is {type_.quant.zero_point}")
         axis = type_.quant.axis
         if axis is not None and (-axis > type_.rank or type_.shape[axis] != len(type_.quant.scale)):
-            raise GraphError(
-                f"value '{name}': {len(type_.quant.scale)} scales do not lie along axis {axis} of {type_}"
-            )
+            raise GraphError(f"value '{name}': {len(type_.quant.scale)} scales do not lie along axis {axis} of {type_}")
     return graph

@@ -66,9 +66,7 @@ class LoweredMul(Lowered):
     def execute(self, *activations: Array) -> Array:
         a = activations[0].astype(np.int64) - self.zero_a
         b = (activations[1] if self.constant is None else self.constant).astype(np.int64) - self.zero_b
-        return saturate(
-            rounding_shift(a * b * self.multiplier, self.shift) + self.zero_point, self.output.dtype
-        )
+        return saturate(rounding_shift(a * b * self.multiplier, self.shift) + self.zero_point, self.output.dtype)
 
 
 def _check(inputs: Sequence[Operand]) -> tuple[TensorType, TensorType, Array | None]:
@@ -97,11 +95,7 @@ class Add(Operator):
         a, b, constant = _check(inputs)
         multipliers, shift = quantize_multipliers(np.array([scale_of(a), scale_of(b)]) / scale_of(output))
         m_a, m_b = (int(m) for m in multipliers)
-        offset = (
-            (quant_of(output).zero_point << shift)
-            - quant_of(a).zero_point * m_a
-            - quant_of(b).zero_point * m_b
-        )
+        offset = (quant_of(output).zero_point << shift) - quant_of(a).zero_point * m_a - quant_of(b).zero_point * m_b
         return LoweredAdd(m_a, m_b, offset, shift, constant, a, b, output)
 
 

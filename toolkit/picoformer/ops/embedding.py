@@ -32,9 +32,7 @@ class LoweredEmbedding(Lowered):
         if ids.size and not (ids.min() >= 0 and ids.max() < len(self.table)):
             raise IndexError(f"an id is outside the {len(self.table)} rows of the embedding")
         rows = self.table[ids].astype(np.int64)
-        return requantize(
-            rows, self.multiplier[ids][..., None], self.shift, self.zero_point, self.output.dtype
-        )
+        return requantize(rows, self.multiplier[ids][..., None], self.shift, self.zero_point, self.output.dtype)
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,4 @@ class Embedding(Operator):
             raise LoweringError("the table is symmetric, per tensor or per row")
         scales = np.broadcast_to(np.asarray(quant.scale, np.float64), (len(table.constant),))
         multiplier, shift = quantize_multipliers(scales / scale_of(output))
-        return LoweredEmbedding(
-            table.constant, multiplier, shift, quant_of(output).zero_point, ids.type, output
-        )
+        return LoweredEmbedding(table.constant, multiplier, shift, quant_of(output).zero_point, ids.type, output)

@@ -42,9 +42,7 @@ def load_graph(folder: Path) -> Graph:
             for n in record["nodes"]
         )
         types = {name: _type(value) for name, value in record["types"].items()}
-        graph = Graph(
-            record["name"], tuple(record["inputs"]), tuple(record["outputs"]), nodes, types, constants
-        )
+        graph = Graph(record["name"], tuple(record["inputs"]), tuple(record["outputs"]), nodes, types, constants)
         return verify(graph)
     except FileNotFoundError as error:
         raise ModelError(
@@ -53,9 +51,7 @@ def load_graph(folder: Path) -> Graph:
     except ModelError:
         raise
     except (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError) as error:
-        raise ModelError(
-            f"{folder}/graph.json is not a graph of this program ({error}): build it again"
-        ) from None
+        raise ModelError(f"{folder}/graph.json is not a graph of this program ({error}): build it again") from None
 
 
 def _load_constants(path: Path, keys: Mapping[str, str]) -> dict[str, Array]:

@@ -114,9 +114,7 @@ class Slice(Move):
         size = shape[self.axis]
         count = len(range(self.start, self.stop, self.step)) if self.step > 0 else 0
         if not (0 <= self.start < self.stop <= size and count and (self.keep or count == 1)):
-            raise ValueError(
-                f"entries {self.start}:{self.stop}:{self.step} of axis {self.axis} of {inputs[0]}"
-            )
+            raise ValueError(f"entries {self.start}:{self.stop}:{self.step} of axis {self.axis} of {inputs[0]}")
         shape[self.axis] = count
         if not self.keep:
             del shape[self.axis]
@@ -150,8 +148,6 @@ class Concat(Move):
 
     def compute(self, *inputs: Array) -> Array:
         rank = max(x.ndim for x in inputs)
-        leading = next(
-            (x.shape[: x.ndim - min(y.ndim for y in inputs)] for x in inputs if x.ndim == rank), ()
-        )
+        leading = next((x.shape[: x.ndim - min(y.ndim for y in inputs)] for x in inputs if x.ndim == rank), ())
         full = [np.broadcast_to(x, (*leading, *x.shape)) if x.ndim < rank else x for x in inputs]
         return np.concatenate(full, axis=self.axis)

@@ -30,9 +30,7 @@ def symmetric_scales(type_: TensorType, heads: int) -> np.ndarray[Any, Any]:
     tensor or per channel and equal inside each head."""
     quant = quant_of(type_)
     if quant.zero_point != 0 or quant.axis not in (None, -1):
-        raise LoweringError(
-            f"{type_} of an attention is symmetric, with scales along the last axis if several"
-        )
+        raise LoweringError(f"{type_} of an attention is symmetric, with scales along the last axis if several")
     scales = np.broadcast_to(np.asarray(quant.scale, np.float64), (type_.shape[-1],)).reshape(heads, -1)
     if (scales != scales[:, :1]).any():
         raise LoweringError(f"{type_} has different scales inside one head")

@@ -21,9 +21,7 @@ SMALLEST_RANGE = 1e-6
 """A value that never moves gets this much range, so that its scale is a positive number."""
 
 
-def choose_range(
-    seen: Observation, method: Method, percentile: float, levels: int = 256
-) -> tuple[float, float]:
+def choose_range(seen: Observation, method: Method, percentile: float, levels: int = 256) -> tuple[float, float]:
     """(low, high), with zero inside, that the integers of `levels` steps should span."""
     low, high = min(seen.minimum, 0.0), max(seen.maximum, 0.0)
     if method == "minmax" or seen.histogram.sum() == 0:

@@ -91,11 +91,7 @@ def _grid(
 ) -> tuple[DType, QuantParams]:
     producers = [graph.producers[name].op for name in members if name in graph.producers]
     if any(isinstance(op, Softmax) for op in producers):
-        return (
-            (DType.INT16, QuantParams((2.0**-15,)))
-            if is_wide
-            else (DType.INT8, QuantParams((2.0**-8,), -128))
-        )
+        return (DType.INT16, QuantParams((2.0**-15,))) if is_wide else (DType.INT8, QuantParams((2.0**-8,), -128))
     if is_wide:
         return DType.INT16, symmetric(headroom * max(seen[name].largest for name in members), DType.INT16)
     ranges = [choose_range(seen[name], method, percentile) for name in members]
@@ -122,7 +118,5 @@ def _per_head(seen: Observation, heads: int, limit: float) -> QuantParams:
 def attention_readers(graph: Graph, name: str) -> tuple[Node, ...]:
     """The Attention nodes that read `name` as query, key or value."""
     return tuple(
-        node
-        for node in graph.consumers.get(name, ())
-        if isinstance(node.op, Attention) and name in node.inputs[:3]
+        node for node in graph.consumers.get(name, ()) if isinstance(node.op, Attention) and name in node.inputs[:3]
     )

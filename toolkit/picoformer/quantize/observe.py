@@ -57,9 +57,7 @@ def observe(
     for number, batch in enumerate(batches):
         for name, value in _float_values(graph, inputs, batch, run_float).items():
             if not np.isfinite(value).all():
-                raise DataError(
-                    f"value '{name}' is not finite on the calibration data: check the model and the data"
-                )
+                raise DataError(f"value '{name}' is not finite on the calibration data: check the model and the data")
             lows[name] = min(lows.get(name, np.inf), float(value.min()))
             highs[name] = max(highs.get(name, -np.inf), float(value.max()))
             peak = np.abs(value.reshape(-1, value.shape[-1] if value.ndim > 1 else 1)).max(axis=0)
@@ -76,8 +74,6 @@ def observe(
     return {name: Observation(lows[name], highs[name], counts[name], channels[name]) for name in lows}
 
 
-def _float_values(
-    graph: Graph, inputs: Mapping[str, Array], batch: slice, run_float: RunFloat
-) -> dict[str, Array]:
+def _float_values(graph: Graph, inputs: Mapping[str, Array], batch: slice, run_float: RunFloat) -> dict[str, Array]:
     values = run_float(graph, {name: value[batch] for name, value in inputs.items()})
     return {name: value for name, value in values.items() if graph.types[name].dtype is DType.FLOAT32}

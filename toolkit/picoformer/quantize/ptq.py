@@ -42,9 +42,7 @@ def quantize(
     """
     settings = settings or QuantizeSettings()
     seen = observe(graph, calibration, run_float, progress)
-    types = assign_grids(
-        graph, seen, settings.method, settings.percentile, settings.headroom, settings.inputs
-    )
+    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, settings.inputs)
     return verify(_Builder(graph, seen, types, settings).build())
 
 
@@ -61,9 +59,7 @@ class _Builder:
         self.graph = graph
         self.seen = seen
         self.settings = settings
-        self.types: dict[str, TensorType] = {
-            name: types.get(name, graph.types[name]) for name in graph.inputs
-        }
+        self.types: dict[str, TensorType] = {name: types.get(name, graph.types[name]) for name in graph.inputs}
         self.assigned = types
         self.constants: dict[str, Array] = {}
         self.nodes: list[Node] = []
@@ -108,9 +104,7 @@ class _Builder:
         """Keep a constant under its own name, or a fresh one when that name holds other numbers or another grid."""
         name, count = wish, 0
         while name in self.types and not (
-            self.types[name] == type_
-            and name in self.constants
-            and np.array_equal(self.constants[name], value)
+            self.types[name] == type_ and name in self.constants and np.array_equal(self.constants[name], value)
         ):
             count += 1
             name = f"{wish}_{count}"
@@ -145,7 +139,5 @@ class _Builder:
         result = [names[0], self._store(node.inputs[1], steps, TensorType(weight.shape, DType.INT8, quant))]
         if bias is not None:
             bias_steps, bias_quant = quantize_bias(bias, x_scale, quant)
-            result.append(
-                self._store(node.inputs[2], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant))
-            )
+            result.append(self._store(node.inputs[2], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant)))
         return result

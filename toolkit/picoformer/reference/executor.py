@@ -41,9 +41,7 @@ def _sampled(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
         shape = graph.types[name].shape
         value = np.asarray(inputs[name])
         if value.ndim == 0 or value.shape[1:] != shape:
-            raise DataError(
-                f"input '{name}' has shape {list(value.shape)}, the model wants (samples, *{list(shape)})"
-            )
+            raise DataError(f"input '{name}' has shape {list(value.shape)}, the model wants (samples, *{list(shape)})")
         values[name] = value
     return values
 

@@ -6,7 +6,8 @@ RUN    := $(VENV)/bin
 .PHONY: demo test check lint sweep bench check-figures tools clean
 .DELETE_ON_ERROR:
 
-demo: $(VENV)/.ready tools
+demo: $(VENV)/.ready
+	@sh .ci/tools firmware
 	$(RUN)/picoformer run examples/digits/pipeline.toml
 
 test: $(VENV)/.ready tools

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import picoformer
@@ -14,6 +15,7 @@ from picoformer.emulator.session import open_device
 from picoformer.link.device import RefusedError
 from picoformer.link.messages import Status
 from picoformer.models.config import TransformerConfig
+from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer
 from picoformer.targets import load_target
 
@@ -100,6 +102,9 @@ def test_an_id_outside_the_embedding_is_an_error_frame(tmp_path: Path, device_ta
             with pytest.raises(RefusedError) as refused:
                 session.device.run(crc=True, outputs=True)
             assert refused.value.status == Status.STEP_FAILED
+            with pytest.raises(RefusedError) as stale:
+                session.device.read_output(0)
+            assert stale.value.status == Status.STALE
         session.device.write_input(0, good.tobytes())
         assert session.device.run(outputs=True).outputs, "the device still answers"
 
@@ -120,3 +125,35 @@ def test_a_valid_length_past_the_input_is_refused(tmp_path: Path) -> None:
     wrong = {**samples(shape, 2), "valid_length": np.array([3, 7], np.int32)}
     with pytest.raises(picoformer.PicoformerError, match=r"'valid_length' holds 3 to 7; the model takes 0 to 6"):
         picoformer.verify(tmp_path / "out", inputs=wrong)
+
+
+def test_weights_in_a_file_beside_the_model_come_along(tmp_path: Path) -> None:
+    """As today's exporter writes by default: the build folder must not depend on where the model came from."""
+    shape = SHAPES["pre-norm frames, gelu, learned, mean"]
+    export_onnx(make(shape), tmp_path / "whole.onnx")
+    source = tmp_path / "source"
+    source.mkdir()
+    model = onnx.load(tmp_path / "whole.onnx")
+    onnx.save(model, source / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    picoformer.build(source / "m.onnx", calibration=samples(shape, 24), target="host", out=tmp_path / "out")
+    (source / "m.data").unlink()
+    assert picoformer.verify(tmp_path / "out", inputs=samples(shape, 4, seed=1)).report.passed
+
+
+def test_a_model_that_calibration_destroyed_does_not_pass(tmp_path: Path) -> None:
+    shape = SHAPES["pre-norm frames, gelu, learned, mean"]
+    tiny = {"x": samples(shape, 24)["x"] * 0.01}
+    picoformer.build(make(shape), calibration=tiny, target="host", out=tmp_path / "out")
+    found = picoformer.verify(tmp_path / "out", inputs=samples(shape, 4, seed=1))
+    assert not found.report.passed and "quantization lost the model" in found.report.failures[-1]
+    assert picoformer.verify(tmp_path / "out", inputs=samples(shape, 4, seed=1), min_sqnr=-99).report.passed
+
+
+def test_a_valid_length_is_compared_with_the_file_at_full_length(tmp_path: Path) -> None:
+    shape = SHAPES["pre-norm frames, gelu, learned, mean"]
+    picoformer.build(
+        make(shape), calibration=samples(shape, 24), target="host", out=tmp_path / "out", valid_length=True
+    )
+    found = picoformer.verify(tmp_path / "out", inputs={**samples(shape, 2), "valid_length": np.array([3, 6])})
+    assert found.report.passed
+    assert found.report.links[0].source == "float onnx, full length" and found.report.links[0].max_abs < 1e-5

@@ -28,6 +28,8 @@ def builds_not(shop: Workshop, tmp_path: Path, *said: str, **changed: object) ->
     """The build with `changed` files is refused in one line, the earlier output kept, and nothing left lying about."""
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
+    (out / "float").mkdir(exist_ok=True)
+    (out / "float" / "graph.json").write_text("old")
     (out / "build.json").write_text("old")
     before = sorted(tmp_path.iterdir())
     words: list[str | Path] = ["build", changed.get("model", shop.model), "--target", changed.get("target", "host")]
@@ -35,7 +37,8 @@ def builds_not(shop: Workshop, tmp_path: Path, *said: str, **changed: object) ->
     line = refuses([*words, out], *said)
     refuses([*words, tmp_path / "new"], *said)
     assert sorted(tmp_path.iterdir()) == before
-    assert [path.name for path in out.iterdir()] == ["build.json"] and (out / "build.json").read_text() == "old"
+    assert sorted(path.name for path in out.iterdir()) == ["build.json", "float"]
+    assert (out / "build.json").read_text() == "old"
     return line
 
 
@@ -393,3 +396,10 @@ def test_a_folder_that_is_no_build(shop: Workshop, tmp_path: Path) -> None:
     refuses(["emulate", tmp_path, "--inputs", shop.inputs], str(tmp_path), "not a build folder")
     refuses(["report", tmp_path], "report.json")
     assert CLASSES == 3
+
+
+def test_a_folder_with_a_build_json_of_somebody_else_is_left_alone(shop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "build.json").write_text("{}")
+    (tmp_path / "notes.txt").write_text("mine")
+    refuses(["build", shop.model, "--scheme", "float32", "--target", "host", "-o", tmp_path], "holds other files")
+    assert (tmp_path / "notes.txt").read_text() == "mine"

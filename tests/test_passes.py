@@ -22,8 +22,8 @@ from onnx_models import (
 from onnx_models import EncoderOptions as Options
 from picoformer.errors import UnsupportedError
 from picoformer.frontends.onnx import load_onnx
-from picoformer.ir import DType, Graph, verify
-from picoformer.ops import Attention, LayerNorm, Linear, ReduceMean
+from picoformer.ir import DType, Graph, Node, Operator, TensorType, verify
+from picoformer.ops import Add, Attention, LayerNorm, Linear, ReduceMean, Transpose
 from picoformer.passes import ORDER, add_valid_length, canonical, differences, optimize
 from picoformer.reference import run_float
 
@@ -379,5 +379,58 @@ def test_valid_length_needs_a_sequence(tmp_path: Path) -> None:
         make_node("MatMul", ["f", "w"], ["y"]),
     ]
     path = save_model(tmp_path / "m.onnx", nodes, {"x": (1, 6, 8)}, {"w": NUMBERS[:48, :3]}, opset=23)
-    with pytest.raises(UnsupportedError, match=r"\(Reshape\) carries all 6 rows on"):
+    with pytest.raises(UnsupportedError, match=r"\(Reshape\) mixes the rows"):
         add_valid_length(optimize(load_onnx(path)))
+
+
+def mixing(kind: str, rows: int = 8) -> Graph:
+    """An attention over (1, rows, 8) and, beside it, something that mixes rows: none of it may pass a valid length."""
+    types = {"x": TensorType((1, rows, 8))}
+    constants: dict[str, np.ndarray] = {}
+    nodes: list[Node] = []
+
+    def add(op: Operator, *inputs: str, name: str) -> str:
+        types[name] = op.infer([types[i] for i in inputs])
+        nodes.append(Node(name, op, inputs, name))
+        return name
+
+    def turned_linear(x: str, name: str) -> str:
+        constants[f"{name}.w"] = np.eye(rows, dtype=np.float32) + 0.1
+        types[f"{name}.w"] = TensorType((rows, rows))
+        turned = add(Transpose((-3, -1, -2)), x, name=f"{name}.t")
+        return add(Transpose((-3, -1, -2)), add(Linear(), turned, f"{name}.w", name=f"{name}.l"), name=name)
+
+    x = "x"
+    if kind == "mean before":
+        x = add(Add(), "x", add(ReduceMean(-2, True), "x", name="mean"), name="both")
+    if kind == "linear over rows before":
+        x = turned_linear("x", "mixed")
+    y = add(Attention(2, 0.5), x, x, x, name="attended")
+    if kind == "linear over rows after":
+        y = turned_linear(y, "mixed")
+    if kind == "mean over rows laid down":
+        y = add(ReduceMean(-1, False), add(Transpose((-3, -1, -2)), y, name="turned"), name="pool")
+    else:
+        y = add(ReduceMean(-2, False), y, name="pool")
+    if kind == "beside":
+        y = add(Add(), y, add(ReduceMean(-2, False), "x", name="other"), name="sum")
+    return verify(Graph("mixing", ("x",), (y,), tuple(nodes), types, constants))
+
+
+@pytest.mark.parametrize("rows", [6, 8])
+@pytest.mark.parametrize("kind", ["plain", "mean before", "beside", "mean over rows laid down"])
+def test_padded_rows_never_reach_the_result(kind: str, rows: int) -> None:
+    masked = add_valid_length(mixing(kind, rows))
+    x = np.random.default_rng(0).normal(0, 1, (2, 1, rows, 8)).astype(np.float32)
+    x[1, :, :3] = x[0, :, :3]
+    found = run_float(masked, {"x": x, "valid_length": np.array([3, 3], np.int32)})[masked.outputs[0]]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    longer = run_float(masked, {"x": x, "valid_length": np.array([3, 4], np.int32)})[masked.outputs[0]]
+    assert np.abs(longer[1] - found[1]).max() > 1e-4
+
+
+@pytest.mark.parametrize("rows", [6, 8])
+@pytest.mark.parametrize("kind", ["linear over rows before", "linear over rows after"])
+def test_what_mixes_rows_is_refused_a_valid_length(kind: str, rows: int) -> None:
+    with pytest.raises(UnsupportedError, match=r"mixes the rows|come from no input"):
+        add_valid_length(mixing(kind, rows))

@@ -15,6 +15,7 @@ from picoformer.ops import (
     Concat,
     LayerNorm,
     Linear,
+    Mul,
     ReduceMean,
     Reshape,
     Slice,
@@ -257,3 +258,22 @@ def test_one_sample_gives_what_it_gives_among_many() -> None:
             whole, single = run(many), run(one)
             for name in graph.types.keys() - graph.constants.keys():
                 np.testing.assert_allclose(single[name], whole[name][index : index + 1], atol=1e-6)
+
+
+def test_scalar_constants_are_quantized() -> None:
+    b = Builder(x=(1, 8, 12))
+    half = b.add(Mul(), "x", b.constant("half", np.array(0.5)), name="half_x")
+    graph = b.graph(b.add(Add(), half, b.constant("shift", np.array(0.25)), name="y"))
+    typed = quantize(graph, samples(), run_float)
+    real, integers = run_float(graph, samples(seed=5)), run_integer(lower_graph(typed), samples(seed=5))
+    quant = typed.types["y"].quant
+    assert quant is not None and sqnr(real["y"], dequantize(integers["y"], quant)) > 30
+
+
+def test_a_narrow_range_far_from_zero_is_observed() -> None:
+    b = Builder(x=(1, 8, 12))
+    graph = b.graph(b.add(Activation("relu"), "x", name="y"))
+    data = {"x": (20.0 + samples()["x"] * 1e-4).astype(np.float32)}
+    seen = observe(graph, data, run_float)
+    assert seen["y"].histogram.sum() == data["x"].size
+    assert quantize(graph, data, run_float).types["y"].quant is not None

@@ -96,8 +96,10 @@ static uint8_t run(const call *in) {
     for (uint32_t i = 0; i < pf_device.input_count; i++) needed += pf_device.inputs[i].bytes;
     if (input_bytes_written < needed) return PF_INPUT_MISSING;
     input_bytes_written = 0;
-    last_step_run = until == PF_ALL_STEPS ? (uint32_t)pf_device.step_count - 1u : until;
-    return pf_run(&reply, in->sequence, flags, until);
+    last_step_run = PF_NO_STEP;
+    const uint8_t status = pf_run(&reply, in->sequence, flags, until);
+    if (status == PF_ACCEPTED) last_step_run = until == PF_ALL_STEPS ? (uint32_t)pf_device.step_count - 1u : until;
+    return status;
 }
 
 /* Outputs and steps are read alike: index, offset, length. */

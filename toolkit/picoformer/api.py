@@ -52,6 +52,7 @@ def verify(
     port: str | None = None,
     checkpoint: str | Path | None = None,
     samples: int = 0,
+    min_sqnr: float = 10.0,
 ) -> Verification:
     """Run the parity chain on a build folder, as `picoformer verify` does; see the result's `report.passed`."""
     from picoformer.verification import verify_files
@@ -59,7 +60,9 @@ def verify(
     with _npz_file(inputs) as path:
         if path is None:
             raise DataError("verify needs inputs")
-        return verify_files(Path(folder), path, port, None if checkpoint is None else Path(checkpoint), samples)
+        return verify_files(
+            Path(folder), path, port, None if checkpoint is None else Path(checkpoint), samples, None, min_sqnr
+        )
 
 
 def quantize_model(

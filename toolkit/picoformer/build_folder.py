@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from picoformer import __version__
 from picoformer.errors import ConfigError, DataError, ModelError, UnsupportedError
-from picoformer.files import atomic_folder, atomic_write_text, file_hash
+from picoformer.files import atomic_folder, atomic_write_bytes, atomic_write_text, content_hash
 from picoformer.firmware import FirmwareBuild, build_firmware, load_build
 from picoformer.ir import Graph, Node
 from picoformer.ir.operator import Array, LoweringError
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMES = ("float32", "int8")
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
 HOST = "host"
-BUILD_MARKS = ("build.json", "float/graph.json")
+BUILD_MARKS = ("float/graph.json", "quantized/graph.json", "host/firmware.elf")
 """What tells an earlier build from a folder of a person's own files."""
 
 Progress = Callable[[str, int, int], None]
@@ -150,16 +149,18 @@ def write_build(
     """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target."""
     from picoformer.backends.c import emit_c
     from picoformer.backends.onnx import export_onnx
+    from picoformer.frontends.onnx_load import self_contained
     from picoformer.ops.graph_file import save_graph
 
     refuse_to_replace(out, BUILD_MARKS)
+    content = self_contained(source)
     boards = [target] if target.is_host else [load_target(HOST), target]
     manifest = Manifest(
         graph.name,
         scheme,
         target.name,
         prefix,
-        file_hash(source),
+        content_hash(content),
         __version__,
         float_graph.parameters,
         float_graph.macs,
@@ -172,7 +173,7 @@ def write_build(
 
     with atomic_folder(out) as folder:
         tick("graphs", 0)
-        shutil.copyfile(source, folder / "model.onnx")
+        atomic_write_bytes(folder / "model.onnx", content)
         save_graph(float_graph, folder / FLOAT_GRAPH)
         if scheme != "float32":
             save_graph(graph, folder / INTEGER_GRAPH)
@@ -271,12 +272,15 @@ def read_target(folder: Path) -> Target:
 
 
 def refuse_to_replace(out: Path, marks: tuple[str, ...]) -> None:
-    """Raise ConfigError when `out` is a file, or a folder with something in it and none of the files `marks`.
+    """Raise ConfigError when `out` is a file, or a folder with something in it with none of the files `marks`.
 
     An output folder is replaced as a whole: it must not be one that holds a person's own files.
     """
     if out.is_file():
         raise ConfigError(f"{out}: is a file; give the name of a folder")
+    out = out.resolve()
+    if out == Path.cwd():
+        raise ConfigError(f"{out}: is the current folder, which cannot be replaced; give a folder in it")
     if out.is_dir() and any(out.iterdir()) and not any((out / mark).exists() for mark in marks):
         raise ConfigError(f"{out}: holds other files, which would be lost; give a new folder, or empty it")
 

@@ -334,19 +334,29 @@ def build(
 @click.option("--inputs", type=FILE, required=True, help='.npz of samples; an array "labels" gives accuracy.')
 @click.option("--port", help="Serial port of a board that runs this build, in place of the emulator.")
 @click.option("--checkpoint", type=FILE, help="Put the torch model of this checkpoint in front of the chain.")
-@click.option("--samples", type=COUNT, default=0, help="Use only the first so many samples.")
+@click.option("--samples", type=COUNT, default=0, help="Use only the first so many samples; 0: all.")
+@click.option("--min-sqnr", type=float, default=10.0, show_default=True, help="Least SQNR in dB, float to device.")
 @json_option
-def verify(folder: Path, inputs: Path, port: str | None, checkpoint: Path | None, samples: int, as_json: bool) -> None:
+def verify(
+    folder: Path,
+    inputs: Path,
+    port: str | None,
+    checkpoint: Path | None,
+    samples: int,
+    min_sqnr: float,
+    as_json: bool,
+) -> None:
     """Check that a build computes what the model computes.
 
-    Runs every form of the model on the same samples, float model first, device last. Integer forms must be equal: the
-    exit code is 1 when a link does not hold, and the first step, tensor and element that differ are named.
+    Runs every form of the model on the same samples, float model first, device last. Integer forms must be equal and
+    the last one no further from the float model than --min-sqnr: the exit code is 1 when a link does not hold, and the
+    first step, tensor and element that differ are named.
     """
     from picoformer.reporting import print_verification
     from picoformer.verification import verify_files
 
     with _progress() as tick:
-        found = verify_files(folder, inputs, port, checkpoint, samples, tick)
+        found = verify_files(folder, inputs, port, checkpoint, samples, tick, min_sqnr)
     record = found.to_json()
     _print(record, as_json, lambda: print_verification(record, folder))
     if not found.report.passed:

@@ -120,9 +120,10 @@ class FirmwareSection(_Section):
 
 
 class VerificationSection(_Section):
-    """How many test samples go through the whole chain; 0 means all."""
+    """How many test samples go through the whole chain (0 means all), and how far from float the end may be."""
 
     samples: Annotated[int, Field(ge=0)] = 0
+    min_sqnr_db: float = 10.0
 
 
 class PipelineFile(_Section):
@@ -167,6 +168,10 @@ class PipelineFile(_Section):
             raise ValueError(f"the section [{missing[0]}] is missing; or give [onnx] to start from a model that exists")
         if self.onnx is not None and trained:
             raise ValueError(f"[onnx] and [{trained[0]}] both say where the model comes from; keep one")
+        training = ("teacher_training", "distillation", "pruning", "recovery")
+        idle = [key for key in training if getattr(self, key) is not None]
+        if self.onnx is not None and idle:
+            raise ValueError(f"[{idle[0]}] needs a model that is trained here, not one from [onnx]; remove it")
         return self
 
 

@@ -87,6 +87,8 @@ def _stages(
     found: list[Stage] = []
     checkpoint: Path | None = None
     if file.onnx is not None:
+        from picoformer.frontends.onnx_load import external_files, self_contained
+
         given = file.onnx
         sources = tuple(pipeline.beside(p) for p in (given.path, given.calibration, given.inputs))
 
@@ -94,10 +96,11 @@ def _stages(
             for source, copy in zip(sources, (model, calibration, inputs), strict=True):
                 if not source.is_file():
                     raise ConfigError(f"{pipeline.path}: [onnx] names {source}, which is not there")
-                atomic_write_bytes(copy, source.read_bytes())
+                atomic_write_bytes(copy, self_contained(source) if copy == model else source.read_bytes())
             return {"bytes": model.stat().st_size}
 
-        found.append(Stage("onnx", take, sources, (model, calibration, inputs), given.model_dump(), training))
+        read = (*sources, *(external_files(sources[0]) if sources[0].is_file() else ()))
+        found.append(Stage("onnx", take, read, (model, calibration, inputs), given.model_dump(), training))
     else:
         assert file.data is not None and file.teacher is not None and file.student is not None
         found, checkpoint = _training_stages(pipeline, training, progress)
@@ -226,7 +229,8 @@ def _verify(
 ) -> dict[str, Any]:
     from picoformer.verification import verify_files
 
-    found = verify_files(folder, inputs, None, checkpoint, pipeline.file.verification.samples, progress)
+    wanted = pipeline.file.verification
+    found = verify_files(folder, inputs, None, checkpoint, wanted.samples, progress, wanted.min_sqnr_db)
     if not found.report.passed:
         raise DeviceError(f"parity does not hold: {found.report.failures[0]}")
     atomic_write_text(out, json.dumps(found.to_json(), indent=1) + "\n")

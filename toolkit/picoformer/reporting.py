@@ -103,11 +103,11 @@ def print_build(record: Mapping[str, Any]) -> None:
         ("arena, bytes", record["arena_bytes"]),
         ("  at the very least", record["arena_lower_bound_bytes"]),
     ]
-    for kind, title in (("flash_bytes", "flash"), ("ram_bytes", "RAM")):
+    for kind, title in (("flash_bytes", "flash of the image"), ("ram_bytes", "RAM of the image")):
         rows += [(f"{title}, {part}, bytes", value) for part, value in record.get(kind, {}).items()]
     print(f"{record['model']}: {record['scheme']} for {record['target']} in {record['folder']}")
     for name, value in rows:
-        print(f"  {name:<26}{value:>12,}")
+        print(f"  {name:<32}{value:>12,}")
 
 
 def print_quality(record: Mapping[str, Any]) -> None:

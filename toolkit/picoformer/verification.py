@@ -13,26 +13,31 @@ import numpy as np
 from picoformer.build_folder import HOST, Build, full_length, open_build, with_full_length
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.session import Session, open_device
-from picoformer.errors import DeviceError
+from picoformer.errors import DataError, DeviceError
 from picoformer.firmware import FirmwareBuild
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
 from picoformer.ops.fixedpoint import quantize_real
 from picoformer.parity import (
+    FLOAT_TOLERANCE,
     DeviceRun,
     Executor,
     FlashBytes,
+    Link,
     OperatorCost,
     ParityReport,
     RamBytes,
     Step,
     TensorQuality,
+    compare,
     run_chain,
     sqnr_per_tensor,
 )
 from picoformer.samples import check_labels, fit_samples, load_samples, split_labels
 from picoformer.targets import Target, load_target
 
+LEAST_SQNR_DB = 10.0
+"""Logits further from the float model than this are no rounding but a model that calibration has destroyed."""
 FORMS = ("torch", "float onnx", "float graph", "qdq onnx", "reference")
 """The forms of a model that come before a device, in the chain's order."""
 
@@ -129,6 +134,7 @@ def verify_build(
     port: str | None = None,
     torch_outputs: Mapping[str, Array] | None = None,
     progress: Progress | None = None,
+    least_sqnr_db: float = LEAST_SQNR_DB,
 ) -> Verification:
     """Run the chain on `inputs` (name → (samples, *shape)), the device on `port` in place of the emulator if given.
 
@@ -175,6 +181,7 @@ def verify_build(
             return run
 
         comparable = not manifest.valid_length_added or _is_full(graph, inputs)
+        unmasked = None if comparable else _unmasked_link(build, inputs)
         chain = run_chain(
             build.float_graph,
             inputs,
@@ -185,6 +192,16 @@ def verify_build(
             devices=[device(board) for board in boards],
             steps=[Step(node.name, node.output) for node in nodes],
         )
+    links, failures = list(chain.links), list(chain.failures)
+    if unmasked is not None:
+        links.insert(0, unmasked[0])
+        failures += unmasked[1]
+    end = links[-1]
+    if quantized is not None and end.sqnr_db is not None and end.sqnr_db < least_sqnr_db:
+        failures.append(
+            f"{end.source} → {end.to}: {end.sqnr_db:.1f} dB is below {least_sqnr_db:g}: quantization lost the model; "
+            f"calibrate with data like what it will see, or lower --min-sqnr"
+        )
     last = measured[boards[-1].name]
     firmware = build.firmware(boards[-1])
     report = ParityReport(
@@ -193,12 +210,12 @@ def verify_build(
         manifest.target if port is None else port,
         len(next(iter(inputs.values()))),
         manifest.macs,
-        chain.links,
+        tuple(links),
         None if last.instructions is None else last.instructions.total,
         _costs(graph, nodes, last.instructions),
         _ram(firmware, boards[-1], last),
         _flash(firmware, boards[-1]),
-        chain.failures,
+        tuple(failures),
     )
     forms["float graph" if quantized is None else "reference"] = chain.reference
     quality: tuple[TensorQuality, ...] = ()
@@ -210,6 +227,25 @@ def verify_build(
     ordered = sorted(forms, key=lambda name: FORMS.index(name) if name in FORMS else len(FORMS))
     forms = {name: forms[name] for name in ordered}
     return Verification(report, _accuracies(forms, graph, labels), quality, last.uncounted, runtime)
+
+
+def _unmasked_link(build: Build, inputs: Mapping[str, Array]) -> tuple[Link, list[str]]:
+    """The model as it came against its graph with nothing masked: the file knows no valid length."""
+    from picoformer.backends.onnx_runtime import run_onnx
+    from picoformer.reference import run_float
+
+    whole = {**inputs, "valid_length": np.full_like(inputs["valid_length"], full_length(build.float_graph))}
+    given, ours = run_onnx(build.float_onnx, whole), run_float(build.float_graph, whole)
+    failures: list[str] = []
+    found: Link | None = None
+    for name in build.float_graph.outputs:
+        link = compare("float onnx, full length", "float graph, full length", given[name], ours[name])
+        limit = FLOAT_TOLERANCE * float(np.abs(given[name]).max(initial=0.0))
+        if link.max_abs is None or link.max_abs > limit:
+            failures.append(f"{link.source} → {link.to}: tensor '{name}' is apart by {link.max_abs}, over {limit:.3g}")
+        found = link if found is None or (link.max_abs or 0) > (found.max_abs or 0) else found
+    assert found is not None
+    return found, failures
 
 
 def _is_full(graph: Graph, inputs: Mapping[str, Array]) -> bool:
@@ -261,12 +297,18 @@ def verify_files(
     checkpoint: Path | None = None,
     limit: int = 0,
     progress: Progress | None = None,
+    least_sqnr_db: float = LEAST_SQNR_DB,
 ) -> Verification:
     """`verify_build` on files: a build folder and an .npz of inputs, "labels" among them if accuracy is wanted."""
     build = open_build(folder)
     arrays, labels = split_labels(load_samples(inputs_path), inputs_path)
     inputs = fit_samples(build.graph, with_full_length(build.graph, arrays), inputs_path)
     labels = check_labels(labels, inputs, inputs_path)
+    classes = build.graph.types[build.graph.outputs[0]].elements
+    if labels is not None and not (labels.min() >= 0 and labels.max() < classes):
+        raise DataError(
+            f"{inputs_path}: labels go from {labels.min()} to {labels.max()}, the model has {classes} classes"
+        )
     if limit:
         inputs = {name: value[:limit] for name, value in inputs.items()}
         labels = None if labels is None else labels[:limit]
@@ -275,4 +317,4 @@ def verify_files(
         from picoformer.stages import torch_outputs
 
         torch = torch_outputs(checkpoint, inputs[build.graph.inputs[0]][:, 0], build.graph.outputs)
-    return verify_build(build, inputs, labels, port, torch, progress)
+    return verify_build(build, inputs, labels, port, torch, progress, least_sqnr_db)

@@ -13,6 +13,7 @@ from picoformer.ir.operator import Array
 
 NUMPY_TYPES = {
     "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,

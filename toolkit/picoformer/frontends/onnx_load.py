@@ -22,7 +22,7 @@ from picoformer.errors import ModelError, UnsupportedError
 OPSETS = range(11, 25)
 FILE_BYTES_MAX = 1 << 31
 """Protobuf itself ends here; the weights of a microcontroller's model end much earlier."""
-ELEMENTS_MAX = 1 << 28
+ELEMENTS_MAX = 1 << 26
 """Largest value inside a model that is taken seriously."""
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "MatMulInteger"}
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
@@ -134,6 +134,31 @@ def _check_external_data(path: Path, model: onnx.ModelProto) -> None:
             raise ModelError(f"{path}: more than {FILE_BYTES_MAX} bytes of external data")
     if found:
         _guard(path, "has unreadable external data", lambda: onnx.load_external_data_for_model(model, str(folder)))
+
+
+def self_contained(path: Path) -> bytes:
+    """The file's bytes, with the tensors that lie in files beside it taken in; ModelError as from `read_model`."""
+    model = _parse(path)
+    if not external_files(path):
+        return path.read_bytes()
+    _check_external_data(path, model)
+    for _, tensor in _tensors(model):
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        tensor.ClearField("external_data")
+    return bytes(model.SerializeToString())
+
+
+def external_files(path: Path) -> tuple[Path, ...]:
+    """The files beside an ONNX file that hold some of its tensors, sorted; none that lie elsewhere."""
+    folder = path.parent.resolve()
+    names = {
+        entry.value
+        for _, tensor in _tensors(_parse(path))
+        for entry in tensor.external_data
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and entry.key == "location"
+    }
+    files = {(folder / name).resolve() for name in names if "\0" not in name}
+    return tuple(sorted(file for file in files if file.is_relative_to(folder) and file.is_file()))
 
 
 def _check_names(path: Path, model: onnx.ModelProto) -> None:
@@ -302,7 +327,7 @@ def _fold(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
         "has shapes that contradict each other",
         lambda: onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True),
     )
-    for value in inferred.graph.value_info:
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
         sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
         if np.prod(sizes, dtype=np.float64) > ELEMENTS_MAX:
             raise ModelError(f"{path}: value '{value.name}' would have shape {sizes}, which does not fit memory")

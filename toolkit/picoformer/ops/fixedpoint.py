@@ -142,9 +142,8 @@ def quantize_real(value: Array, quant: QuantParams, dtype: DType) -> Array:
     """clamp(round_half_even(float32(value) / float32(scale)) + zero_point): ONNX QuantizeLinear, and the C helper."""
     value = np.asarray(value, np.float32)
     steps = np.rint(value / quant.scale_array(value.ndim))
-    shifted = steps.astype(np.float64) + quant.zero_point
-    result: Array = np.clip(shifted, dtype.minimum, dtype.maximum).astype(dtype.numpy)
-    return result
+    shifted = np.clip(np.asarray(steps, np.float64) + quant.zero_point, dtype.minimum, dtype.maximum)
+    return np.asarray(shifted, dtype.numpy)  # a scalar stays an array
 
 
 def dequantize(value: Array, quant: QuantParams) -> Array:

@@ -116,8 +116,11 @@ def _merge_heads(graph: Graph, patch: Patch, name: str, heads: int, role: str) -
     return Source(merged, np.arange(heads * channels), 1.0)
 
 
-def length_of_mask(graph: Graph, name: str, keys: int, additive: bool) -> str | None:
-    """The length n such that `name` lets through exactly the keys 0 … n − 1, for every n; proven by evaluation."""
+def length_of_mask(graph: Graph, name: str, keys: int, additive: bool, scale: float = 1.0) -> str | None:
+    """The length n such that `name` lets through exactly the keys 0 … n − 1, for every n; proven by evaluation.
+
+    `scale` is what an additive mask is multiplied with before the softmax.
+    """
     found = length_values(graph, name, keys)
     if found is None or found.values.shape[-1] != keys:
         return None
@@ -125,7 +128,7 @@ def length_of_mask(graph: Graph, name: str, keys: int, additive: bool) -> str | 
     valid = np.arange(keys) < found.lengths.reshape(-1, *([1] * (rank - 1)))
     valid = np.broadcast_to(valid, found.values.shape)
     if additive:
-        fits = (found.values[valid] == 0).all() and (found.values[~valid] <= MASKED_BELOW).all()
+        fits = (found.values[valid] == 0).all() and (found.values[~valid] * scale <= MASKED_BELOW).all()
     else:
         fits = (found.values.astype(bool) == valid).all()
     return found.length if fits else None
@@ -147,7 +150,7 @@ def read_scores(graph: Graph, name: str) -> Scores | None:
             name = operand[0]
             scale *= float(operand[1].reshape(-1)[0])
         elif isinstance(node.op, Add) and length is None:
-            masks = [length_of_mask(graph, x, keys, additive=True) for x in node.inputs]
+            masks = [length_of_mask(graph, x, keys, additive=True, scale=scale) for x in node.inputs]
             at = next((i for i, mask in enumerate(masks) if mask is not None), None)
             if at is None or scale <= 0:
                 return None

@@ -68,7 +68,8 @@ def observe(
     for number, batch in enumerate(batches):
         for name, value in _float_values(graph, inputs, batch, run_float).items():
             if highs[name] > lows[name]:
-                counts[name] += np.histogram(value, BINS, (lows[name], highs[name]))[0]
+                # In float64: the bins of a narrow range far from zero are closer together than float32 numbers.
+                counts[name] += np.histogram(value.astype(np.float64), BINS, (lows[name], highs[name]))[0]
         if progress:
             progress(len(batches) + number + 1, 2 * len(batches))
     return {name: Observation(lows[name], highs[name], counts[name], channels[name]) for name in lows}

@@ -42,4 +42,5 @@ def quantize_constant(value: Array, dtype: DType) -> tuple[Array, QuantParams]:
     """(integer constant, per-tensor symmetric parameters) of a constant operand of Add or Mul."""
     limit = WEIGHT_LIMIT if dtype is DType.INT8 else dtype.maximum
     quant = QuantParams((max(float(np.abs(value).max(initial=0.0)), 1e-12) / limit,))
-    return np.clip(np.rint(value / quant.scale[0]), -limit, limit).astype(dtype.numpy), quant
+    steps = np.clip(np.rint(value / quant.scale[0]), -limit, limit)
+    return np.asarray(steps, dtype.numpy), quant  # a scalar stays an array

@@ -69,12 +69,21 @@ class Port:
         return float_literal(float(self.type.dtype.maximum - self.zero_point))
 
 
+RESERVED = {
+    "main", "weights", "pf", "picoformer", "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes",
+    "iso646", "limits", "locale", "math", "setjmp", "signal", "stdarg", "stdbool", "stddef", "stdint", "stdio",
+    "stdlib", "string", "tgmath", "time", "wchar", "wctype", "int", "char", "short", "long", "double", "void", "static",
+    "const", "if", "for",
+}  # fmt: skip
+"""Prefixes whose header would hide one of the C library's, or whose symbols would clash."""
+
+
 def check_prefix(prefix: str) -> None:
     """Raise ConfigError unless `prefix` can start C symbols and file names."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", prefix) or prefix.startswith("pf_") or prefix in ("main", "weights"):
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", prefix) or prefix.startswith("pf_") or prefix in RESERVED:
         raise ConfigError(
             f"prefix '{prefix}' cannot start C names: use lower-case letters, digits and underscores, a letter first, "
-            "at most 31, and neither 'pf_' in front nor 'main' nor 'weights'"
+            "at most 31, and neither 'pf_' in front nor the name of a C header or keyword"
         )
 
 

@@ -41,7 +41,7 @@ static inline uint32_t load_bytes(const int8_t *bytes, int32_t count) {
 }
 
 /* Two vectors of `count` int8 into quad layout. */
-static inline void widen_two(const int8_t *a, const int8_t *b, uint32_t *out, int32_t count) {
+__attribute__((noinline, unused)) static void widen_two(const int8_t *a, const int8_t *b, uint32_t *out, int32_t count) {
     int32_t i = 0;
     for (; i + 4 <= count; i += 4, out += 4) {
         const uint32_t first = load_bytes(a + i, 4), second = load_bytes(b + i, 4);
@@ -60,7 +60,8 @@ static inline void widen_two(const int8_t *a, const int8_t *b, uint32_t *out, in
 }
 
 /* `count` vectors, `stride` elements apart, two by two into quad layout; the partner of an odd last one is itself. */
-static inline void widen_rows(const int8_t *x, int32_t stride, uint32_t *out, int32_t count, int32_t size) {
+__attribute__((noinline, unused)) static void widen_rows(const int8_t *x, int32_t stride, uint32_t *out, int32_t count,
+                                                         int32_t size) {
     for (int32_t r = 0; r < count; r += 2, x += 2 * stride, out += quad_words(size)) {
         widen_two(x, r + 1 < count ? x + stride : x, out, size);
     }

@@ -97,7 +97,10 @@ class ArmLibrary(Library):
         table = ", ".join(f"(function *)(void *){name}" for name in self._names)
         (folder / "main.c").write_text(_MAIN.replace("@FUNCTIONS@", table).replace("@IMAGE@", hex(IMAGE)))
         (folder / "link.ld").write_text(_LINK)
-        sources = [*kernels, *(p for p in sorted((FIRMWARE / "ops").glob("*.c")) if "f32" not in p.name and p.stem != "float_math")]
+        sources = [
+            *kernels,
+            *(p for p in sorted((FIRMWARE / "ops").glob("*.c")) if "f32" not in p.name and p.stem != "float_math"),
+        ]
         loose = [flag for flag in FLAGS if flag not in ("-Wpedantic", "-Wconversion")]
         command = ["arm-none-eabi-gcc", *FLAGS_M4, *loose, "-nostdlib", "-Wl,-T,link.ld", "main.c", *map(str, sources)]
         subprocess.run([*command, "-lgcc", "-o", "operators.elf"], cwd=folder, check=True)
@@ -155,7 +158,14 @@ class ArmLibrary(Library):
         (self._folder / "image.bin").write_bytes(image)
         result = self._folder / "result.bin"
         result.unlink(missing_ok=True)
-        command = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native"]
+        command = [
+            "qemu-system-arm",
+            "-M",
+            "mps2-an386",
+            "-nographic",
+            "-semihosting-config",
+            "enable=on,target=native",
+        ]
         command += ["-kernel", "operators.elf", "-device", f"loader,file=image.bin,addr={IMAGE:#x}"]
         subprocess.run(command, cwd=self._folder, check=True, timeout=120, stdin=subprocess.DEVNULL)
         back = np.frombuffer(result.read_bytes(), np.uint8)
@@ -197,4 +207,8 @@ def _narrow(found: dict[str, Any]) -> dict[str, Any]:
 
 def dsp_opcodes(listing: str) -> set[str]:
     """Mnemonics of the DSP extension in a disassembly."""
-    return set(re.findall(r"\t((?:sml[as]\w*d\w*|smu[as]d\w*|smm\w+|[us]xt[ab]*16|pkh\w+|q(?:add|sub)\w*|[us]sat16)\S*)\t", listing))
+    return set(
+        re.findall(
+            r"\t((?:sml[as]\w*d\w*|smu[as]d\w*|smm\w+|[us]xt[ab]*16|pkh\w+|q(?:add|sub)\w*|[us]sat16)\S*)\t", listing
+        )
+    )

@@ -8,7 +8,7 @@
  * The others are pieces that firmware/ops/ puts together:
  *   attention_head.c    one head, all queries
  *   layer_norm_row.c    one row
- *   add_span.c, mul_span.c    elements in a line
+ *   add_plain_span.c, add_span.c, mul_span.c    elements in a line
  */
 #ifndef PICOFORMER_KERNELS_H
 #define PICOFORMER_KERNELS_H

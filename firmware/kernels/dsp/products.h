@@ -8,7 +8,6 @@
 #define PF_DSP_PRODUCTS_H
 
 #include <stdint.h>
-#include <string.h>
 
 /* Words of two vectors in quad layout. */
 static inline int32_t quad_words(int32_t count) {
@@ -31,7 +30,7 @@ static inline uint32_t odd_bytes(uint32_t word) {
 static inline uint32_t load_bytes(const int8_t *bytes, int32_t count) {
     uint32_t word = 0;
     if (count >= 4) {
-        memcpy(&word, bytes, 4);
+        __builtin_memcpy(&word, bytes, 4);
         return word;
     }
     for (int32_t i = 0; i < count; i++) {

@@ -8,7 +8,7 @@ from picoformer.errors import UnsupportedError
 from picoformer.targets import resource_root
 
 FILES: dict[str, tuple[str, ...]] = {
-    "pf_add_": ("ops/add.c", "kernels/add_span.c"),
+    "pf_add_": ("ops/add.c", "kernels/add_plain_span.c", "kernels/add_span.c"),
     "pf_add_f32": ("ops/elementwise_f32.c",),
     "pf_attention_": ("ops/attention.c", "kernels/attention_head.c"),
     "pf_attention_f32": ("ops/attention_f32.c", "ops/float_math.c"),

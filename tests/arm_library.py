@@ -1,4 +1,4 @@
-"""The C operators as the Cortex-M4 has them: calls are recorded, then run together in QEMU on an image of their memory."""
+"""The C operators as the Cortex-M4 has them: calls are recorded, then run together in QEMU on an image of memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ _MAIN = """
 /* Runs the calls of an image and writes the image back through semihosting. */
 #include "picoformer/ops.h"
 #include <stddef.h>
-typedef void function(uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t, uint32_t);
+typedef uint32_t w;
+typedef void function(w, w, w, w, w, w, w, w, w, w);
 static function *const functions[] = {@FUNCTIONS@};
 typedef struct call { uint32_t function, words[10]; } call;
 typedef struct image { uint32_t bytes, count; call calls[]; } image;
@@ -62,8 +63,8 @@ void start(void)
     *(volatile uint32_t *)0xE000ED88u |= 0xF00000u; /* the FPU */
     image *const i = (image *)@IMAGE@u;
     for (uint32_t c = 0; c < i->count; c++) {
-        const uint32_t *w = i->calls[c].words;
-        functions[i->calls[c].function](w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]);
+        const uint32_t *a = i->calls[c].words;
+        functions[i->calls[c].function](a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]);
     }
     const struct { const char *name; uint32_t mode, length; } file = {"result.bin", 5, 10};
     const uint32_t handle = ask(1, &file);

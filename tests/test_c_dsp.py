@@ -1,4 +1,4 @@
-"""The kernels of firmware/kernels/dsp on an emulated Cortex-M4: the bytes of the definition, and DSP opcodes only there."""
+"""The kernels of firmware/kernels/dsp on an emulated Cortex-M4: the bytes of the definition; DSP opcodes only there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import pytest
 
 from arm_library import FLAGS_M4, ArmLibrary, dsp_opcodes
 from c_library import FIRMWARE, FLAGS, execute
-from operator_cases import CASES
+from operator_cases import CASES, Case, of
+from picoformer.ir.operator import Operand
+from picoformer.ir.types import DType, QuantParams, TensorType
+from picoformer.ops import Linear
 from test_c_ops import ALIASES
 
 DSP = ["dsp", "generic"]
@@ -41,6 +44,46 @@ def test_equal_to_the_definition(symbol: str, core: ArmLibrary) -> None:
         if core.is_full:
             run()
     run()
+
+
+@pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
+def test_linear_of_every_small_size(y: DType, core: ArmLibrary) -> None:
+    """K from 1 to 33 and past a turn of the unrolled loop, odd and even rows and outputs, more rows than a block."""
+    rng = np.random.default_rng(0)
+    sizes = [(1 + k % 4, 1 + k % 5, k) for k in (*range(1, 34), 63, 64, 65, 100, 129)] + [(21, 3, 512), (9, 2, 1030)]
+    for rows, n, k in sizes:
+        data = rng.choice([-128, 127, int(rng.integers(-128, 128))], (rows, k)).astype(np.int8)
+        weight = rng.choice([-127, 127, int(rng.integers(-127, 128))], (n, k)).astype(np.int8)
+        check(core, linear_case(data, weight, y, 0.01))
+
+
+@pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
+def test_sums_that_may_not_be_shifted_left(y: DType, core: ArmLibrary) -> None:
+    """Factors so large that a shifted sum would pass 32 bits: products of 64 bits, in odd and even sizes."""
+    rng = np.random.default_rng(1)
+    for rows, n, k in ((1, 1, 5), (2, 2, 64), (3, 5, 33), (5, 2, 64)):
+        data = rng.integers(-128, 128, (rows, k)).astype(np.int8)
+        data[0] = 0
+        weight = rng.integers(-127, 128, (n, k)).astype(np.int8)
+        case = linear_case(data, weight, y, 2.0**15)
+        assert 32 - case.lowered.shift > case.lowered.headroom
+        check(core, case)
+
+
+def linear_case(x: np.ndarray, weight: np.ndarray, y: DType, factor: float) -> Case:
+    """A Linear whose sums are multiplied by about `factor`."""
+    n = len(weight)
+    w_type = TensorType(weight.shape, DType.INT8, QuantParams(tuple(0.01 * (1 + np.arange(n) / n)), 0, -2))
+    b_type = TensorType((n,), DType.INT32, QuantParams(tuple(0.0005 * (1 + np.arange(n) / n)), 0, -1))
+    bias = np.arange(-n, n, 2).astype(np.int32)
+    inputs = (Operand(of(x.shape, DType.INT8, 0.05, 3)), Operand(w_type, weight), Operand(b_type, bias))
+    return Case(f"{x.shape} {n}", Linear(), inputs, of((len(x), n), y, 0.0005 / factor, -7), (x,))
+
+
+def check(core: ArmLibrary, case: Case) -> None:
+    result = execute(core, case.lowered, *case.activations)[1]
+    core.run()
+    np.testing.assert_array_equal(result, case.expected, case.note)
 
 
 def listing(folder: Path, isa: str) -> str:

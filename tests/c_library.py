@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from picoformer.backends.c.isa import layout_of
 from picoformer.ir.operator import Array, Lowered
 from picoformer.ir.types import TensorType
 from picoformer.ops import (
@@ -79,6 +80,8 @@ def structures(header: str) -> dict[str, tuple[type[ctypes.Structure], dict[str,
 class Library:
     """The operators of ops.h; `build` compiles them into a folder."""
 
+    layout = layout_of(["generic"])
+
     def __init__(self, path: Path) -> None:
         header = preprocessed_header()
         self.prototypes = prototypes(header)
@@ -110,6 +113,10 @@ class Library:
         ]
         subprocess.run(command, check=True)
         return cls(path)
+
+    def guard(self, buffer: Guarded) -> Array:
+        """The elements of a buffer that a call has written, its fences checked."""
+        return buffer.value
 
     def function(self, name: str, result: Any, *arguments: Any) -> Any:
         """A function that ops.h does not declare."""
@@ -197,17 +204,22 @@ def execute(library: Library, lowered: Lowered, *activations: Array, alias: int 
         case LoweredLinear():
             name = f"pf_linear_{'wide_' if lowered.wide else ''}{_names(lowered.input, output)}"
             n, k = lowered.weight.shape
-            library.call(name, library.structure("pf_linear", lowered, n=n, k=k), x, y.array, x.size // k)
+            rows, layout = x.size // k, library.layout.linear(lowered.input.dtype)
+            weight, block = layout.pack_weight(lowered.weight), layout.block(rows, k)
+            p = library.structure("pf_linear", lowered, n=n, k=k, weight=weight, block=block)
+            scratch = Guarded((layout.scratch_bytes(rows, k),), np.uint8)
+            library.call(name, p, x, y.array, rows, scratch.array)
+            library.guard(scratch)
         case LoweredAttention():
             name = f"pf_attention_{_names(lowered.query, output)}"
             keys, values = np.ascontiguousarray(activations[1]), np.ascontiguousarray(activations[2])
             count = len(keys)
             sizes = {"head_size": x.shape[-1] // lowered.heads, "value_size": values.shape[-1] // lowered.heads}
             valid = int(activations[3]) if lowered.has_valid_length else count
-            scratch = Guarded((count,), np.int32)
+            scratch = Guarded((library.layout.attention.scratch_bytes(count, *sizes.values()),), np.uint8)
             p = library.structure("pf_attention", lowered, **sizes)
             library.call(name, p, x, keys, values, y.array, len(x), count, valid, scratch.array)
-            assert scratch.value.size == count
+            library.guard(scratch)
         case LoweredLayerNorm():
             name = f"pf_layer_norm_{'' if lowered.gain is None else 'gain_'}{_names(lowered.input, output)}"
             library.call(name, library.structure("pf_layer_norm", lowered), x, y.array, x.size // lowered.width)
@@ -249,4 +261,4 @@ def execute(library: Library, lowered: Lowered, *activations: Array, alias: int 
             library.call(name, p, x, y.array, x.size // x.shape[-1])
         case _:
             raise AssertionError(f"{type(lowered).__name__} has no C function")
-    return name, y.value
+    return name, library.guard(y)

@@ -12,7 +12,7 @@ import pytest
 from c_host import FIRMWARE, GENERIC, STRICT, run
 from graphs import CASES, Builder, Case, tiny_classifier
 from picoformer.backends.c import emit_c
-from picoformer.backends.c.isa import LAYOUTS
+from picoformer.backends.c.isa import layout_of
 from picoformer.backends.c.literals import float_literal
 from picoformer.backends.c.movement import broadcast_pattern, merge_axes
 from picoformer.backends.c.names import LONGEST, Names, identifier, string
@@ -116,7 +116,18 @@ def test_an_unknown_instruction_set_is_refused(tmp_path: Path) -> None:
 
 def test_the_generic_layout_is_row_by_row() -> None:
     weight = np.arange(12, dtype=np.int8).reshape(3, 4)
-    assert LAYOUTS["generic"].pack_weight(weight).tolist() == list(range(12))
+    assert layout_of(GENERIC).linear(DType.INT8).pack_weight(weight).tolist() == list(range(12))
+
+
+def test_the_dsp_layout_takes_rows_in_pairs_and_fills_up() -> None:
+    weight = np.arange(1, 16, dtype=np.int8).reshape(3, 5)
+    layout = layout_of(["dsp", "generic"])
+    packed = layout.linear(DType.INT8).pack_weight(weight).tolist()
+    assert packed[:16] == [1, 2, 3, 4, 6, 7, 8, 9, 5, 0, 0, 0, 10, 0, 0, 0]
+    assert packed[16:] == [11, 12, 13, 14, 0, 0, 0, 0, 15, 0, 0, 0, 0, 0, 0, 0]
+    assert layout.linear(DType.INT16).pack_weight(weight).tolist() == list(range(1, 16)), (
+        "the kernel is the generic one"
+    )
 
 
 # Small pieces.

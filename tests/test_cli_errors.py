@@ -201,7 +201,7 @@ TARGET_FAULTS = {
     "bad value in a region": (("origin = 0x20000000", "origin = -1"), ("tiny.toml:20", "memory.1.origin", "-1")),
     "missing key": (('port = "cortex_m"\n', ""), ("tiny.toml", "port", "missing")),
     "not TOML": (("[uart]", "[uart"), ("tiny.toml", "TOML", "line 31")),
-    "unknown instruction set": (('isa = ["generic"]', 'isa = ["generic", "turbo"]'), ("turbo",)),
+    "unknown instruction set": (('isa = ["dsp", "generic"]', 'isa = ["generic", "turbo"]'), ("turbo",)),
 }
 
 

@@ -25,6 +25,7 @@ from picoformer.firmware import build_firmware, load_build
 from picoformer.link.device import Device, RefusedError
 from picoformer.link.messages import Status, Table
 from picoformer.targets import load_target, resource_root
+from picoformer.toolchain import Unit, compile_units
 
 
 def _write_inputs(device: Device, seed: int) -> list[bytes]:
@@ -377,3 +378,15 @@ def test_a_small_sample_takes_milliseconds(device_target: str, tiny_firmware: Ti
         for _ in range(20):
             session.device.stack()
         assert time.monotonic() - start < 2
+
+
+def test_a_changed_header_beside_a_source_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PICOFORMER_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "own.c").write_text('#include "own.h"\nint own(void);\nint own(void) { return OWN; }\n')
+    units, objects = [Unit(tmp_path / "source" / "own.c", Path("own.o"))], []
+    for value in (1, 2, 1):
+        (tmp_path / "source" / "own.h").write_text(f"#define OWN {value}\n")
+        compile_units("gcc", ["-O2"], [], units, tmp_path)
+        objects.append((tmp_path / "own.o").read_bytes())
+    assert objects[0] == objects[2] != objects[1]

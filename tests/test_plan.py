@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from graphs import CASES, Builder
-from picoformer.backends.c.isa import LAYOUTS
+from picoformer.backends.c.isa import layout_of
 from picoformer.backends.c.plan import ALIGNMENT, MemoryPlan, plan_memory, scratch_name
 from picoformer.ir import DType, Graph
 from picoformer.ops import Activation, Add, Attention, Linear, Mul, Reshape
 
-GENERIC = LAYOUTS["generic"]
+GENERIC = layout_of(["generic"])
 
 
 def replay(graph: Graph, plan: MemoryPlan, keep: tuple[str, ...] = ()) -> None:

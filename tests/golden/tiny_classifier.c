@@ -51,6 +51,8 @@ static const pf_linear layers_0_linear1_matmul = {
     .k = 6,
     .shift = 32,
     .zero_point = 15,
+    .headroom = 14,
+    .block = 0,
 };
 
 static const pf_reduce_mean pooled = {
@@ -71,6 +73,8 @@ static const pf_linear logits = {
     .k = 8,
     .shift = 30,
     .zero_point = 0,
+    .headroom = 14,
+    .block = 0,
 };
 
 static const pf_softmax probabilities = {
@@ -89,7 +93,7 @@ MODEL_CODE_ATTRIBUTE static int run_step(const model_t *m, int32_t step)
     switch (step) {
     case 0: /* /layers.0/linear1/MatMul_output_0, Linear: 2 x 6 -> 2 x 8 */
         pf_linear_s8_s8(&layers_0_linear1_matmul, s8(m, AT_PIXELS), s8(m, AT_LAYERS_0_LINEAR1_MATMUL),
-                        2 /* rows */);
+                        2 /* rows */, NULL);
         return PF_OK;
     case 1: /* /layers.0/gelu/Mul_output_0, Activation: 2 x 8 -> 2 x 8 */
         pf_table_s8_s8(model_layers_0_gelu_mul_table, s8(m, AT_LAYERS_0_LINEAR1_MATMUL),
@@ -99,7 +103,7 @@ MODEL_CODE_ATTRIBUTE static int run_step(const model_t *m, int32_t step)
         pf_reduce_mean_s8_s8(&pooled, s8(m, AT_LAYERS_0_GELU_MUL), s8(m, AT_POOLED), 2 /* valid */);
         return PF_OK;
     case 3: /* logits, Linear: 8 -> 3 */
-        pf_linear_s8_s16(&logits, s8(m, AT_POOLED), s16(m, AT_LOGITS), 1 /* rows */);
+        pf_linear_s8_s16(&logits, s8(m, AT_POOLED), s16(m, AT_LOGITS), 1 /* rows */, NULL);
         return PF_OK;
     case 4: /* probabilities, Softmax: 3 -> 3 */
         pf_softmax_s16_s8(&probabilities, s16(m, AT_LOGITS), s8(m, AT_PROBABILITIES), 1 /* rows */);

@@ -99,7 +99,8 @@ def compile_units(
         target = build / unit.object
         target.parent.mkdir(parents=True, exist_ok=True)
         source = unit.source.resolve()
-        key = content_hash(f"{base}\0{unit.source.name}\0".encode() + source.read_bytes())
+        beside = b"".join(header.read_bytes() for header in sorted(source.parent.glob("*.h")))
+        key = content_hash(f"{base}\0{unit.source.name}\0".encode() + source.read_bytes() + b"\0" + beside)
         cached = cache_root() / "objects" / key[:2] / f"{key}.o"
         try:
             shutil.copyfile(cached, target)

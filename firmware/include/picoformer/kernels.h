@@ -8,7 +8,7 @@
  * The others are pieces that firmware/ops/ puts together:
  *   attention_head.c    one head, all queries
  *   layer_norm_row.c    one row
- *   add_span.c, mul_span.c    elements in a line
+ *   add_plain_span.c, add_span.c, mul_span.c    elements in a line
  */
 #ifndef PICOFORMER_KERNELS_H
 #define PICOFORMER_KERNELS_H
@@ -27,7 +27,7 @@ typedef struct pf_attention_head {
     int32_t head_size, value_size;
     int32_t key_stride, value_stride;
 } pf_attention_head;
-/* keys: those that take part, 1 or more. scratch: `keys` words. */
+/* keys: those that take part, 1 or more. scratch: that of pf_attention_*. */
 void pf_attention_head_s8_s8(const pf_attention_head *p, const int8_t *q, const int8_t *k, const int8_t *v, int8_t *y,
                              int32_t queries, int32_t keys, int32_t *scratch);
 void pf_attention_head_s8_s16(const pf_attention_head *p, const int8_t *q, const int8_t *k, const int8_t *v, int16_t *y,

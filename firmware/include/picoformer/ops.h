@@ -16,7 +16,8 @@ extern "C" {
  * arena buffers to 16 bytes; sizes are positive and were proven at compile time to keep every sum in range.
  * Names end in the types of the data: _s8_s16 reads int8 and writes int16. */
 
-/* y[r][n] = requantize(bias[n] + sum_k weight[n][k] * x[r][k]) */
+/* y[r][n] = requantize(bias[n] + sum_k weight[n][k] * x[r][k]). scratch: what the instruction set's directory wants, aligned
+ * to 16 bytes; generic: NULL */
 typedef struct pf_linear {
     const int8_t *weight;      /* n x k, laid out as the instruction set's directory wants it; generic: row by row */
     const int32_t *bias;       /* n; the zero point of the input is folded in */
@@ -24,17 +25,20 @@ typedef struct pf_linear {
     int32_t n, k;
     int32_t shift; /* 1..32 */
     int32_t zero_point;
+    int32_t headroom; /* every sum times 2^headroom was proven to fit 32 bits */
+    int32_t block;    /* rows of x that scratch holds at a time; 0 where the kernel wants no scratch */
 } pf_linear;
-void pf_linear_s8_s8(const pf_linear *p, const int8_t *x, int8_t *y, int32_t rows);
-void pf_linear_s8_s16(const pf_linear *p, const int8_t *x, int16_t *y, int32_t rows);
-void pf_linear_s16_s8(const pf_linear *p, const int16_t *x, int8_t *y, int32_t rows);
-void pf_linear_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t rows);
+void pf_linear_s8_s8(const pf_linear *p, const int8_t *x, int8_t *y, int32_t rows, void *scratch);
+void pf_linear_s8_s16(const pf_linear *p, const int8_t *x, int16_t *y, int32_t rows, void *scratch);
+void pf_linear_s16_s8(const pf_linear *p, const int16_t *x, int8_t *y, int32_t rows, void *scratch);
+void pf_linear_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t rows, void *scratch);
 /* The same with 64-bit sums, where 32 bits were not proven to be enough. */
-void pf_linear_wide_s16_s8(const pf_linear *p, const int16_t *x, int8_t *y, int32_t rows);
-void pf_linear_wide_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t rows);
+void pf_linear_wide_s16_s8(const pf_linear *p, const int16_t *x, int8_t *y, int32_t rows, void *scratch);
+void pf_linear_wide_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t rows, void *scratch);
 
 /* softmax(q k^T) v of all heads; q: queries x heads*head_size, k: keys x heads*head_size, v: keys x heads*value_size,
- * y: queries x heads*value_size. Keys at or past `valid` (0..keys) are left out. scratch: `keys` words. */
+ * y: queries x heads*value_size. Keys at or past `valid` (0..keys) are left out. scratch: what the instruction set's directory
+ * wants, aligned to 16 bytes; generic: `keys` words. */
 typedef struct pf_attention {
     const int32_t *score_multiplier; /* per head */
     const uint16_t *table;           /* 1024 numerators */

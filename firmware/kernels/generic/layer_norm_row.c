@@ -1,21 +1,7 @@
 /* Layer normalization of one row: two sums, one reciprocal square root, one multiplication per element. */
 #include "picoformer/fixedpoint.h"
 #include "picoformer/kernels.h"
-
-/* The factor of a row, 2 <= shift <= 32, from n = width, total = sum x, squares = sum x^2. */
-static pf_factor row_factor(const pf_layer_norm *p, int32_t total, uint64_t squares) {
-    const uint64_t variance = (uint64_t)p->width * squares - (uint64_t)((int64_t)total * total) + (uint64_t)p->epsilon;
-    int32_t half_lead;
-    const uint32_t y = pf_reciprocal_sqrt(variance > 0 ? variance : 1, &half_lead);
-    const uint64_t product = (uint64_t)(uint32_t)p->mantissa * y;
-    const int32_t exponent = p->exponent + 62 - half_lead;
-    const int32_t most = exponent - (33 - __builtin_clz((uint32_t)(product >> 32))); /* bit length - 31 */
-    const int32_t shift = most < 2 ? 2 : most > 32 ? 32 : most;
-    const int32_t drop = exponent - shift;
-    const uint64_t rounded = drop > 62 ? 0 : (product + ((uint64_t)1 << (drop - 1))) >> drop;
-    pf_factor factor = {rounded > INT32_MAX ? INT32_MAX : (int32_t)rounded, shift};
-    return factor;
-}
+#include "picoformer/layer_norm_factor.h"
 
 /* u = (d * multiplier + 2^(shift-1)) >> shift for d = width * x - total, taken as the rounded high word of
  * (d * scale) * multiplier with scale = 2^(32-shift): numerator and divisor are both multiplied by it, so it is the same
@@ -37,7 +23,7 @@ static inline int32_t centred(int32_t x, int32_t width, int32_t total, int32_t s
             squares += (SQUARES)(x[i] * x[i]);                                                                                   \
         }                                                                                                                        \
         *total = sum;                                                                                                            \
-        return row_factor(p, sum, squares);                                                                                      \
+        return pf_row_factor(p, sum, squares);                                                                                   \
     }
 DEFINE_ROW_FACTOR(s8, uint32_t)
 DEFINE_ROW_FACTOR(s16, uint64_t)

@@ -7,7 +7,8 @@
 
 /* ACC: the type of the sums; RESCALE: what brings one to the grid of the output. */
 #define PF_DEFINE_LINEAR(SYMBOL, IN, OUT, ACC, RESCALE)                                                                          \
-    void SYMBOL(const pf_linear *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows) {                                     \
+    void SYMBOL(const pf_linear *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                      \
+        (void)scratch;                                                                                                           \
         const int32_t n = p->n, k = p->k, shift = p->shift, zero_point = p->zero_point;                                          \
         const int32_t *bias = p->bias, *multiplier = p->multiplier;                                                              \
         for (int32_t r = 0; r < rows; r++, x += k, y += n) {                                                                     \

@@ -21,7 +21,8 @@ class LoweredLinear(Lowered):
     """acc[n] = bias[n] + Σₖ weight[n,k]·x[k]; y[n] = requantize(acc[n], multiplier[n], shift, zero_point).
 
     weight: (N, K) int8. bias: (N,) int32, the input's zero point already folded in. multiplier: (N,) int32.
-    `wide` says that a sum may pass 31 bits and the accumulator is 64 bits.
+    `wide` says that a sum may pass 31 bits and the accumulator is 64 bits. Every sum, partial ones included, times
+    2^headroom stays below 2^31.
     """
 
     weight: Array
@@ -32,6 +33,7 @@ class LoweredLinear(Lowered):
     input: TensorType
     output: TensorType
     wide: bool
+    headroom: int
 
     def execute(self, *activations: Array) -> Array:
         (x,) = activations
@@ -99,4 +101,5 @@ class Linear(Operator):
             x.type,
             output,
             wide,
+            max(0, 31 - bound.bit_length()),
         )

@@ -1,41 +1,123 @@
-"""The one place that states what an instruction set wants: weight packing, activation layout, scratch sizes."""
+"""The one place that states what an instruction set wants: weight packing, rows at a time, scratch sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from picoformer.backends.c.sources import kernel_isa
 from picoformer.errors import ConfigError
-from picoformer.ir import Graph, Node
+from picoformer.ir import DType, Graph, Node
 from picoformer.ir.operator import Array
+
+
+class LinearLayout:
+    """How a linear kernel wants its weight; this one is the plain C kernel's. Activations are row-major everywhere."""
+
+    weight_order = "row by row"
+    """How a weight lies in memory, in words, for the comment above it."""
+
+    def pack_weight(self, weight: Array) -> Array:
+        """The (n, k) weight as the kernel reads it, flat."""
+        return weight.reshape(-1)
+
+    def block(self, rows: int, k: int) -> int:
+        """Rows of the input that the scratch holds at a time: the `block` of pf_linear; 0 where there is no scratch."""
+        return 0
+
+    def scratch_bytes(self, rows: int, k: int) -> int:
+        """Bytes of scratch for `rows` inputs of `k` elements."""
+        return 0
+
+
+class DspLinearLayout(LinearLayout):
+    """Rows in pairs, four bytes of each in turn; scratch for a pair and a block of inputs, both widened to 16 bits."""
+
+    weight_order = "rows in pairs, 4 bytes of each in turn, filled up with zeros"
+
+    _BLOCK_BYTES = 4096
+    """Widened inputs kept at a time: each block widens all weights once, 0.8 instructions a weight."""
+
+    def pack_weight(self, weight: Array) -> Array:
+        n, k = weight.shape
+        padded = np.zeros((_up(n, 2), _up(k, 4)), weight.dtype)
+        padded[:n, :k] = weight
+        pairs = padded.reshape(len(padded) // 2, 2, -1, 4)
+        return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(-1)
+
+    def block(self, rows: int, k: int) -> int:
+        return min(_up(rows, 2), max(2, self._BLOCK_BYTES // (2 * _up(k, 4)) // 2 * 2))
+
+    def scratch_bytes(self, rows: int, k: int) -> int:
+        return 2 * _up(k, 4) * (2 + self.block(rows, k))
+
+
+class AttentionLayout:
+    """The scratch of an integer attention; this one is the plain C kernel's."""
+
+    def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
+        """Bytes for one head: a 4-byte word per key."""
+        return 4 * keys
+
+
+class DspAttentionLayout(AttentionLayout):
+    """Two queries, all keys and all values of a head widened to 16 bits (values transposed), and two rows of scores."""
+
+    def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
+        head, fours, values = _up(head_size, 4), _up(keys, 4), _up(value_size, 2)
+        return 2 * head * (2 + fours) + 2 * values * fours + 8 * fours + 8 * values
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one instruction set's kernels want their data. Activations are row-major everywhere."""
+    """What the kernels of one list of instruction sets want, file by file as `sources` picks them."""
 
-    isa: str
-    weight_order: str
-    """How a weight lies in memory, in words, for the comment above it."""
+    linear_s8: LinearLayout
+    linear_s16: LinearLayout
+    attention: AttentionLayout
 
-    def pack_weight(self, weight: Array) -> Array:
-        """The (n, k) weight of a Linear as its kernel reads it, flat."""
-        return weight.reshape(-1)
+    def linear(self, dtype: DType) -> LinearLayout:
+        """The layout for inputs of one type."""
+        return {DType.INT8: self.linear_s8, DType.INT16: self.linear_s16}.get(dtype, _PLAIN)
 
     def scratch_bytes(self, graph: Graph, node: Node) -> int:
-        """Bytes of arena a step needs for itself while it runs: one 4-byte word per key of an attention."""
-        return 4 * graph.types[node.inputs[1]].shape[-2] if node.op.kind == "Attention" else 0
+        """Bytes of arena a step needs for itself while it runs; 0 for most."""
+        types = [graph.types[name] for name in node.inputs]
+        if node.op.kind == "Linear":
+            return self.linear(types[0].dtype).scratch_bytes(types[0].rows, types[0].width)
+        if node.op.kind != "Attention":
+            return 0
+        keys, heads = types[1].shape[-2], int(getattr(node.op, "heads"))  # noqa: B009
+        if types[0].dtype is DType.FLOAT32:
+            return AttentionLayout().scratch_bytes(keys, 0, 0)
+        return self.attention.scratch_bytes(keys, types[1].width // heads, types[2].width // heads)
 
 
-LAYOUTS: dict[str, Layout] = {"generic": Layout("generic", "row by row")}
-"""Instruction set → its layout; every name a target's `isa` list may hold."""
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+_PLAIN = LinearLayout()
+LINEAR: dict[str, LinearLayout] = {"generic": _PLAIN, "dsp": DspLinearLayout()}
+"""Instruction set → the layout of its linear kernels; every name a target's `isa` list may hold."""
+ATTENTION: dict[str, AttentionLayout] = {"generic": AttentionLayout(), "dsp": DspAttentionLayout()}
+"""Instruction set → the scratch of its attention kernel."""
 
 
 def layout_of(target_isa: Sequence[str]) -> Layout:
-    """The layout of the first instruction set of a target's list; ConfigError for one that is not known."""
+    """What a target's list of instruction sets wants: each kernel file is that of the first one that has it.
+
+    Raises ConfigError for a name that is not known.
+    """
     for name in target_isa:
-        if name not in LAYOUTS:
-            raise ConfigError(f"instruction set '{name}' is not known; use one of {', '.join(LAYOUTS)}")
+        if name not in LINEAR:
+            raise ConfigError(f"instruction set '{name}' is not known; use one of {', '.join(LINEAR)}")
     if not target_isa:
         raise ConfigError("the list of instruction sets is empty; give at least 'generic'")
-    return LAYOUTS[target_isa[0]]
+    return Layout(
+        LINEAR[kernel_isa("linear_s8.c", target_isa)],
+        LINEAR[kernel_isa("linear_s16.c", target_isa)],
+        ATTENTION[kernel_isa("attention_head.c", target_isa)],
+    )

@@ -74,9 +74,11 @@ def linear(site: Site) -> str:
         k=k,
         shift=low.shift,
         zero_point=low.zero_point,
+        headroom=low.headroom,
+        block=site.layout.linear(x.dtype).block(x.rows, k),
     )
     function = f"pf_linear{wide}{site.types_suffix(x.dtype, site.out.dtype)}"
-    return site.call(function, p, site.read(0), site.write(), rows)
+    return site.call(function, p, site.read(0), site.write(), rows, site.scratch(DType.INT32))
 
 
 def attention(site: Site) -> str:

@@ -105,7 +105,9 @@ class Site:
         return self._at(self.node.output, self.out.dtype)
 
     def scratch(self, dtype: DType) -> str:
-        """Pointer to the step's scratch."""
+        """Pointer to the step's scratch; NULL where the instruction set wants none."""
+        if not self.layout.scratch_bytes(self.graph, self.node):
+            return "NULL"
         return self._pointer(scratch_name(self.index), dtype)
 
     def _at(self, name: str, dtype: DType) -> str:
@@ -125,8 +127,9 @@ class Site:
         """Symbol of a Linear's weight, packed as the instruction set wants it."""
         name = self.node.inputs[index]
         value, shape = self.graph.constants[name], self.graph.types[name]
-        note = f"{name}, {describe(shape)}, {self.layout.weight_order}"
-        return self.parts.array(name, self.layout.pack_weight(value), note)
+        packing = self.layout.linear(self.types[0].dtype)
+        note = f"{name}, {describe(shape)}, {packing.weight_order}"
+        return self.parts.array(name, packing.pack_weight(value), note)
 
     def struct(self, type_: str, suffix: str = "", /, **fields: Scalar) -> str:
         """Address of a parameter struct; fields in the order given."""

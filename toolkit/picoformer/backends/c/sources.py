@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from picoformer.errors import UnsupportedError
 from picoformer.targets import resource_root
 
 FILES: dict[str, tuple[str, ...]] = {
-    "pf_add_": ("ops/add.c", "kernels/add_span.c"),
+    "pf_add_": ("ops/add.c", "kernels/add_plain_span.c", "kernels/add_span.c"),
     "pf_add_f32": ("ops/elementwise_f32.c",),
     "pf_attention_": ("ops/attention.c", "kernels/attention_head.c"),
     "pf_attention_f32": ("ops/attention_f32.c", "ops/float_math.c"),
@@ -45,9 +44,8 @@ the first instruction set that has the file."""
 
 def sources_of(functions: Iterable[str], target_isa: Sequence[str]) -> tuple[str, ...]:
     """C files, relative to the firmware folder, sorted; UnsupportedError for a kernel that no instruction set has."""
-    firmware = resource_root("firmware")
     found = {
-        _kernel(firmware, file, target_isa) if file.startswith("kernels/") else file
+        _kernel(file.removeprefix("kernels/"), target_isa) if file.startswith("kernels/") else file
         for function in functions
         for file in files_behind(function)
     }
@@ -62,11 +60,16 @@ def files_behind(function: str) -> tuple[str, ...]:
     return FILES[max(starts, key=len)]
 
 
-def _kernel(firmware: Path, file: str, target_isa: Sequence[str]) -> str:
-    name = file.removeprefix("kernels/")
+def kernel_isa(name: str, target_isa: Sequence[str]) -> str:
+    """The first instruction set of a target's list that has the kernel file `name`; UnsupportedError when none has."""
+    kernels = resource_root("firmware") / "kernels"
     for isa in target_isa:
-        if (firmware / "kernels" / isa / name).is_file():
-            return f"kernels/{isa}/{name}"
+        if (kernels / isa / name).is_file():
+            return isa
     raise UnsupportedError(
         f"no kernel {name} for the instruction sets {', '.join(target_isa)}; put 'generic' last in the target's list"
     )
+
+
+def _kernel(name: str, target_isa: Sequence[str]) -> str:
+    return f"kernels/{kernel_isa(name, target_isa)}/{name}"

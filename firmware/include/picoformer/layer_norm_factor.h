@@ -1,0 +1,23 @@
+/* The factor of a row of a layer normalization: the same arithmetic for every instruction set. */
+#ifndef PF_LAYER_NORM_FACTOR_H
+#define PF_LAYER_NORM_FACTOR_H
+
+#include "picoformer/fixedpoint.h"
+#include "picoformer/ops.h"
+
+/* The factor of a row, 2 <= shift <= 32, from n = width, total = sum x, squares = sum x^2. */
+static inline pf_factor pf_row_factor(const pf_layer_norm *p, int32_t total, uint64_t squares) {
+    const uint64_t variance = (uint64_t)p->width * squares - (uint64_t)((int64_t)total * total) + (uint64_t)p->epsilon;
+    int32_t half_lead;
+    const uint32_t y = pf_reciprocal_sqrt(variance > 0 ? variance : 1, &half_lead);
+    const uint64_t product = (uint64_t)(uint32_t)p->mantissa * y;
+    const int32_t exponent = p->exponent + 62 - half_lead;
+    const int32_t most = exponent - (33 - __builtin_clz((uint32_t)(product >> 32))); /* bit length - 31 */
+    const int32_t shift = most < 2 ? 2 : most > 32 ? 32 : most;
+    const int32_t drop = exponent - shift;
+    const uint64_t rounded = drop > 62 ? 0 : (product + ((uint64_t)1 << (drop - 1))) >> drop;
+    pf_factor factor = {rounded > INT32_MAX ? INT32_MAX : (int32_t)rounded, shift};
+    return factor;
+}
+
+#endif

@@ -1,0 +1,127 @@
+"""The kernels of firmware/kernels/dsp on an emulated Cortex-M4: the bytes of the definition; DSP opcodes only there."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from arm_library import FLAGS_M4, ArmLibrary, dsp_opcodes
+from c_library import FIRMWARE, FLAGS, execute
+from operator_cases import CASES, Case, of
+from picoformer.ir.operator import Operand
+from picoformer.ir.types import DType, QuantParams, TensorType
+from picoformer.ops import Linear
+from test_c_ops import ALIASES
+
+DSP = ["dsp", "generic"]
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory, arm_tools: None) -> ArmLibrary:
+    return ArmLibrary(tmp_path_factory.mktemp("core"), DSP)
+
+
+@pytest.mark.parametrize("symbol", CASES)
+def test_equal_to_the_definition(symbol: str, core: ArmLibrary) -> None:
+    """Every case of an operator, and every one that may be computed in place so, in a few runs of the emulator."""
+    waiting = []
+
+    def run() -> None:
+        core.run()
+        for note, result, expected in waiting:
+            np.testing.assert_array_equal(result, expected, note)
+        waiting.clear()
+
+    for case in CASES[symbol]():
+        for alias in (None, *ALIASES.get(symbol, ())):
+            if alias is None or case.activations[alias].shape == case.output.shape:
+                waiting.append(
+                    (case.note, execute(core, case.lowered, *case.activations, alias=alias)[1], case.expected)
+                )
+        if core.is_full:
+            run()
+    run()
+
+
+@pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
+def test_linear_of_every_small_size(y: DType, core: ArmLibrary) -> None:
+    """K from 1 to 33 and past a turn of the unrolled loop, odd and even rows and outputs, more rows than a block."""
+    rng = np.random.default_rng(0)
+    sizes = [(1 + k % 4, 1 + k % 5, k) for k in (*range(1, 34), 63, 64, 65, 100, 129)] + [(21, 3, 512), (9, 2, 1030)]
+    for rows, n, k in sizes:
+        data = rng.choice([-128, 127, int(rng.integers(-128, 128))], (rows, k)).astype(np.int8)
+        weight = rng.choice([-127, 127, int(rng.integers(-127, 128))], (n, k)).astype(np.int8)
+        check(core, linear_case(data, weight, y, 0.01))
+
+
+@pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
+def test_sums_that_may_not_be_shifted_left(y: DType, core: ArmLibrary) -> None:
+    """Factors so large that a shifted sum would pass 32 bits: products of 64 bits, in odd and even sizes."""
+    rng = np.random.default_rng(1)
+    for rows, n, k in ((1, 1, 5), (2, 2, 64), (3, 5, 33), (5, 2, 64)):
+        data = rng.integers(-128, 128, (rows, k)).astype(np.int8)
+        data[0] = 0
+        weight = rng.integers(-127, 128, (n, k)).astype(np.int8)
+        case = linear_case(data, weight, y, 2.0**15)
+        assert 32 - case.lowered.shift > case.lowered.headroom
+        check(core, case)
+
+
+def linear_case(x: np.ndarray, weight: np.ndarray, y: DType, factor: float) -> Case:
+    """A Linear whose sums are multiplied by about `factor`."""
+    n = len(weight)
+    w_type = TensorType(weight.shape, DType.INT8, QuantParams(tuple(0.01 * (1 + np.arange(n) / n)), 0, -2))
+    b_type = TensorType((n,), DType.INT32, QuantParams(tuple(0.0005 * (1 + np.arange(n) / n)), 0, -1))
+    bias = np.arange(-n, n, 2).astype(np.int32)
+    inputs = (Operand(of(x.shape, DType.INT8, 0.05, 3)), Operand(w_type, weight), Operand(b_type, bias))
+    return Case(f"{x.shape} {n}", Linear(), inputs, of((len(x), n), y, 0.0005 / factor, -7), (x,))
+
+
+def check(core: ArmLibrary, case: Case) -> None:
+    result = execute(core, case.lowered, *case.activations)[1]
+    core.run()
+    np.testing.assert_array_equal(result, case.expected, case.note)
+
+
+def listing(folder: Path, isa: str) -> str:
+    """Disassembly of a directory's kernels for the Cortex-M4."""
+    sources = [str(path) for path in sorted((FIRMWARE / "kernels" / isa).glob("*.c"))]
+    subprocess.run(["arm-none-eabi-gcc", *FLAGS_M4, *FLAGS, "-c", *sources], cwd=folder, check=True)
+    objects = [path.name for path in sorted(folder.glob("*.o"))]
+    command = ["arm-none-eabi-objdump", "-d", "--no-show-raw-insn", *objects]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_kernels_are_made_of_dsp_opcodes(tmp_path: Path, arm_tools: None) -> None:
+    wanted = {"smlad", "smlald", "smmlar", "smmulr", "sxtb16", "pkhbt", "qadd16"}
+    assert wanted <= {name.split(".")[0] for name in dsp_opcodes(listing(tmp_path, "dsp"))}
+
+
+@pytest.mark.parametrize("cpu", ["cortex-m0", "cortex-m3"])
+def test_the_generic_kernels_assemble_without_the_extension(cpu: str, tmp_path: Path, arm_tools: None) -> None:
+    """The disassembly of what a core without the extension would run holds none of its opcodes."""
+    sources = [str(path) for path in sorted((FIRMWARE / "kernels" / "generic").glob("*.c"))]
+    command = ["arm-none-eabi-gcc", "-mthumb", f"-mcpu={cpu}", "-O2", *FLAGS, "-c", *sources]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    objects = [path.name for path in sorted(tmp_path.glob("*.o"))]
+    command = ["arm-none-eabi-objdump", "-d", "--no-show-raw-insn", *objects]
+    found = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert dsp_opcodes(found) == set()
+
+
+COMPILERS = {
+    "cortex-m4": ["arm-none-eabi-gcc", *FLAGS_M4],
+    "cortex-m7": ["arm-none-eabi-gcc", "-mthumb", "-mcpu=cortex-m7", "-O0"],
+    "cortex-m33": ["arm-none-eabi-gcc", "-mthumb", "-mcpu=cortex-m33", "-Os"],
+    "clang": ["clang", "--target=arm-none-eabi", "-mthumb", "-mcpu=cortex-m4", "-ffreestanding", "-O2"],
+}
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_compiles_without_a_warning(compiler: str, tmp_path: Path, arm_tools: None) -> None:
+    sources = [str(path) for path in sorted((FIRMWARE / "kernels" / "dsp").glob("*.c"))]
+    done = subprocess.run([*COMPILERS[compiler], *FLAGS, "-c", *sources], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from picoformer.compress.settings import DistillSettings, PruneSettings, TrainSettings
+from picoformer.compress.settings import DistillSettings, FactorizeSettings, PruneSettings, TrainSettings
 from picoformer.errors import ConfigError
 from picoformer.models.config import TransformerConfig
 from picoformer.toml_file import read_toml
@@ -139,6 +139,8 @@ class PipelineFile(_Section):
     distillation: DistillSettings | None = None
     pruning: PruneSettings | None = None
     recovery: DistillSettings | None = None
+    factorization: FactorizeSettings | None = None
+    factorization_recovery: DistillSettings | None = None
     export: ExportSection = ExportSection()
     quantization: QuantizationSection = QuantizationSection()
     firmware: FirmwareSection = FirmwareSection()
@@ -158,6 +160,12 @@ class PipelineFile(_Section):
     def recovering(self) -> DistillSettings | None:
         """How a pruned model recovers, with this file's seed; None when it does not."""
         return None if self.recovery is None else replace(self.recovery, seed=self.seed)
+
+    @property
+    def factorization_recovering(self) -> DistillSettings | None:
+        """How a factorized model recovers, with this file's seed; None when it does not."""
+        found = self.factorization_recovery
+        return None if found is None else replace(found, seed=self.seed)
 
     @model_validator(mode="after")
     def _one_start(self) -> PipelineFile:

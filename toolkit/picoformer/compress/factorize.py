@@ -117,7 +117,7 @@ def decompose(weight: Array, moment: Array | None = None) -> Decomposition:
     With S·Sᵀ = moment and U·Σ·Vᵀ the decomposition of W·S, the pair (U·Σ)(Vᵀ·S⁻¹), cut to rank r, minimises the mean
     square of (W − Ŵ)x (Eckart and Young 1936, in the norm of Yuan et al. 2023, ASVD, and Wang et al. 2024, SVD-LLM).
     `moment` is (inputs, inputs), or (inputs,) for a diagonal; None is plain SVD, which weights all directions alike.
-    What lies between the two has unit variance in every channel, so that one int8 scale suits all of them.
+    Every channel between the two has a mean square of 1 (0 where no input goes): one int8 scale suits all of them.
     """
     if moment is None:
         left, values, right = np.linalg.svd(weight, full_matrices=False)
@@ -195,7 +195,7 @@ def matrix(model: Transformer, site: Site) -> Array:
     if not site.is_table:
         return _array(module.weight)
     table = _array(module.weight).T
-    return _array(model.embedding.token_expand.weight) @ table if site.rank else table
+    return _array(model.embedding.token_expand.weight) @ table if model.config.embedding_rank else table
 
 
 def replace_matrices(

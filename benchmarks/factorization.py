@@ -1,6 +1,6 @@
 """Parameters against accuracy of factorized digits models, into factorization.md: python benchmarks/factorization.py.
 
-Takes about MINUTES minutes on one core. A folder may be named (default build/factorization): teachers and students that
+Takes about twelve minutes on one core. A folder may be named (default build/factorization): teachers and students that
 are in it already, as seed<n>/teacher.safetensors and seed<n>/student.safetensors, are not trained again.
 """
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import picoformer
+from command_line import picoformer as picoformer_command
 from command_line import refuses, succeeds
 from picoformer.compress.count import count_macs, count_parameters
 from picoformer.compress.distill import distill
@@ -473,7 +474,8 @@ def test_the_stage_in_a_pipeline(tmp_path: Path) -> None:
     text = text.replace("[student]", "[teacher_training]\nepochs = 1\nbatch = 512\n\n[student]")
     text += '\n[distillation]\nepochs = 1\nbatch = 512\n\n[firmware]\ntarget = "host"\n\n[verification]\nsamples = 8\n'
     toml.write_text(text)
-    first = succeeds("run", toml, "--json")
+    first = picoformer_command("run", toml, "--json")
+    assert first.code == 0, first.err
     stages = ["data", "teacher", "student", "factorized", "onnx", "build", "verify", "report"]
     assert [line.split()[0] for line in first.err.splitlines()] == stages
     rows = {stage["name"]: stage for stage in first.record["stages"]}
@@ -481,7 +483,7 @@ def test_the_stage_in_a_pipeline(tmp_path: Path) -> None:
     assert rows["factorized"]["parameters"] == count_parameters(model.config) < 0.6 * rows["student"]["parameters"] + 1
     assert first.record["passed"] and first.record["links"][0]["from"] == "torch"
     assert "reduce" in (tmp_path / "out" / "firmware" / "float" / "graph.json").read_text()
-    toml.write_text(text.replace("keep = 0.6", "keep = 0.8"))
-    again = succeeds("run", toml, "--json")
-    states = dict(line.split()[:2] for line in again.err.splitlines())
-    assert [name for name, state in states.items() if state == "running"] == stages[3:]
+    toml.write_text(text.replace("keep = 0.6", "keep = 0.01"))
+    again = picoformer_command("run", toml)
+    states = [line.split()[1] for line in again.err.splitlines()[:4]]
+    assert again.code == 1 and states == ["unchanged"] * 3 + ["running"] and "keep = 0.01" in again.err

@@ -129,7 +129,8 @@ def shrink(model: Transformer, keep: Keep) -> Transformer:
     """A dense model (eval mode) with only the kept heads and neurons; its output is that of `masked(model,
     keep)`.
 
-    Raises DataError for masks that do not fit or leave a layer empty.
+    A pair of low rank that would now be larger than one matrix is multiplied out. Raises DataError for masks that do
+    not fit or leave a layer empty.
     """
     config = model.config
     for key, masks, counts in (("heads", keep.heads, config.heads), ("neurons", keep.neurons, config.d_ff)):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from picoformer.cli_options import (
     COUNT,
     FILE,
     FOLDER,
+    compress_options,
     config_option,
     json_option,
     quantize_options,
@@ -24,6 +24,7 @@ from picoformer.cli_options import (
     read_shapes,
     shape_option,
 )
+from picoformer.cli_progress import progress as _progress
 from picoformer.errors import ConfigError, DeviceError, PicoformerError
 
 
@@ -62,31 +63,6 @@ class _Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def main(debug: bool) -> None:
     """Take a trained transformer, make it small, and turn it into verified microcontroller firmware."""
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int, float], None]]:
-    """A progress bar on standard error for work of more than a moment; silent where that is no terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description:<34}"), BarColumn(30), TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def tick(label: str, done: int, total: int, loss: float) -> None:
-            if label not in tasks:
-                for task in tasks.values():
-                    bar.update(task, visible=False)
-                tasks[label] = bar.add_task(label, total=total, note="")
-            note = f"loss {loss:.3f}" if loss else ""
-            bar.update(tasks[label], completed=done, total=total, note=note, visible=True)
-
-        yield tick
 
 
 def _print(record: Any, as_json: bool, table: Callable[[], None]) -> None:
@@ -201,12 +177,7 @@ def distill(teacher: Path, data: Path, config: Path, output: Path, as_json: bool
 
 
 @main.command()
-@click.argument("checkpoint", type=FILE)
-@click.argument("data", type=FILE)
-@config_option
-@click.option("--teacher", type=FILE, help="Recover by distillation from this checkpoint.")
-@click.option("-o", "--output", type=FILE, required=True, help="The file to write.")
-@json_option
+@compress_options
 def prune(checkpoint: Path, data: Path, config: Path, teacher: Path | None, output: Path, as_json: bool) -> None:
     """Drop the heads and neurons that matter least, then recover.
 
@@ -218,6 +189,28 @@ def prune(checkpoint: Path, data: Path, config: Path, teacher: Path | None, outp
     with _progress() as tick:
         figures = prune_model(checkpoint, data, file.pruning, output, file.recovering, teacher, file.data.augment, tick)
     _print(figures, as_json, lambda: _figures(figures))
+
+
+@main.command()
+@compress_options
+def factorize(checkpoint: Path, data: Path, config: Path, teacher: Path | None, output: Path, as_json: bool) -> None:
+    """Make matrices into pairs of lower rank, then recover.
+
+    Settings come from [factorization] and [factorization_recovery]; CHECKPOINT is a .safetensors, DATA a data set.
+    """
+    from picoformer.reporting import print_factorization
+    from picoformer.stages import factorize_model
+
+    file = _section(config, "factorization")
+    settings, recovery = file.factorization, file.factorization_recovering
+    with _progress() as tick:
+        figures = factorize_model(checkpoint, data, settings, output, recovery, teacher, file.data.augment, tick)
+
+    def table() -> None:
+        _figures(figures)
+        print_factorization(figures)
+
+    _print(figures, as_json, table)
 
 
 @main.command()

@@ -82,6 +82,20 @@ def quantize_settings(method: str, percentile: float, inputs_dtype: str) -> Any:
     return section.settings()
 
 
+def compress_options(function: F) -> F:
+    """Adds all that a command takes which makes a checkpoint smaller and recovers it."""
+    for option in (
+        json_option,
+        click.option("-o", "--output", type=FILE, required=True, help="The file to write."),
+        click.option("--teacher", type=FILE, help="Recover by distillation from this checkpoint."),
+        config_option,
+        click.argument("data", type=FILE),
+        click.argument("checkpoint", type=FILE),
+    ):
+        function = option(function)
+    return function
+
+
 def config_option(function: F) -> F:
     """Adds --config."""
     return click.option("--config", type=FILE, required=True, help="Pipeline TOML whose sections are the settings.")(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from picoformer.compress.settings import DistillSettings, PruneSettings, TrainSettings
+from picoformer.compress.settings import DistillSettings, FactorizeSettings, PruneSettings, TrainSettings
 from picoformer.errors import ConfigError
 from picoformer.models.config import TransformerConfig
 from picoformer.toml_file import read_toml
@@ -140,6 +140,8 @@ class PipelineFile(_Section):
     distillation: DistillSettings | None = None
     pruning: PruneSettings | None = None
     recovery: DistillSettings | None = None
+    factorization: FactorizeSettings | None = None
+    factorization_recovery: DistillSettings | None = None
     export: ExportSection = ExportSection()
     quantization: QuantizationSection = QuantizationSection()
     firmware: FirmwareSection = FirmwareSection()
@@ -160,6 +162,12 @@ class PipelineFile(_Section):
         """How a pruned model recovers, with this file's seed; None when it does not."""
         return None if self.recovery is None else replace(self.recovery, seed=self.seed)
 
+    @property
+    def factorization_recovering(self) -> DistillSettings | None:
+        """How a factorized model recovers, with this file's seed; None when it does not."""
+        found = self.factorization_recovery
+        return None if found is None else replace(found, seed=self.seed)
+
     @model_validator(mode="after")
     def _one_start(self) -> PipelineFile:
         trained = [key for key in ("data", "teacher", "student") if getattr(self, key) is not None]
@@ -168,7 +176,14 @@ class PipelineFile(_Section):
             raise ValueError(f"the section [{missing[0]}] is missing; or give [onnx] to start from a model that exists")
         if self.onnx is not None and trained:
             raise ValueError(f"[onnx] and [{trained[0]}] both say where the model comes from; keep one")
-        training = ("teacher_training", "distillation", "pruning", "recovery")
+        training = (
+            "teacher_training",
+            "distillation",
+            "pruning",
+            "recovery",
+            "factorization",
+            "factorization_recovery",
+        )
         idle = [key for key in training if getattr(self, key) is not None]
         if self.onnx is not None and idle:
             raise ValueError(f"[{idle[0]}] needs a model that is trained here, not one from [onnx]; remove it")

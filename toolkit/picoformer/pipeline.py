@@ -187,6 +187,22 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
             )
         )
         checkpoint = pruned
+    if file.factorization is not None:
+        whole, factorized, factorization = checkpoint, out / "factorized.safetensors", file.factorization
+        mending = file.factorization_recovering
+        found.append(
+            Stage(
+                "factorized",
+                lambda: stages.factorize_model(
+                    whole, samples, factorization, factorized, mending, teacher, data.augment, progress
+                ),
+                (samples, teacher, whole),
+                (factorized,),
+                [factorization, mending, data.augment],
+                code,
+            )
+        )
+        checkpoint = factorized
     model, calibration, inputs = out / "model.onnx", out / "calibration.npz", out / "test.npz"
 
     def export() -> dict[str, Any]:

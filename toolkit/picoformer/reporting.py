@@ -14,6 +14,7 @@ from picoformer.targets import Target
 __all__ = [
     "build_record",
     "print_build",
+    "print_factorization",
     "print_inspection",
     "print_quality",
     "print_report",
@@ -22,7 +23,7 @@ __all__ = [
     "write_reports",
 ]
 
-TRAINED = ("teacher", "student", "pruned")
+TRAINED = ("teacher", "student", "pruned", "factorized")
 FORMS = {
     "float onnx": "float ONNX",
     "qdq onnx": "QDQ ONNX",
@@ -119,6 +120,19 @@ def print_quality(record: Mapping[str, Any]) -> None:
     for tensor in record["tensors"]:
         quality = "exact" if tensor["sqnr_db"] is None else f"{tensor['sqnr_db']:.1f} dB"
         print(f"  {quality:>9}  {tensor['type']:<18} {tensor['op']:<12} {tensor['name']}")
+
+
+def print_factorization(record: Mapping[str, Any]) -> None:
+    """Print what became of every matrix of a factorized model."""
+    for layer in record["factorization"]["layers"]:
+        shape = f"{layer['outputs']} x {layer['inputs']}"
+        rank = f"rank {layer['rank']}" if layer["rank"] else "whole"
+        sizes = " ".join(
+            f"{layer[f'{key}_before']:>11,} -> {layer[f'{key}_after']:>11,} {title}"
+            for key, title in (("parameters", "parameters"), ("macs", "MACs"))
+        )
+        note = f"  ({layer['note']})" if layer["note"] else ""
+        print(f"  {layer['name']:<30} {shape:<12} {rank:<9} {sizes}  error {layer['relative_error']:.1%}{note}")
 
 
 def print_inspection(record: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The stages before a build, each from files to files: data, teacher, distilled student, pruned student, ONNX."""
+"""The stages before a build, each from files to files: data, teacher, student, pruned, factorized, ONNX."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.compress.settings import DistillSettings, PruneSettings, TrainSettings
+from picoformer.compress.settings import DistillSettings, FactorizeSettings, PruneSettings, TrainSettings
 from picoformer.config import ModelSection
 from picoformer.datasets import Dataset, augment_digits, digits, load_dataset, save_dataset, synthetic_signal
 from picoformer.errors import ConfigError, DataError
@@ -119,24 +119,62 @@ def prune_model(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Prune heads and neurons, then recover: from the teacher where there is one, else from the labels."""
-    from picoformer.compress.distill import distill
     from picoformer.compress.prune import prune
-    from picoformer.compress.train import evaluate, train
+    from picoformer.compress.train import evaluate
     from picoformer.models.checkpoint import load_checkpoint
 
     data = load_dataset(data_path)
     model, _ = load_checkpoint(checkpoint)
     smaller, report = prune(model, data.x_train, data.y_train, settings)
     before_recovery = evaluate(smaller, data.x_test, data.y_test)
-    if recovery is not None:
-        augmentation = _augmentation(data, augment)
-        if teacher_path is None:
-            train(smaller, data.x_train, data.y_train, recovery, augmentation, _tick(progress, "recovering"))
-        else:
-            teacher, _ = load_checkpoint(teacher_path)
-            tick = _tick(progress, "recovering")
-            distill(teacher, smaller, data.x_train, data.y_train, recovery, augmentation, tick)
+    _recover(smaller, data, recovery, teacher_path, augment, progress)
     return _save(smaller, data, out, accuracy_before_recovery=before_recovery, pruning=report.to_dict())
+
+
+def factorize_model(
+    checkpoint: Path,
+    data_path: Path,
+    settings: FactorizeSettings,
+    out: Path,
+    recovery: DistillSettings | None = None,
+    teacher_path: Path | None = None,
+    augment: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Make matrices into pairs of lower rank, then recover as after pruning."""
+    from picoformer.compress.factorize import factorize
+    from picoformer.compress.train import evaluate
+    from picoformer.models.checkpoint import load_checkpoint
+
+    data = load_dataset(data_path)
+    model, _ = load_checkpoint(checkpoint)
+    smaller, report = factorize(model, data.x_train, settings)
+    before_recovery = evaluate(smaller, data.x_test, data.y_test)
+    _recover(smaller, data, recovery, teacher_path, augment, progress)
+    return _save(smaller, data, out, accuracy_before_recovery=before_recovery, factorization=report.to_dict())
+
+
+def _recover(
+    model: Any,
+    data: Dataset,
+    settings: DistillSettings | None,
+    teacher_path: Path | None,
+    augment: bool,
+    progress: Progress | None,
+) -> None:
+    """Train a compressed model further, in place; not at all without settings."""
+    from picoformer.compress.distill import distill
+    from picoformer.compress.train import train
+    from picoformer.models.checkpoint import load_checkpoint
+
+    if settings is None:
+        return
+    augmentation, tick = _augmentation(data, augment), _tick(progress, "recovering")
+    if teacher_path is None:
+        train(model, data.x_train, data.y_train, settings, augmentation, tick)
+    else:
+        teacher, _ = load_checkpoint(teacher_path)
+        distill(teacher, model, data.x_train, data.y_train, settings, augmentation, tick)
 
 
 def export_checkpoint(checkpoint: Path, out: Path, opset: int = 20) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Torch model to torch model: train, distil, prune; and what a model costs."""
+"""Torch model to torch model: train, distil, prune, factorize; and what a model costs."""

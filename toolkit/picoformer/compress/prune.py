@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from picoformer.compress.count import count_macs, count_parameters
+from picoformer.compress.count import count_macs, count_parameters, count_weights
 from picoformer.compress.settings import PruneSettings
 from picoformer.compress.train import check_labels, use_threads
 from picoformer.errors import DataError, PicoformerError
+from picoformer.models.config import PROJECTIONS
 from picoformer.models.transformer import Attention, FeedForward, Transformer
 
 Masks = tuple[NDArray[np.bool_], ...]
@@ -128,7 +129,8 @@ def shrink(model: Transformer, keep: Keep) -> Transformer:
     """A dense model (eval mode) with only the kept heads and neurons; its output is that of `masked(model,
     keep)`.
 
-    Raises DataError for masks that do not fit or leave a layer empty.
+    A pair of low rank that would now be larger than one matrix is multiplied out. Raises DataError for masks that do
+    not fit or leave a layer empty.
     """
     config = model.config
     for key, masks, counts in (("heads", keep.heads, config.heads), ("neurons", keep.neurons, config.d_ff)):
@@ -140,8 +142,10 @@ def shrink(model: Transformer, keep: Keep) -> Transformer:
         config,
         heads=tuple(int(mask.sum()) for mask in keep.heads),
         d_ff=tuple(int(mask.sum()) for mask in keep.neurons),
+        ranks=(),
     )
     weights = dict(model.state_dict())
+    ranks = [[config.rank(layer, projection) for projection in PROJECTIONS] for layer in range(config.layers)]
     for layer in range(config.layers):
         columns = torch.from_numpy(np.flatnonzero(np.repeat(keep.heads[layer], config.head_dim)))
         rows = torch.from_numpy(np.flatnonzero(keep.neurons[layer]))
@@ -152,14 +156,31 @@ def shrink(model: Transformer, keep: Keep) -> Transformer:
             (f"{attention}.value", columns),
             (f"{feed_forward}.up", rows),
         ):
+            last = f"{name}.expand" if f"{name}.expand.weight" in weights else name
             for part in ("weight", "bias"):
-                weights[f"{name}.{part}"] = weights[f"{name}.{part}"][kept]
-        weights[f"{attention}.out.weight"] = weights[f"{attention}.out.weight"][:, columns]
-        weights[f"{feed_forward}.down.weight"] = weights[f"{feed_forward}.down.weight"][:, rows]
+                weights[f"{last}.{part}"] = weights[f"{last}.{part}"][kept]
+        for name, kept in ((f"{attention}.out", columns), (f"{feed_forward}.down", rows)):
+            first = f"{name}.reduce" if f"{name}.reduce.weight" in weights else name
+            weights[f"{first}.weight"] = weights[f"{first}.weight"][:, kept]
+        for index, projection in enumerate(PROJECTIONS):
+            inputs, outputs = smaller_config.projection_shape(layer, projection)
+            rank = ranks[layer][index]
+            if rank and count_weights(inputs, outputs, rank) >= count_weights(inputs, outputs, 0):
+                name = f"{feed_forward if projection in ('up', 'down') else attention}.{projection}"
+                _multiply_out(weights, name)
+                ranks[layer][index] = 0
+    smaller_config = dataclasses.replace(smaller_config, ranks=tuple(map(tuple, ranks)))
     dtype = next(model.parameters()).dtype
     smaller = Transformer(smaller_config, seed=None).to(dtype)
     smaller.load_state_dict(weights)
     return smaller.eval()
+
+
+def _multiply_out(weights: dict[str, Tensor], name: str) -> None:
+    """Make a pair one matrix again: with fewer heads or neurons around it, the pair would be the larger."""
+    reduce, expand = weights.pop(f"{name}.reduce.weight"), weights.pop(f"{name}.expand.weight")
+    weights[f"{name}.weight"] = expand @ reduce
+    weights[f"{name}.bias"] = weights.pop(f"{name}.expand.bias")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The knobs of training, distillation and pruning: plain checked numbers, without torch, as TOML has them."""
+"""The knobs of training and compression: plain checked numbers, without torch, as TOML has them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from picoformer.errors import ConfigError
 from picoformer.models.config import check_int
 
 RANKINGS = ("layer", "global")
+BUDGETS = ("parameters", "macs")
+METHODS = ("activation", "plain")
 FROM_TOML = {"extra": "forbid"}
 """For whoever validates a TOML table into one of these: an unknown key is an error, not ignored."""
 
@@ -83,6 +85,36 @@ class PruneSettings:
         if self.ranking not in RANKINGS:
             raise ConfigError(f"ranking = {self.ranking!r}; choose one of {', '.join(RANKINGS)}")
         check_int("neuron_multiple", self.neuron_multiple, 1, 1 << 20)
+        check_int("samples", self.samples, 1, 1 << 40)
+        check_int("batch", self.batch, 1, 1 << 20)
+        check_int("threads", self.threads, 1, 1024)
+
+
+@dataclass(frozen=True)
+class FactorizeSettings:
+    """How small the model gets, and in which norm its matrices are cut. Raises ConfigError naming key and mend."""
+
+    __pydantic_config__: ClassVar[Any] = FROM_TOML
+
+    keep: float = 0.7  # share of the whole model's parameters or multiply-accumulates that may stay
+    budget: str = "parameters"  # what `keep` counts: "parameters" or "macs"
+    rank: int = 0  # not 0: this rank wherever it saves something, whatever `keep` says
+    rank_multiple: int = 4  # ranks are multiples of this, for SIMD
+    method: str = "activation"  # "activation": error as calibration inputs see it; "plain": of the matrix alone
+    embedding: bool = True  # the token table or the projection of frames too
+    samples: int = 1024  # activations are measured on the first so many
+    batch: int = 128
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        check_number("keep", self.keep, 0.0, 1.0)
+        for key, choices in (("budget", BUDGETS), ("method", METHODS)):
+            if getattr(self, key) not in choices:
+                raise ConfigError(f"{key} = {getattr(self, key)!r}; choose one of {', '.join(choices)}")
+        check_int("rank", self.rank, 0, 1 << 20)
+        check_int("rank_multiple", self.rank_multiple, 1, 1 << 20)
+        if not isinstance(self.embedding, bool):
+            raise ConfigError(f"embedding = {self.embedding!r}; write true or false")
         check_int("samples", self.samples, 1, 1 << 40)
         check_int("batch", self.batch, 1, 1 << 20)
         check_int("threads", self.threads, 1, 1024)

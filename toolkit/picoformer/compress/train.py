@@ -177,7 +177,7 @@ def _groups(model: nn.Module, extra: Iterable[nn.Module], weight_decay: float) -
     for module in (model, *extra):
         for name, parameter in module.named_parameters():
             matrix = parameter.ndim >= 2 and not name.startswith(
-                ("embedding.token", "embedding.position", "embedding.cls")
+                ("embedding.token.", "embedding.position", "embedding.cls")
             )
             (decayed if matrix else free).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]

@@ -4,7 +4,7 @@ torch."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ POSITIONS = ("learned", "sinusoidal", "none")
 NORM_POSITIONS = ("pre", "post")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 POOLINGS = ("mean", "cls", "none")
+PROJECTIONS = ("query", "key", "value", "out", "up", "down")
+"""The linear layers of an encoder layer, in the order of a layer's `ranks`."""
 
 # Far above any microcontroller, far below what would let a hostile file fill memory.
 MAX_SIZE = 1 << 20
@@ -49,16 +51,25 @@ class TransformerConfig:
     final_norm: bool = True  # LayerNorm after the last layer; pre-norm models want it
     activation: str = "gelu"
     pooling: str = "mean"
+    # For each layer the rank of each of PROJECTIONS: y = W2 (W1 x) + b with that many rows in W1; 0: one whole
+    # matrix. Empty: all whole.
+    ranks: tuple[tuple[int, ...], ...] = ()
+    embedding_rank: int = 0  # the same for the token table or the projection of frames
 
     def __post_init__(self) -> None:
         for key in ("heads", "d_ff", "image", "patch"):
             value = getattr(self, key)
             if isinstance(value, list):
                 object.__setattr__(self, key, tuple(value))
+        if isinstance(self.ranks, Iterable):  # rows that are no lists are named by _check_types
+            rows = tuple(tuple(row) if isinstance(row, Iterable) else row for row in self.ranks)
+            object.__setattr__(self, "ranks", rows)
         self._check_types()
         if self.image is not None and self.sequence == 0:
             object.__setattr__(self, "sequence", self.patches)
         self._check_values()
+        if not any(any(row) for row in self.ranks):  # one spelling for "all whole", so that such models are equal
+            object.__setattr__(self, "ranks", ())
 
     @classmethod
     def uniform(cls, layers: int, heads: int, d_ff: int, d_model: int, **keys: Any) -> TransformerConfig:
@@ -90,9 +101,22 @@ class TransformerConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types: tuples become lists."""
-        return {
+        plain = {
             key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
         }
+        return {**plain, "ranks": [list(row) for row in self.ranks]}
+
+    def projection_shape(self, layer: int, projection: str) -> tuple[int, int]:
+        """(inputs, outputs) of one of PROJECTIONS."""
+        width = self.heads[layer] * self.head_dim
+        if projection in ("up", "down"):
+            shape = (self.d_model, self.d_ff[layer])
+            return shape if projection == "up" else shape[::-1]
+        return (width, self.d_model) if projection == "out" else (self.d_model, width)
+
+    def rank(self, layer: int, projection: str) -> int:
+        """The rank of one of PROJECTIONS; 0 for one whole matrix."""
+        return self.ranks[layer][PROJECTIONS.index(projection)] if self.ranks else 0
 
     @property
     def layers(self) -> int:
@@ -137,6 +161,12 @@ class TransformerConfig:
                 raise ConfigError(f"{key} = {values!r}; write a list of {length} integers")
             for index, value in enumerate(values):
                 check_int(f"{key}[{index}]", value, 1, MAX_SIZE)
+        if not isinstance(self.ranks, tuple) or not all(isinstance(row, tuple) for row in self.ranks):
+            raise ConfigError(f"ranks = {self.ranks!r}; write a list of {len(PROJECTIONS)} integers for each layer")
+        for layer, row in enumerate(self.ranks):
+            for index, value in enumerate(row):
+                check_int(f"ranks[{layer}][{index}]", value, 0, MAX_SIZE)
+        check_int("embedding_rank", self.embedding_rank, 0, MAX_SIZE)
         for key in ("cls_token", "scale_embedding", "final_norm"):
             if not isinstance(getattr(self, key), bool):
                 raise ConfigError(f"{key} = {getattr(self, key)!r}; write true or false")
@@ -174,6 +204,25 @@ class TransformerConfig:
             raise ConfigError(f"positions = 'sinusoidal' needs an even d_model, not {self.d_model}")
         if max(self.tokens, self.d_model) * max(max(self.d_ff), max(self.heads) * self.head_dim) > 1 << 34:
             raise ConfigError("d_model, d_ff, heads and sequence are too large together; reduce one")
+        self._check_ranks()
+
+    def _check_ranks(self) -> None:
+        if self.ranks and (len(self.ranks) != self.layers or any(len(row) != len(PROJECTIONS) for row in self.ranks)):
+            raise ConfigError(f"ranks must hold {len(PROJECTIONS)} integers for each of {self.layers} layers")
+        for layer in range(len(self.ranks)):
+            for index, projection in enumerate(PROJECTIONS):
+                largest = min(self.projection_shape(layer, projection))
+                if self.ranks[layer][index] > largest:
+                    raise ConfigError(
+                        f"ranks[{layer}][{index}] = {self.ranks[layer][index]}, but the matrix of '{projection}' has "
+                        f"rank {largest} at most; write 0 for a whole matrix"
+                    )
+        if self.embedding_rank and self.image is not None:
+            raise ConfigError("embedding_rank does not go with image: patches keep their whole matrix; leave it out")
+        if self.embedding_rank > min(self.vocab_size or self.input_size, self.d_model):
+            raise ConfigError(
+                f"embedding_rank = {self.embedding_rank} is above the rank of the embedding's matrix; lower it"
+            )
 
 
 def reference_encoder_config(activation: str = "gelu") -> TransformerConfig:

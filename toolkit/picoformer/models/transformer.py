@@ -8,22 +8,43 @@ import torch
 from torch import Tensor, nn
 
 from picoformer.errors import DataError
-from picoformer.models.config import TransformerConfig
+from picoformer.models.config import PROJECTIONS, TransformerConfig
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+class LowRankLinear(nn.Module):
+    """A linear layer as a pair of thin ones, y = expand(reduce(x)): rank * (inputs + outputs) weights."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(inputs, rank, bias=False)
+        self.expand = nn.Linear(rank, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        y: Tensor = self.expand(self.reduce(x))
+        return y
+
+
+def linear(inputs: int, outputs: int, rank: int) -> nn.Module:
+    """One whole matrix for rank 0, else a pair; both with a bias."""
+    return LowRankLinear(inputs, outputs, rank) if rank else nn.Linear(inputs, outputs)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017), spelled out: MatMul, Mul, Softmax, MatMul."""
 
-    def __init__(self, d_model: int, heads: int, head_dim: int) -> None:
+    def __init__(
+        self, d_model: int, heads: int, head_dim: int, ranks: tuple[int, int, int, int] = (0, 0, 0, 0)
+    ) -> None:
         super().__init__()
         self.heads = heads
         self.head_dim = head_dim
-        self.query = nn.Linear(d_model, heads * head_dim)
-        self.key = nn.Linear(d_model, heads * head_dim)
-        self.value = nn.Linear(d_model, heads * head_dim)
-        self.out = nn.Linear(heads * head_dim, d_model)
+        self.query = linear(d_model, heads * head_dim, ranks[0])
+        self.key = linear(d_model, heads * head_dim, ranks[1])
+        self.value = linear(d_model, heads * head_dim, ranks[2])
+        self.out = linear(heads * head_dim, d_model, ranks[3])
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, seq, d_model) -> the same; `mask` (batch or 1, 1, 1, seq): 0 for keys to see, else -inf."""
@@ -43,11 +64,11 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Linear, activation, linear."""
 
-    def __init__(self, d_model: int, d_ff: int, activation: str) -> None:
+    def __init__(self, d_model: int, d_ff: int, activation: str, ranks: tuple[int, int] = (0, 0)) -> None:
         super().__init__()
-        self.up = nn.Linear(d_model, d_ff)
+        self.up = linear(d_model, d_ff, ranks[0])
         self.activation = nn.GELU(approximate="tanh") if activation == "gelu_tanh" else ACTIVATION_MODULES[activation]()
-        self.down = nn.Linear(d_ff, d_model)
+        self.down = linear(d_ff, d_model, ranks[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, seq, d_model) -> the same."""
@@ -62,9 +83,10 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.pre = config.norm_position == "pre"
         self.attention_norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
-        self.attention = Attention(config.d_model, config.heads[layer], config.head_dim)
+        query, key, value, out, up, down = (config.rank(layer, projection) for projection in PROJECTIONS)
+        self.attention = Attention(config.d_model, config.heads[layer], config.head_dim, (query, key, value, out))
         self.feed_forward_norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
-        self.feed_forward = FeedForward(config.d_model, config.d_ff[layer], config.activation)
+        self.feed_forward = FeedForward(config.d_model, config.d_ff[layer], config.activation, (up, down))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, seq, d_model) -> the same."""
@@ -87,9 +109,11 @@ class InputEmbedding(nn.Module):
         if config.image is not None and config.patch is not None:
             self.patches = nn.Conv2d(config.image[0], config.d_model, config.patch, stride=config.patch)
         elif config.vocab_size:
-            self.token = nn.Embedding(config.vocab_size, config.d_model)
+            self.token = nn.Embedding(config.vocab_size, config.embedding_rank or config.d_model)
+            if config.embedding_rank:
+                self.token_expand = nn.Linear(config.embedding_rank, config.d_model, bias=False)
         else:
-            self.frames = nn.Linear(config.input_size, config.d_model)
+            self.frames = linear(config.input_size, config.d_model, config.embedding_rank)
         if config.cls_token:
             self.cls = nn.Parameter(torch.empty(1, 1, config.d_model))
         if config.positions == "learned":
@@ -105,6 +129,8 @@ class InputEmbedding(nn.Module):
             rows: Tensor = self.patches(x).flatten(2).transpose(1, 2)
         else:
             rows = self.token(x) if config.vocab_size else self.frames(x)
+            if config.vocab_size and config.embedding_rank:
+                rows = self.token_expand(rows)
         if config.scale_embedding:
             rows = rows * self.scale
         if config.cls_token:

@@ -232,6 +232,8 @@ def quantize(
     scheme: str,
     method: str,
     percentile: float,
+    rounding: str,
+    bias_correction: bool,
     inputs_dtype: str,
     output: Path,
     as_json: bool,
@@ -243,7 +245,7 @@ def quantize(
     from picoformer.exporting import quantize_files
     from picoformer.reporting import print_quality
 
-    settings = quantize_settings(method, percentile, inputs_dtype)
+    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with _progress() as tick:
         record = quantize_files(model, calibration, scheme, output, settings, read_shapes(shapes), tick)
     _print(record, as_json, lambda: print_quality(record))
@@ -266,6 +268,8 @@ def export(
     scheme: str,
     method: str,
     percentile: float,
+    rounding: str,
+    bias_correction: bool,
     inputs_dtype: str,
     form: str,
     target: str,
@@ -279,7 +283,7 @@ def export(
     """
     from picoformer.exporting import export_files
 
-    settings = quantize_settings(method, percentile, inputs_dtype)
+    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with _progress() as tick:
         record = export_files(
             model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick
@@ -302,6 +306,8 @@ def build(
     scheme: str,
     method: str,
     percentile: float,
+    rounding: str,
+    bias_correction: bool,
     inputs_dtype: str,
     target: str,
     prefix: str,
@@ -319,7 +325,7 @@ def build(
     from picoformer.targets import load_target
 
     board = load_target(target)
-    settings = quantize_settings(method, percentile, inputs_dtype)
+    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with _progress() as tick:
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,

@@ -81,7 +81,7 @@ def test_int8_is_equal_down_the_chain(encoder: Trained, dialect: str, tmp_path: 
     for link in (links["torch", "float onnx"], links["float onnx", "float graph"]):
         assert link.max_abs is not None and link.max_abs <= 1e-4  # the largest logit is above 1
     end = links["float onnx", "mps2-an386"]
-    assert end.sqnr_db is not None and end.sqnr_db >= 37.5
+    assert end.sqnr_db is not None and end.sqnr_db >= 36.0
     record = found.to_json()
     assert record["instructions"]["per_inference"] > 1_000_000
     assert len(record["instructions"]["per_operator"]) == 29

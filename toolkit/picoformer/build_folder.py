@@ -106,8 +106,8 @@ def quantize_model(
 
     calibration = with_full_length(graph, calibration)
     tick = None if progress is None else lambda done, total: progress("calibrating", done, total)
-    quantized = quantize(graph, calibration, run_float, settings or QuantizeSettings(), tick)
     try:
+        quantized = quantize(graph, calibration, run_float, settings or QuantizeSettings(), tick)
         lower_graph(quantized)
     except LoweringError as error:
         raise UnsupportedError(f"{error}; build with --scheme float32, or change the model there") from None

@@ -225,6 +225,8 @@ def quantize(
     scheme: str,
     method: str,
     percentile: float,
+    rounding: str,
+    bias_correction: bool,
     inputs_dtype: str,
     output: Path,
     as_json: bool,
@@ -236,7 +238,7 @@ def quantize(
     from picoformer.exporting import quantize_files
     from picoformer.reporting import print_quality
 
-    settings = quantize_settings(method, percentile, inputs_dtype)
+    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with _progress() as tick:
         record = quantize_files(model, calibration, scheme, output, settings, read_shapes(shapes), tick)
     _print(record, as_json, lambda: print_quality(record))
@@ -259,6 +261,8 @@ def export(
     scheme: str,
     method: str,
     percentile: float,
+    rounding: str,
+    bias_correction: bool,
     inputs_dtype: str,
     form: str,
     target: str,
@@ -272,7 +276,7 @@ def export(
     """
     from picoformer.exporting import export_files
 
-    settings = quantize_settings(method, percentile, inputs_dtype)
+    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with _progress() as tick:
         record = export_files(
             model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick
@@ -295,6 +299,8 @@ def build(
     scheme: str,
     method: str,
     percentile: float,
+    rounding: str,
+    bias_correction: bool,
     inputs_dtype: str,
     target: str,
     prefix: str,
@@ -312,7 +318,7 @@ def build(
     from picoformer.targets import load_target
 
     board = load_target(target)
-    settings = quantize_settings(method, percentile, inputs_dtype)
+    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with _progress() as tick:
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,

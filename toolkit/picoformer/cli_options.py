@@ -44,6 +44,19 @@ def quantize_options(function: F) -> F:
             help="Integer type of the model's inputs.",
         ),
         click.option(
+            "--bias-correction/--no-bias-correction",
+            default=True,
+            show_default=True,
+            help="Biases take up the mean error of rounding.",
+        ),
+        click.option(
+            "--rounding",
+            type=click.Choice(["gptq", "nearest"]),
+            default="gptq",
+            show_default=True,
+            help="How weights become integers.",
+        ),
+        click.option(
             "--percentile",
             type=click.FloatRange(50, 100, min_open=True),
             default=99.99,
@@ -72,13 +85,21 @@ def read_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def quantize_settings(method: str, percentile: float, inputs_dtype: str) -> Any:
+def quantize_settings(
+    method: str, percentile: float, inputs_dtype: str, rounding: str = "gptq", bias_correction: bool = True
+) -> Any:
     """The quantizer's settings; raises ConfigError."""
     from picoformer.config import QuantizationSection
 
     if not math.isfinite(percentile):
         raise ConfigError(f"--percentile {percentile}: give a number above 50 and at most 100")
-    section = QuantizationSection(method=method, percentile=percentile, inputs=inputs_dtype)  # type: ignore[arg-type]
+    section = QuantizationSection(
+        method=method,  # type: ignore[arg-type]
+        percentile=percentile,
+        inputs=inputs_dtype,  # type: ignore[arg-type]
+        rounding=rounding,  # type: ignore[arg-type]
+        bias_correction=bias_correction,
+    )
     return section.settings()
 
 

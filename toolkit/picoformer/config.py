@@ -102,6 +102,8 @@ class QuantizationSection(_Section):
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
     samples: Positive = 256
     inputs: Literal["int8", "int16"] = "int8"
+    rounding: Literal["nearest", "gptq"] = "gptq"
+    bias_correction: bool = True
 
     def settings(self) -> QuantizeSettings:
         """The same for the quantizer."""
@@ -109,7 +111,13 @@ class QuantizationSection(_Section):
         from picoformer.quantize import QuantizeSettings
 
         dtype = DType.INT8 if self.inputs == "int8" else DType.INT16
-        return QuantizeSettings(self.method, self.percentile, inputs=dtype)
+        return QuantizeSettings(
+            self.method,
+            self.percentile,
+            inputs=dtype,
+            rounding=self.rounding,
+            bias_correction=self.bias_correction,
+        )
 
 
 class FirmwareSection(_Section):

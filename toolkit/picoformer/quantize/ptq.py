@@ -14,19 +14,23 @@ from picoformer.ops.fixedpoint import quantize_real
 from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric
 from picoformer.quantize.grids import assign_grids
 from picoformer.quantize.observe import Observation, RunFloat, observe
+from picoformer.quantize.rounding import Rounding, refine
 from picoformer.quantize.weights import bias_scale_floor, quantize_bias, quantize_constant, quantize_rows
 
 
 @dataclass(frozen=True)
 class QuantizeSettings:
     """How to quantize. `method` chooses int8 ranges, `percentile` is its share in percent where it is "percentile";
-    `headroom` widens 16-bit ranges beyond the calibration data; `inputs` is the type of the model's float inputs."""
+    `headroom` widens 16-bit ranges beyond the calibration data; `inputs` is the type of the model's float inputs;
+    `rounding` chooses the integers of weights; `bias_correction` lets biases take up the mean error of each Linear."""
 
     method: Method = "percentile"
     percentile: float = 99.99
     headroom: float = 1.5
     inputs: DType = DType.INT8
     constants: DType = DType.INT8
+    rounding: Rounding = "gptq"
+    bias_correction: bool = True
 
 
 def quantize(
@@ -38,12 +42,17 @@ def quantize(
 ) -> Graph:
     """The graph with every value typed for the int8 scheme and every constant an integer.
 
-    `calibration`: input name → (samples, *shape). Raises DataError for data that cannot be used.
+    `calibration`: input name → (samples, *shape). Raises DataError for data that cannot be used, LoweringError naming
+    a node that has no integer form.
     """
     settings = settings or QuantizeSettings()
     seen = observe(graph, calibration, run_float, progress)
     types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, settings.inputs)
-    return verify(_Builder(graph, seen, types, settings).build())
+    typed = verify(_Builder(graph, seen, types, settings).build())
+    if settings.rounding == "nearest" and not settings.bias_correction:
+        return typed
+    rounding, corrects = settings.rounding, settings.bias_correction
+    return verify(refine(graph, typed, calibration, run_float, rounding, corrects, progress))
 
 
 class _Builder:

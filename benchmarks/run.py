@@ -92,7 +92,7 @@ def table(results: dict[str, Any]) -> str:
         "",
         "Made by `make bench`; instructions are executed instructions in the emulator, **not cycles**.",
         f"{results['compiler']}, `{' '.join(results['flags'])}`; {results['emulator']}.",
-        "Reference encoder: sequence 64 × 16 inputs, d 64, 4 heads, FFN 256, 2 pre-norm layers, learned positions, ",
+        "Reference encoder: sequence 64 × 16 inputs, d 64, 4 heads, FFN 256, 2 pre-norm layers, learned positions,",
         "mean pool, 6 classes; 105,670 parameters, 7,405,952 MACs; trained on a synthetic signal.",
         "RAM is arena + stack + data; the wire and the fault handling are counted beside the inference code.",
         "",

@@ -328,3 +328,19 @@ def test_progress_on_a_terminal_and_nothing_of_it_in_the_result(shop: Workshop, 
     code, out, shown = on_a_terminal([*shop.build_words(tmp_path / "b"), "--json"])
     assert code == 0 and strict(out)["model"] == "model"
     assert "calibrating" in shown and "building" in shown
+
+
+def test_an_interrupt_inside_an_import_still_exits_with_130(tmp_path: Path) -> None:
+    """The interpreter remembers an interrupt in executed text (dataclasses and named tuples make some) as unhandled."""
+    example = Path(__file__).resolve().parents[1] / "examples" / "digits" / "pipeline.toml"
+    (tmp_path / "interrupted.py").write_text(
+        "import picoformer.pipeline\n"
+        "def interrupted(*_):\n"
+        "    exec('import os, signal; os.kill(os.getpid(), signal.SIGINT)\\nwhile True: pass')\n"
+        "picoformer.pipeline.run_pipeline = interrupted\n"
+        "from picoformer.cli import main\n"
+        f"main(['run', {str(example)!r}])\n"
+    )
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.strip()) == (130, "picoformer: stopped; nothing half-written is left")

@@ -43,6 +43,7 @@ class _Group(click.Group):
             click.echo(f"picoformer: {error.name} is not installed; pip install 'picoformer[{extra}]'", err=True)
         except (KeyboardInterrupt, click.Abort):
             click.echo("picoformer: stopped; nothing half-written is left", err=True)
+            exec("")  # an interrupt inside an exec of text, as imports do, is remembered as unhandled until the next
             ctx.exit(130)
         except OSError as error:
             click.echo(f"picoformer: {error.filename or 'file system'}: {error.strerror or error}", err=True)

@@ -63,8 +63,8 @@ def round_to_float32(scale: float) -> float:
 
 BLOCK = 32
 """Weights that share a block multiplier."""
-BLOCK_MULTIPLIER_MAX = 255
-"""A block multiplier is a byte, and not 0."""
+BLOCK_MULTIPLIER_MAX = 15
+"""A block multiplier is 1 or more, and its product with any int4 is an int8: sums are bounded as those of int8 weights."""
 
 
 @dataclass(frozen=True)

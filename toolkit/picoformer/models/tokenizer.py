@@ -31,7 +31,7 @@ def train_tokenizer(text: str, kind: str, vocabulary: int = 0) -> Tokenizer:
     if kind == "character":
         names = ["\N{REPLACEMENT CHARACTER}", *sorted(set(text) - {"\N{REPLACEMENT CHARACTER}"})]
         tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token=names[0]))
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"(?s)."), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
         tokenizer.decoder = decoders.Fuse()
         return tokenizer
     if kind != "bpe":

@@ -96,7 +96,9 @@ class QuantParams:
                 raise ValueError("block multipliers go with scales along axis -2, a row of them for each scale")
             if len({len(row) for row in self.block_multipliers}) != 1 or not self.block_multipliers[0]:
                 raise ValueError("every row has the same number of block multipliers, at least one")
-            if not all(type(m) is int and 1 <= m <= BLOCK_MULTIPLIER_MAX for row in self.block_multipliers for m in row):
+            if not all(
+                type(m) is int and 1 <= m <= BLOCK_MULTIPLIER_MAX for row in self.block_multipliers for m in row
+            ):
                 raise ValueError(f"block multipliers are integers from 1 to {BLOCK_MULTIPLIER_MAX}")
         object.__setattr__(self, "scale", tuple(round_to_float32(s) for s in self.scale))
 

@@ -135,7 +135,9 @@ def ends(graph: Graph) -> set[str]:
     leaving: set[str] = set(graph.outputs)
     for node in reversed(graph.nodes):
         readers = graph.consumers.get(node.output, ())
-        if readers and not all(isinstance(r.op, (*LAYOUT, Activation, Softmax)) and r.output in leaving for r in readers):
+        if readers and not all(
+            isinstance(r.op, (*LAYOUT, Activation, Softmax)) and r.output in leaving for r in readers
+        ):
             continue
         leaving.add(node.output)
         if isinstance(node.op, Linear):

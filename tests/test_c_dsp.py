@@ -59,7 +59,7 @@ def test_linear_of_every_small_size(y: DType, core: ArmLibrary) -> None:
 
 @pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
 def test_int4_linear_of_every_small_size(y: DType, core: ArmLibrary) -> None:
-    """K from 1 to 33 and around more blocks, odd and even rows and outputs, every multiplier, sums past a left shift."""
+    """K from 1 to 33 and around more blocks, odd and even rows and outputs, all multipliers, sums past a left shift."""
     rng = np.random.default_rng(2)
     sizes = [(1 + k % 4, 1 + k % 5, k) for k in (*range(1, 34), 63, 64, 65, 100, 129)] + [(21, 3, 512)]
     waiting = []

@@ -64,7 +64,7 @@ def round_to_float32(scale: float) -> float:
 BLOCK = 32
 """Weights that share a block multiplier."""
 BLOCK_MULTIPLIER_MAX = 15
-"""A block multiplier is 1 or more, and its product with any int4 is an int8: sums are bounded as those of int8 weights."""
+"""A block multiplier is at least 1, and its product with any int4 is an int8: sums are bounded as with int8 weights."""
 
 
 @dataclass(frozen=True)

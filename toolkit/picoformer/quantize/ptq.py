@@ -26,9 +26,10 @@ class QuantizeSettings:
     """How to quantize. `method` chooses int8 ranges, `percentile` is its share in percent where it is "percentile";
     `headroom` widens 16-bit ranges beyond the calibration data; `rounding` chooses the integers of weights;
     `bias_correction` lets biases take up the mean error of each Linear. `inputs` is the type of the model's float
-    inputs, `activations` INT16 that of every value, `weights` that of the Linears' weights; a scheme sets the latter two
-    (see `schemes`). With INT4 weights, `block` 32 gives each 32 of a row a multiplier of its own, 0 none; Linears at
-    the ends stay INT8 (see `ends`), and `weight_types` says otherwise for single weights, by their names."""
+    inputs, `activations` INT16 that of every value, `weights` that of the Linears' weights; a scheme sets the latter
+    two (see `schemes`). With INT4 weights `block` 32 gives each 32 of a row a multiplier of their own, 0 gives none.
+    Linears at the ends stay INT8 (see `ends`); `weight_types`, by the weight's name in the float graph, says otherwise
+    for single ones."""
 
     method: Method = "percentile"
     percentile: float = 99.99

@@ -57,8 +57,8 @@ class InputMoments:
 def gptq(weight: Array, scale: Array, hessian: Array, limit: int = WEIGHT_LIMIT) -> Array:
     """(N, K) int8 steps in [−limit, limit] with a small Σ (e·H·eᵀ), e = weight − steps·scale, row by row.
 
-    weight: (N, K). scale: (N,), or (N, K) with blocks. hessian: (K, K), symmetric, no negative eigenvalue; it is damped here. Columns go from
-    the largest variance to the smallest, so that the last, with most put upon them, matter least.
+    weight: (N, K). scale: (N,), or (N, K) with blocks. hessian: (K, K), symmetric, no negative eigenvalue; it is damped
+    here. Columns go from the largest variance to the smallest, so that the last, with most put upon them, matter least.
     """
     width = weight.shape[1]
     variance = np.diag(hessian)

@@ -69,8 +69,8 @@ def linear(site: Site) -> str:
     blocks: dict[str, str] = {}
     if is_int4:
         note = "multiplier of each block of each row"
-        has_blocks = low.block_multiplier is not None
-        blocks["block_multiplier"] = site.array("blocks", low.block_multiplier, note) if has_blocks else "NULL"
+        multipliers = low.block_multiplier
+        blocks["block_multiplier"] = "NULL" if multipliers is None else site.array("blocks", multipliers, note)
     p = site.struct(
         "pf_linear_s4" if is_int4 else "pf_linear",
         weight=site.weight(1),

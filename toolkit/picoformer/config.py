@@ -128,6 +128,7 @@ class QuantizationSection(_Section):
     inputs: Literal["int8", "int16"] = "int8"
     rounding: Literal["nearest", "gptq"] = "gptq"
     bias_correction: bool = True
+    block: Literal[0, 32] = 32  # int4 weights that share a multiplier; 0: a scale per output only
 
     def settings(self) -> QuantizeSettings:
         """The same for the quantizer."""
@@ -141,6 +142,7 @@ class QuantizationSection(_Section):
             inputs=dtype,
             rounding=self.rounding,
             bias_correction=self.bias_correction,
+            block=self.block,
         )
 
 

@@ -25,7 +25,7 @@ from picoformer.compress.generate import sequence_targets
 from picoformer.compress.initialise import init_from_teacher
 from picoformer.compress.loop import Progress, TrainReport, run_loop
 from picoformer.compress.processes import Processes
-from picoformer.compress.samples import IGNORED, Augment, Samples, frozen_views
+from picoformer.compress.samples import Augment, Samples, frozen_views
 from picoformer.compress.settings import DistillSettings
 from picoformer.compress.teacher import (
     PARTS,
@@ -41,6 +41,7 @@ from picoformer.compress.teacher_cache import teacher_outputs
 from picoformer.compress.train import bits_per_label, check_labels, check_several_labels, cross_entropy
 from picoformer.compress.training_state import RunFiles
 from picoformer.errors import ConfigError, DataError
+from picoformer.metrics import IGNORED
 from picoformer.models.transformer import Transformer
 
 __all__ = ["distill", "init_from_teacher", "map_layers", "soft_target_loss"]

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from picoformer.compress.loop import use_threads
-from picoformer.compress.samples import IGNORED
 from picoformer.compress.settings import DistillSettings
 from picoformer.errors import ConfigError, DataError
+from picoformer.metrics import IGNORED
 from picoformer.models.config import TransformerConfig
 from picoformer.models.transformer import Transformer
 

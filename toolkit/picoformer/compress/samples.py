@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from picoformer.metrics import IGNORED
+
 Augment = Callable[[NDArray[Any], np.random.Generator], NDArray[Any]]
 Targets = Callable[[NDArray[np.int64], int], dict[str, Tensor]]
 """Indices of samples and the view -> what the teacher said to them, samples along axis 0."""
-
-IGNORED = -100
-"""The label of a row that is not judged: padding."""
 
 
 class Samples:

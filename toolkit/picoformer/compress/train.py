@@ -14,10 +14,11 @@ from torch.nn import functional
 
 from picoformer.compress.distill_losses import full
 from picoformer.compress.loop import Loss, Progress, TrainReport, run_loop, schedule, use_threads
-from picoformer.compress.samples import IGNORED, Augment, Samples
+from picoformer.compress.samples import Augment, Samples
 from picoformer.compress.settings import TrainSettings
 from picoformer.compress.training_state import RunFiles
 from picoformer.errors import DataError
+from picoformer.metrics import IGNORED
 from picoformer.models.transformer import Transformer
 
 __all__ = [

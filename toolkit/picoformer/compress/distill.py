@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +78,7 @@ def distill(
     check_pair(source, student, x)
     plan = _plan(source, student, x, settings)
     x, y = _with_sequences(source, x, y, settings)
-    if settings.init_from_teacher:
-        _initialise(source, student, settings, files)
+    initialised = _initialise(source, student, settings) if settings.init_from_teacher else None
     views: list[NDArray[Any]] = [x]
     if augment is not None and settings.views:
         views, augment = frozen_views(x, augment, settings.views, settings.seed), None
@@ -91,8 +91,10 @@ def distill(
     processes = Processes(settings.device)
     source.move(processes.device)
     student_device = next(student.parameters()).device
+    origin = "on the fly"
     if augment is None and (files.teacher_outputs is not None or source.is_frozen):
-        samples.targets = teacher_outputs(source, views, plan.wanted, settings.cache_type, files, processes)
+        answers = teacher_outputs(source, views, plan.wanted, settings.cache_type, files.teacher_outputs, processes)
+        samples.targets, origin = answers, "read" if answers.were_read else "computed"
     projections = _projections(student, plan, settings.seed)
 
     def loss(inputs: Tensor, labels: Tensor, targets: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -104,11 +106,12 @@ def distill(
         return bits_per_label(student, x[chosen], y[chosen], settings.threads)
 
     try:
-        return run_loop(
+        report = run_loop(
             student, samples, settings, loss, extra=projections, progress=progress, files=files,
             guess=_guess(student, settings), judge=judge if settings.soft_weight < 1.0 else None,
             identity=f"distill {source.fingerprint()}" if files.state is not None else "",
         )  # fmt: skip
+        return dataclasses.replace(report, teacher_outputs=origin, initialised=initialised)
     finally:
         source.move(student_device)
 
@@ -267,14 +270,10 @@ def _with_sequences(
     return np.concatenate((x, more)), np.concatenate((y, labels))
 
 
-def _initialise(source: Teacher, student: Transformer, settings: DistillSettings, files: RunFiles) -> None:
+def _initialise(source: Teacher, student: Transformer, settings: DistillSettings) -> dict[str, list[str]]:
     if not isinstance(source, TorchTeacher) or not isinstance(source.module, Transformer):
         raise ConfigError(f"teacher {source.name} has no layers to start from; set init_from_teacher = false")
-    report = init_from_teacher(student, source.module, settings.layer_map)
-    files.notify(
-        f"student starts from its teacher: {len(report.copied)} parameters copied, {len(report.cut)} cut to fit, "
-        f"{len(report.left)} left"
-    )
+    return init_from_teacher(student, source.module, settings.layer_map).to_dict()
 
 
 def _guess(student: Transformer, settings: DistillSettings) -> float:

@@ -36,7 +36,7 @@ def attention_loss(scores: Tensor, target: Tensor, kind: str, mask: Tensor | Non
     which keys a row sees: others take no part.
     """
     heads = scores.shape[1]
-    groups = full(target).unflatten(1, (heads, -1))
+    groups = full(target).reshape(len(target), heads, -1, *target.shape[2:])
     if kind == "kl":
         student, teacher = _log_softmax(full(scores), mask), _log_softmax(groups, mask)
         teacher = torch.logsumexp(teacher, dim=2) - math.log(groups.shape[2])
@@ -60,9 +60,9 @@ def relation_loss(values: Tensor, target: Tensor, heads: int, mask: Tensor | Non
 def attention_scores(query: Tensor, key: Tensor, config: TransformerConfig, layer: int) -> Tensor:
     """Scores (batch, heads, rows, rows) of a layer's queries and keys (batch, rows, heads · head_dim), unmasked."""
     heads, key_heads = config.heads[layer], config.key_heads[layer]
-    query = query.unflatten(2, (heads, -1)).transpose(1, 2)
-    key = key.unflatten(2, (key_heads, -1)).transpose(1, 2).repeat_interleave(heads // key_heads, dim=1)
-    return query @ key.transpose(-1, -2) / math.sqrt(config.head_dim)
+    query = query.reshape(*query.shape[:2], heads, -1).transpose(1, 2)
+    key = key.reshape(*key.shape[:2], key_heads, -1).transpose(1, 2).repeat_interleave(heads // key_heads, dim=1)
+    return torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(config.head_dim)
 
 
 def largest_relation_heads(*widths: int) -> int:
@@ -103,8 +103,8 @@ def _normalize(hidden: Tensor) -> Tensor:
 
 
 def _relations(values: Tensor, heads: int) -> Tensor:
-    parts = values.unflatten(2, (heads, -1)).transpose(1, 2)
-    return parts @ parts.transpose(-1, -2) / math.sqrt(parts.shape[-1])
+    parts = values.reshape(*values.shape[:2], heads, -1).transpose(1, 2)
+    return torch.matmul(parts, parts.transpose(-1, -2)) / math.sqrt(parts.shape[-1])
 
 
 def _log_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:

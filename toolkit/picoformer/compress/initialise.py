@@ -63,7 +63,9 @@ def init_from_teacher(student: Transformer, teacher: Transformer, layer_map: tup
         found |= {"head.weight": _cut(given["head.weight"], (None, width)), "head.bias": given["head.bias"]}
     for layer, source in enumerate(pairs):
         found |= _layer(student, layer, teacher, source, width)
-    copied, cut, left = [], [], []
+    copied: list[str] = []
+    cut: list[str] = []
+    left: list[str] = []
     widths = ours.d_model == theirs.d_model
     with torch.no_grad():
         for name, parameter in wanted.items():
@@ -162,8 +164,8 @@ def _attention(
     biases = {part: bias[part].reshape(split[part].shape[:3]) for part in ("query", "key", "value")}
     if heads == given_heads and key_heads < given_key_heads and given_key_heads % key_heads == 0:
         for part in ("key", "value"):
-            split[part] = split[part].unflatten(0, (key_heads, -1)).mean(dim=1)
-            biases[part] = biases[part].unflatten(0, (key_heads, -1)).mean(dim=1)
+            split[part] = split[part].reshape(key_heads, -1, *split[part].shape[1:]).mean(dim=1)
+            biases[part] = biases[part].reshape(key_heads, -1, *biases[part].shape[1:]).mean(dim=1)
         for part in ("query", "out"):
             split[part] = split[part].reshape(key_heads, group, given_size, -1)
         biases["query"] = biases["query"].reshape(key_heads, group, given_size)

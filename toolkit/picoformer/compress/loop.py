@@ -50,6 +50,8 @@ class TrainReport:
     best_epoch: int = 0
     stopped_early: bool = False
     resumed_at: int = 0  # steps that an earlier run had done
+    teacher_outputs: str = ""  # of a distillation: "computed" beforehand, "read" from disk, or "on the fly"
+    initialised: dict[str, list[str]] | None = None  # parameters copied, cut and left where the teacher's were taken
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -281,7 +283,7 @@ class _Loop:
             save_curves(self.files.curves, {**curve, "losses": record.losses, "held_out": record.held_out})
         if self.files.state is None:
             return
-        record.rng, record.scaler = self.rng.bit_generator.state, self.scaler.state_dict()
+        record.rng, record.scaler = dict(self.rng.bit_generator.state), self.scaler.state_dict()
         tensors = {"order": torch.from_numpy(self.order), "rng.cpu": torch.get_rng_state()}
         if self.processes.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.processes.device)

@@ -71,7 +71,8 @@ class Processes:
             return
         flat = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters]
         total = self.sum(torch.cat(flat))
-        for parameter, part in zip(parameters, total.split([part.numel() for part in flat]), strict=True):
+        sizes = [part.numel() for part in flat]
+        for parameter, part in zip(parameters, torch.split(total, sizes), strict=True):
             parameter.grad = part.view_as(parameter).clone()
 
     def from_first(self, value: float) -> float:
@@ -94,6 +95,12 @@ class Processes:
         """Until all have come here."""
         if self._state is not None:
             self._state.wait_for_everyone()
+
+    def leave(self) -> None:
+        """Wait for the others and part from them; this is the last thing to do."""
+        if self._state is not None:
+            self.wait()
+            self._state.destroy_process_group()
 
 
 def several_processes() -> bool:

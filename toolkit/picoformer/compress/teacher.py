@@ -27,8 +27,11 @@ class Teacher(Protocol):
     """Answers batches of inputs with "logits" and, where it can, "hidden.0", "query.0" … of its layers."""
 
     name: str
-    config: TransformerConfig | None  # None where the inside is not known
     is_frozen: bool  # its answers have to be computed beforehand
+
+    @property
+    def config(self) -> TransformerConfig | None:
+        """None where the inside is not known."""
 
     def answer(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
         """What it says of these names to inputs (batch, *input), without gradients, on the inputs' device."""
@@ -47,7 +50,11 @@ class TorchTeacher:
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.name = module, type(module).__name__
-        self.config = module.config if isinstance(module, Transformer) else None
+
+    @property
+    def config(self) -> TransformerConfig | None:
+        """Of a Transformer."""
+        return self.module.config if isinstance(self.module, Transformer) else None
 
     def answer(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
         """As of Teacher. Raises DataError for a module whose output is no tensor."""
@@ -85,7 +92,7 @@ class OnnxTeacher:
     Outputs "hidden_0", "hidden_1", … (batch, rows, width) are taken as the hidden states of its layers.
     """
 
-    config = None
+    config: TransformerConfig | None = None
     is_frozen = True
 
     def __init__(self, path: Path) -> None:

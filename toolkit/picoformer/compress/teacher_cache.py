@@ -16,7 +16,6 @@ from torch import Tensor
 from picoformer.compress.processes import Processes
 from picoformer.compress.samples import hash_arrays
 from picoformer.compress.teacher import Teacher
-from picoformer.compress.training_state import RunFiles
 from picoformer.errors import DataError
 from picoformer.files import atomic_folder, atomic_write_text
 
@@ -27,8 +26,8 @@ FORMAT = "teacher-outputs-1"
 class TeacherOutputs:
     """What a teacher said to each view of the samples: name -> one memory-mapped array (n, ...) a view."""
 
-    def __init__(self, arrays: dict[str, list[NDArray[Any]]]) -> None:
-        self.arrays = arrays
+    def __init__(self, arrays: dict[str, list[NDArray[Any]]], were_read: bool) -> None:
+        self.arrays, self.were_read = arrays, were_read
 
     def __call__(self, chosen: NDArray[np.int64], view: int) -> dict[str, Tensor]:
         """For samples by index: name -> float32 (len(chosen), ...)."""
@@ -43,33 +42,30 @@ def teacher_outputs(
     views: Sequence[NDArray[Any]],
     wanted: Sequence[str],
     kind: str,
-    files: RunFiles,
+    root: Path | None,
     processes: Processes,
 ) -> TeacherOutputs:
-    """The teacher's outputs `wanted` for all views (n, *input), read from `files.teacher_outputs` if they are there.
+    """The teacher's outputs `wanted` for all views (n, *input), read from the folder `root` if they are there.
 
     They lie as one .npy for each name and view, of `kind` "float32" or "float16" (a logit of 20 is then off by 0.008 at
     most), in a folder named after the SHA-256 of teacher, samples, names and kind. One process of each machine computes
     them, the others wait. With nowhere to keep them they stay in memory. Raises DataError for outputs that are not
     finite or do not fit float16.
     """
-    if files.teacher_outputs is None:
-        return TeacherOutputs(_compute(teacher, views, wanted, kind, None, processes))
+    if root is None:
+        return TeacherOutputs(_compute(teacher, views, wanted, kind, None, processes), were_read=False)
     about = {"format": FORMAT, "teacher": teacher.fingerprint(), "samples": hash_arrays(list(views)),
              "outputs": sorted(wanted), "type": kind}  # fmt: skip
-    folder = files.teacher_outputs / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
+    folder = root / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
     with processes.one_by_machine():
         found = _read(folder, views, wanted)
         if found is None:
             with atomic_folder(folder) as fresh:
-                written = _compute(teacher, views, wanted, kind, fresh, processes)
-                size = sum(array.nbytes for arrays in written.values() for array in arrays)
+                _compute(teacher, views, wanted, kind, fresh, processes)
                 atomic_write_text(fresh / "about.json", json.dumps(about, indent=1) + "\n")
-            if processes.is_first:
-                files.notify(f"teacher {teacher.name}: outputs computed, {size / 1e6:.1f} MB in {folder}")
             found = _read(folder, views, wanted)
-        elif processes.is_first:
-            files.notify(f"teacher {teacher.name}: outputs read from {folder}")
+            if found is not None:
+                found.were_read = False
     if found is None:
         raise DataError(f"{folder}: cannot be read back; is the disk full?")
     return found
@@ -88,7 +84,7 @@ def _read(folder: Path, views: Sequence[NDArray[Any]], wanted: Sequence[str]) ->
                 return None
     except (OSError, ValueError, EOFError):
         return None
-    return TeacherOutputs(arrays)
+    return TeacherOutputs(arrays, were_read=True)
 
 
 def _compute(

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from picoformer.compress.settings import TrainSettings
 from picoformer.errors import DataError, PicoformerError
+from picoformer.metrics import IGNORED
 from picoformer.models.transformer import Transformer
 
 Augment = Callable[[NDArray[Any], np.random.Generator], NDArray[Any]]
@@ -24,8 +25,6 @@ Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss o
 Loss = Callable[[Tensor, Tensor], Tensor]  # inputs and labels of a batch -> mean loss
 
 EVALUATION_BATCH = 128
-IGNORED = -100
-"""The label of a row that is not judged: padding."""
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,9 @@ class TransformerConfig:
             raise ConfigError(f"kv_heads has {len(self.kv_heads)} layers, heads {self.layers}; give both the same")
         for layer, (heads, kv_heads) in enumerate(zip(self.heads, self.key_heads, strict=True)):
             if heads % kv_heads:
-                raise ConfigError(f"kv_heads[{layer}] = {kv_heads} does not divide heads[{layer}] = {heads}; change one")
+                raise ConfigError(
+                    f"kv_heads[{layer}] = {kv_heads} does not divide heads[{layer}] = {heads}; change one"
+                )
         if self.tied_head and (not self.vocab_size or self.classes != self.vocab_size or self.embedding_rank):
             raise ConfigError(
                 "tied_head needs token ids, classes = vocab_size and a whole token table (embedding_rank = 0); "

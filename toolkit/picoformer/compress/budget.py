@@ -190,7 +190,8 @@ def _comparable(importance: Importance, settings: PruneSettings) -> Importance:
     if settings.importance == "taylor":
         return importance
     heads, neurons = (
-        tuple(part / max(float(part.sum()), 1e-30) for part in parts) for parts in (importance.heads, importance.neurons)
+        tuple(part / max(float(part.sum()), 1e-30) for part in parts)
+        for parts in (importance.heads, importance.neurons)
     )
     return Importance(heads, neurons, importance.layers, importance.width)
 

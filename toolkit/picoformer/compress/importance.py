@@ -142,9 +142,7 @@ def _taylor(model: Transformer, x: NDArray[Any], y: NDArray[np.int64], settings:
         with _capture(parts) as read, _capture((), _sources(model)) as written, torch.enable_grad():
             loss = loss_of(model, inputs, labels)
             gradients = torch.autograd.grad(loss, [*read, *written])
-        products = [
-            (a * g).detach().double().sum(dim=1) for a, g in zip([*read, *written], gradients, strict=True)
-        ]
+        products = [(a * g).detach().double().sum(dim=1) for a, g in zip([*read, *written], gradients, strict=True)]
         for index, product in enumerate(products[: len(read)]):
             if index % 2 == 0:  # a head is one gate: its columns are summed before the absolute value
                 product = product.reshape(len(product), -1, config.head_dim).sum(dim=-1)

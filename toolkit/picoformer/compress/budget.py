@@ -228,9 +228,9 @@ def _check_reachable(state: _State, limits: Limits, now: TransformerConfig) -> N
     for key, limit in limits.items():
         if COUNTS[key](least) > limit:
             more = [] if state.settings.drop_layers or state.config.layers == 1 else ["drop_layers = true"]
-            more += ["a larger width_fraction", "or a smaller vocabulary"][: 1 + bool(state.config.vocab_size)]
+            more += ["a larger width_fraction", "a smaller vocabulary"][: 1 + bool(state.config.vocab_size)]
             raise ConfigError(
-                f"at most {limit:,} {UNITS[key]} cannot be met: {COUNTS[key](now):,} now, and {COUNTS[key](least):,} with "
-                f"one head and {state.settings.neuron_multiple} neurons a layer; allow {COUNTS[key](least):,}, or try "
-                f"{', '.join(more)}"
+                f"at most {limit:,} {UNITS[key]} cannot be met: {COUNTS[key](now):,} now, and with one head and "
+                f"{state.settings.neuron_multiple} neurons a layer {COUNTS[key](least):,}; allow that, or try "
+                f"{' or '.join(more)}"
             )

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from picoformer.compress.settings import PruneSettings
-from picoformer.compress.train import IGNORED, check_labels, use_threads
+from picoformer.compress.train import check_labels, use_threads
 from picoformer.errors import PicoformerError
+from picoformer.metrics import IGNORED
 from picoformer.models.transformer import Attention, FeedForward, LowRankLinear, Transformer
 
 Array = NDArray[np.float64]
@@ -177,8 +178,8 @@ def _magnitude(model: Transformer, _x: NDArray[Any], _y: NDArray[np.int64], _s: 
     for attention, feed_forward in branches(model):
         query, key, value = (_squares(whole_matrix(m).T) for m in (attention.query, attention.key, attention.value))
         shared = (key + value).reshape(attention.kv_heads, -1)
-        shared = np.repeat(shared, attention.heads // attention.kv_heads, axis=0).reshape(-1)
-        heads.append(query + shared + _squares(whole_matrix(attention.out)))
+        spread = np.repeat(shared, attention.heads // attention.kv_heads, axis=0).reshape(-1)
+        heads.append(query + spread + _squares(whole_matrix(attention.out)))
         neurons.append(_squares(whole_matrix(feed_forward.up).T) + _squares(whole_matrix(feed_forward.down)))
         width += _squares(whole_matrix(attention.out).T) + _squares(whole_matrix(feed_forward.down).T)
     return Importance(tuple(heads), tuple(neurons), width=width)

@@ -21,8 +21,8 @@ DAMPING = 1e-3
 
 
 def reconstruct(model: Transformer, keep: Keep, x: NDArray[Any], settings: PruneSettings) -> Transformer:
-    """A copy of `model` whose `out` and `down` make, from the heads and neurons that stay, as nearly as a linear map and
-    a bias can, what they made of all: on samples `x` (n, *input), by least squares.
+    """A copy of `model` whose `out` and `down` make, from the heads and neurons that stay, as nearly as they can what
+    they made of all: on samples `x` (n, *input), by least squares, without training.
 
     W' = W C[:, K] (C[K, K] + λ)^-1 with the covariance C of the inputs, and the bias takes up what the mean lost (the
     closed form of LeCun et al. 1990 and Hassibi et al. 1993 for whole columns). Columns that go become zero.

@@ -155,13 +155,9 @@ def check_keep(config: TransformerConfig, keep: Keep) -> None:
     """Raise DataError for masks that do not fit the model, leave nothing, or leave groups of unequal size."""
     layers = keep.layers
     if layers is not None and (layers.shape != (config.layers,) or not layers.any()):
-        raise DataError(
-            f"the layers mask is {layers.shape} and keeps {layers.sum()}; keep 1 of {config.layers} at least"
-        )
+        raise DataError(f"the layers mask is {layers.shape}, {layers.sum()} kept; keep 1 of {config.layers} at least")
     if keep.width is not None and (keep.width.shape != (config.d_model,) or not keep.width.any()):
-        raise DataError(
-            f"the width mask is {keep.width.shape}; give one boolean for each of d_model = {config.d_model}"
-        )
+        raise DataError(f"the width mask is {keep.width.shape}; keep 1 of d_model = {config.d_model} at least")
     for key, masks, counts in (("heads", keep.heads, config.heads), ("neurons", keep.neurons, config.d_ff)):
         if tuple(mask.shape for mask in masks) != tuple((count,) for count in counts):
             raise DataError(f"{key} masks do not fit the model's {counts}; give one boolean per {key[:-1]} and layer")
@@ -172,15 +168,14 @@ def check_keep(config: TransformerConfig, keep: Keep) -> None:
         sizes = sorted(set(found[found > 0].tolist()))
         if len(sizes) > 1:
             raise DataError(
-                f"heads masks leave layer {layer} groups of {' and '.join(map(str, sizes))} query heads; keep as many in "
-                "each group that stays"
+                f"heads masks leave layer {layer} groups of {' and '.join(map(str, sizes))} query heads; "
+                "keep as many in each group that stays"
             )
 
 
 def _kept_groups(config: TransformerConfig, layer: int, heads: Mask) -> Mask:
     """The heads of keys and values that some query head still reads."""
-    found: Mask = heads.reshape(config.key_heads[layer], -1).any(axis=1)
-    return found
+    return np.asarray(heads.reshape(config.key_heads[layer], -1).any(axis=1), np.bool_)
 
 
 def _smaller_rank(inputs: int, outputs: int, rank: int) -> int:

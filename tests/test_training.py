@@ -80,7 +80,9 @@ def interrupted(at: int) -> Any:
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("at", [1, 5, 6, 17, 20])
-def test_stopped_at_a_step_it_ends_with_the_same_weights(data: Dataset, tmp_path: Path, at: int, precision: str) -> None:
+def test_stopped_at_a_step_it_ends_with_the_same_weights(
+    data: Dataset, tmp_path: Path, at: int, precision: str
+) -> None:
     """Batch order, augmentation, dropout, moments, held-out part, best weights and scaler all go on."""
     settings = dataclasses.replace(SETTINGS, holdout=0.2, patience=3, precision=precision, checkpoint_steps=2)
 
@@ -206,7 +208,10 @@ def test_curves_hold_every_part_of_the_loss(data: Dataset, tmp_path: Path) -> No
     curves = json.loads((tmp_path / "curves.json").read_text())
     assert [point["step"] for point in curves["points"]] == list(range(1, report.steps + 1))
     for point in curves["points"]:
-        assert point["loss"] == pytest.approx(sum(point["parts"].values())) and set(point["parts"]) == {"labels", "size"}
+        assert point["loss"] == pytest.approx(sum(point["parts"].values())) and set(point["parts"]) == {
+            "labels",
+            "size",
+        }
     assert curves["losses"] == list(report.losses) and curves["held_out"] == list(report.held_out)
 
 
@@ -238,4 +243,3 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     weights = np.concatenate([p.detach().numpy().ravel() for p in alone.parameters()])
     np.testing.assert_allclose(records[0]["weights"], weights, atol=1e-4)
     assert records[0]["wrote"] and not records[1]["wrote"]
-

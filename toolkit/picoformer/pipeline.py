@@ -188,7 +188,7 @@ def _training_stages(
     ]
     checkpoint = student
     if file.pruning is not None:
-        pruned, pruning = out / "pruned.safetensors", file.pruning
+        pruned, pruning = out / "pruned.safetensors", pipeline.pruning
         recovering = file.recovering
         found.append(
             Stage(
@@ -198,7 +198,7 @@ def _training_stages(
                 ),
                 (samples, teacher, student),
                 (pruned,),
-                [pruning, recovering, data.augment],
+                [pruning, recovering, data.augment, load_target(pruning.board).model_dump() if pruning.board else None],
                 code,
             )
         )

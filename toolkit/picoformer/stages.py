@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -262,17 +263,73 @@ def prune_model(
     augment: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Prune heads and neurons, then recover: from the teacher where there is one, else from the labels."""
+    """Prune, in rounds where the settings say so, then recover: from the teacher where there is one, else from the
+    labels. Between rounds it recovers likewise, with the rates of `recovery`."""
     from picoformer.compress.prune import prune
-    from picoformer.compress.train import evaluate
     from picoformer.models.checkpoint import load_checkpoint
 
     data = load_dataset(data_path)
     model, _ = load_checkpoint(checkpoint)
-    smaller, report = prune(model, data.x_train, data.y_train, settings)
-    before_recovery = evaluate(smaller, data.x_test, data.y_test)
+    if settings.rounds > 1 and recovery is None:
+        raise ConfigError(f"rounds = {settings.rounds} needs the section [recovery], which trains in between; add it")
+
+    def recover(smaller: Any, _round: int) -> None:
+        assert recovery is not None
+        short = dataclasses.replace(recovery, epochs=settings.round_epochs)
+        _recover(smaller, data, short, teacher_path, augment, progress)
+
+    smaller, report = prune(
+        model,
+        data.x_train,
+        data.y_train,
+        settings,
+        board_limits(settings),
+        recover,
+        lambda found: float(judge_model(found, data)[_metric(data)]),
+    )
+    before_recovery = report.rounds[-1].metric
     _recover(smaller, data, recovery, teacher_path, augment, progress)
-    return _save(smaller, data, out, accuracy_before_recovery=before_recovery, pruning=report.to_dict())
+    more = {f"{_metric(data)}_before_recovery": before_recovery, "bytes_int8": report.bytes_after}
+    return _save(smaller, data, out, **more, pruning=report.to_dict())
+
+
+def _metric(data: Dataset) -> str:
+    """The figure that a model for this data is judged by."""
+    return "bits_per_character" if data.characters_per_label else "accuracy"
+
+
+def board_limits(settings: PruneSettings) -> Any:
+    """What the flash and RAM of `settings.board` leave for weights and activations; None without a board."""
+    from picoformer.compress.budget import Limits
+    from picoformer.targets import load_target
+
+    if not settings.board:
+        return None
+    target = load_target(settings.board)
+    if target.is_host:
+        raise ConfigError(f"board = '{settings.board}' is this machine, which has no flash; name a board")
+    flash, ram = target.region("code").length, target.region("data").length
+    room = flash - settings.code_bytes
+    if room <= 0:
+        raise ConfigError(f"code_bytes = {settings.code_bytes:,}, but {target.name} has {flash:,} bytes of flash")
+    return Limits(bytes=room, ram=ram - target.stack_bytes)
+
+
+def prune_vocabulary_files(
+    checkpoint: Path, tokenizer_file: Path, corpus: tuple[Path, ...], out: Path, tokenizer_out: Path, min_count: int = 1
+) -> dict[str, Any]:
+    """Keep the tokens that the texts `corpus` use, in a checkpoint and its tokenizer.json; returns sizes."""
+    from picoformer.compress.vocabulary import prune_vocabulary
+    from picoformer.models.checkpoint import load_checkpoint, save_checkpoint
+    from picoformer.models.tokenizer import load_tokenizer, save_tokenizer
+
+    model, _ = load_checkpoint(checkpoint)
+    texts = [_read_text(path) for path in corpus]
+    smaller = prune_vocabulary(model, load_tokenizer(tokenizer_file), texts, min_count)
+    figures = smaller.report.to_dict()
+    save_tokenizer(smaller.tokenizer, tokenizer_out)
+    save_checkpoint(smaller.model, out, {"figures": figures})
+    return figures
 
 
 def factorize_model(

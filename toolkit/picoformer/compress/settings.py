@@ -9,6 +9,8 @@ from picoformer.errors import ConfigError
 from picoformer.models.config import check_int
 
 RANKINGS = ("layer", "global")
+IMPORTANCES = ("taylor", "activation", "magnitude", "random")
+PRUNE_BUDGETS = ("parameters", "bytes", "macs")
 BUDGETS = ("parameters", "macs")
 METHODS = ("activation", "plain")
 DEVICES = ("auto", "cpu", "cuda")
@@ -120,23 +122,74 @@ class PruneSettings:
 
     __pydantic_config__: ClassVar[Any] = FROM_TOML
 
-    head_fraction: float = 0.5  # of all attention heads, dropped
-    neuron_fraction: float = 0.5  # of all feed-forward neurons, dropped
+    # Shares of what there is at first that are dropped. Heads and neurons: half each, unless a budget says how much.
+    head_fraction: float | None = None
+    neuron_fraction: float | None = None
+    layer_fraction: float = 0.0  # of the layers
+    width_fraction: float = 0.0  # of the channels of the residual stream, d_model
     ranking: str = "layer"  # "layer": that fraction in each layer; "global": where it matters least
+    # With a budget, heads and neurons go by importance per cost until the whole model meets it.
+    budget: str = ""  # "parameters", "bytes" (of int8 constants) or "macs"
+    keep: float = 0.5  # share of the budget's count that may stay
+    limit: int = 0  # not 0: that many may stay, whatever `keep` says
+    board: str = ""  # a target whose flash and RAM the model must fit; by estimate
+    code_bytes: int = 24 * 1024  # flash of `board` that code and tables take beside the weights
+    drop_layers: bool = False  # with a budget or a board: whole layers may go too
+    importance: str = "taylor"  # "taylor", "activation", "magnitude" or "random"
+    reconstruct: bool = True  # what stays takes up, by least squares, what went
+    rounds: int = 1  # an equal part of it all goes in each, with `round_epochs` of recovery in between
+    round_epochs: int = 5
     neuron_multiple: int = 4  # layers keep a multiple of this many neurons, for SIMD; rounded up
+    width_multiple: int = 4  # likewise channels
     samples: int = 1024  # importance is accumulated over the first so many
     batch: int = 128
+    seed: int = 0  # of importance = "random"
     threads: int = 1
 
     def __post_init__(self) -> None:
-        check_number("head_fraction", self.head_fraction, 0.0, 1.0)
-        check_number("neuron_fraction", self.neuron_fraction, 0.0, 1.0)
-        if self.ranking not in RANKINGS:
-            raise ConfigError(f"ranking = {self.ranking!r}; choose one of {', '.join(RANKINGS)}")
+        for key in ("head_fraction", "neuron_fraction"):
+            if getattr(self, key) is not None:
+                check_number(key, getattr(self, key), 0.0, 1.0)
+                if self.has_budget:
+                    raise ConfigError(f"{key} and a budget both say how much goes; remove one of them")
+        for key in ("layer_fraction", "width_fraction", "keep"):
+            check_number(key, getattr(self, key), 0.0, 1.0)
+        for key, choices in (
+            ("ranking", RANKINGS),
+            ("importance", IMPORTANCES),
+            ("budget", ("", *PRUNE_BUDGETS)),
+        ):
+            if getattr(self, key) not in choices:
+                raise ConfigError(f"{key} = {getattr(self, key)!r}; choose one of {', '.join(filter(None, choices))}")
+        for key in ("drop_layers", "reconstruct"):
+            if not isinstance(getattr(self, key), bool):
+                raise ConfigError(f"{key} = {getattr(self, key)!r}; write true or false")
+        if not isinstance(self.board, str):
+            raise ConfigError(f"board = {self.board!r}; write the name of a target or the path of its TOML")
+        if self.drop_layers and not self.has_budget:
+            raise ConfigError("drop_layers = true needs a budget or a board; set one, or layer_fraction")
+        if self.limit and not self.budget:
+            raise ConfigError(f"limit = {self.limit} of what? set budget to one of {', '.join(PRUNE_BUDGETS)}")
+        check_int("limit", self.limit, 0, 1 << 60)
+        check_int("code_bytes", self.code_bytes, 0, 1 << 40)
+        check_int("rounds", self.rounds, 1, 1000)
+        check_int("round_epochs", self.round_epochs, 1, 1_000_000)
         check_int("neuron_multiple", self.neuron_multiple, 1, 1 << 20)
+        check_int("width_multiple", self.width_multiple, 1, 1 << 20)
         check_int("samples", self.samples, 1, 1 << 40)
         check_int("batch", self.batch, 1, 1 << 20)
+        check_int("seed", self.seed, 0, (1 << 63) - 1)
         check_int("threads", self.threads, 1, 1024)
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether a budget says how many heads and neurons go, and not their fractions."""
+        return bool(self.budget or self.board)
+
+    @property
+    def layers_may_go(self) -> bool:
+        """Whether whole layers are ranked too."""
+        return self.drop_layers or self.layer_fraction > 0.0
 
 
 @dataclass(frozen=True)

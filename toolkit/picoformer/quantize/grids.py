@@ -15,7 +15,7 @@ import numpy as np
 
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
 from picoformer.ir.operator import Array, Operator
-from picoformer.ops import Add, Attention, Concat, Linear, Reshape, Slice, Softmax, Transpose
+from picoformer.ops import Activation, Add, Attention, Concat, Embedding, Linear, Reshape, Slice, Softmax, Transpose
 from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric, symmetric_per_channel
 from picoformer.quantize.observe import Observation
 
@@ -47,28 +47,19 @@ def assign_grids(
     percentile: float,
     headroom: float,
     input_dtype: DType,
+    activations: DType = DType.INT8,
 ) -> dict[str, TensorType]:
     """The type with QuantParams of every float value that is not a constant.
 
-    `headroom` widens the 16-bit ranges beyond what calibration saw.
+    `headroom` widens the 16-bit ranges beyond what calibration saw; `activations` INT16 makes every value 16 bits wide.
     """
     streams = Streams()
-    wide: set[str] = set()
     for node in graph.nodes:
         dynamic = [n for n in graph.activations(node) if n in seen]
-        if isinstance(node.op, LAYOUT):
+        if isinstance(node.op, (*LAYOUT, Add)):
             for name in dynamic:
                 streams.join(name, node.output)
-        elif isinstance(node.op, Add):
-            for name in dynamic:
-                streams.join(name, node.output)
-            wide.add(node.output)
-    for name in seen:
-        producer = graph.producers.get(name)
-        is_moved = producer is not None and isinstance(producer.op, LAYOUT)
-        single_row = graph.types[name].rows == 1 and not is_moved and name not in graph.inputs
-        if name in graph.outputs or single_row or (name in graph.inputs and input_dtype is DType.INT16):
-            wide.add(name)
+    wide = {name for name in seen if activations is DType.INT16 or _is_wide(graph, name, input_dtype)}
     groups: dict[str, list[str]] = {}
     for name in seen:
         groups.setdefault(streams.root(name), []).append(name)
@@ -78,6 +69,15 @@ def assign_grids(
         for name in members:
             types[name] = TensorType(graph.types[name].shape, grid[0], grid[1])
     return types
+
+
+def _is_wide(graph: Graph, name: str, input_dtype: DType) -> bool:
+    """Whether a value is 16 bits wide for its own sake; what shares its grid is then wide with it."""
+    if name in graph.inputs:
+        return name in graph.outputs or input_dtype is DType.INT16
+    op = graph.producers[name].op
+    single_row = graph.types[name].rows == 1 and not isinstance(op, LAYOUT)
+    return name in graph.outputs or isinstance(op, Add) or single_row
 
 
 def _grid(
@@ -120,3 +120,26 @@ def attention_readers(graph: Graph, name: str) -> tuple[Node, ...]:
     return tuple(
         node for node in graph.consumers.get(name, ()) if isinstance(node.op, Attention) and name in node.inputs[:3]
     )
+
+
+def ends(graph: Graph) -> set[str]:
+    """Names of the Linears whose weights stay 8 bits in the int4 schemes: those that no Linear or Embedding comes
+    before, and those whose result is only moved or passed through a function on its way out of the graph."""
+    begun: set[str] = set()
+    found: set[str] = set()
+    for node in graph.nodes:
+        if isinstance(node.op, Linear) and not begun.intersection(node.inputs):
+            found.add(node.name)
+        if isinstance(node.op, Linear | Embedding) or begun.intersection(node.inputs):
+            begun.add(node.output)
+    leaving: set[str] = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        readers = graph.consumers.get(node.output, ())
+        if readers and not all(
+            isinstance(r.op, (*LAYOUT, Activation, Softmax)) and r.output in leaving for r in readers
+        ):
+            continue
+        leaving.add(node.output)
+        if isinstance(node.op, Linear):
+            found.add(node.name)
+    return found

@@ -214,9 +214,10 @@ def execute(library: Library, lowered: Lowered, *activations: Array, alias: int 
             name = f"pf_attention_{_names(lowered.query, output)}"
             keys, values = np.ascontiguousarray(activations[1]), np.ascontiguousarray(activations[2])
             count = len(keys)
-            sizes = {"head_size": x.shape[-1] // lowered.heads, "value_size": values.shape[-1] // lowered.heads}
+            sizes = {"head_size": x.shape[-1] // lowered.heads, "value_size": values.shape[-1] // lowered.kv_heads}
             valid = int(activations[3]) if lowered.has_valid_length else count
-            scratch = Guarded((library.layout.attention.scratch_bytes(count, *sizes.values()),), np.uint8)
+            layout = library.layout.attention(lowered.query.dtype)
+            scratch = Guarded((layout.scratch_bytes(count, *sizes.values()),), np.uint8)
             p = library.structure("pf_attention", lowered, **sizes)
             library.call(name, p, x, keys, values, y.array, len(x), count, valid, scratch.array)
             library.guard(scratch)

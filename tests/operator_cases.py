@@ -119,30 +119,46 @@ def linear(x: DType, y: DType, wide: bool = False) -> Iterator[Case]:
                 )
 
 
-ATTENTION_SIZES = [(1, 1, 1, 1, 1), (3, 5, 2, 4, 3), (2, 17, 3, 7, 6), (7, 7, 1, 16, 16), (1, 40, 2, 5, 1)]
+ATTENTION_SIZES = [
+    (1, 1, 1, 1, 1, 1, False),
+    (3, 5, 2, 2, 4, 3, False),
+    (2, 17, 3, 3, 7, 6, False),
+    (7, 7, 1, 1, 16, 16, False),
+    (1, 40, 2, 2, 5, 1, False),
+    (3, 9, 4, 2, 5, 3, False),  # groups of queries share keys and values
+    (1, 1, 1, 1, 1, 1, True),
+    (5, 5, 2, 2, 4, 3, True),
+    (8, 8, 6, 2, 3, 5, True),
+    (4, 17, 3, 1, 7, 6, True),  # more keys than queries: the first row sees 14
+    (7, 3, 2, 1, 5, 2, True),  # fewer: the first four rows see none
+    (35, 35, 1, 1, 2, 2, True),
+]
 
 
-def attention(y: DType) -> Iterator[Case]:
-    """Attention: (queries, keys, heads, head size, value size); valid lengths from none to all."""
+def attention(x: DType, y: DType) -> Iterator[Case]:
+    """Attention: (queries, keys, heads, key heads, head size, value size, causal); valid lengths from none to all."""
     rng = np.random.default_rng(2)
-    for queries, keys, heads, size, value_size in ATTENTION_SIZES:
-        shapes = (queries, heads * size), (keys, heads * size), (keys, heads * value_size)
-        columns = zip(*(patterns(rng, shape, S8) for shape in shapes), strict=True)
+    for queries, keys, heads, kv_heads, size, value_size, causal in ATTENTION_SIZES:
+        shapes = (queries, heads * size), (keys, kv_heads * size), (keys, kv_heads * value_size)
+        columns = zip(*(patterns(rng, shape, x) for shape in shapes), strict=True)
         for (note, q), (_, k), (_, v) in columns:
             for valid in (None, 0, 1, (keys + 1) // 2, keys):
                 types = []
-                for value, width in ((q, size), (k, size), (v, value_size)):
-                    scales = tuple(np.repeat(rng.uniform(0.01, 0.05, heads), width))
-                    types.append(TensorType(value.shape, S8, QuantParams(scales, 0, -1)))
-                steps = np.asarray(types[2].quant.scale) * (1.0 if y is S8 else 1 / 256)
-                out = TensorType((queries, v.shape[1]), y, QuantParams(tuple(steps), 0, -1))
+                for value, own, width in ((q, heads, size), (k, kv_heads, size), (v, kv_heads, value_size)):
+                    scales = np.repeat(rng.uniform(0.01, 0.05, own), width) / (1 if x is S8 else 256)
+                    types.append(TensorType(value.shape, x, QuantParams(tuple(scales), 0, -1)))
+                steps = np.asarray(types[2].quant.scale).reshape(kv_heads, -1)[:, 0] * x.minimum / y.minimum
+                steps = np.repeat(steps, heads // kv_heads * value_size)
+                out = TensorType((queries, heads * value_size), y, QuantParams(tuple(steps), 0, -1))
                 inputs = tuple(Operand(t) for t in types)
                 data: tuple[Array, ...] = (q, k, v)
                 if valid is not None:
                     inputs += (Operand(TensorType((), DType.INT32)),)
                     data += (np.int32(valid),)
-                op = Attention(heads, 1.0 / math.sqrt(size) * (1.0 if note != "saturated" else 40.0))
-                yield Case(f"{queries}x{keys}x{heads}x{size}x{value_size} {note} valid {valid}", op, inputs, out, data)
+                scale = 1.0 / math.sqrt(size) * (1.0 if note != "saturated" else 40.0)
+                op = Attention(heads, scale, causal, kv_heads)
+                sizes = f"{queries}x{keys}x{heads}/{kv_heads}x{size}x{value_size}{' causal' if causal else ''}"
+                yield Case(f"{sizes} {note} valid {valid}", op, inputs, out, data)
 
 
 NORM_SIZES = [(1, 1), (3, 2), (2, 5), (4, 16), (3, 63), (2, 512)]
@@ -297,12 +313,12 @@ def _table() -> dict[str, Callable[[], Iterator[Case]]]:
 
     for o, y in TYPES.items():
         enter(f"pf_linear_wide_s16_{o}", linear, S16, y, True)
-        enter(f"pf_attention_s8_{o}", attention, y)
         enter(f"pf_table_s8_{o}", table, y)
         enter(f"pf_interpolate_s16_{o}", interpolated, y)
         enter(f"pf_embedding_{o}", embedding, y)
         for i, x in TYPES.items():
             enter(f"pf_linear_{i}_{o}", linear, x, y)
+            enter(f"pf_attention_{i}_{o}", attention, x, y)
             enter(f"pf_layer_norm_{i}_{o}", layer_norm, x, y, False)
             enter(f"pf_layer_norm_gain_{i}_{o}", layer_norm, x, y, True)
             enter(f"pf_requantize_{i}_{o}", requantize, x, y)

@@ -36,21 +36,28 @@ void pf_linear_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t
 void pf_linear_wide_s16_s8(const pf_linear *p, const int16_t *x, int8_t *y, int32_t rows, void *scratch);
 void pf_linear_wide_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t rows, void *scratch);
 
-/* softmax(q k^T) v of all heads; q: queries x heads*head_size, k: keys x heads*head_size, v: keys x heads*value_size,
- * y: queries x heads*value_size. Keys at or past `valid` (0..keys) are left out. scratch: what the instruction set's directory
- * wants, aligned to 16 bytes; generic: `keys` words. */
+/* softmax(q k^T) v of all heads; q: queries x heads*head_size, k: keys x kv_heads*head_size, v: keys x kv_heads*value_size,
+ * y: queries x heads*value_size. Head h reads keys and values of head h / (heads / kv_heads). Keys at or past `valid` (0..keys)
+ * are left out, and where causal keys past i + keys - queries in row i; a row without a key is zero. scratch: what the
+ * instruction set's directory wants, aligned to 16 bytes; generic: `keys` words. */
 typedef struct pf_attention {
     const int32_t *score_multiplier; /* per head */
     const uint16_t *table;           /* 1024 numerators */
     const int32_t *value_mantissa;   /* per head */
     const int32_t *value_exponent;   /* per head */
-    int32_t heads, head_size, value_size;
+    int32_t heads, kv_heads, head_size, value_size;
     int32_t score_shift;
+    int32_t score_drop; /* low bits that a sum of q k loses before it is a score, so that it fits 32 bits; 0 for s8 */
+    int32_t causal;
 } pf_attention;
 void pf_attention_s8_s8(const pf_attention *p, const int8_t *q, const int8_t *k, const int8_t *v, int8_t *y, int32_t queries,
                         int32_t keys, int32_t valid, int32_t *scratch);
 void pf_attention_s8_s16(const pf_attention *p, const int8_t *q, const int8_t *k, const int8_t *v, int16_t *y, int32_t queries,
                          int32_t keys, int32_t valid, int32_t *scratch);
+void pf_attention_s16_s8(const pf_attention *p, const int16_t *q, const int16_t *k, const int16_t *v, int8_t *y, int32_t queries,
+                         int32_t keys, int32_t valid, int32_t *scratch);
+void pf_attention_s16_s16(const pf_attention *p, const int16_t *q, const int16_t *k, const int16_t *v, int16_t *y,
+                          int32_t queries, int32_t keys, int32_t valid, int32_t *scratch);
 
 /* Normalization of each row; y == x is allowed where the types are the same. gain and offset are NULL where there are none. */
 typedef struct pf_layer_norm {
@@ -170,7 +177,8 @@ typedef struct pf_linear_f32_params {
 void pf_linear_f32(const pf_linear_f32_params *p, const float *x, float *y, int32_t rows);
 typedef struct pf_attention_f32_params {
     float scale;
-    int32_t heads, head_size, value_size;
+    int32_t heads, kv_heads, head_size, value_size;
+    int32_t causal;
 } pf_attention_f32_params;
 /* scratch: `keys` floats */
 void pf_attention_f32(const pf_attention_f32_params *p, const float *q, const float *k, const float *v, float *y, int32_t queries,

@@ -21,8 +21,9 @@ from picoformer.quantize.weights import bias_scale_floor, quantize_bias, quantiz
 @dataclass(frozen=True)
 class QuantizeSettings:
     """How to quantize. `method` chooses int8 ranges, `percentile` is its share in percent where it is "percentile";
-    `headroom` widens 16-bit ranges beyond the calibration data; `inputs` is the type of the model's float inputs;
-    `rounding` chooses the integers of weights; `bias_correction` lets biases take up the mean error of each Linear."""
+    `headroom` widens 16-bit ranges beyond the calibration data; `rounding` chooses the integers of weights;
+    `bias_correction` lets biases take up the mean error of each Linear. `inputs` is the type of the model's float
+    inputs, `activations` INT16 that of every value; a scheme sets the latter (see `schemes`)."""
 
     method: Method = "percentile"
     percentile: float = 99.99
@@ -31,6 +32,7 @@ class QuantizeSettings:
     constants: DType = DType.INT8
     rounding: Rounding = "gptq"
     bias_correction: bool = True
+    activations: DType = DType.INT8
 
 
 def quantize(
@@ -47,7 +49,9 @@ def quantize(
     """
     settings = settings or QuantizeSettings()
     seen = observe(graph, calibration, run_float, progress)
-    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, settings.inputs)
+    types = assign_grids(
+        graph, seen, settings.method, settings.percentile, settings.headroom, settings.inputs, settings.activations
+    )
     typed = verify(_Builder(graph, seen, types, settings).build())
     if settings.rounding == "nearest" and not settings.bias_correction:
         return typed

@@ -11,6 +11,7 @@ from picoformer.backends.c.sources import kernel_isa
 from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node
 from picoformer.ir.operator import Array
+from picoformer.ops import Attention
 
 
 class LinearLayout:
@@ -76,34 +77,37 @@ class Layout:
 
     linear_s8: LinearLayout
     linear_s16: LinearLayout
-    attention: AttentionLayout
+    attention_s8: AttentionLayout
+    attention_s16: AttentionLayout
 
     def linear(self, dtype: DType) -> LinearLayout:
         """The layout for inputs of one type."""
         return {DType.INT8: self.linear_s8, DType.INT16: self.linear_s16}.get(dtype, _PLAIN)
+
+    def attention(self, dtype: DType) -> AttentionLayout:
+        """The scratch for queries, keys and values of one type; float takes as much as plain C does."""
+        return {DType.INT8: self.attention_s8, DType.INT16: self.attention_s16}.get(dtype, _PLAIN_ATTENTION)
 
     def scratch_bytes(self, graph: Graph, node: Node) -> int:
         """Bytes of arena a step needs for itself while it runs; 0 for most."""
         types = [graph.types[name] for name in node.inputs]
         if node.op.kind == "Linear":
             return self.linear(types[0].dtype).scratch_bytes(types[0].rows, types[0].width)
-        if node.op.kind != "Attention":
+        if not isinstance(node.op, Attention):
             return 0
-        keys, heads = types[1].shape[-2], int(getattr(node.op, "heads"))  # noqa: B009
-        if types[0].dtype is DType.FLOAT32:
-            return AttentionLayout().scratch_bytes(keys, 0, 0)
-        return self.attention.scratch_bytes(keys, types[1].width // heads, types[2].width // heads)
+        layout, heads = self.attention(types[0].dtype), node.op.kv_heads
+        return layout.scratch_bytes(types[1].shape[-2], types[1].width // heads, types[2].width // heads)
 
 
 def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-_PLAIN = LinearLayout()
+_PLAIN, _PLAIN_ATTENTION = LinearLayout(), AttentionLayout()
 LINEAR: dict[str, LinearLayout] = {"generic": _PLAIN, "dsp": DspLinearLayout()}
 """Instruction set → the layout of its linear kernels; every name a target's `isa` list may hold."""
-ATTENTION: dict[str, AttentionLayout] = {"generic": AttentionLayout(), "dsp": DspAttentionLayout()}
-"""Instruction set → the scratch of its attention kernel."""
+ATTENTION: dict[str, AttentionLayout] = {"generic": _PLAIN_ATTENTION, "dsp": DspAttentionLayout()}
+"""Instruction set → the scratch of its attention kernels."""
 
 
 def layout_of(target_isa: Sequence[str]) -> Layout:
@@ -119,5 +123,6 @@ def layout_of(target_isa: Sequence[str]) -> Layout:
     return Layout(
         LINEAR[kernel_isa("linear_s8.c", target_isa)],
         LINEAR[kernel_isa("linear_s16.c", target_isa)],
-        ATTENTION[kernel_isa("attention_head.c", target_isa)],
+        ATTENTION[kernel_isa("attention_head_s8.c", target_isa)],
+        ATTENTION[kernel_isa("attention_head_s16.c", target_isa)],
     )

@@ -82,12 +82,17 @@ def linear(site: Site) -> str:
 
 
 def attention(site: Site) -> str:
-    """softmax(q kᵀ) v of all heads; leading dimensions are a loop."""
+    """softmax(q kᵀ) v of all heads, causal or not; leading dimensions are a loop."""
     q, k, v = site.types[:3]
     queries, keys = q.shape[-2], k.shape[-2]
     op, low = site.node.op, site.lowered
     assert isinstance(op, Attention)
-    sizes = {"heads": op.heads, "head_size": q.width // op.heads, "value_size": v.width // op.heads}
+    sizes = {
+        "heads": op.heads,
+        "kv_heads": op.kv_heads,
+        "head_size": q.width // op.heads,
+        "value_size": v.width // op.kv_heads,
+    }
     if isinstance(low, LoweredAttention):
         p = site.struct(
             "pf_attention",
@@ -97,17 +102,16 @@ def attention(site: Site) -> str:
             value_exponent=site.array("value_exponent", _int32(low.value_exponent), "value exponent by head"),
             **sizes,
             score_shift=low.score_shift,
+            score_drop=low.score_drop,
+            causal=int(op.causal),
         )
-        function, scratch = (
-            f"pf_attention{site.types_suffix(q.dtype, site.out.dtype)}",
-            site.scratch(DType.INT32),
-        )
+        function, scratch = f"pf_attention{site.types_suffix(q.dtype, site.out.dtype)}", site.scratch(DType.INT32)
     else:
-        p = site.struct("pf_attention_f32_params", scale=float(op.scale), **sizes)
+        p = site.struct("pf_attention_f32_params", scale=float(op.scale), **sizes, causal=int(op.causal))
         function, scratch = "pf_attention_f32", site.scratch(DType.FLOAT32)
     batch = math.prod(q.shape[:-2])
     pointers = [site.read(0), site.read(1), site.read(2), site.write()]
-    strides = [queries * q.width, keys * k.width, keys * v.width, queries * v.width]
+    strides = [queries * q.width, keys * k.width, keys * v.width, queries * site.out.width]
     tail = ((queries, "queries"), (keys, "keys"), (site.length(3, keys), "valid"), scratch)
     if batch == 1:
         return site.call(function, p, *pointers, *tail)

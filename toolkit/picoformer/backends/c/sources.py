@@ -10,8 +10,9 @@ from picoformer.targets import resource_root
 FILES: dict[str, tuple[str, ...]] = {
     "pf_add_": ("ops/add.c", "kernels/add_plain_span.c", "kernels/add_span.c"),
     "pf_add_f32": ("ops/elementwise_f32.c",),
-    "pf_attention_": ("ops/attention.c", "kernels/attention_head.c"),
     "pf_attention_f32": ("ops/attention_f32.c", "ops/float_math.c"),
+    "pf_attention_s16_": ("ops/attention_s16.c", "kernels/attention_head_s16.c"),
+    "pf_attention_s8_": ("ops/attention_s8.c", "kernels/attention_head_s8.c"),
     "pf_copy_blocks": ("kernels/copy.c",),
     "pf_embedding_": ("ops/embedding.c", "kernels/requantize.c"),
     "pf_embedding_f32": ("ops/embedding_f32.c",),

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from picoformer.ir import DType, TensorType
+from picoformer.ir import DType, QuantParams, TensorType
+
+Array = np.ndarray[Any, Any]
 
 HALF_UP, HALF_EVEN = "half up", "half even"
 """How ties are rounded: as every step of the device does, and as inputs and constants are."""
@@ -53,7 +55,7 @@ class FakeQuantize(nn.Module):
         self.low = type_.dtype.minimum - quant.zero_point
         self.high = type_.dtype.maximum - quant.zero_point
         self.scale: Tensor
-        self.register_buffer("scale", torch.from_numpy(np.array(quant.scale_array(type_.rank))))
+        self.register_buffer("scale", torch.tensor(quant.scale_array(type_.rank)))
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` (samples, *shape) or (*shape) rounded to the grid, still real numbers."""
@@ -63,42 +65,34 @@ class FakeQuantize(nn.Module):
 class QuantizedConstant(nn.Module):
     """A weight, a table or a constant operand that trains on its grid.
 
-    The parameter counts in steps of the grid, so that one learning rate suits wide and narrow grids alike: it is how
-    far, in steps, an update of the optimizer moves a weight. With `learns_scale` the scales train along (LSQ, Esser
-    et al. 2020), as starting scale · e^(SCALE_UNIT · parameter).
+    The parameter counts in steps of the grid, so that one learning rate suits wide and narrow grids alike: it is about
+    how far, in steps, an update of the optimizer moves a weight.
     """
 
-    SCALE_UNIT = 0.1
-
-    def __init__(self, value: np.ndarray[Any, Any], type_: TensorType, learns_scale: bool = False) -> None:
+    def __init__(self, integers: Array, type_: TensorType) -> None:
         super().__init__()
         quant = type_.quant
         if quant is None:
             raise ValueError(f"{type_} is not quantized")
-        self.type = type_
+        self.zero_point = quant.zero_point
         # A symmetric grid leaves the lowest integer out, as the quantizer does: ranges and products stay bounded.
         self.low = (-type_.dtype.maximum if quant.zero_point == 0 else type_.dtype.minimum) - quant.zero_point
         self.high = type_.dtype.maximum - quant.zero_point
-        scale = np.array(quant.scale_array(type_.rank))
-        self.start: Tensor
-        self.register_buffer("start", torch.from_numpy(scale))
-        steps = value.astype(np.float64) / scale
-        self.real = nn.Parameter(torch.tensor(steps, dtype=torch.float32))
-        self.growth = nn.Parameter(torch.zeros(scale.shape)) if learns_scale else None
-
-    @property
-    def scale(self) -> Tensor:
-        """The scales now, shaped to broadcast against the constant."""
-        return self.start if self.growth is None else self.start * torch.exp(self.SCALE_UNIT * self.growth)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.tensor(quant.scale_array(type_.rank)))
+        self.real = nn.Parameter(torch.tensor(integers, dtype=torch.float32) - quant.zero_point)
 
     def steps(self) -> Tensor:
-        """The integers, less the zero point, as real numbers."""
-        real = self.real if self.growth is None else self.real * (self.start / self.scale)
-        return round_straight(real, self.low, self.high, HALF_EVEN)
+        """The integers less the zero point, as real numbers."""
+        return round_straight(self.real, self.low, self.high, HALF_EVEN)
 
     def forward(self) -> Tensor:
         """The constant as the device has it, real numbers."""
         return self.steps() * self.scale
+
+    def integers(self) -> Array:
+        """What the device has, int64."""
+        return self.steps().detach().numpy().astype(np.int64) + self.zero_point
 
 
 class QuantizedBias(nn.Module):
@@ -110,24 +104,26 @@ class QuantizedBias(nn.Module):
 
     LIMIT = DType.INT32.maximum >> 1  # a bit is kept free for the input's folded zero point
 
-    def __init__(self, value: np.ndarray[Any, Any], weight: QuantizedConstant, input_type: TensorType) -> None:
+    def __init__(self, integers: Array, weight: QuantParams, input_type: TensorType) -> None:
         super().__init__()
         assert input_type.quant is not None
-        self.input_scale = input_type.quant.per_tensor_scale
-        start = weight.start.detach().numpy().astype(np.float64).reshape(-1)
-        unit = start * self.input_scale * 2.0 ** (input_type.dtype.bits - 3)
-        self.unit: Tensor
-        self.register_buffer("unit", torch.from_numpy(np.broadcast_to(unit, value.shape).astype(np.float32)))
-        self.real = nn.Parameter(torch.tensor(value / unit, dtype=torch.float32))
+        grid = np.asarray(weight.scale, np.float64) * input_type.quant.per_tensor_scale
+        self.grid: Tensor
+        self.register_buffer("grid", torch.from_numpy(np.broadcast_to(grid, integers.shape).copy()))
+        self.unit = 2.0 ** (input_type.dtype.bits - 3)
+        self.real = nn.Parameter(torch.tensor(integers / self.unit, dtype=torch.float32))
 
-    def steps(self, weight: QuantizedConstant) -> Tensor:
-        """The integers on the accumulators' grid, as real numbers."""
-        scale = weight.scale.reshape(-1) * self.input_scale
-        return round_straight(self.real * self.unit / scale, -self.LIMIT, self.LIMIT, HALF_EVEN)
+    def steps(self) -> Tensor:
+        """The integers, as real numbers."""
+        return round_straight(self.real.double() * self.unit, -self.LIMIT, self.LIMIT, HALF_EVEN)
 
-    def forward(self, weight: QuantizedConstant) -> Tensor:
+    def forward(self) -> Tensor:
         """(N,) the bias as the device has it, real numbers."""
-        return self.steps(weight) * (weight.scale.reshape(-1) * self.input_scale)
+        return (self.steps() * self.grid).to(self.real.dtype)
+
+    def integers(self) -> Array:
+        """What the device has, int64."""
+        return self.steps().detach().numpy().astype(np.int64)
 
 
 class RealConstant(nn.Module):
@@ -136,7 +132,7 @@ class RealConstant(nn.Module):
     The parameter counts in 127ths of the largest magnitude, as an int8 grid would.
     """
 
-    def __init__(self, value: np.ndarray[Any, Any]) -> None:
+    def __init__(self, value: Array) -> None:
         super().__init__()
         self.unit = max(float(np.abs(value).max(initial=0.0)), 1e-3) / 127
         self.real = nn.Parameter(torch.tensor(value.astype(np.float64) / self.unit, dtype=torch.float32))

@@ -71,26 +71,32 @@ def _scale(type_: TensorType) -> float:
 
 
 def _attention(op: Attention, inputs: list[Tensor], step: Lowered | None) -> Tensor:
-    q, k, v = (_split_heads(x, op.heads) for x in inputs[:3])
+    q = _split_heads(inputs[0], op.heads)
+    k, v = (_split_heads(x, op.kv_heads).repeat_interleave(op.heads // op.kv_heads, dim=-3) for x in inputs[1:3])
     scores = (q @ k.transpose(-1, -2)) * op.scale
-    invalid: Tensor | None = None
+    hidden: Tensor | None = None
+    queries, keys = scores.shape[-2:]
+    if op.causal:
+        hidden = torch.arange(keys) > torch.arange(queries)[:, None] + (keys - queries)
     if len(inputs) > 3:
-        invalid = _past(inputs[3], scores.shape[-1]).reshape(-1, *([1] * (scores.ndim - 2)), scores.shape[-1])
-        scores = scores.masked_fill(invalid, -torch.inf)
+        padding = _past(inputs[3], keys).reshape(-1, *([1] * (scores.ndim - 2)), keys)
+        hidden = padding if hidden is None else hidden | padding
     table = step.table if isinstance(step, LoweredAttention) else None
-    return _merge_heads(_probabilities(scores, invalid, table) @ v)
+    return _merge_heads(_probabilities(scores, hidden, table) @ v)
 
 
 def _softmax(op: Softmax, inputs: list[Tensor], step: Lowered | None) -> Tensor:
     return _probabilities(inputs[0], None, step.table if isinstance(step, LoweredSoftmax) else None)
 
 
-def _probabilities(scores: Tensor, invalid: Tensor | None, table: Array | None) -> Tensor:
-    """The softmax of the last axis; a row with nothing valid is zero.
+def _probabilities(scores: Tensor, hidden: Tensor | None, table: Array | None) -> Tensor:
+    """The softmax of the last axis, `hidden` entries left out; a row with nothing else is zero.
 
     With the device's `table` of numerators the distance to the largest score is rounded to its entries, and what is
     read there to its integers.
     """
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, -torch.inf)
     top = scores.amax(dim=-1, keepdim=True).detach()
     distance = torch.where(torch.isfinite(top), top, 0.0) - scores
     if table is None:
@@ -99,8 +105,8 @@ def _probabilities(scores: Tensor, invalid: Tensor | None, table: Array | None) 
         largest = int(table[0])
         distance = round_straight(distance / EXP_STEP, 0, len(table) - 1) * EXP_STEP
         p = round_straight(torch.exp(-distance) * largest, 0, largest, HALF_EVEN)
-    if invalid is not None:
-        p = p.masked_fill(invalid, 0.0)
+    if hidden is not None:
+        p = p.masked_fill(hidden, 0.0)
     total = p.sum(dim=-1, keepdim=True)
     return p / torch.where(total == 0, 1.0, total)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from picoformer.backends.c.isa import layout_of
 from picoformer.ir.operator import Array, Lowered
-from picoformer.ir.types import TensorType
+from picoformer.ir.types import DType, TensorType
 from picoformer.ops import (
     LoweredAdd,
     LoweredAttention,
@@ -202,11 +202,15 @@ def execute(library: Library, lowered: Lowered, *activations: Array, alias: int 
         x = y.array
     match lowered:
         case LoweredLinear():
-            name = f"pf_linear_{'wide_' if lowered.wide else ''}{_names(lowered.input, output)}"
+            is_int4 = lowered.weight_dtype is DType.INT4
+            kind = "pf_linear_s4" if is_int4 else "pf_linear"
+            name = (
+                f"pf_linear_{'wide_' if lowered.wide else ''}{'s4_' if is_int4 else ''}{_names(lowered.input, output)}"
+            )
             n, k = lowered.weight.shape
-            rows, layout = x.size // k, library.layout.linear(lowered.input.dtype)
+            rows, layout = x.size // k, library.layout.linear(lowered.input.dtype, lowered.weight_dtype)
             weight, block = layout.pack_weight(lowered.weight), layout.block(rows, k)
-            p = library.structure("pf_linear", lowered, n=n, k=k, weight=weight, block=block)
+            p = library.structure(kind, lowered, n=n, k=k, weight=weight, block=block)
             scratch = Guarded((layout.scratch_bytes(rows, k),), np.uint8)
             library.call(name, p, x, y.array, rows, scratch.array)
             library.guard(scratch)

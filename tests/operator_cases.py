@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 
 from picoformer.ir.operator import Array, Lowered, Operand, Operator
-from picoformer.ir.types import DType, QuantParams, TensorType
+from picoformer.ir.types import BLOCK, DType, QuantParams, TensorType
 from picoformer.ops import (
     Activation,
     Add,
@@ -57,7 +57,7 @@ class Case:
             quant = operand.type.quant
             if quant is not None:
                 scale = quant.scale_array(value.ndim).astype(np.float64)
-                value = (value.astype(np.float64) - quant.zero_point) * scale
+                value = (value.astype(np.float64) - quant.zero_point) * scale * quant.element_multipliers(value.shape)
             values.append(value)
         quant = self.output.quant
         assert quant is not None
@@ -117,6 +117,41 @@ def linear(x: DType, y: DType, wide: bool = False) -> Iterator[Case]:
                     of((rows, n), y, scale, 11),
                     (data,),
                 )
+
+
+INT4_SIZES = [(1, 1, 1), (3, 2, 7), (2, 5, 31), (1, 3, 32), (5, 3, 33), (4, 4, 64), (6, 7, 97)]
+
+
+def linear_int4(x: DType, y: DType, wide: bool = False) -> Iterator[Case]:
+    """Linear with int4 weights, with and without blocks: (rows, n, k); with `wide`, sums past 31 bits."""
+    rng = np.random.default_rng(10)
+    for rows, n, k in [(1, 1, 700), (3, 4, 1031)] if wide else INT4_SIZES:
+        for blocks in (True,) if wide else (False, True):
+            for note, data in patterns(rng, (rows, k), x):
+                weight = rng.integers(-7, 8, (n, k))
+                multipliers = rng.integers(1, 16, (n, -(-k // BLOCK)))
+                if wide or note in ("saturated", "lowest"):
+                    weight, multipliers[0] = rng.choice([-7, 7], (n, k)), 15
+                if wide and note == "lowest":
+                    weight = np.full((n, k), 7)
+                weight[-1] *= n == 1 or note != "random"
+                scales = rng.uniform(0.001, 0.02, n)
+                x_type = of((rows, k), x, 0.03 if x is S8 else 0.0002, -17)
+                rows_of_multipliers = tuple(map(tuple, multipliers.tolist())) if blocks else ()
+                w_type = TensorType((n, k), DType.INT4, QuantParams(tuple(scales), 0, -2, rows_of_multipliers))
+                x_scale = x_type.quant.scale[0]
+                b_type = TensorType((n,), DType.INT32, QuantParams(tuple(scales * x_scale), 0, -1))
+                bias = rng.integers(-5000, 5001, n).astype(np.int32)
+                spread = 0.01 * 7 * (8 if blocks else 1) * math.sqrt(k) * x_scale * -x.minimum
+                for fit in (1.0, 0.02):
+                    constants = (Operand(w_type, weight.astype(np.int8)), Operand(b_type, bias))
+                    yield Case(
+                        f"{rows}x{n}x{k} {'blocks ' if blocks else ''}{note} {fit}",
+                        Linear(),
+                        (Operand(x_type), *constants),
+                        of((rows, n), y, spread * fit / -y.minimum, 11),
+                        (data,),
+                    )
 
 
 ATTENTION_SIZES = [
@@ -313,11 +348,13 @@ def _table() -> dict[str, Callable[[], Iterator[Case]]]:
 
     for o, y in TYPES.items():
         enter(f"pf_linear_wide_s16_{o}", linear, S16, y, True)
+        enter(f"pf_linear_wide_s4_s16_{o}", linear_int4, S16, y, True)
         enter(f"pf_table_s8_{o}", table, y)
         enter(f"pf_interpolate_s16_{o}", interpolated, y)
         enter(f"pf_embedding_{o}", embedding, y)
         for i, x in TYPES.items():
             enter(f"pf_linear_{i}_{o}", linear, x, y)
+            enter(f"pf_linear_s4_{i}_{o}", linear_int4, x, y)
             enter(f"pf_attention_{i}_{o}", attention, x, y)
             enter(f"pf_layer_norm_{i}_{o}", layer_norm, x, y, False)
             enter(f"pf_layer_norm_gain_{i}_{o}", layer_norm, x, y, True)

@@ -128,6 +128,7 @@ class QuantizationSection(_Section):
     inputs: Literal["int8", "int16"] = "int8"
     rounding: Literal["nearest", "gptq"] = "gptq"
     bias_correction: bool = True
+    block: Literal[0, 32] = 32  # int4 weights that share a multiplier; 0: a scale per output only
 
     def settings(self) -> QuantizeSettings:
         """The same for the quantizer."""
@@ -141,6 +142,7 @@ class QuantizationSection(_Section):
             inputs=dtype,
             rounding=self.rounding,
             bias_correction=self.bias_correction,
+            block=self.block,
         )
 
 
@@ -235,6 +237,15 @@ class Pipeline:
         """The target's name, or the path of its TOML, which is written relative to this file."""
         name = self.file.firmware.target
         return self.beside(name) if name.endswith(".toml") or "/" in name else name
+
+    @property
+    def pruning(self) -> PruneSettings:
+        """[pruning] with this file's seed, its board by name or by a path that no longer is relative."""
+        found = self.file.pruning or PruneSettings()
+        board = found.board
+        if board.endswith(".toml") or "/" in board:
+            board = str(self.beside(board))
+        return replace(found, board=board, seed=self.file.seed)
 
     def beside(self, relative: str) -> Path:
         """A path written in the TOML, relative to it."""

@@ -150,7 +150,9 @@ def inspect_file(model: Path, shapes: Shapes | None = None) -> dict[str, Any]:
                 "macs": node.op.macs(types, graph.types[node.output]),
             }
         )
+    parts = {} if model.suffix != ".safetensors" else {"parts": inspect_parts(model)}
     return {
+        **parts,
         "model": graph.name,
         "inputs": {name: list(graph.types[name].shape) for name in graph.inputs},
         "outputs": {name: list(graph.types[name].shape) for name in graph.outputs},
@@ -158,3 +160,19 @@ def inspect_file(model: Path, shapes: Shapes | None = None) -> dict[str, Any]:
         "macs": graph.macs,
         "operators": rows,
     }
+
+
+def inspect_parts(checkpoint: Path) -> list[dict[str, Any]]:
+    """What the embedding, each layer and the head of a checkpoint cost; `bytes` is an estimate of int8 constants."""
+    from picoformer.compress.count import count_parts
+    from picoformer.models.checkpoint import load_checkpoint
+
+    config = load_checkpoint(checkpoint)[0].config
+    rows: list[dict[str, Any]] = []
+    for part in count_parts(config):
+        row = {"name": part.name, "parameters": part.parameters, "bytes": part.bytes, "macs": part.macs}
+        if part.name.startswith("layers."):
+            layer = int(part.name.removeprefix("layers."))
+            row |= {"heads": config.heads[layer], "kv_heads": config.key_heads[layer], "neurons": config.d_ff[layer]}
+        rows.append(row)
+    return rows

@@ -4,6 +4,7 @@
  * holds files of the same names with the same symbols; a build takes each file from the first directory of its list that
  * has one. Operators that are one loop over whole rows are primitives themselves, with the prototypes of ops.h:
  *   linear_s8.c, linear_s16.c, linear_wide_s16.c    a linear layer over all its rows (decides the layout of the weight)
+ *   linear_s4_s8.c, linear_s4_s16.c, linear_wide_s4_s16.c    the same with weights of 4 bits
  *   requantize.c, table.c, interpolate.c, copy.c
  * The others are pieces that firmware/ops/ puts together:
  *   attention_head_s8.c, attention_head_s16.c    one head, all queries

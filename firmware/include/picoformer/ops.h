@@ -36,6 +36,28 @@ void pf_linear_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t
 void pf_linear_wide_s16_s8(const pf_linear *p, const int16_t *x, int8_t *y, int32_t rows, void *scratch);
 void pf_linear_wide_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t rows, void *scratch);
 
+/* The same with weights of 4 bits, -7..7: y[r][n] = requantize(bias[n] + sum_k m[n][k / 32] * weight[n][k] * x[r][k]). A product
+ * of m and a weight fits int8. scratch as above; generic: k bytes */
+typedef struct pf_linear_s4 {
+    const uint8_t *weight;           /* two to a byte, laid out as the instruction set's directory wants it; generic: row by
+                                        row, (k + 1) / 2 bytes each, the earlier one in the low half */
+    const uint8_t *block_multiplier; /* m, 1..15: n x (k + 31) / 32, or NULL where all are 1 */
+    const int32_t *bias;             /* n; the zero point of the input is folded in */
+    const int32_t *multiplier;       /* n */
+    int32_t n, k;
+    int32_t shift; /* 1..32 */
+    int32_t zero_point;
+    int32_t headroom; /* every sum times 2^headroom was proven to fit 32 bits */
+    int32_t block;    /* rows of x that scratch holds at a time; 0 where the kernel keeps none there */
+} pf_linear_s4;
+void pf_linear_s4_s8_s8(const pf_linear_s4 *p, const int8_t *x, int8_t *y, int32_t rows, void *scratch);
+void pf_linear_s4_s8_s16(const pf_linear_s4 *p, const int8_t *x, int16_t *y, int32_t rows, void *scratch);
+void pf_linear_s4_s16_s8(const pf_linear_s4 *p, const int16_t *x, int8_t *y, int32_t rows, void *scratch);
+void pf_linear_s4_s16_s16(const pf_linear_s4 *p, const int16_t *x, int16_t *y, int32_t rows, void *scratch);
+/* The same with 64-bit sums, where 32 bits were not proven to be enough. */
+void pf_linear_wide_s4_s16_s8(const pf_linear_s4 *p, const int16_t *x, int8_t *y, int32_t rows, void *scratch);
+void pf_linear_wide_s4_s16_s16(const pf_linear_s4 *p, const int16_t *x, int16_t *y, int32_t rows, void *scratch);
+
 /* softmax(q k^T) v of all heads; q: queries x heads*head_size, k: keys x kv_heads*head_size, v: keys x kv_heads*value_size,
  * y: queries x heads*value_size. Head h reads keys and values of head h / (heads / kv_heads). Keys at or past `valid` (0..keys)
  * are left out, and where causal keys past i + keys - queries in row i; a row without a key is zero. scratch: what the

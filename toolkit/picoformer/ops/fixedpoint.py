@@ -154,8 +154,8 @@ def quantize_real(value: Array, quant: QuantParams, dtype: DType) -> Array:
 
 
 def dequantize(value: Array, quant: QuantParams) -> Array:
-    """float32((integer − zero_point) · scale)."""
-    steps = value.astype(np.float64) - quant.zero_point
+    """float32((integer − zero_point) · scale); a block multiplier, where there is one, is exact in between."""
+    steps = (value.astype(np.float64) - quant.zero_point) * quant.element_multipliers(value.shape)
     result: Array = (steps * quant.scale_array(value.ndim)).astype(np.float32)
     return result
 

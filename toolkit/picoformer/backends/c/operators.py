@@ -65,9 +65,16 @@ def linear(site: Site) -> str:
     wide = "_wide" if low.wide else ""
     if low.wide and x.dtype is not DType.INT16:
         raise site.unsupported(f"a sum over its {k} inputs may pass 32 bits, and 8-bit inputs have no wide variant")
+    is_int4 = low.weight_dtype is DType.INT4
+    blocks: dict[str, str] = {}
+    if is_int4:
+        note = "multiplier of each block of each row"
+        multipliers = low.block_multiplier
+        blocks["block_multiplier"] = "NULL" if multipliers is None else site.array("blocks", multipliers, note)
     p = site.struct(
-        "pf_linear",
+        "pf_linear_s4" if is_int4 else "pf_linear",
         weight=site.weight(1),
+        **blocks,
         bias=site.array("bias", _int32(low.bias), "bias, the zero point of the input folded in"),
         multiplier=site.array("multiplier", _int32(low.multiplier), "multiplier of each output"),
         n=n,
@@ -75,9 +82,10 @@ def linear(site: Site) -> str:
         shift=low.shift,
         zero_point=low.zero_point,
         headroom=low.headroom,
-        block=site.layout.linear(x.dtype).block(x.rows, k),
+        block=site.layout.linear(x.dtype, w.dtype).block(x.rows, k),
     )
-    function = f"pf_linear{wide}{site.types_suffix(x.dtype, site.out.dtype)}"
+    types = (*([w.dtype] if is_int4 else []), x.dtype, site.out.dtype)
+    function = f"pf_linear{wide}{site.types_suffix(*types)}"
     return site.call(function, p, site.read(0), site.write(), rows, site.scratch(DType.INT32))
 
 

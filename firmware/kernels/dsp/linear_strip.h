@@ -77,7 +77,7 @@ DEFINE_STRIP(s16, "16", "strh.w")
     static void exact_##OUT(const strip *s, int32_t shift, PF_TYPE_##OUT *y, int32_t n, int32_t count, int32_t words) {          \
         const int32_t columns = s->row1 != 0 ? 2 : 1;                                                                            \
         int32_t sums[4];                                                                                                         \
-        pf_products pair = {s->w, s->w_end, s->a, s->a + words, s->skip, sums, 0u};                                              \
+        pf_products pair = {s->a, s->w, s->w_end, s->a + words, 0u, s->skip, sums};                                              \
         for (int32_t r = 0; r < count; r++) {                                                                                    \
             const int32_t second = (r & 1) * 2;                                                                                  \
             if (second == 0) {                                                                                                   \

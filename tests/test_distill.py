@@ -19,6 +19,7 @@ from picoformer.compress.distill_losses import (
     largest_relation_heads,
     relation_loss,
     soft_target_loss,
+    spread_layers,
 )
 from picoformer.compress.generate import generate, sequence_targets
 from picoformer.compress.initialise import init_from_teacher
@@ -171,6 +172,15 @@ def test_the_same_shape_starts_as_the_teacher(teacher: Transformer, data: Datase
     report = init_from_teacher(student, teacher)
     assert not report.cut and not report.left and len(report.copied) == len(list(student.parameters()))
     np.testing.assert_array_equal(predict(student, data.x_test), predict(teacher, data.x_test))
+
+
+def test_first_weights_come_from_the_first_layer_on() -> None:
+    """A student whose first layer never saw embeddings starts worse than a random one (measured on a decoder)."""
+    assert spread_layers(2, 4) == (0, 3) and spread_layers(1, 4) == (0,) and spread_layers(3, 6) == (0, 2, 5)
+    teacher, student = Transformer(CONFIG, seed=1), Transformer(dataclasses.replace(CONFIG, heads=(4,), d_ff=(16,)))
+    init_from_teacher(student, teacher)
+    given, taken = (m.state_dict()["layers.0.feed_forward.up.weight"] for m in (teacher, student))
+    assert torch.equal(given, taken)
 
 
 def test_what_does_nothing_is_what_is_cut(data: Dataset) -> None:

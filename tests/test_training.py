@@ -121,8 +121,10 @@ def test_the_state_of_another_run_is_left_with_a_line(data: Dataset, tmp_path: P
     assert run(**settings).resumed_at == 0 and not lines
     assert run(**settings).resumed_at == run(**settings, checkpoint_steps=5).resumed_at == 6
     assert all("goes on after step 6 of 6" in line for line in lines)
+    state = (tmp_path / "state").read_bytes()
     for change in ({"learning_rate": 1e-3}, {"x": data.x_train * np.float32(2)}, {"start": 1}):
         lines.clear()
+        (tmp_path / "state").write_bytes(state)
         assert run(**{**settings, **change}).resumed_at == 0
         assert len(lines) == 1 and "other settings, data or models" in lines[0]
     (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:100])

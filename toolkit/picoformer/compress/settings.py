@@ -223,6 +223,33 @@ class FactorizeSettings:
         check_int("threads", self.threads, 1, 1024)
 
 
+@dataclass(frozen=True)
+class QatSettings(TrainSettings):
+    """The loop's knobs where integers are trained on their grids, and what counts how much. Raises ConfigError.
+
+    Weights count in steps of their grid, so `learning_rate` is about how far, in steps, one update moves a weight.
+    """
+
+    epochs: int = 10
+    batch: int = 32
+    learning_rate: float = 0.05
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    soft_weight: float = 1.0  # of the float model's soft targets; labels, where there are any, get what is left to 1
+    temperature: float = 2.0
+    match_weight: float = 1.0  # of the squared error of the outputs, relative to their energy, on top
+    hidden_weight: float = 0.3  # of the same error of the residual sums, their mean
+    settle: float = 0.3  # how strongly weights are drawn to the integer they stand for, at the end; 0: not at all
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("soft_weight", self.soft_weight, 0.0, 1.0)
+        check_number("temperature", self.temperature, 0.01, 1000.0)
+        check_number("match_weight", self.match_weight, 0.0, 1e6)
+        check_number("hidden_weight", self.hidden_weight, 0.0, 1e6)
+        check_number("settle", self.settle, 0.0, 10.0)
+
+
 def check_number(key: str, value: object, low: float, high: float) -> None:
     """Raise ConfigError unless `value` is a number in the range; NaN is not."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:

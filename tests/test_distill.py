@@ -212,6 +212,15 @@ def test_what_does_nothing_is_what_is_cut(data: Dataset) -> None:
     np.testing.assert_allclose(predict(student, data.x_test), whole, atol=2e-5)
 
 
+@pytest.mark.parametrize("change", [{"head_dim": 3}, {"heads": (2, 2), "kv_heads": (2, 2)}, {"kv_heads": (1, 1)}])
+def test_the_teacher_stays_as_it_is(change: dict[str, Any]) -> None:
+    teacher = Transformer(dataclasses.replace(CONFIG, kv_heads=(2, 2)), seed=1)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    report = init_from_teacher(Transformer(dataclasses.replace(teacher.config, **change), seed=2), teacher)
+    assert "layers.0.attention.query.weight" in (*report.cut, *report.copied)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
 def test_shared_keys_and_values_are_group_means() -> None:
     config = dataclasses.replace(CONFIG, kv_heads=(2, 2))
     teacher, student = Transformer(CONFIG, seed=1), Transformer(config, seed=2)

@@ -155,8 +155,8 @@ def _attention(
     heads, key_heads, size = ours.heads[layer], ours.key_heads[layer], ours.head_dim
     given_heads, given_key_heads, given_size = theirs.heads[source], theirs.key_heads[source], theirs.head_dim
     group, given_group = heads // key_heads, given_heads // given_key_heads
-    weight = {part: getattr(attention, part).weight.detach() for part in parts}
-    bias = {part: getattr(attention, part).bias.detach() for part in parts}
+    weight = {part: getattr(attention, part).weight.detach().clone() for part in parts}  # cut in place below
+    bias = {part: getattr(attention, part).bias.detach().clone() for part in parts}
     # (key heads, heads of each, head_dim, d_model) for all four.
     split = {
         "query": weight["query"].reshape(given_key_heads, given_group, given_size, -1),

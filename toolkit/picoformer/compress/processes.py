@@ -83,8 +83,7 @@ class Processes:
         """The first process's number, in all of them: decisions must not differ by a rounding."""
         if self.count == 1:
             return value
-        mine = torch.tensor([value if self.is_first else 0.0], dtype=torch.float64)
-        return float(self.sum(mine.to(self.device) if self.device.type == "cpu" else mine.float().to(self.device)))
+        return float(self.sum(torch.tensor([value if self.is_first else 0.0], dtype=torch.float64, device=self.device)))
 
     @contextlib.contextmanager
     def one_by_machine(self) -> Iterator[None]:

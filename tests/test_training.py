@@ -191,7 +191,7 @@ def test_mixed_precision_learns(data: Dataset, precision: str) -> None:
     model = Transformer(CONFIG)
     up: Any = model.layers[0]
     up.feed_forward.up.register_forward_hook(lambda _m, _i, output: half.add(output.dtype))
-    settings = TrainSettings(epochs=30, batch=16, learning_rate=1e-2, precision=precision)
+    settings = TrainSettings(epochs=20, batch=16, learning_rate=1e-2, precision=precision)
     train(model, data.x_train, data.y_train, settings)
     assert half == {getattr(torch, precision)}
     assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -14,6 +14,7 @@ import torch
 from command_line import refuses, succeeds
 from picoformer.compress.budget import Limits, choose_under, find_limits
 from picoformer.compress.count import count_bytes, count_macs, count_parameters, count_parts, count_ram
+from picoformer.compress.covariance import eliminate
 from picoformer.compress.importance import Importance, measure_importance
 from picoformer.compress.prune import choose, prune
 from picoformer.compress.reconstruct import reconstruct
@@ -151,7 +152,7 @@ def test_reconstruction_is_the_best_linear_fit() -> None:
 # --- importance -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("importance", ["taylor", "activation", "magnitude"])
+@pytest.mark.parametrize("importance", ["taylor", "reconstruction", "activation", "magnitude"])
 def test_what_does_nothing_is_unimportant(importance: str) -> None:
     """A head, a neuron, a channel without weights behind it, a layer that adds nothing."""
     for config in (ENCODER, dataclasses.replace(DECODER, tied_head=False)):
@@ -176,6 +177,30 @@ def test_what_does_nothing_is_unimportant(importance: str) -> None:
             assert smallest_head == 1 and found.heads[1][1] == 0
             assert smallest_neuron == 5 and found.neurons[0][5] == 0
         assert not choose(found, settings, config).layers[2] or (found.layers < 0).any()
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_elimination_takes_the_least_error_at_every_step(size: int) -> None:
+    """By trying each: the error of the best fit that the remaining inputs can make."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1, (200, 12)) @ rng.normal(0, 1, (12, 12))
+    weight = rng.normal(0, 1, (5, 12))
+    covariance = np.cov(x.T, bias=True)
+    scores = eliminate(torch.from_numpy(weight), torch.from_numpy(covariance), size)
+
+    def error(gone: list[int]) -> float:
+        kept = np.setdiff1d(np.arange(12), [g * size + i for g in gone for i in range(size)])
+        centred = x - x.mean(axis=0)
+        best = np.linalg.lstsq(centred[:, kept], centred @ weight.T, rcond=None)[0] if len(kept) else 0
+        return float(np.mean(np.sum((centred @ weight.T - (centred[:, kept] @ best if len(kept) else 0)) ** 2, axis=1)))
+
+    gone: list[int] = []
+    for group in np.argsort(scores, kind="stable"):
+        errors = {g: error([*gone, g]) for g in range(12 // size) if g not in gone}
+        # Damping makes the fits differ from these a little, so a near tie may go either way.
+        assert errors[int(group)] <= 1.02 * min(errors.values())
+        gone.append(int(group))
+    assert scores.max() == scores[gone[-1]] > 0
 
 
 def test_width_goes_where_nothing_flows() -> None:

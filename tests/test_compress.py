@@ -271,7 +271,7 @@ def test_importance_is_the_first_order_change_of_the_loss(trained: Transformer, 
     x, y = data.x_test[:1], data.y_test[:1]
     model = Transformer(CONFIG).double()
     model.load_state_dict(trained.state_dict())
-    importance = measure_importance(model, x.astype(np.float64), y, PruneSettings())
+    importance = measure_importance(model, x.astype(np.float64), y, PruneSettings(importance="taylor"))
 
     def loss(module: torch.nn.Module, columns: slice, gate: float) -> float:
         scale = torch.ones(16, dtype=torch.float64)
@@ -296,8 +296,12 @@ def test_importance_is_the_first_order_change_of_the_loss(trained: Transformer, 
 
 
 def test_importance_does_not_depend_on_the_batch(trained: Transformer, data: Dataset) -> None:
-    whole = measure_importance(trained, data.x_train, data.y_train, PruneSettings(samples=96, batch=96))
-    parts = measure_importance(trained, data.x_train[:96], data.y_train[:96], PruneSettings(batch=7))
+    whole = measure_importance(
+        trained, data.x_train, data.y_train, PruneSettings(samples=96, batch=96, importance="taylor")
+    )
+    parts = measure_importance(
+        trained, data.x_train[:96], data.y_train[:96], PruneSettings(batch=7, importance="taylor")
+    )
     for a, b in zip((*whole.heads, *whole.neurons), (*parts.heads, *parts.neurons), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7)
 
@@ -339,7 +343,7 @@ def test_nothing_pruned_changes_nothing(trained: Transformer, data: Dataset) -> 
 
 
 def test_importance_beats_its_opposite_and_recovery_works(trained: Transformer, data: Dataset) -> None:
-    settings = PruneSettings(head_fraction=0.5, neuron_fraction=0.5)
+    settings = PruneSettings(head_fraction=0.5, neuron_fraction=0.5, importance="taylor")
     importance = measure_importance(trained, data.x_train, data.y_train, settings)
     opposite = Importance(tuple(-part for part in importance.heads), tuple(-part for part in importance.neurons))
     x, y = data.x_test, data.y_test

@@ -9,7 +9,7 @@ from picoformer.errors import ConfigError
 from picoformer.models.config import check_int
 
 RANKINGS = ("layer", "global")
-IMPORTANCES = ("taylor", "reconstruction", "activation", "magnitude", "random")
+IMPORTANCES = ("reconstruction", "taylor", "activation", "magnitude", "random")
 PRUNE_BUDGETS = ("parameters", "bytes", "macs")
 BUDGETS = ("parameters", "macs")
 METHODS = ("activation", "plain")
@@ -86,7 +86,7 @@ class PruneSettings:
     board: str = ""  # a target whose flash and RAM the model must fit; by estimate
     code_bytes: int = 24 * 1024  # flash of `board` that code and tables take beside the weights
     drop_layers: bool = False  # with a budget or a board: whole layers may go too
-    importance: str = "taylor"  # "taylor", "reconstruction", "activation", "magnitude" or "random"
+    importance: str = "reconstruction"  # or "taylor", "activation", "magnitude", "random"
     reconstruct: bool = True  # what stays takes up, by least squares, what went
     rounds: int = 1  # an equal part of it all goes in each, with `round_epochs` of recovery in between
     round_epochs: int = 5

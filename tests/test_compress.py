@@ -317,11 +317,17 @@ def test_ranking_by_layer_and_global() -> None:
     # 16 - floor(4.8) = 12, a multiple of 4 already.
     assert np.flatnonzero(keep.neurons[0]).tolist() == list(range(4, 16))
     assert np.flatnonzero(keep.neurons[1]).tolist() == list(range(12))
-    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, ranking="global"), CONFIG)
+    keep = choose(
+        importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, ranking="global", importance="taylor"), CONFIG
+    )
     assert [int(mask.sum()) for mask in keep.heads] == [3, 1] and keep.heads[1][3]
     # A layer whose scores are all larger does not crowd out the others: each is divided by its norm.
     loud = Importance((np.array([400.0, 100.0, 300.0, 200.0]), np.array([1.0, 1.0, 0.9, 1.1])), importance.neurons)
-    keep = choose(loud, PruneSettings(head_fraction=0.5, ranking="global"), CONFIG)
+    keep = choose(loud, PruneSettings(head_fraction=0.5, ranking="global", importance="taylor"), CONFIG)
+    assert [int(mask.sum()) for mask in keep.heads] == [2, 2]
+    # Errors are of one scale in all layers, and are ranked as they are.
+    errors = choose(loud, PruneSettings(head_fraction=0.5, ranking="global"), CONFIG)
+    assert [int(mask.sum()) for mask in errors.heads] == [4, 1]
     assert [int(mask.sum()) for mask in keep.heads] == [2, 2]
     keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, neuron_multiple=5), CONFIG)
     assert [int(mask.sum()) for mask in keep.neurons] == [15, 15]

@@ -250,6 +250,9 @@ def test_the_ranking_is_by_importance_per_cost() -> None:
     neurons = (np.full(16, 1.0), np.full(16, 1e-3), np.full(16, 1.0))
     found = Importance(heads, neurons, np.array([9.0, 9.0, 1e-6]))
     limits = Limits(parameters=count_parameters(ENCODER) - 300)
+    # In shares of their layer all neurons are alike, and cost less than heads; in errors those of layer 1 are less.
+    keep = choose_under(limits, found, ENCODER, PruneSettings(budget="parameters", importance="taylor"))
+    assert keep.neurons[1].sum() == 16 and all(mask.all() for mask in keep.neurons[1:])
     keep = choose_under(limits, found, ENCODER, PruneSettings(budget="parameters"))
     # A block of 4 neurons is 4 * (2 * 16 + 1) parameters: three blocks are 396, of which two would be too few.
     assert keep.neurons[1].sum() == 4 and keep.neurons[0].all() and all(mask.all() for mask in keep.heads)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from picoformer.cli_options import COUNT, FILE, compress_options, config_option, json_option
-from picoformer.cli_output import progress, show, show_figures
+from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.errors import ConfigError
 
 
@@ -67,13 +67,14 @@ def _section(pipeline_file: Path, key: str) -> Any:
 def train(data: Path, config: Path, output: Path, as_json: bool) -> None:
     """Train the model of [teacher] from scratch.
 
-    DATA is an .npz that `picoformer dataset` wrote.
+    DATA is an .npz that `picoformer dataset` wrote. A run that was stopped goes on where its state was last saved. For
+    several processes: torchrun --nproc-per-node 2 -m picoformer train …
     """
     from picoformer.stages import train_model
 
     file = _section(config, "teacher")
     with progress() as tick:
-        figures = train_model(data, file.teacher, file.teaching, output, file.data.augment, tick)
+        figures = train_model(data, file.teacher, file.teaching, output, file.data.augment, tick, notice)
     show(figures, as_json, lambda: show_figures(figures))
 
 
@@ -84,15 +85,17 @@ def train(data: Path, config: Path, output: Path, as_json: bool) -> None:
 @click.option("-o", "--output", type=FILE, required=True, help="The file to write.")
 @json_option
 def distill(teacher: Path, data: Path, config: Path, output: Path, as_json: bool) -> None:
-    """Distill the checkpoint TEACHER into the model of [student].
+    """Distill TEACHER into the model of [student].
 
-    DATA is an .npz that `picoformer dataset` wrote.
+    TEACHER is a checkpoint (.safetensors) or an ONNX file, DATA an .npz that `picoformer dataset` wrote. What the
+    teacher says is kept in teacher-outputs beside OUTPUT. A run that was stopped goes on where its state was last
+    saved. For several processes: torchrun --nproc-per-node 2 -m picoformer distill …
     """
     from picoformer.stages import distill_model
 
     file = _section(config, "student")
     with progress() as tick:
-        figures = distill_model(teacher, data, file.student, file.distilling, output, file.data.augment, tick)
+        figures = distill_model(teacher, data, file.student, file.distilling, output, file.data.augment, tick, notice)
     show(figures, as_json, lambda: show_figures(figures))
 
 

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, verify
 from picoformer.ir.operator import Array
+from picoformer.ir.types import BLOCK
 from picoformer.ops import Add, Attention, Concat, Embedding, LayerNorm, Linear, Mul, Requantize
 from picoformer.ops.fixedpoint import quantize_real
 from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric
-from picoformer.quantize.grids import assign_grids
+from picoformer.quantize.grids import assign_grids, ends
+from picoformer.quantize.int4 import quantize_int4
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.rounding import Rounding, refine
-from picoformer.quantize.weights import bias_scale_floor, quantize_bias, quantize_constant, quantize_rows
+from picoformer.quantize.weights import WEIGHT_LIMITS, bias_scale_floor, quantize_bias, quantize_constant, quantize_rows
 
 
 @dataclass(frozen=True)
 class QuantizeSettings:
     """How to quantize. `method` chooses int8 ranges, `percentile` is its share in percent where it is "percentile";
-    `headroom` widens 16-bit ranges beyond the calibration data; `inputs` is the type of the model's float inputs;
-    `rounding` chooses the integers of weights; `bias_correction` lets biases take up the mean error of each Linear."""
+    `headroom` widens 16-bit ranges beyond the calibration data; `rounding` chooses the integers of weights;
+    `bias_correction` lets biases take up the mean error of each Linear. `inputs` is the type of the model's float
+    inputs, `activations` INT16 that of every value, `weights` that of the Linears' weights; a scheme sets the latter
+    two (see `schemes`). With INT4 weights `block` 32 gives each 32 of a row a multiplier of their own, 0 gives none.
+    Linears at the ends stay INT8 (see `ends`); `weight_types`, by the weight's name in the float graph, says otherwise
+    for single ones."""
 
     method: Method = "percentile"
     percentile: float = 99.99
@@ -31,6 +38,17 @@ class QuantizeSettings:
     constants: DType = DType.INT8
     rounding: Rounding = "gptq"
     bias_correction: bool = True
+    activations: DType = DType.INT8
+    weights: DType = DType.INT8
+    block: int = BLOCK
+    weight_types: Mapping[str, DType] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, dtype in [("weights", self.weights), *self.weight_types.items()]:
+            if dtype not in WEIGHT_LIMITS:
+                raise ConfigError(f"'{name}' is to be {dtype.name.lower()}: weights are int8 or int4")
+        if self.block not in (0, BLOCK):
+            raise ConfigError(f"a block of {self.block} weights is not known; use {BLOCK}, or 0 for none")
 
 
 def quantize(
@@ -47,7 +65,9 @@ def quantize(
     """
     settings = settings or QuantizeSettings()
     seen = observe(graph, calibration, run_float, progress)
-    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, settings.inputs)
+    types = assign_grids(
+        graph, seen, settings.method, settings.percentile, settings.headroom, settings.inputs, settings.activations
+    )
     typed = verify(_Builder(graph, seen, types, settings).build())
     if settings.rounding == "nearest" and not settings.bias_correction:
         return typed
@@ -70,6 +90,7 @@ class _Builder:
         self.settings = settings
         self.types: dict[str, TensorType] = {name: types.get(name, graph.types[name]) for name in graph.inputs}
         self.assigned = types
+        self.ends = ends(graph)
         self.constants: dict[str, Array] = {}
         self.nodes: list[Node] = []
 
@@ -89,11 +110,13 @@ class _Builder:
         current = self.types[name]
         if current.quant is None:
             return name
-        if isinstance(node.op, Linear) and current.dtype is DType.INT16 and current.rows > 1:
+        is_wide = current.dtype is DType.INT16 and current.rows > 1
+        if isinstance(node.op, Linear) and is_wide and self.settings.activations is DType.INT8:
             return self._bridge(name, "int8", affine_int8(*self._range(name)))
         if isinstance(node.op, Attention) and index < 3:
+            all_wide = all(self.types[operand].dtype is DType.INT16 for operand in node.inputs[:3])
             usable = current.dtype is DType.INT8 and current.quant.zero_point == 0
-            if not usable:
+            if not usable and not all_wide:
                 low, high = self._range(name)
                 return self._bridge(name, "symmetric", symmetric(max(-low, high), DType.INT8))
         return name
@@ -137,6 +160,11 @@ class _Builder:
             return self._store(name, steps, TensorType(type_.shape, self.settings.constants, quant))
         raise NotImplementedError(f"node '{node.name}' ({node.op.kind}): constant operand {index} '{name}'")
 
+    def _weight_type(self, node: Node) -> DType:
+        """INT8 or INT4, as the settings say for this Linear."""
+        default = DType.INT8 if node.name in self.ends else self.settings.weights
+        return self.settings.weight_types.get(node.inputs[1], default)
+
     def _linear_constants(self, node: Node, names: list[str]) -> list[str]:
         x_quant = self.types[names[0]].quant
         assert x_quant is not None
@@ -144,8 +172,12 @@ class _Builder:
         weight = self.graph.constants[node.inputs[1]]
         bias = self.graph.constants[node.inputs[2]] if len(node.inputs) > 2 else None
         floor = None if bias is None else bias_scale_floor(bias, x_scale)
-        steps, quant = quantize_rows(weight, floor)
-        result = [names[0], self._store(node.inputs[1], steps, TensorType(weight.shape, DType.INT8, quant))]
+        dtype = self._weight_type(node)
+        if dtype is DType.INT4:
+            steps, quant = quantize_int4(weight, floor, self.settings.block)
+        else:
+            steps, quant = quantize_rows(weight, floor)
+        result = [names[0], self._store(node.inputs[1], steps, TensorType(weight.shape, dtype, quant))]
         if bias is not None:
             bias_steps, bias_quant = quantize_bias(bias, x_scale, quant)
             result.append(self._store(node.inputs[2], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant)))

@@ -311,7 +311,7 @@ def test_ranking_by_layer_and_global() -> None:
         heads=(np.array([4.0, 1.0, 3.0, 2.0]), np.array([0.0, 0.0, 0.0, 9.0])),
         neurons=(np.arange(16.0), np.arange(16.0)[::-1]),
     )
-    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3), CONFIG)
+    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, ranking="layer"), CONFIG)
     assert keep.heads[0].tolist() == [True, False, True, False]
     assert keep.heads[1].sum() == 2 and keep.heads[1][3]
     # 16 - floor(4.8) = 12, a multiple of 4 already.
@@ -329,7 +329,9 @@ def test_ranking_by_layer_and_global() -> None:
     errors = choose(loud, PruneSettings(head_fraction=0.5, ranking="global"), CONFIG)
     assert [int(mask.sum()) for mask in errors.heads] == [4, 1]
     assert [int(mask.sum()) for mask in keep.heads] == [2, 2]
-    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, neuron_multiple=5), CONFIG)
+    keep = choose(
+        importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, neuron_multiple=5, ranking="layer"), CONFIG
+    )
     assert [int(mask.sum()) for mask in keep.neurons] == [15, 15]
 
 
@@ -349,7 +351,7 @@ def test_nothing_pruned_changes_nothing(trained: Transformer, data: Dataset) -> 
 
 
 def test_importance_beats_its_opposite_and_recovery_works(trained: Transformer, data: Dataset) -> None:
-    settings = PruneSettings(head_fraction=0.5, neuron_fraction=0.5, importance="taylor")
+    settings = PruneSettings(head_fraction=0.5, neuron_fraction=0.5, importance="taylor", ranking="layer")
     importance = measure_importance(trained, data.x_train, data.y_train, settings)
     opposite = Importance(tuple(-part for part in importance.heads), tuple(-part for part in importance.neurons))
     x, y = data.x_test, data.y_test

@@ -121,7 +121,7 @@ def test_groups_stay_regular() -> None:
     with pytest.raises(DataError, match="layer 0 groups of 1 and 2 query heads"):
         shrink(build(DECODER), dataclasses.replace(keep_all(DECODER), heads=heads))
     for config, kv_heads in ((DECODER, (1, 1, 1)), (dataclasses.replace(DECODER, kv_heads=(1, 1, 1)), (1, 1, 1))):
-        settings = PruneSettings(importance="random", head_fraction=0.5)
+        settings = PruneSettings(importance="random", head_fraction=0.5, ranking="layer")
         smaller, _ = prune(build(config), samples(config).numpy(), labels(config), settings)
         assert smaller.config.heads == (2, 2, 2) and smaller.config.key_heads == kv_heads
 
@@ -353,7 +353,7 @@ def test_rounds_go_step_by_step_and_recover_in_between(trained: Transformer, dat
         config = model.config
         seen.append((index, config.heads, config.d_ff, config.d_model, config.layers))
 
-    settings = PruneSettings(rounds=4, layer_fraction=0.34, width_fraction=0.5, neuron_fraction=0.75)
+    settings = PruneSettings(rounds=4, layer_fraction=0.34, width_fraction=0.5, neuron_fraction=0.75, ranking="layer")
     smaller, report = prune(
         trained, data.x_train, data.y_train, settings, recover=recover, judge=lambda m: float(m.config.d_ff[0])
     )

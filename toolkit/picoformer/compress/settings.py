@@ -127,7 +127,7 @@ class PruneSettings:
     neuron_fraction: float | None = None
     layer_fraction: float = 0.0  # of the layers
     width_fraction: float = 0.0  # of the channels of the residual stream, d_model
-    ranking: str = "layer"  # "layer": that fraction in each layer; "global": where it matters least
+    ranking: str = "global"  # that fraction "global": of all layers, where it matters least; "layer": of each layer
     # With a budget, heads and neurons go by importance per cost until the whole model meets it.
     budget: str = ""  # "parameters", "bytes" (of int8 constants) or "macs"
     keep: float = 0.5  # share of the budget's count that may stay

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from picoformer.build_folder import import_model, open_build, quantize_samples, refuse_to_replace, with_full_length
-from picoformer.errors import ConfigError
+from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.files import atomic_folder, file_hash, save_arrays
 from picoformer.quantized_folder import quantized_scheme, save_quantized
 from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, split_labels
@@ -142,7 +142,20 @@ def emulate_files(
 
 
 def inspect_file(model: Path, shapes: Shapes | None = None) -> dict[str, Any]:
-    """What an ONNX file becomes: its operators after fusion, with shapes, parameters and multiply-accumulates."""
+    """What a model becomes: its operators after fusion, with shapes, parameters and multiply-accumulates; of a
+    checkpoint its parts too, and these alone where its operators cannot be built yet: `unsupported` says why."""
+    if model.suffix != ".safetensors":
+        return _inspect_operators(model, shapes)
+    parts = inspect_parts(model)
+    try:
+        return {"parts": parts, **_inspect_operators(model, shapes)}
+    except UnsupportedError as error:
+        totals = {key: sum(part[key] for part in parts) for key in ("parameters", "macs")}
+        nothing: dict[str, Any] = {"inputs": {}, "outputs": {}, "operators": []}
+        return {"parts": parts, "model": model.stem, **nothing, **totals, "unsupported": str(error)}
+
+
+def _inspect_operators(model: Path, shapes: Shapes | None) -> dict[str, Any]:
     graph = import_model(model, shapes)
     rows = []
     for node in graph.nodes:
@@ -158,9 +171,7 @@ def inspect_file(model: Path, shapes: Shapes | None = None) -> dict[str, Any]:
                 "macs": node.op.macs(types, graph.types[node.output]),
             }
         )
-    parts = {} if model.suffix != ".safetensors" else {"parts": inspect_parts(model)}
     return {
-        **parts,
         "model": graph.name,
         "inputs": {name: list(graph.types[name].shape) for name in graph.inputs},
         "outputs": {name: list(graph.types[name].shape) for name in graph.outputs},

@@ -185,4 +185,6 @@ def print_inspection(record: Mapping[str, Any]) -> None:
             f"  {part['name']:<11} {part['parameters']:>10,} parameters {part['bytes']:>10,} bytes int8 "
             f"{part['macs']:>12,} MACs {shape}"
         )
+    if "unsupported" in record:
+        print(f"not built: {record['unsupported']}")
     print(f"{len(record['operators'])} operators, {record['parameters']:,} parameters, {record['macs']:,} MACs")

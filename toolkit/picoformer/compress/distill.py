@@ -250,7 +250,7 @@ def _labels(
     student: Transformer, x: NDArray[Any], y: NDArray[np.int64] | None, settings: DistillSettings
 ) -> NDArray[np.int64]:
     """The labels, or zeros that nothing looks at. Raises DataError where labels are needed."""
-    if y is not None and len(y):
+    if y is not None:
         return y
     if settings.soft_weight < 1.0:
         raise DataError(f"no labels, and soft_weight = {settings.soft_weight:g}; give labels or set soft_weight = 1")

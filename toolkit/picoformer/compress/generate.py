@@ -59,11 +59,11 @@ def sequence_targets(
     Each begins with `sequence_prompt` tokens of a training sample x (n, rows), chosen by the seed; rows that stand for
     these are IGNORED. Raises ConfigError for settings or a teacher that do not fit.
     """
+    _require_language_model(teacher.config)
     rows = x.shape[1]
     if settings.sequence_prompt > rows:
         raise ConfigError(f"sequence_prompt = {settings.sequence_prompt}, but samples have {rows} tokens; lower it")
     rng = np.random.default_rng([settings.seed, 3])
-    _require_language_model(teacher.config)
     chosen = rng.integers(0, len(x), settings.sequence_samples)
     prompts = x[chosen, : settings.sequence_prompt]
     with use_threads(settings.threads):

@@ -31,9 +31,9 @@ class Processes:
         self.rank, self.count = 0, 1
         self.device = torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
         if several_processes():
-            self._join(device)
+            self._join()
 
-    def _join(self, device: str) -> None:
+    def _join(self) -> None:
         from datetime import timedelta
 
         try:
@@ -42,10 +42,12 @@ class Processes:
             raise ToolError(
                 "several processes need accelerate; pip install 'picoformer[train]' or start one process"
             ) from error
-        self._state = PartialState(cpu=device == "cpu", timeout=timedelta(hours=WAIT_HOURS))
+        self._state = PartialState(cpu=self.device.type == "cpu", timeout=timedelta(hours=WAIT_HOURS))
         self.rank, self.count, self.device = (
             self._state.process_index, self._state.num_processes, self._state.device,
         )  # fmt: skip
+        if self.count != int(os.environ["WORLD_SIZE"]):
+            raise ToolError(f"{os.environ['WORLD_SIZE']} processes were started and {self.count} found; use torchrun")
 
     @property
     def is_first(self) -> bool:

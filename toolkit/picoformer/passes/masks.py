@@ -39,11 +39,12 @@ def read_mask(graph: Graph, node: Node, scale: float) -> Mask | None:
                 low = values * scale <= MASKED_BELOW
                 return _matched(scores, low, lengths, length, shape) if (low | (values == 0)).all() else None
     elif isinstance(node.op, Where):
-        for hides, scores, lowest in ((False, *node.inputs[1:]), (True, *node.inputs[:0:-1])):
+        chooses, first, second = node.inputs
+        for hides, scores, lowest in ((False, first, second), (True, second, first)):
             value = graph.constants.get(lowest)
             if value is None or (value * scale > MASKED_BELOW).any():
                 continue
-            found = _values(graph, node.inputs[0], shape[-1])
+            found = _values(graph, chooses, shape[-1])
             if found is not None:
                 values, lengths, length = found
                 return _matched(scores, values.astype(bool) == hides, lengths, length, shape)

@@ -110,11 +110,13 @@ class _Builder:
         current = self.types[name]
         if current.quant is None:
             return name
-        if isinstance(node.op, Linear) and current.dtype is DType.INT16 and current.rows > 1:
+        is_wide = current.dtype is DType.INT16 and current.rows > 1
+        if isinstance(node.op, Linear) and is_wide and self.settings.activations is DType.INT8:
             return self._bridge(name, "int8", affine_int8(*self._range(name)))
         if isinstance(node.op, Attention) and index < 3:
+            all_wide = all(self.types[operand].dtype is DType.INT16 for operand in node.inputs[:3])
             usable = current.dtype is DType.INT8 and current.quant.zero_point == 0
-            if not usable:
+            if not usable and not all_wide:
                 low, high = self._range(name)
                 return self._bridge(name, "symmetric", symmetric(max(-low, high), DType.INT8))
         return name

@@ -26,7 +26,7 @@ from picoformer.metrics import IGNORED
 from picoformer.models.config import TransformerConfig
 from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer
-from picoformer.ops import OPERATORS, Add, MatMul
+from picoformer.ops import OPERATORS, Add, Attention, MatMul
 from picoformer.ops.fixedpoint import dequantize
 from picoformer.quantize import SCHEMES, QuantizeSettings, quantize
 from picoformer.reference import lower_graph, run_float, run_integer
@@ -107,6 +107,27 @@ def test_every_operator_gives_the_integers_of_the_reference(name: str) -> None:
     typed = case.quantized()
     off = distance(typed, dict(case.samples), GraphModule(typed).double())
     assert (off > 0).mean() < 1e-3 and off.max() <= 1
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8x16"])
+def test_causal_attention_with_shared_heads_and_padding(scheme: str) -> None:
+    b = Builder("causal", seed=3)
+    x = b.input("x", 7, 16)
+    length = b.input("valid_length", dtype=DType.INT32)
+    q, k, v = (b.linear(x, width, name) for name, width in (("q", 16), ("k", 8), ("v", 8)))
+    mixed = b.node(Attention(4, 0.5, causal=True, kv_heads=2), q, k, v, length, name="mixed")
+    graph = b.graph(b.linear(mixed, 6, "out"))
+    rng = np.random.default_rng(0)
+    samples = {
+        "x": rng.normal(0, 1.5, (32, 7, 16)).astype(np.float32),
+        "valid_length": np.arange(32, dtype=np.int32) % 8,
+    }
+    typed = quantize(graph, samples, run_float, QuantizeSettings(activations=SCHEMES[scheme].activations))
+    off = distance(typed, samples, GraphModule(typed).double())
+    assert (off > 0).mean() < 2e-3 and off.max() <= 1
+    with torch.no_grad():
+        found = GraphModule(graph)(tensors(samples), ["mixed"])["mixed"].numpy()
+    np.testing.assert_allclose(found, run_float(graph, samples)["mixed"], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -145,12 +145,13 @@ def test_every_operator_gives_the_reals_of_a_float_graph(name: str) -> None:
 def test_a_trained_model_is_simulated_to_the_step(model: Trained, scheme: str, block: int) -> None:
     typed, few = model.quantized(scheme, block), {"x": model.test["x"][:64]}
     exact = distance(typed, few, GraphModule(typed).double())
+    trained = distance(typed, few, GraphModule(typed))  # in float32, as it trains: where a sum is next to a tie …
+    if scheme == "int8x16":  # … and in 16 bits throughout, the last bits differ, and what follows from them
+        assert exact.max() < 100 and (exact > 4).mean() < 0.01
+        assert trained.max() < 200 and (trained > 4).mean() < 0.02
+        return
     assert (exact > 0).mean() < 1e-3 and (exact > 1).mean() < 5e-4
-    # As it trains, in float32: where a sum is next to a tie the last bit decides, and what follows is off by a little.
-    trained = distance(typed, few, GraphModule(typed))
-    assert (trained > 0).mean() < 0.03
-    if scheme == "int8":
-        assert (trained > 1).mean() < 1e-3
+    assert (trained > 0).mean() < 0.03 and (scheme != "int8" or (trained > 1).mean() < 1e-3)
 
 
 def test_the_operators_that_can_be_trained_are_those_with_an_integer_form() -> None:

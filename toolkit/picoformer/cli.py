@@ -17,6 +17,7 @@ from picoformer.cli_options import (
     json_option,
     quantize_options,
     quantize_settings,
+    quantized_option,
     read_shapes,
     shape_option,
 )
@@ -94,7 +95,7 @@ for command in TRAINING_COMMANDS:
 @main.command()
 @click.argument("model", type=FILE)
 @quantize_options
-@click.option("-o", "--output", type=FOLDER, required=True, help="Folder for graph.json and graph.npz.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write; build takes it.")
 @json_option
 def quantize(
     model: Path,
@@ -130,6 +131,7 @@ def quantize(
 )
 @click.option("--target", default="host", show_default=True, help="For --format c: whose instruction set.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
+@quantized_option
 @click.option("-o", "--output", type=ANY, required=True, help="An .onnx file, or a folder for C sources.")
 @json_option
 def export(
@@ -145,6 +147,7 @@ def export(
     form: str,
     target: str,
     prefix: str,
+    quantized: Path | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -157,7 +160,7 @@ def export(
     settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with progress() as tick:
         record = export_files(
-            model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick
+            model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized
         )
     show(record, as_json, lambda: show_figures(record))
 
@@ -168,6 +171,7 @@ def export(
 @click.option("--target", required=True, help="A target's name or its TOML file.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @click.option("--valid-length", is_flag=True, help="Add an input for the number of rows that are not padding.")
+@quantized_option
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write.")
 @json_option
 def build(
@@ -183,6 +187,7 @@ def build(
     target: str,
     prefix: str,
     valid_length: bool,
+    quantized: Path | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -200,7 +205,7 @@ def build(
     with progress() as tick:
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,
-            progress=lambda what, done, total: tick(what, done, total, 0.0),
+            progress=lambda what, done, total: tick(what, done, total, 0.0), quantized=quantized,
         )  # fmt: skip
     record = build_record(made, board)
     show(record, as_json, lambda: print_build(record))

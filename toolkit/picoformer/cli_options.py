@@ -73,6 +73,13 @@ def quantize_options(function: F) -> F:
     return function
 
 
+def quantized_option(function: F) -> F:
+    """Adds --quantized."""
+    return click.option(
+        "--quantized", type=FOLDER, help="Take the integers from a folder that quantize or finetune wrote."
+    )(function)
+
+
 def read_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """The --shape options as input name → shape; raises ConfigError naming one that makes no sense."""
     shapes = {}

@@ -46,11 +46,12 @@ def assign_grids(
     method: Method,
     percentile: float,
     headroom: float,
-    input_dtype: DType,
+    wanted: Mapping[str, DType],
 ) -> dict[str, TensorType]:
     """The type with QuantParams of every float value that is not a constant.
 
-    `headroom` widens the 16-bit ranges beyond what calibration saw.
+    `headroom` widens the 16-bit ranges beyond what calibration saw. `wanted`: value → INT16 where the rules above would
+    let it be narrow; all that shares its grid goes with it.
     """
     streams = Streams()
     wide: set[str] = set()
@@ -67,7 +68,7 @@ def assign_grids(
         producer = graph.producers.get(name)
         is_moved = producer is not None and isinstance(producer.op, LAYOUT)
         single_row = graph.types[name].rows == 1 and not is_moved and name not in graph.inputs
-        if name in graph.outputs or single_row or (name in graph.inputs and input_dtype is DType.INT16):
+        if name in graph.outputs or single_row or wanted.get(name) is DType.INT16:
             wide.add(name)
     groups: dict[str, list[str]] = {}
     for name in seen:

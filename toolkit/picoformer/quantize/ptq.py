@@ -12,7 +12,7 @@ from picoformer.ir.operator import Array
 from picoformer.ops import Add, Attention, Concat, Embedding, LayerNorm, Linear, Mul, Requantize
 from picoformer.ops.fixedpoint import quantize_real
 from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric
-from picoformer.quantize.grids import assign_grids
+from picoformer.quantize.grids import LAYOUT, assign_grids
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.rounding import Rounding, refine
 from picoformer.quantize.weights import bias_scale_floor, quantize_bias, quantize_constant, quantize_rows
@@ -47,12 +47,31 @@ def quantize(
     """
     settings = settings or QuantizeSettings()
     seen = observe(graph, calibration, run_float, progress)
-    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, settings.inputs)
-    typed = verify(_Builder(graph, seen, types, settings).build())
+    typed = build_typed(graph, seen, settings, wanted_inputs(graph, settings))
     if settings.rounding == "nearest" and not settings.bias_correction:
         return typed
     rounding, corrects = settings.rounding, settings.bias_correction
     return verify(refine(graph, typed, calibration, run_float, rounding, corrects, progress))
+
+
+def wanted_inputs(graph: Graph, settings: QuantizeSettings) -> dict[str, DType]:
+    """The types that the settings ask for by name: those of the float inputs."""
+    floats = [name for name in graph.inputs if graph.types[name].dtype is DType.FLOAT32]
+    return {name: settings.inputs for name in floats}
+
+
+def build_typed(
+    graph: Graph, seen: Mapping[str, Observation], settings: QuantizeSettings, wanted: Mapping[str, DType]
+) -> Graph:
+    """The quantized graph, constants rounded to nearest. `wanted`: value → INT16 for one that is to be 16 bits wide and
+    that Linears are to read as it is; without it a Linear reads many rows of 16 bits through a bridge to 8. A Reshape,
+    Transpose, Slice or Concat of a wanted value is wanted, too."""
+    wanted = dict(wanted)
+    for node in graph.nodes:
+        if isinstance(node.op, LAYOUT) and any(wanted.get(name) is DType.INT16 for name in node.inputs):
+            wanted[node.output] = DType.INT16
+    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, wanted)
+    return verify(_Builder(graph, seen, types, settings, wanted).build())
 
 
 class _Builder:
@@ -64,8 +83,10 @@ class _Builder:
         seen: Mapping[str, Observation],
         types: dict[str, TensorType],
         settings: QuantizeSettings,
+        wanted: Mapping[str, DType],
     ) -> None:
         self.graph = graph
+        self.wanted = wanted
         self.seen = seen
         self.settings = settings
         self.types: dict[str, TensorType] = {name: types.get(name, graph.types[name]) for name in graph.inputs}
@@ -89,7 +110,8 @@ class _Builder:
         current = self.types[name]
         if current.quant is None:
             return name
-        if isinstance(node.op, Linear) and current.dtype is DType.INT16 and current.rows > 1:
+        is_wide = current.dtype is DType.INT16 and current.rows > 1
+        if isinstance(node.op, Linear) and is_wide and self.wanted.get(name) is not DType.INT16:
             return self._bridge(name, "int8", affine_int8(*self._range(name)))
         if isinstance(node.op, Attention) and index < 3:
             usable = current.dtype is DType.INT8 and current.quant.zero_point == 0

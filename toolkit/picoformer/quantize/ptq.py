@@ -57,7 +57,7 @@ def quantize(
 def wanted_inputs(graph: Graph, settings: QuantizeSettings) -> dict[str, DType]:
     """The types that the settings ask for by name: those of the float inputs."""
     floats = [name for name in graph.inputs if graph.types[name].dtype is DType.FLOAT32]
-    return {name: settings.inputs for name in floats}
+    return dict.fromkeys(floats, settings.inputs)
 
 
 def build_typed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from picoformer.cli_options import SCHEMES as SCHEME_NAMES
 from picoformer.errors import DataError
 from picoformer.ir import DType, Graph, Node, TensorType, verify
 from picoformer.ir.operator import Operator
@@ -23,7 +24,7 @@ from picoformer.ops import (
     Transpose,
 )
 from picoformer.ops.fixedpoint import dequantize
-from picoformer.quantize import METHODS, Observation, QuantizeSettings, quantize
+from picoformer.quantize import METHODS, SCHEMES, Observation, QuantizeSettings, quantize
 from picoformer.quantize.calibrate import affine_int8, choose_range, symmetric
 from picoformer.quantize.observe import BINS, observe
 from picoformer.quantize.weights import quantize_bias, quantize_rows
@@ -277,3 +278,8 @@ def test_a_narrow_range_far_from_zero_is_observed() -> None:
     seen = observe(graph, data, run_float)
     assert seen["y"].histogram.sum() == data["x"].size
     assert quantize(graph, data, run_float).types["y"].quant is not None
+
+
+def test_commands_offer_every_scheme() -> None:
+    """The command line lists the schemes in a table of its own, so that --help stays quick."""
+    assert set(SCHEME_NAMES.choices) == {"float32", *SCHEMES}

@@ -69,6 +69,7 @@ def quantize_model(
     model: Any,
     *,
     calibration: Samples,
+    scheme: str = "int8",
     settings: QuantizeSettings | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Graph:
@@ -77,7 +78,7 @@ def quantize_model(
     (`picoformer.quantize` is the package that does the work.)
     """
     with _onnx_file(model) as source, _npz_file(calibration) as samples:
-        return quantize_samples(source, samples, "int8", settings, shapes)[1]
+        return quantize_samples(source, samples, scheme, settings, shapes)[1]
 
 
 def export(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from picoformer.backends.c import MemoryPlan
     from picoformer.quantize import QuantizeSettings
 
-SCHEMES = ("float32", "int8")
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
 HOST = "host"
 BUILD_MARKS = ("float/graph.json", "quantized/graph.json", "host/firmware.elf")
@@ -201,8 +200,10 @@ def quantize_samples(
     progress: Progress | None = None,
 ) -> tuple[Graph, Graph, dict[str, Array]]:
     """From files: (float graph, the graph in `scheme`, the calibration samples (samples, *shape) by input)."""
-    if scheme not in SCHEMES:
-        raise ConfigError(f"unknown scheme '{scheme}'; use one of {', '.join(SCHEMES)}")
+    from picoformer.quantize import SCHEMES, QuantizeSettings
+
+    if scheme != "float32" and scheme not in SCHEMES:
+        raise ConfigError(f"unknown scheme '{scheme}'; use one of float32, {', '.join(SCHEMES)}")
     graph = import_model(model, shapes, valid_length)
     if name is not None:
         graph = graph.replace(name=name)
@@ -213,6 +214,7 @@ def quantize_samples(
         raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {wanted}")
     arrays, _ = split_labels(load_samples(calibration), calibration)
     samples = fit_samples(graph, with_full_length(graph, arrays), calibration)
+    settings = replace(settings or QuantizeSettings(), activations=SCHEMES[scheme].activations)
     return graph, quantize_model(graph, samples, settings, progress), samples
 
 

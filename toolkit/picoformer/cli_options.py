@@ -17,7 +17,8 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ANY = click.Path(path_type=Path)
 COUNT = click.IntRange(min=0)
-SCHEMES = click.Choice(["int8", "float32"])
+SCHEMES = click.Choice(["int8", "int8x16", "float32"])
+"""The names in picoformer.quantize.SCHEMES (a test compares them: importing it would make --help slow), and float32."""
 METHODS = click.Choice(["percentile", "minmax", "mse"])
 
 
@@ -41,7 +42,7 @@ def quantize_options(function: F) -> F:
             type=click.Choice(["int8", "int16"]),
             default="int8",
             show_default=True,
-            help="Integer type of the model's inputs.",
+            help="Integer type of the model's inputs; int16 with 16-bit activations.",
         ),
         click.option(
             "--bias-correction/--no-bias-correction",

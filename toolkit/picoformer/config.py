@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from picoformer.compress.settings import DistillSettings, FactorizeSettings, PruneSettings, TrainSettings
 from picoformer.errors import ConfigError
@@ -16,7 +16,16 @@ from picoformer.toml_file import read_toml
 if TYPE_CHECKING:
     from picoformer.quantize import QuantizeSettings
 
-Scheme = Literal["float32", "int8"]
+
+def _known_scheme(name: str) -> str:
+    from picoformer.quantize import SCHEMES
+
+    if name != "float32" and name not in SCHEMES:
+        raise ValueError(f"unknown scheme '{name}'; use one of float32, {', '.join(SCHEMES)}")
+    return name
+
+
+Scheme = Annotated[str, AfterValidator(_known_scheme)]
 Positive = Annotated[int, Field(gt=0)]
 
 

@@ -54,22 +54,12 @@ def assign_grids(
     let it be narrow; all that shares its grid goes with it.
     """
     streams = Streams()
-    wide: set[str] = set()
     for node in graph.nodes:
         dynamic = [n for n in graph.activations(node) if n in seen]
-        if isinstance(node.op, LAYOUT):
+        if isinstance(node.op, (*LAYOUT, Add)):
             for name in dynamic:
                 streams.join(name, node.output)
-        elif isinstance(node.op, Add):
-            for name in dynamic:
-                streams.join(name, node.output)
-            wide.add(node.output)
-    for name in seen:
-        producer = graph.producers.get(name)
-        is_moved = producer is not None and isinstance(producer.op, LAYOUT)
-        single_row = graph.types[name].rows == 1 and not is_moved and name not in graph.inputs
-        if name in graph.outputs or single_row or wanted.get(name) is DType.INT16:
-            wide.add(name)
+    wide = {name for name in seen if wanted.get(name) is DType.INT16 or _is_wide(graph, name)}
     groups: dict[str, list[str]] = {}
     for name in seen:
         groups.setdefault(streams.root(name), []).append(name)
@@ -79,6 +69,15 @@ def assign_grids(
         for name in members:
             types[name] = TensorType(graph.types[name].shape, grid[0], grid[1])
     return types
+
+
+def _is_wide(graph: Graph, name: str) -> bool:
+    """Whether a value is 16 bits wide for its own sake; what shares its grid is then wide with it."""
+    if name in graph.inputs:
+        return name in graph.outputs
+    op = graph.producers[name].op
+    single_row = graph.types[name].rows == 1 and not isinstance(op, LAYOUT)
+    return name in graph.outputs or isinstance(op, Add) or single_row
 
 
 def _grid(

@@ -21,8 +21,9 @@ from picoformer.quantize.weights import bias_scale_floor, quantize_bias, quantiz
 @dataclass(frozen=True)
 class QuantizeSettings:
     """How to quantize. `method` chooses int8 ranges, `percentile` is its share in percent where it is "percentile";
-    `headroom` widens 16-bit ranges beyond the calibration data; `inputs` is the type of the model's float inputs;
-    `rounding` chooses the integers of weights; `bias_correction` lets biases take up the mean error of each Linear."""
+    `headroom` widens 16-bit ranges beyond the calibration data; `rounding` chooses the integers of weights;
+    `bias_correction` lets biases take up the mean error of each Linear. `inputs` is the type of the model's float
+    inputs, `activations` INT16 that of every value; a scheme sets the latter (see `schemes`)."""
 
     method: Method = "percentile"
     percentile: float = 99.99
@@ -31,6 +32,7 @@ class QuantizeSettings:
     constants: DType = DType.INT8
     rounding: Rounding = "gptq"
     bias_correction: bool = True
+    activations: DType = DType.INT8
 
 
 def quantize(
@@ -47,17 +49,19 @@ def quantize(
     """
     settings = settings or QuantizeSettings()
     seen = observe(graph, calibration, run_float, progress)
-    typed = build_typed(graph, seen, settings, wanted_inputs(graph, settings))
+    typed = build_typed(graph, seen, settings, wanted_types(graph, settings))
     if settings.rounding == "nearest" and not settings.bias_correction:
         return typed
     rounding, corrects = settings.rounding, settings.bias_correction
     return verify(refine(graph, typed, calibration, run_float, rounding, corrects, progress))
 
 
-def wanted_inputs(graph: Graph, settings: QuantizeSettings) -> dict[str, DType]:
-    """The types that the settings ask for by name: those of the float inputs."""
-    floats = [name for name in graph.inputs if graph.types[name].dtype is DType.FLOAT32]
-    return dict.fromkeys(floats, settings.inputs)
+def wanted_types(graph: Graph, settings: QuantizeSettings) -> dict[str, DType]:
+    """What the settings ask for by name: 16 bits for every value, or for the float inputs."""
+    floats = [name for name, type_ in graph.types.items() if type_.dtype is DType.FLOAT32]
+    wide = settings.activations is DType.INT16
+    chosen = [name for name in floats if name not in graph.constants and (wide or name in graph.inputs)]
+    return dict.fromkeys(chosen, DType.INT16 if wide else settings.inputs)
 
 
 def build_typed(

@@ -15,6 +15,7 @@ from picoformer.quantize.calibrate import Method, affine_int8, choose_range, sym
 from picoformer.quantize.grids import LAYOUT, assign_grids
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.rounding import Rounding, refine
+from picoformer.quantize.sensitivity import choose_wide
 from picoformer.quantize.weights import bias_scale_floor, quantize_bias, quantize_constant, quantize_rows
 
 
@@ -23,7 +24,9 @@ class QuantizeSettings:
     """How to quantize. `method` chooses int8 ranges, `percentile` is its share in percent where it is "percentile";
     `headroom` widens 16-bit ranges beyond the calibration data; `rounding` chooses the integers of weights;
     `bias_correction` lets biases take up the mean error of each Linear. `inputs` is the type of the model's float
-    inputs, `activations` INT16 that of every value; a scheme sets the latter (see `schemes`)."""
+    inputs, `activations` INT16 that of every value; a scheme sets the latter (see `schemes`). Beyond that, values whose
+    rounding costs the outputs most are widened to 16 bits as long as no more than the share `widen` of all
+    multiply-accumulates reads 16 bits and RAM grows by no more than that share (see `sensitivity`)."""
 
     method: Method = "percentile"
     percentile: float = 99.99
@@ -33,6 +36,7 @@ class QuantizeSettings:
     rounding: Rounding = "gptq"
     bias_correction: bool = True
     activations: DType = DType.INT8
+    widen: float = 0.01
 
 
 def quantize(
@@ -49,7 +53,13 @@ def quantize(
     """
     settings = settings or QuantizeSettings()
     seen = observe(graph, calibration, run_float, progress)
-    typed = build_typed(graph, seen, settings, wanted_types(graph, settings))
+    wanted = wanted_types(graph, settings)
+
+    def build(more: Mapping[str, DType]) -> Graph:
+        return build_typed(graph, seen, settings, {**wanted, **more})
+
+    wide = choose_wide(graph, calibration, run_float, build, settings.widen) if settings.widen > 0 else {}
+    typed = build(wide)
     if settings.rounding == "nearest" and not settings.bias_correction:
         return typed
     rounding, corrects = settings.rounding, settings.bias_correction

@@ -41,17 +41,18 @@ class Rounded(Operator):
         return result
 
 
-def simulate(typed: Graph, exact: frozenset[str] = frozenset()) -> Graph:
+def simulate(typed: Graph, exact: Mapping[str, Array | None] | None = None) -> Graph:
     """`typed`, a quantized graph, as a float one that rounds every value but those in `exact`.
 
     A value keeps its name; what was computed before the rounding is called `<name>/real`. Constants are what their
-    integers stand for.
+    integers stand for, or what stands in `exact` under their name.
     """
+    exact = exact or {}
     types: dict[str, TensorType] = {}
     constants: dict[str, Array] = {}
     for name, value in typed.constants.items():
-        quant = typed.types[name].quant
-        constants[name] = value if quant is None else dequantize(value, quant)
+        quant, real = typed.types[name].quant, exact.get(name)
+        constants[name] = real if real is not None else value if quant is None else dequantize(value, quant)
         types[name] = TensorType(value.shape, DType.FLOAT32 if quant is not None else typed.types[name].dtype)
     nodes: list[Node] = []
     inputs = []
@@ -85,6 +86,7 @@ class Simulation:
 
     def __init__(self, graph: Graph, inputs: Mapping[str, Array], run_float: RunFloat, base: Graph) -> None:
         """graph: the float one. inputs: name → (samples, *shape). base: quantized, what variants are variants of."""
+        self._graph = graph
         self._inputs = {name: inputs[name] for name in graph.inputs}
         self._run_float = run_float
         real = run_float(graph, self._inputs)
@@ -97,9 +99,10 @@ class Simulation:
         self._values: dict[str, Array] = self._run_float(self._base, self._fed(self._base))
         self.base_noise = self._noise(self._values)
 
-    def noise(self, typed: Graph, exact: frozenset[str] = frozenset()) -> float:
-        """Mean over the outputs of Σ error² / Σ output², for a variant of the base in which `exact` are not rounded."""
-        variant = simulate(typed, exact)
+    def noise(self, typed: Graph, exact: str = "") -> float:
+        """Mean over the outputs of Σ error² / Σ output², for a variant of the base; `exact` names a value or a constant
+        that is not rounded in it."""
+        variant = simulate(typed, {exact: self._real_constant(typed, exact)} if exact else None)
         changed = {name for name in variant.inputs if name not in self._base.inputs}
         nodes = []
         for node in variant.nodes:
@@ -115,6 +118,14 @@ class Simulation:
         part = variant.replace(nodes=nodes, inputs=tuple(read), outputs=outputs)
         found = self._run_float(part, known) if nodes else {}
         return self._noise({name: found.get(name, self._values.get(name, _NOTHING)) for name in variant.outputs})
+
+    def _real_constant(self, typed: Graph, name: str) -> Array | None:
+        """The float constant that the constant `name` of `typed` was made from; None for what is no constant."""
+        if name not in typed.constants:
+            return None
+        reader = typed.consumers[name][0]
+        real = self._graph.producers[reader.output].inputs[reader.inputs.index(name)]
+        return self._graph.constants[real]
 
     def _differs(self, variant: Graph, name: str) -> bool:
         if name not in variant.constants:

@@ -20,7 +20,6 @@ from picoformer.cli_options import (
     config_option,
     json_option,
     quantize_options,
-    quantize_settings,
     read_shapes,
     shape_option,
 )
@@ -224,11 +223,7 @@ def quantize(
     shapes: tuple[str, ...],
     calibration: Path | None,
     scheme: str,
-    method: str,
-    percentile: float,
-    rounding: str,
-    bias_correction: bool,
-    inputs_dtype: str,
+    settings: Any,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -239,7 +234,6 @@ def quantize(
     from picoformer.exporting import quantize_files
     from picoformer.reporting import print_quality
 
-    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with _progress() as tick:
         record = quantize_files(model, calibration, scheme, output, settings, read_shapes(shapes), tick)
     _print(record, as_json, lambda: print_quality(record))
@@ -260,11 +254,7 @@ def export(
     shapes: tuple[str, ...],
     calibration: Path | None,
     scheme: str,
-    method: str,
-    percentile: float,
-    rounding: str,
-    bias_correction: bool,
-    inputs_dtype: str,
+    settings: Any,
     form: str,
     target: str,
     prefix: str,
@@ -277,7 +267,6 @@ def export(
     """
     from picoformer.exporting import export_files
 
-    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with _progress() as tick:
         record = export_files(
             model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick
@@ -298,11 +287,7 @@ def build(
     shapes: tuple[str, ...],
     calibration: Path | None,
     scheme: str,
-    method: str,
-    percentile: float,
-    rounding: str,
-    bias_correction: bool,
-    inputs_dtype: str,
+    settings: Any,
     target: str,
     prefix: str,
     valid_length: bool,
@@ -319,7 +304,6 @@ def build(
     from picoformer.targets import load_target
 
     board = load_target(target)
-    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with _progress() as tick:
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,

@@ -12,6 +12,7 @@ from picoformer.ir.operator import Array
 from picoformer.ops import Add, Attention, Concat, Embedding, LayerNorm, Linear, Mul, Requantize
 from picoformer.ops.fixedpoint import quantize_real
 from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric
+from picoformer.quantize.equalize import Equalization, equalize
 from picoformer.quantize.grids import LAYOUT, assign_grids
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.rounding import Rounding, refine
@@ -26,7 +27,8 @@ class QuantizeSettings:
     `bias_correction` lets biases take up the mean error of each Linear. `inputs` is the type of the model's float
     inputs, `activations` INT16 that of every value; a scheme sets the latter (see `schemes`). Beyond that, values whose
     rounding costs the outputs most are widened to 16 bits as long as no more than the share `widen` of all
-    multiply-accumulates reads 16 bits and RAM grows by no more than that share (see `sensitivity`)."""
+    multiply-accumulates reads 16 bits and RAM grows by no more than that share (see `sensitivity`). `equalization` moves channel
+    scales between layers, where the outputs gain by it or always (see `equalize`)."""
 
     method: Method = "percentile"
     percentile: float = 99.99
@@ -37,6 +39,8 @@ class QuantizeSettings:
     bias_correction: bool = True
     activations: DType = DType.INT8
     widen: float = 0.01
+    equalization: Equalization = "off"
+    budget: int | None = None
 
 
 def quantize(
@@ -52,6 +56,7 @@ def quantize(
     a node that has no integer form.
     """
     settings = settings or QuantizeSettings()
+    graph = equalized(graph, calibration, run_float, settings)
     seen = observe(graph, calibration, run_float, progress)
     wanted = wanted_types(graph, settings)
 
@@ -64,6 +69,22 @@ def quantize(
         return typed
     rounding, corrects = settings.rounding, settings.bias_correction
     return verify(refine(graph, typed, calibration, run_float, rounding, corrects, progress))
+
+
+def equalized(
+    graph: Graph, calibration: Mapping[str, Array], run_float: RunFloat, settings: QuantizeSettings
+) -> Graph:
+    """The float graph that `quantize` quantizes: `graph` itself unless the settings ask for equalization.
+
+    Whoever compares values inside with those of the quantized graph needs it, and then quantizes with "off".
+    """
+    if settings.equalization == "off":
+        return graph
+
+    def build(moved: Graph, seen: Mapping[str, Observation]) -> Graph:
+        return build_typed(moved, seen, settings, wanted_types(moved, settings))
+
+    return equalize(graph, calibration, run_float, build, settings.equalization == "on")
 
 
 def wanted_types(graph: Graph, settings: QuantizeSettings) -> dict[str, DType]:

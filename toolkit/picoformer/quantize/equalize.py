@@ -26,8 +26,8 @@ EQUALIZATIONS: tuple[str, ...] = get_args(Equalization)
 Build = Callable[[Graph, Mapping[str, Observation]], Graph]
 """The quantized graph of a float one and what was observed of it."""
 
-MIN_GAIN_DB = 0.1
-"""What one place must gain at the outputs to be equalized."""
+MIN_GAIN_DB = 0.5
+"""What one place must gain at the outputs to be equalized: less is within the spread of calibration sets."""
 LIMIT = 256.0
 """Largest factor, up or down, that a channel takes."""
 
@@ -43,10 +43,18 @@ class Place:
     readers: tuple[Node, ...]
 
 
-def equalize(graph: Graph, calibration: Mapping[str, Array], run_float: RunFloat, build: Build, always: bool) -> Graph:
+def equalize(
+    graph: Graph,
+    calibration: Mapping[str, Array],
+    run_float: RunFloat,
+    build: Build,
+    always: bool,
+    centred: bool = False,
+) -> Graph:
     """A graph that computes the same in float, with channels evened out where the quantized outputs gain from it.
 
     `calibration`: input name → (samples, *shape). `always` skips the measurement and equalizes every place there is.
+    `centred` measures without the mean error of the outputs, for where biases will be corrected.
     """
     few = few_samples(graph, calibration)
     seen = observe(graph, few, run_float)
@@ -58,7 +66,7 @@ def equalize(graph: Graph, calibration: Mapping[str, Array], run_float: RunFloat
         if always:
             graph, seen = tried, seen_then
             continue
-        simulation = simulation or Simulation(graph, few, run_float, build(graph, seen))
+        simulation = simulation or Simulation(graph, few, run_float, build(graph, seen), centred)
         typed = build(tried, seen_then)
         if decibels(simulation.noise(typed)) - decibels(simulation.base_noise) >= MIN_GAIN_DB:
             simulation.rebase(typed)

@@ -63,7 +63,8 @@ def quantize(
     def build(more: Mapping[str, DType]) -> Graph:
         return build_typed(graph, seen, settings, {**wanted, **more})
 
-    wide = choose_wide(graph, calibration, run_float, build, settings.widen) if settings.widen > 0 else {}
+    centred = settings.bias_correction
+    wide = choose_wide(graph, calibration, run_float, build, settings.widen, centred) if settings.widen > 0 else {}
     typed = build(wide)
     if settings.rounding == "nearest" and not settings.bias_correction:
         return typed
@@ -84,7 +85,7 @@ def equalized(
     def build(moved: Graph, seen: Mapping[str, Observation]) -> Graph:
         return build_typed(moved, seen, settings, wanted_types(moved, settings))
 
-    return equalize(graph, calibration, run_float, build, settings.equalization == "on")
+    return equalize(graph, calibration, run_float, build, settings.equalization == "on", settings.bias_correction)
 
 
 def wanted_types(graph: Graph, settings: QuantizeSettings) -> dict[str, DType]:

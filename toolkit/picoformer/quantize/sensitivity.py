@@ -61,13 +61,14 @@ def choose_wide(
     run_float: RunFloat,
     build: Build,
     share: float,
-    progress: Callable[[int, int], None] | None = None,
+    centred: bool = False,
 ) -> dict[str, DType]:
     """Values to widen from int8 to int16, each with INT16: those that gain most for their cost.
 
     `share` bounds what it may cost: that part of all multiply-accumulates may read 16 bits, and the bytes of values
     alive at once may grow by that part. The cost of one is the sum of both parts. `calibration`: input name →
-    (samples, *shape). `build` gives the quantized graph with values wanted INT16 beyond those that are anyway.
+    (samples, *shape). `build` gives the quantized graph with values wanted INT16 beyond those that are anyway. `centred`
+    measures without the mean error of the outputs, for where biases will be corrected.
     """
     base = build({})
     macs, peak = max(graph.macs, 1), live_peak(base)
@@ -81,14 +82,12 @@ def choose_wide(
     names = [name for name in _candidates(graph, base) if fits(build({name: DType.INT16}))]
     if not names:
         return {}
-    simulation = Simulation(graph, few_samples(graph, calibration), run_float, base)
+    simulation = Simulation(graph, few_samples(graph, calibration), run_float, base, centred)
     candidates = []
-    for index, name in enumerate(names):
+    for name in names:
         typed = build({name: DType.INT16})
         if _lowers(base, typed):
             candidates.append(_Candidate(name, simulation.noise(typed), sum(max(part, 0.0) for part in cost(typed))))
-        if progress:
-            progress(index + 1, len(names))
     chosen: dict[str, DType] = {}
     noise = simulation.base_noise
     free = 1e-4  # so that what costs nothing still has an order

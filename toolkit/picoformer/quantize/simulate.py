@@ -84,8 +84,12 @@ class Simulation:
     """Outputs of variants of one quantized graph against the float ones; nodes that a variant shares with the base
     are run once."""
 
-    def __init__(self, graph: Graph, inputs: Mapping[str, Array], run_float: RunFloat, base: Graph) -> None:
-        """graph: the float one. inputs: name → (samples, *shape). base: quantized, what variants are variants of."""
+    def __init__(
+        self, graph: Graph, inputs: Mapping[str, Array], run_float: RunFloat, base: Graph, centred: bool = False
+    ) -> None:
+        """graph: the float one. inputs: name → (samples, *shape). base: quantized, what variants are variants of.
+        `centred` leaves the mean error of each output out, as the correction of biases will."""
+        self._centred = centred
         self._graph = graph
         self._inputs = {name: inputs[name] for name in graph.inputs}
         self._run_float = run_float
@@ -139,8 +143,10 @@ class Simulation:
     def _noise(self, values: Mapping[str, Array]) -> float:
         shares = []
         for name, wanted in self._wanted.items():
-            signal = float(np.square(wanted).sum())
-            shares.append(float(np.square(values[name] - wanted).sum()) / max(signal, 1e-30))
+            error = values[name] - wanted
+            if self._centred:
+                error = error - error.mean(axis=0)
+            shares.append(float(np.square(error).sum()) / max(float(np.square(wanted).sum()), 1e-30))
         return float(np.mean(shares))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from picoformer.backends.c.isa import layout_of
 from picoformer.ir.operator import Array, Lowered
-from picoformer.ir.types import TensorType
+from picoformer.ir.types import DType, TensorType
 from picoformer.ops import (
     LoweredAdd,
     LoweredAttention,
@@ -202,11 +202,15 @@ def execute(library: Library, lowered: Lowered, *activations: Array, alias: int 
         x = y.array
     match lowered:
         case LoweredLinear():
-            name = f"pf_linear_{'wide_' if lowered.wide else ''}{_names(lowered.input, output)}"
+            is_int4 = lowered.weight_dtype is DType.INT4
+            kind = "pf_linear_s4" if is_int4 else "pf_linear"
+            name = (
+                f"pf_linear_{'wide_' if lowered.wide else ''}{'s4_' if is_int4 else ''}{_names(lowered.input, output)}"
+            )
             n, k = lowered.weight.shape
-            rows, layout = x.size // k, library.layout.linear(lowered.input.dtype)
+            rows, layout = x.size // k, library.layout.linear(lowered.input.dtype, lowered.weight_dtype)
             weight, block = layout.pack_weight(lowered.weight), layout.block(rows, k)
-            p = library.structure("pf_linear", lowered, n=n, k=k, weight=weight, block=block)
+            p = library.structure(kind, lowered, n=n, k=k, weight=weight, block=block)
             scratch = Guarded((layout.scratch_bytes(rows, k),), np.uint8)
             library.call(name, p, x, y.array, rows, scratch.array)
             library.guard(scratch)
@@ -214,9 +218,10 @@ def execute(library: Library, lowered: Lowered, *activations: Array, alias: int 
             name = f"pf_attention_{_names(lowered.query, output)}"
             keys, values = np.ascontiguousarray(activations[1]), np.ascontiguousarray(activations[2])
             count = len(keys)
-            sizes = {"head_size": x.shape[-1] // lowered.heads, "value_size": values.shape[-1] // lowered.heads}
+            sizes = {"head_size": x.shape[-1] // lowered.heads, "value_size": values.shape[-1] // lowered.kv_heads}
             valid = int(activations[3]) if lowered.has_valid_length else count
-            scratch = Guarded((library.layout.attention.scratch_bytes(count, *sizes.values()),), np.uint8)
+            layout = library.layout.attention(lowered.query.dtype)
+            scratch = Guarded((layout.scratch_bytes(count, *sizes.values()),), np.uint8)
             p = library.structure("pf_attention", lowered, **sizes)
             library.call(name, p, x, keys, values, y.array, len(x), count, valid, scratch.array)
             library.guard(scratch)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 
 from picoformer.ir.operator import Array, Lowered, Operand, Operator
-from picoformer.ir.types import DType, QuantParams, TensorType
+from picoformer.ir.types import BLOCK, DType, QuantParams, TensorType
 from picoformer.ops import (
     Activation,
     Add,
@@ -57,7 +57,7 @@ class Case:
             quant = operand.type.quant
             if quant is not None:
                 scale = quant.scale_array(value.ndim).astype(np.float64)
-                value = (value.astype(np.float64) - quant.zero_point) * scale
+                value = (value.astype(np.float64) - quant.zero_point) * scale * quant.element_multipliers(value.shape)
             values.append(value)
         quant = self.output.quant
         assert quant is not None
@@ -119,30 +119,81 @@ def linear(x: DType, y: DType, wide: bool = False) -> Iterator[Case]:
                 )
 
 
-ATTENTION_SIZES = [(1, 1, 1, 1, 1), (3, 5, 2, 4, 3), (2, 17, 3, 7, 6), (7, 7, 1, 16, 16), (1, 40, 2, 5, 1)]
+INT4_SIZES = [(1, 1, 1), (3, 2, 7), (2, 5, 31), (1, 3, 32), (5, 3, 33), (4, 4, 64), (6, 7, 97)]
 
 
-def attention(y: DType) -> Iterator[Case]:
-    """Attention: (queries, keys, heads, head size, value size); valid lengths from none to all."""
+def linear_int4(x: DType, y: DType, wide: bool = False) -> Iterator[Case]:
+    """Linear with int4 weights, with and without blocks: (rows, n, k); with `wide`, sums past 31 bits."""
+    rng = np.random.default_rng(10)
+    for rows, n, k in [(1, 1, 700), (3, 4, 1031)] if wide else INT4_SIZES:
+        for blocks in (True,) if wide else (False, True):
+            for note, data in patterns(rng, (rows, k), x):
+                weight = rng.integers(-7, 8, (n, k))
+                multipliers = rng.integers(1, 16, (n, -(-k // BLOCK)))
+                if wide or note in ("saturated", "lowest"):
+                    weight, multipliers[0] = rng.choice([-7, 7], (n, k)), 15
+                if wide and note == "lowest":
+                    weight = np.full((n, k), 7)
+                weight[-1] *= n == 1 or note != "random"
+                scales = rng.uniform(0.001, 0.02, n)
+                x_type = of((rows, k), x, 0.03 if x is S8 else 0.0002, -17)
+                rows_of_multipliers = tuple(map(tuple, multipliers.tolist())) if blocks else ()
+                w_type = TensorType((n, k), DType.INT4, QuantParams(tuple(scales), 0, -2, rows_of_multipliers))
+                x_scale = x_type.quant.scale[0]
+                b_type = TensorType((n,), DType.INT32, QuantParams(tuple(scales * x_scale), 0, -1))
+                bias = rng.integers(-5000, 5001, n).astype(np.int32)
+                spread = 0.01 * 7 * (8 if blocks else 1) * math.sqrt(k) * x_scale * -x.minimum
+                for fit in (1.0, 0.02):
+                    constants = (Operand(w_type, weight.astype(np.int8)), Operand(b_type, bias))
+                    yield Case(
+                        f"{rows}x{n}x{k} {'blocks ' if blocks else ''}{note} {fit}",
+                        Linear(),
+                        (Operand(x_type), *constants),
+                        of((rows, n), y, spread * fit / -y.minimum, 11),
+                        (data,),
+                    )
+
+
+ATTENTION_SIZES = [
+    (1, 1, 1, 1, 1, 1, False),
+    (3, 5, 2, 2, 4, 3, False),
+    (2, 17, 3, 3, 7, 6, False),
+    (7, 7, 1, 1, 16, 16, False),
+    (1, 40, 2, 2, 5, 1, False),
+    (3, 9, 4, 2, 5, 3, False),  # groups of queries share keys and values
+    (1, 1, 1, 1, 1, 1, True),
+    (5, 5, 2, 2, 4, 3, True),
+    (8, 8, 6, 2, 3, 5, True),
+    (4, 17, 3, 1, 7, 6, True),  # more keys than queries: the first row sees 14
+    (7, 3, 2, 1, 5, 2, True),  # fewer: the first four rows see none
+    (35, 35, 1, 1, 2, 2, True),
+]
+
+
+def attention(x: DType, y: DType) -> Iterator[Case]:
+    """Attention: (queries, keys, heads, key heads, head size, value size, causal); valid lengths from none to all."""
     rng = np.random.default_rng(2)
-    for queries, keys, heads, size, value_size in ATTENTION_SIZES:
-        shapes = (queries, heads * size), (keys, heads * size), (keys, heads * value_size)
-        columns = zip(*(patterns(rng, shape, S8) for shape in shapes), strict=True)
+    for queries, keys, heads, kv_heads, size, value_size, causal in ATTENTION_SIZES:
+        shapes = (queries, heads * size), (keys, kv_heads * size), (keys, kv_heads * value_size)
+        columns = zip(*(patterns(rng, shape, x) for shape in shapes), strict=True)
         for (note, q), (_, k), (_, v) in columns:
             for valid in (None, 0, 1, (keys + 1) // 2, keys):
                 types = []
-                for value, width in ((q, size), (k, size), (v, value_size)):
-                    scales = tuple(np.repeat(rng.uniform(0.01, 0.05, heads), width))
-                    types.append(TensorType(value.shape, S8, QuantParams(scales, 0, -1)))
-                steps = np.asarray(types[2].quant.scale) * (1.0 if y is S8 else 1 / 256)
-                out = TensorType((queries, v.shape[1]), y, QuantParams(tuple(steps), 0, -1))
+                for value, own, width in ((q, heads, size), (k, kv_heads, size), (v, kv_heads, value_size)):
+                    scales = np.repeat(rng.uniform(0.01, 0.05, own), width) / (1 if x is S8 else 256)
+                    types.append(TensorType(value.shape, x, QuantParams(tuple(scales), 0, -1)))
+                steps = np.asarray(types[2].quant.scale).reshape(kv_heads, -1)[:, 0] * x.minimum / y.minimum
+                steps = np.repeat(steps, heads // kv_heads * value_size)
+                out = TensorType((queries, heads * value_size), y, QuantParams(tuple(steps), 0, -1))
                 inputs = tuple(Operand(t) for t in types)
                 data: tuple[Array, ...] = (q, k, v)
                 if valid is not None:
                     inputs += (Operand(TensorType((), DType.INT32)),)
                     data += (np.int32(valid),)
-                op = Attention(heads, 1.0 / math.sqrt(size) * (1.0 if note != "saturated" else 40.0))
-                yield Case(f"{queries}x{keys}x{heads}x{size}x{value_size} {note} valid {valid}", op, inputs, out, data)
+                scale = 1.0 / math.sqrt(size) * (1.0 if note != "saturated" else 40.0)
+                op = Attention(heads, scale, causal, kv_heads)
+                sizes = f"{queries}x{keys}x{heads}/{kv_heads}x{size}x{value_size}{' causal' if causal else ''}"
+                yield Case(f"{sizes} {note} valid {valid}", op, inputs, out, data)
 
 
 NORM_SIZES = [(1, 1), (3, 2), (2, 5), (4, 16), (3, 63), (2, 512)]
@@ -297,12 +348,14 @@ def _table() -> dict[str, Callable[[], Iterator[Case]]]:
 
     for o, y in TYPES.items():
         enter(f"pf_linear_wide_s16_{o}", linear, S16, y, True)
-        enter(f"pf_attention_s8_{o}", attention, y)
+        enter(f"pf_linear_wide_s4_s16_{o}", linear_int4, S16, y, True)
         enter(f"pf_table_s8_{o}", table, y)
         enter(f"pf_interpolate_s16_{o}", interpolated, y)
         enter(f"pf_embedding_{o}", embedding, y)
         for i, x in TYPES.items():
             enter(f"pf_linear_{i}_{o}", linear, x, y)
+            enter(f"pf_linear_s4_{i}_{o}", linear_int4, x, y)
+            enter(f"pf_attention_{i}_{o}", attention, x, y)
             enter(f"pf_layer_norm_{i}_{o}", layer_norm, x, y, False)
             enter(f"pf_layer_norm_gain_{i}_{o}", layer_norm, x, y, True)
             enter(f"pf_requantize_{i}_{o}", requantize, x, y)

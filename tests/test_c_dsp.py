@@ -58,6 +58,23 @@ def test_linear_of_every_small_size(y: DType, core: ArmLibrary) -> None:
 
 
 @pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
+def test_int4_linear_of_every_small_size(y: DType, core: ArmLibrary) -> None:
+    """K from 1 to 33 and around more blocks, odd and even rows and outputs, all multipliers, sums past a left shift."""
+    rng = np.random.default_rng(2)
+    sizes = [(1 + k % 4, 1 + k % 5, k) for k in (*range(1, 34), 63, 64, 65, 100, 129)] + [(21, 3, 512)]
+    waiting = []
+    for index, (rows, n, k) in enumerate(sizes):
+        data = rng.choice([-128, 127, int(rng.integers(-128, 128))], (rows, k)).astype(np.int8)
+        weight = rng.integers(-8, 8, (n, k)).astype(np.int8)
+        blocks = tuple(map(tuple, rng.integers(1, 16, (n, -(-k // 32))).tolist())) if index % 3 else ()
+        case = linear_case(data, weight, y, 2.0**15 if index % 5 == 0 else 0.01, DType.INT4, blocks)
+        waiting.append((case, execute(core, case.lowered, *case.activations)[1]))
+    core.run()
+    for case, result in waiting:
+        np.testing.assert_array_equal(result, case.expected, case.note)
+
+
+@pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
 def test_sums_that_may_not_be_shifted_left(y: DType, core: ArmLibrary) -> None:
     """Factors so large that a shifted sum would pass 32 bits: products of 64 bits, in odd and even sizes."""
     rng = np.random.default_rng(1)
@@ -70,10 +87,17 @@ def test_sums_that_may_not_be_shifted_left(y: DType, core: ArmLibrary) -> None:
         check(core, case)
 
 
-def linear_case(x: np.ndarray, weight: np.ndarray, y: DType, factor: float) -> Case:
+def linear_case(
+    x: np.ndarray,
+    weight: np.ndarray,
+    y: DType,
+    factor: float,
+    dtype: DType = DType.INT8,
+    blocks: tuple[tuple[int, ...], ...] = (),
+) -> Case:
     """A Linear whose sums are multiplied by about `factor`."""
     n = len(weight)
-    w_type = TensorType(weight.shape, DType.INT8, QuantParams(tuple(0.01 * (1 + np.arange(n) / n)), 0, -2))
+    w_type = TensorType(weight.shape, dtype, QuantParams(tuple(0.01 * (1 + np.arange(n) / n)), 0, -2, blocks))
     b_type = TensorType((n,), DType.INT32, QuantParams(tuple(0.0005 * (1 + np.arange(n) / n)), 0, -1))
     bias = np.arange(-n, n, 2).astype(np.int32)
     inputs = (Operand(of(x.shape, DType.INT8, 0.05, 3)), Operand(w_type, weight), Operand(b_type, bias))

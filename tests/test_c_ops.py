@@ -242,27 +242,32 @@ def test_linear_f32(rows: int, n: int, k: int, has_bias: bool, library: Library)
     close(y.value, x.astype(np.float64) @ w.T.astype(np.float64) + (b if has_bias else 0))
 
 
-@pytest.mark.parametrize("queries,keys,heads,size,value_size", [(1, 1, 1, 1, 1), (3, 5, 2, 4, 3), (9, 64, 4, 16, 16)])
+@pytest.mark.parametrize(
+    "queries,keys,heads,size,value_size", [(1, 1, 1, 1, 1), (3, 5, 2, 4, 3), (6, 2, 2, 4, 3), (9, 64, 4, 16, 16)]
+)
 @pytest.mark.parametrize("valid", [0, 1, None])
 @pytest.mark.parametrize("spread", [0.5, 10.0])
+@pytest.mark.parametrize("causal,shared", [(False, False), (True, True)])
 def test_attention_f32(
-    queries: int, keys: int, heads: int, size: int, value_size: int, valid: int | None, spread: float, library: Library
-) -> None:
+    queries: int, keys: int, heads: int, size: int, value_size: int, valid: int | None, spread: float, causal: bool,
+    shared: bool, library: Library,
+) -> None:  # fmt: skip
+    kv_heads = 1 if shared else heads
     q, k, v = (
         floats(0, queries, heads * size, spread=spread),
-        floats(1, keys, heads * size),
-        floats(2, keys, heads * value_size),
+        floats(1, keys, kv_heads * size),
+        floats(2, keys, kv_heads * value_size),
     )
-    p = library.structure(
-        "pf_attention_f32_params", scale=size**-0.5, heads=heads, head_size=size, value_size=value_size
-    )
+    sizes = {"heads": heads, "kv_heads": kv_heads, "head_size": size, "value_size": value_size}
+    p = library.structure("pf_attention_f32_params", scale=size**-0.5, causal=int(causal), **sizes)
     valid = keys if valid is None else valid
     y, scratch = Guarded((queries, heads * value_size), np.float32), Guarded((keys,), np.float32)
     library.call("pf_attention_f32", p, q, k, v, y.array, queries, keys, valid, scratch.array)
     scale = float(np.float32(size**-0.5))
     wide = [x.astype(np.float64) for x in (q, k, v)]
     wide[0] *= scale  # in double precision, as Attention multiplies by its scale in single
-    close(y.value, Attention(heads, 1.0).compute(*wide, np.int32(valid)), 2e-6 if spread < 1 else 1e-5)
+    expected = Attention(heads, 1.0, causal, kv_heads).compute(*wide, np.int32(valid))
+    close(y.value, expected, 2e-6 if spread < 1 else 1e-5)
     assert scratch.value.size
 
 

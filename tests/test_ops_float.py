@@ -75,21 +75,36 @@ def test_linear(shape: tuple[int, ...], has_bias: bool) -> None:
 @pytest.mark.parametrize("heads,size,value_size", [(1, 4, 4), (3, 5, 2)])
 @pytest.mark.parametrize("samples", [(), (2,)])
 @pytest.mark.parametrize("valid", [None, 0, 1, 6])
-def test_attention(heads: int, size: int, value_size: int, samples: tuple[int, ...], valid: int | None) -> None:
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("queries", [4, 8])
+def test_attention(
+    heads: int, size: int, value_size: int, samples: tuple[int, ...], valid: int | None, causal: bool, group: int,
+    queries: int,
+) -> None:  # fmt: skip
     q, k, v = (
-        floats(*samples, 4, heads * size),
+        floats(*samples, queries, group * heads * size),
         floats(*samples, 6, heads * size),
         floats(*samples, 6, heads * value_size),
     )
-    op = Attention(heads, 0.7)
+    op = Attention(group * heads, 0.7, causal, heads)
     inputs = [q, k, v]
-    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask = torch.ones(queries, 6, dtype=torch.bool)
     if valid is not None:
         inputs.append(np.full(samples, valid, np.int32))
         mask[:, valid:] = False
-    split = [t.unflatten(-1, (heads, -1)).transpose(-2, -3) for t in tensors(q, k, v)]
-    expected = functional.scaled_dot_product_attention(*split, attn_mask=mask, scale=0.7).transpose(-2, -3).flatten(-2)
-    same(op.compute(*inputs), torch.zeros_like(expected) if valid == 0 else expected)
+    if causal:  # the last query sees the last key
+        mask &= torch.ones(queries, 6).tril(6 - queries).bool()
+    split = [
+        t.unflatten(-1, (-1, n)).transpose(-2, -3)
+        for t, n in zip(tensors(q, k, v), (size, size, value_size), strict=True)
+    ]
+    split[1:] = [t.repeat_interleave(group, -3) for t in split[1:]]
+    expected = functional.scaled_dot_product_attention(*split, attn_mask=mask, scale=0.7)
+    expected = expected.masked_fill(~mask.any(-1, keepdim=True), 0.0).transpose(-2, -3).flatten(-2)
+    same(op.compute(*inputs), expected)
+    types = [TensorType(a.shape[len(samples) :]) for a in (q, k, v)]
+    assert op.infer(types).shape == expected.shape[len(samples) :]
 
 
 def test_attention_valid_length_of_each_sample() -> None:
@@ -247,25 +262,36 @@ def bound(case: Case) -> np.ndarray | float:
         case LoweredSoftmax():  # every exponent is off by 1/128 at most: see exponent_bound
             return 0.5 + exponent_bound(low.table, case.activations[0].shape[-1]) / output.scale[0] + slack
         case LoweredAttention():
-            v = case.activations[2]
-            heads = v.astype(np.float64).reshape(len(v), low.heads, -1)
-            spread = np.repeat((heads.max(0) - heads.min(0)), 1, -1).reshape(-1)
+            v = case.activations[2].astype(np.float64)
             assert case.inputs[2].type.quant is not None
-            ratio = case.inputs[2].type.quant.scale_array(1).astype(np.float64) / step.reshape(-1)
+            spread = (v.max(0) - v.min(0)) * case.inputs[2].type.quant.scale_array(1).astype(np.float64)
+            spread = np.repeat(spread.reshape(low.kv_heads, -1), low.heads // low.kv_heads, 0).reshape(-1)
             size = np.abs(case.meaning())
-            return 0.5 + ratio * spread * exponent_bound(low.table, len(v)) + 2.0**-26 * size + slack
+            table = exponent_bound(low.table, len(v), score_error(low))
+            return 0.5 + spread / step.reshape(-1) * table + 2.0**-26 * size + slack
         case _:
             return 0.5 + slack
 
 
-def exponent_bound(table: np.ndarray, width: int) -> float:
+def score_error(low: LoweredAttention) -> float:
+    """What an int16 attention adds to d below: a unit of the dropped score, and half a unit of the multiplier times the
+    largest distance that still has a weight; in natural units, of the head where it is largest."""
+    if low.score_drop == 0:
+        return 0.0
+    unit = low.score_multiplier.astype(np.float64) * 0.5**low.score_shift
+    distance = np.minimum(2.0**31, 1024 / unit)
+    return float((unit + distance * 0.5**low.score_shift / 2).max()) / 64
+
+
+def exponent_bound(table: np.ndarray, width: int, error: float = 0.0) -> float:
     """How much of the spread of the values a mean weighted by numerators may move.
 
-    Distances are rounded to 1/64, so each weight is off by a factor in [e^-d, e^d], d = 1/128: a mean of two groups,
-    one at e^d and one at e^-d, moves by tanh(d/2) of their distance at most. Each numerator is also rounded, by half
-    a unit or, past the last entry, by that entry; against their sum, which the largest alone bounds from below.
+    Distances are rounded to 1/64, so each weight is off by a factor in [e^-d, e^d], d = 1/128 (+ `error`): a mean of
+    two groups, one at e^d and one at e^-d, moves by tanh(d/2) of their distance at most. Each numerator is also
+    rounded, by half a unit or, past the last entry, by that entry; against their sum, which the largest alone bounds
+    from below.
     """
-    return math.tanh(1 / 256) + width * (0.5 + float(table[-1])) / float(table[0])
+    return math.tanh(1 / 256 + error / 2) + width * (0.5 + float(table[-1])) / float(table[0])
 
 
 def epsilon_effect(case: Case) -> np.ndarray | float:

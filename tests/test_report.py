@@ -159,7 +159,13 @@ def test_report_json_is_the_verification_and_what_stands_beside_it(tmp_path: Pat
     written = json.loads(record.read_text())
     assert {key: written[key] for key in PARITY.to_json()} == PARITY.to_json()
     assert set(written) - set(PARITY.to_json()) == {"passed", "failures", "stages", "memory"}
-    assert written["stages"][1] == {"name": "student", "accuracy": 0.9778, "parameters": 26_346, "bytes": 105_384}
+    assert written["stages"][1] == {
+        "name": "student",
+        "accuracy": 0.9778,
+        "parameters": 26_346,
+        "bytes": 105_384,
+        "bits_per_character": None,
+    }
     assert written["memory"]["timeline"][1] == {"step": "layers.0/attention", "bytes": 6_143}
     assert written["memory"]["arena_lower_bound"] == 5_888
     assert page.read_text("utf-8") == render_page(REPORT)

@@ -214,7 +214,8 @@ def quantize_samples(
         raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {wanted}")
     arrays, _ = split_labels(load_samples(calibration), calibration)
     samples = fit_samples(graph, with_full_length(graph, arrays), calibration)
-    settings = replace(settings or QuantizeSettings(), activations=SCHEMES[scheme].activations)
+    chosen = SCHEMES[scheme]
+    settings = replace(settings or QuantizeSettings(), activations=chosen.activations, weights=chosen.weights)
     return graph, quantize_model(graph, samples, settings, progress), samples
 
 

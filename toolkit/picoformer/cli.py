@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,14 @@ from picoformer.cli_options import (
     COUNT,
     FILE,
     FOLDER,
-    compress_options,
-    config_option,
     json_option,
     quantize_options,
     read_shapes,
     shape_option,
 )
-from picoformer.cli_progress import progress as _progress
-from picoformer.errors import ConfigError, DeviceError, PicoformerError
+from picoformer.cli_output import progress, show, show_figures
+from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
+from picoformer.errors import DeviceError, PicoformerError
 
 
 class _Group(click.Group):
@@ -65,23 +62,6 @@ def main(debug: bool) -> None:
     """Take a trained transformer, make it small, and turn it into verified microcontroller firmware."""
 
 
-def _print(record: Any, as_json: bool, table: Callable[[], None]) -> None:
-    if as_json:
-        click.echo(json.dumps(record))
-    else:
-        table()
-
-
-def _figures(record: dict[str, Any]) -> None:
-    for key, value in record.items():
-        if isinstance(value, dict):
-            continue
-        text = "not measured" if value is None else str(value)
-        if isinstance(value, int | float):
-            text = f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
-        click.echo(f"  {key.replace('_', ' '):<26} {text}")
-
-
 @main.command()
 @click.argument("pipeline_file", type=FILE)
 @click.option("--force", is_flag=True, help="Run every stage again.")
@@ -100,117 +80,14 @@ def run(pipeline_file: Path, force: bool, as_json: bool) -> None:
             click.echo(f"{stage:<10} {state}", err=True)
 
     pipeline = load_pipeline(pipeline_file)
-    with _progress() as tick:
+    with progress() as tick:
         out = run_pipeline(pipeline, tick, announce, force)
     report = read_report(out)
-    _print(report.to_json(), as_json, lambda: print_report(report))
+    show(report.to_json(), as_json, lambda: print_report(report))
 
 
-@main.command()
-@click.argument("source")
-@click.option("-o", "--output", type=FILE, required=True, help="The file to write.")
-@click.option("--seed", type=COUNT, default=0, show_default=True, help="Of the split.")
-@click.option(
-    "--test-fraction",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.2,
-    show_default=True,
-    help="Held back for testing.",
-)
-@json_option
-def dataset(source: str, output: Path, seed: int, test_fraction: float, as_json: bool) -> None:
-    """Write a data set as an .npz.
-
-    SOURCE is digits (scikit-learn's), synthetic_signal, or an .npz with x_train, y_train, x_test, y_test.
-    """
-    from picoformer.stages import make_dataset
-
-    figures = make_dataset(source, output, seed, test_fraction)
-    _print(figures, as_json, lambda: _figures(figures))
-
-
-def _section(pipeline_file: Path, key: str) -> Any:
-    from picoformer.config import load_pipeline
-
-    pipeline = load_pipeline(pipeline_file)
-    for needed in ("data", key):
-        if getattr(pipeline.file, needed) is None:
-            raise ConfigError(f"{pipeline_file}: has no section [{needed}]; add it")
-    return pipeline.file
-
-
-@main.command()
-@click.argument("data", type=FILE)
-@config_option
-@click.option("-o", "--output", type=FILE, required=True, help="The file to write.")
-@json_option
-def train(data: Path, config: Path, output: Path, as_json: bool) -> None:
-    """Train the model of [teacher] from scratch.
-
-    DATA is an .npz that `picoformer dataset` wrote.
-    """
-    from picoformer.stages import train_model
-
-    file = _section(config, "teacher")
-    with _progress() as tick:
-        figures = train_model(data, file.teacher, file.teaching, output, file.data.augment, tick)
-    _print(figures, as_json, lambda: _figures(figures))
-
-
-@main.command()
-@click.argument("teacher", type=FILE)
-@click.argument("data", type=FILE)
-@config_option
-@click.option("-o", "--output", type=FILE, required=True, help="The file to write.")
-@json_option
-def distill(teacher: Path, data: Path, config: Path, output: Path, as_json: bool) -> None:
-    """Distill the checkpoint TEACHER into the model of [student].
-
-    DATA is an .npz that `picoformer dataset` wrote.
-    """
-    from picoformer.stages import distill_model
-
-    file = _section(config, "student")
-    with _progress() as tick:
-        figures = distill_model(teacher, data, file.student, file.distilling, output, file.data.augment, tick)
-    _print(figures, as_json, lambda: _figures(figures))
-
-
-@main.command()
-@compress_options
-def prune(checkpoint: Path, data: Path, config: Path, teacher: Path | None, output: Path, as_json: bool) -> None:
-    """Drop the heads and neurons that matter least, then recover.
-
-    Settings come from [pruning] and [recovery]; CHECKPOINT is a .safetensors, DATA a data set.
-    """
-    from picoformer.stages import prune_model
-
-    file = _section(config, "pruning")
-    with _progress() as tick:
-        figures = prune_model(checkpoint, data, file.pruning, output, file.recovering, teacher, file.data.augment, tick)
-    _print(figures, as_json, lambda: _figures(figures))
-
-
-@main.command()
-@compress_options
-def factorize(checkpoint: Path, data: Path, config: Path, teacher: Path | None, output: Path, as_json: bool) -> None:
-    """Make matrices into pairs of lower rank, then recover.
-
-    Settings come from [factorization] and [factorization_recovery]; CHECKPOINT is a .safetensors, DATA a data set.
-    """
-    from picoformer.reporting import print_factorization
-    from picoformer.stages import factorize_model
-
-    file = _section(config, "factorization")
-    settings, recovery = file.factorization, file.factorization_recovering
-    with _progress() as tick:
-        figures = factorize_model(checkpoint, data, settings, output, recovery, teacher, file.data.augment, tick)
-
-    def table() -> None:
-        _figures(figures)
-        print_factorization(figures)
-
-    _print(figures, as_json, table)
+for command in TRAINING_COMMANDS:
+    main.add_command(command)
 
 
 @main.command()
@@ -234,9 +111,9 @@ def quantize(
     from picoformer.exporting import quantize_files
     from picoformer.reporting import print_quality
 
-    with _progress() as tick:
+    with progress() as tick:
         record = quantize_files(model, calibration, scheme, output, settings, read_shapes(shapes), tick)
-    _print(record, as_json, lambda: print_quality(record))
+    show(record, as_json, lambda: print_quality(record))
 
 
 @main.command()
@@ -267,11 +144,11 @@ def export(
     """
     from picoformer.exporting import export_files
 
-    with _progress() as tick:
+    with progress() as tick:
         record = export_files(
             model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick
         )
-    _print(record, as_json, lambda: _figures(record))
+    show(record, as_json, lambda: show_figures(record))
 
 
 @main.command()
@@ -304,13 +181,13 @@ def build(
     from picoformer.targets import load_target
 
     board = load_target(target)
-    with _progress() as tick:
+    with progress() as tick:
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,
             progress=lambda what, done, total: tick(what, done, total, 0.0),
         )  # fmt: skip
     record = build_record(made, board)
-    _print(record, as_json, lambda: print_build(record))
+    show(record, as_json, lambda: print_build(record))
 
 
 @main.command()
@@ -339,10 +216,10 @@ def verify(
     from picoformer.reporting import print_verification
     from picoformer.verification import verify_files
 
-    with _progress() as tick:
+    with progress() as tick:
         found = verify_files(folder, inputs, port, checkpoint, samples, tick, min_sqnr)
     record = found.to_json()
-    _print(record, as_json, lambda: print_verification(record, folder))
+    show(record, as_json, lambda: print_verification(record, folder))
     if not found.report.passed:
         raise DeviceError(f"parity does not hold: {found.report.failures[0]}")
 
@@ -360,9 +237,9 @@ def emulate(folder: Path, inputs: Path, output: Path | None, samples: int, as_js
     """
     from picoformer.exporting import emulate_files
 
-    with _progress() as tick:
+    with progress() as tick:
         record = emulate_files(folder, inputs, output, samples, tick)
-    _print(record, as_json, lambda: _figures(record))
+    show(record, as_json, lambda: show_figures(record))
 
 
 @main.command()
@@ -376,7 +253,7 @@ def report(folder: Path, as_json: bool) -> None:
     from picoformer.reporting import print_report, read_report
 
     record = read_report(folder)
-    _print(record.to_json(), as_json, lambda: print_report(record))
+    show(record.to_json(), as_json, lambda: print_report(record))
 
 
 @main.command()
@@ -392,7 +269,7 @@ def inspect(model: Path, shapes: tuple[str, ...], as_json: bool) -> None:
     from picoformer.reporting import print_inspection
 
     record = inspect_file(model, read_shapes(shapes))
-    _print(record, as_json, lambda: print_inspection(record))
+    show(record, as_json, lambda: print_inspection(record))
 
 
 @main.command()
@@ -404,7 +281,7 @@ def targets(as_json: bool) -> None:
     found = [load_target(name) for name in list_targets()]
     record = [{"name": t.name, "description": t.description, "cpu": t.cpu, "isa": list(t.isa)} for t in found]
     table = "\n".join(f"{t.name:<16} {t.description}" for t in found)
-    _print(record, as_json, lambda: click.echo(table))
+    show(record, as_json, lambda: click.echo(table))
 
 
 @main.command()
@@ -425,7 +302,7 @@ def doctor(as_json: bool) -> None:
             if not tool.found:
                 click.echo(f"{'':8}{'':20} {tool.mend}")
 
-    _print(record, as_json, table)
+    show(record, as_json, table)
     if any(tool.required and not tool.found for tool in found):
         sys.exit(1)
 

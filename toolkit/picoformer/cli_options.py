@@ -21,7 +21,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 FOLDER = click.Path(file_okay=False, path_type=Path)
 ANY = click.Path(path_type=Path)
 COUNT = click.IntRange(min=0)
-SCHEMES = click.Choice(["int8", "int8x16", "float32"])
+SCHEMES = click.Choice(["int8", "int8x16", "int4x8", "int4x16", "float32"])
 """The names in picoformer.quantize.SCHEMES (a test compares them: importing it would make --help slow), and float32."""
 METHODS = click.Choice(["percentile", "minmax", "mse"])
 

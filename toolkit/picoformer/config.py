@@ -49,11 +49,17 @@ class _Section(BaseModel):
 
 
 class DataSection(_Section):
-    """Where samples come from: a data set by name, or an .npz that `picoformer dataset` could have written."""
+    """Where samples come from: a data set by name, an .npz that `picoformer dataset` could have written, or a .txt.
+
+    The last three keys are for text: its tokenizer, how many tokens that has, and how many a window holds.
+    """
 
     source: str = "digits"
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     augment: bool = True
+    tokenizer: str = "character"
+    vocabulary: Positive = 512
+    sequence: Positive = 64
 
 
 class ModelSection(_Section):
@@ -70,6 +76,9 @@ class ModelSection(_Section):
     norm_position: Literal["pre", "post"] = "pre"
     positions: Literal["learned", "sinusoidal", "none"] = "learned"
     pooling: Literal["mean", "cls"] = "mean"
+    kv_heads: Annotated[int, Field(ge=0)] = 0  # heads of keys and values; 0: as many as heads
+    causal: bool | None = None  # default: for data that labels every row
+    tied_head: bool = False
 
     @model_validator(mode="after")
     def _heads_divide(self) -> ModelSection:
@@ -78,9 +87,12 @@ class ModelSection(_Section):
         return self
 
     def transformer(
-        self, sample_shape: tuple[int, ...], is_tokens: bool, vocabulary: int, classes: int
+        self, sample_shape: tuple[int, ...], is_tokens: bool, vocabulary: int, classes: int, labels_rows: bool = False
     ) -> TransformerConfig:
-        """The configuration for samples of this shape; raises ConfigError when they do not fit."""
+        """The configuration for samples of this shape; raises ConfigError when they do not fit.
+
+        Where every row has a label there is no pooling, and rows see what is before them unless `causal` is false.
+        """
         sizes: dict[str, Any] = {"sequence": sample_shape[0], "classes": classes}
         if is_tokens:
             sizes["vocab_size"] = vocabulary
@@ -97,8 +109,11 @@ class ModelSection(_Section):
             norm_position=self.norm_position,
             final_norm=self.norm_position == "pre",
             positions=self.positions,
-            pooling=self.pooling,
-            cls_token=self.pooling == "cls",
+            pooling="none" if labels_rows else self.pooling,
+            cls_token=self.pooling == "cls" and not labels_rows,
+            kv_heads=self.kv_heads or self.heads,
+            causal=labels_rows if self.causal is None else self.causal,
+            tied_head=self.tied_head,
             **sizes,
         )
 
@@ -131,6 +146,7 @@ class QuantizationSection(_Section):
     widen: Annotated[float, Field(ge=0, le=1)] = 0.01
     equalization: Literal["off", "auto", "on"] = "off"
     budget: Annotated[int | None, BeforeValidator(read_bytes), Field(gt=0)] = None
+    block: Literal[0, 32] = 32  # int4 weights that share a multiplier; 0: a scale per output only
 
     def settings(self) -> QuantizeSettings:
         """The same for the quantizer."""
@@ -147,6 +163,7 @@ class QuantizationSection(_Section):
             widen=self.widen,
             equalization=self.equalization,
             budget=self.budget,
+            block=self.block,
         )
 
 

@@ -1,8 +1,9 @@
-"""Labelled data as numpy arrays: files, scikit-learn's digits, and a synthetic sensor signal; no torch."""
+"""Labelled data as numpy arrays: files, scikit-learn's digits, a synthetic sensor signal, text; no torch."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from numpy.typing import NDArray
 
 from picoformer.errors import DataError
 from picoformer.files import atomic_write_bytes
+from picoformer.metrics import IGNORED
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+TEXT_BLOCK = 4096
+"""Characters that go to one part together, so that the held-back text is not a neighbour of every training window."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Inputs float32 or int64 (n, ...), labels int64 (n,) in 0..classes-1, split in training and held-back
-    test part.
+    """Inputs float32 or int64 (n, ...), labels int64 (n,), or (n, rows) with one per row, in 0..classes-1 or
+    IGNORED; split in training and held-back test part.
 
     Raises DataError when the arrays do not belong together or hold numbers that are not finite.
     """
@@ -30,14 +34,20 @@ class Dataset:
     y_test: NDArray[np.int64]
     name: str
     classes: int
+    characters_per_label: float = 0.0  # mean characters of text a label stands for; 0: no text
+
+    @property
+    def labels_rows(self) -> bool:
+        """True when every row has a label: a language model's next tokens, say."""
+        return self.y_train.ndim == 2
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             if x.ndim < 2 or x.dtype not in (np.float32, np.int64):
                 raise DataError(f"x_{part} is {x.dtype} {x.shape}; give float32 or int64, samples along axis 0")
-            if y.ndim != 1 or y.dtype != np.int64:
-                raise DataError(f"y_{part} is {y.dtype} {y.shape}; give one int64 label per sample")
+            if y.dtype != np.int64 or y.ndim not in (1, 2) or (y.ndim == 2 and y.shape[1:] != x.shape[1:2]):
+                raise DataError(f"y_{part} is {y.dtype} {y.shape}; give one int64 label per sample or per row of it")
             if len(x) != len(y) or not len(x):
                 raise DataError(
                     f"x_{part} has {len(x)} samples and y_{part} {len(y)}; give as many of both, at least 1"
@@ -45,10 +55,17 @@ class Dataset:
             if not np.isfinite(x).all():
                 sample = int(np.argwhere(~np.isfinite(x))[0][0])
                 raise DataError(f"x_{part} holds NaN or infinity, first in sample {sample}; remove or mend the sample")
-            if y.min() < 0 or y.max() >= self.classes:
+            judged = y[y != IGNORED]
+            if not len(judged):
+                raise DataError(f"every label of y_{part} is {IGNORED}, which means: not judged; give labels")
+            if judged.min() < 0 or judged.max() >= self.classes:
                 raise DataError(
-                    f"y_{part} holds labels {y.min()} to {y.max()}; they must lie in 0 to {self.classes - 1}"
+                    f"y_{part} holds labels {judged.min()} to {judged.max()}; they must lie in 0 to {self.classes - 1}"
                 )
+        if self.y_train.ndim != self.y_test.ndim:
+            raise DataError(f"y_train is {self.y_train.shape}, y_test {self.y_test.shape}; label both alike")
+        if not (np.isfinite(self.characters_per_label) and self.characters_per_label >= 0):
+            raise DataError(f"characters_per_label = {self.characters_per_label}; give a number from 0 up")
         if self.x_train.shape[1:] != self.x_test.shape[1:] or self.x_train.dtype != self.x_test.dtype:
             raise DataError(
                 f"x_train is {self.x_train.dtype} {self.x_train.shape}, x_test {self.x_test.dtype} "
@@ -60,7 +77,8 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
     """Write a dataset as .npz, atomically; the same dataset gives the same bytes."""
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {key: getattr(dataset, key) for key in ARRAYS}
-    np.savez_compressed(buffer, **arrays, name=np.array(dataset.name), classes=np.array(dataset.classes))
+    arrays |= {"name": np.array(dataset.name), "classes": np.array(dataset.classes)}
+    np.savez_compressed(buffer, **arrays, characters_per_label=np.array(dataset.characters_per_label))
     atomic_write_bytes(Path(path), buffer.getvalue())
 
 
@@ -86,8 +104,12 @@ def load_dataset(path: Path) -> Dataset:
     name, classes = arrays["name"], arrays["classes"]
     if name.shape or name.dtype.kind != "U" or classes.shape or classes.dtype.kind not in "iu":
         raise DataError(f"{path}: name must be one string and classes one integer; save the data set again")
+    characters = arrays.get("characters_per_label", np.array(0.0))
+    if characters.shape or characters.dtype.kind != "f":
+        raise DataError(f"{path}: characters_per_label must be one number; save the data set again")
     try:
-        return Dataset(**{key: arrays[key] for key in ARRAYS}, name=str(name), classes=int(classes))
+        parts = {key: arrays[key] for key in ARRAYS}
+        return Dataset(**parts, name=str(name), classes=int(classes), characters_per_label=float(characters))
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -172,3 +194,45 @@ def synthetic_signal(
     x = gain * np.sin(2 * np.pi * frequency[y][:, None, :] * time + phase[y][:, None, :])
     x = (x + noise * rng.standard_normal(x.shape)).astype(np.float32)
     return Dataset(x[:n], y[:n], x[n:], y[n:], name="synthetic_signal", classes=classes)
+
+
+def python_documentation() -> str:
+    """The reference topics that come with Python (about 465,000 characters), for language models."""
+    from pydoc_data import topics
+
+    return "\n\n".join(topics.topics[name] for name in sorted(topics.topics))
+
+
+def split_text(text: str, seed: int = 0, test_fraction: float = 0.1) -> tuple[list[str], list[str]]:
+    """(training, held-back) blocks of TEXT_BLOCK characters, chosen by `seed`. Raises DataError for too little text."""
+    blocks = [text[start : start + TEXT_BLOCK] for start in range(0, len(text), TEXT_BLOCK)]
+    count = max(1, round(len(blocks) * test_fraction))
+    if len(blocks) <= count:
+        raise DataError(f"{len(text)} characters of text; give at least {2 * TEXT_BLOCK} to hold some back")
+    held_back = set(np.random.default_rng(seed).permutation(len(blocks))[:count].tolist())
+    train = [block for index, block in enumerate(blocks) if index not in held_back]
+    return train, [block for index, block in enumerate(blocks) if index in held_back]
+
+
+def next_tokens(
+    train: Sequence[NDArray[np.int64]],
+    test: Sequence[NDArray[np.int64]],
+    sequence: int,
+    vocabulary: int,
+    characters_per_label: float,
+    name: str = "text",
+) -> Dataset:
+    """Windows of `sequence` token ids, each labelled with the ids one further; blocks of ids in, none is crossed.
+
+    Training windows overlap by half, test windows do not. Raises DataError when no block is long enough.
+    """
+    parts: dict[str, NDArray[np.int64]] = {}
+    for part, blocks, stride in (("train", train, max(1, sequence // 2)), ("test", test, sequence)):
+        windows = [
+            block[start : start + sequence + 1] for block in blocks for start in range(0, len(block) - sequence, stride)
+        ]
+        if not windows:
+            raise DataError(f"no block of the {part} text has more than {sequence} tokens; lower sequence")
+        rows = np.stack(windows).astype(np.int64)
+        parts |= {f"x_{part}": rows[:, :-1].copy(), f"y_{part}": rows[:, 1:].copy()}
+    return Dataset(**parts, name=name, classes=vocabulary, characters_per_label=characters_per_label)

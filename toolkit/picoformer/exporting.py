@@ -11,7 +11,7 @@ import numpy as np
 from picoformer.build_folder import import_model, open_build, quantize_samples, refuse_to_replace, with_full_length
 from picoformer.errors import ConfigError
 from picoformer.files import atomic_folder, file_hash, save_arrays
-from picoformer.samples import check_labels, fit_samples, load_samples, split_labels
+from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, split_labels
 from picoformer.targets import load_target
 
 FORMS = ("onnx", "c")
@@ -110,7 +110,7 @@ def emulate_files(
     graph, target = build.graph, build.target
     arrays, labels = split_labels(load_samples(inputs_path), inputs_path)
     inputs = fit_samples(graph, with_full_length(graph, arrays), inputs_path)
-    labels = check_labels(labels, inputs, inputs_path)
+    labels = check_labels(labels, graph, inputs, inputs_path)
     if limit:
         inputs = {name: value[:limit] for name, value in inputs.items()}
     with open_device(build.firmware(target), target, identity=graph_identity(graph)[:16]) as session:
@@ -126,10 +126,10 @@ def emulate_files(
     record: dict[str, Any] = {"target": target.name, "samples": len(next(iter(real.values())))}
     record["instructions_per_inference"] = None if measured.instructions is None else measured.instructions.total
     record["stack_bytes"] = measured.stack_used
-    if labels is not None and len(real) == 1:
+    if labels is not None:
         rows = next(iter(real.values()))
-        guess = rows.reshape(len(rows), -1).argmax(axis=-1)
-        record["accuracy"] = float((guess == labels[: len(guess)]).mean())
+        judgement = judge_outputs(graph, rows, labels.first(len(rows)))
+        record |= {"accuracy": judgement.accuracy, "metrics": judgement.to_dict()}
     return record
 
 

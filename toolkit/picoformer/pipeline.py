@@ -23,7 +23,7 @@ Progress = Callable[[str, int, int, float], None]
 Announce = Callable[[str, str], None]
 """Stage, and what becomes of it: "running", "unchanged" or "done"."""
 
-TRAINING_ROOMS = ("models", "compress", "datasets.py", "stages.py", "files.py")
+TRAINING_ROOMS = ("models", "compress", "datasets.py", "metrics.py", "stages.py", "files.py")
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,18 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
     data, teacher_section, student_section = file.data, file.teacher, file.student
     teaching, distilling = file.teaching, file.distilling
     samples, teacher, student = out / "data.npz", out / "teacher.safetensors", out / "student.safetensors"
-    source = str(pipeline.beside(data.source)) if data.source.endswith(".npz") else data.source
+    is_file = data.source.endswith((".npz", ".txt"))
+    source = str(pipeline.beside(data.source)) if is_file else data.source
+    own = data.tokenizer.endswith(".json")
+    text = stages.TextSettings(
+        str(pipeline.beside(data.tokenizer)) if own else data.tokenizer, data.vocabulary, data.sequence
+    )
+    read = (*((Path(source),) if is_file else ()), *((Path(text.tokenizer),) if own else ()))
     found = [
         Stage(
             "data",
-            lambda: stages.make_dataset(source, samples, file.seed, data.test_fraction),
-            (Path(source),) if source.endswith(".npz") else (),
+            lambda: stages.make_dataset(source, samples, file.seed, data.test_fraction, text),
+            read,
             (samples,),
             [data.model_dump(), file.seed],
             code,
@@ -249,8 +255,10 @@ def _verify(
     found = verify_files(folder, inputs, None, checkpoint, wanted.samples, progress, wanted.min_sqnr_db)
     if not found.report.passed:
         raise DeviceError(f"parity does not hold: {found.report.failures[0]}")
-    atomic_write_text(out, json.dumps(found.to_json(), indent=1) + "\n")
-    return {"accuracy": found.accuracy, "instructions": found.report.instructions_per_inference}
+    record = found.to_json()
+    accuracy = record["accuracy"]
+    atomic_write_text(out, json.dumps(record, indent=1) + "\n")
+    return {"accuracy": accuracy, "instructions": found.report.instructions_per_inference}
 
 
 def _report(figures: Mapping[str, dict[str, Any]], folder: Path, verified: Path, out: Path) -> dict[str, Any]:

@@ -36,17 +36,24 @@ def write_reports(figures: Mapping[str, Mapping[str, Any]], folder: Path, verifi
     """Write report.json and report.html to `out` from the stages' figures, a build folder and its verify.json."""
     record = json.loads(verified.read_text("utf-8"))
     stages = [
-        StageFigures(name, figures[name]["accuracy"], figures[name]["parameters"], _size(out / f"{name}.safetensors"))
+        StageFigures(
+            name,
+            figures[name]["accuracy"],
+            figures[name]["parameters"],
+            _size(out / f"{name}.safetensors"),
+            figures[name]["bits_per_character"],
+        )
         for name in TRAINED
         if name in figures
     ]
     manifest = load_manifest(folder)
     sizes = {"float onnx": _size(folder / "model.onnx"), "qdq onnx": _size(folder / "model_qdq.onnx")}
     sizes[manifest.target] = record["flash_bytes"]["total"]
-    for form, accuracy in record["accuracy"].items():
+    for form, found in record["metrics"].items():
         if form != "torch":
             name = FORMS.get(form, f"firmware, {form}")
-            stages.append(StageFigures(name, accuracy, manifest.parameters, sizes.get(form)))
+            bits = found["bits_per_character"]
+            stages.append(StageFigures(name, found["accuracy"], manifest.parameters, sizes.get(form), bits))
     save_report(_report(record, tuple(stages), folder), out)
 
 
@@ -57,7 +64,10 @@ def read_report(folder: Path) -> Report:
 
 def print_verification(record: Mapping[str, Any], folder: Path) -> None:
     """Print what `verify` found on a build folder."""
-    stages = tuple(StageFigures(FORMS.get(form, form), value) for form, value in record["accuracy"].items())
+    stages = tuple(
+        StageFigures(FORMS.get(form, form), found["accuracy"], bits_per_character=found["bits_per_character"])
+        for form, found in record["metrics"].items()
+    )
     print_report(_report(record, stages, folder))
 
 

@@ -1,10 +1,11 @@
-"""Reading .npz inputs and holding them against a model: names, shapes, finite numbers."""
+"""Reading .npz inputs and labels and holding them against a model: names, shapes, finite numbers."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,14 @@ import numpy as np
 from picoformer.errors import DataError
 from picoformer.ir import DType, Graph
 from picoformer.ir.operator import Array
+from picoformer.metrics import IGNORED, Judgement, judge
 from picoformer.ops import Attention, Embedding, ReduceMean
+from picoformer.ops.fixedpoint import dequantize
 
 LABELS = "labels"
-"""An array of this name is not an input: it holds the right answer of each sample, for accuracy."""
+"""An array of this name is not an input: it holds the right answers, for accuracy and the other metrics."""
+CHARACTERS = "characters_per_label"
+"""Nor is this: one number, how many characters of text a label stands for."""
 
 
 def load_samples(path: Path) -> dict[str, Array]:
@@ -45,21 +50,66 @@ def _plain_array(path: Path, name: str, archive: Mapping[str, object]) -> Array:
     return value
 
 
-def split_labels(arrays: Mapping[str, Array], path: Path) -> tuple[dict[str, Array], Array | None]:
-    """(inputs, labels or None): the array named "labels" set aside and checked to be one integer a sample."""
-    inputs = {name: value for name, value in arrays.items() if name != LABELS}
+@dataclass(frozen=True)
+class Labels:
+    """The right answers: int64 (samples,), or (samples, rows) with one per row; and for text, how many characters a
+    label stands for on average (0: no text)."""
+
+    values: Array
+    characters_per_label: float = 0.0
+
+    def first(self, count: int) -> Labels:
+        """Those of the first `count` samples."""
+        return Labels(self.values[:count], self.characters_per_label)
+
+
+def split_labels(arrays: Mapping[str, Array], path: Path) -> tuple[dict[str, Array], Labels | None]:
+    """(inputs, labels or None): the arrays named "labels" and "characters_per_label" set aside and checked."""
+    inputs = {name: value for name, value in arrays.items() if name not in (LABELS, CHARACTERS)}
     labels = arrays.get(LABELS)
-    if labels is not None and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
-        raise DataError(f"{path}: 'labels' is {labels.dtype}{list(labels.shape)}; give one integer a sample")
-    return inputs, None if labels is None else labels.astype(np.int64)
+    if labels is None:
+        return inputs, None
+    if labels.ndim not in (1, 2) or labels.dtype.kind not in "iu":
+        shape = f"{labels.dtype}{list(labels.shape)}"
+        raise DataError(f"{path}: 'labels' is {shape}; give one integer a sample, or one for each of its rows")
+    characters = arrays.get(CHARACTERS, np.array(0.0))
+    if characters.shape or characters.dtype.kind != "f" or not 0 <= float(characters) < np.inf:
+        raise DataError(f"{path}: '{CHARACTERS}' must be one number from 0 up")
+    return inputs, Labels(labels.astype(np.int64), float(characters))
 
 
-def check_labels(labels: Array | None, inputs: Mapping[str, Array], path: Path) -> Array | None:
-    """`labels` again, once there are as many as samples; raises DataError otherwise."""
+def check_labels(labels: Labels | None, graph: Graph, inputs: Mapping[str, Array], path: Path) -> Labels | None:
+    """`labels` again, once they fit samples, rows and classes of the model; raises DataError otherwise."""
+    if labels is None or len(graph.outputs) != 1:
+        return None
     samples = len(next(iter(inputs.values())))
-    if labels is not None and len(labels) != samples:
-        raise DataError(f"{path}: {len(labels)} labels for {samples} samples; give one for each")
+    if len(labels.values) != samples:
+        raise DataError(f"{path}: {len(labels.values)} labels for {samples} samples; give one for each")
+    out = graph.types[graph.outputs[0]]
+    classes, rows = out.width, out.rows
+    if labels.values.ndim == 1 and rows != 1:
+        classes, rows = out.elements, 1
+    if labels.values.ndim == 2 and labels.values.shape[1] != rows:
+        raise DataError(
+            f"{path}: {labels.values.shape[1]} labels a sample, the model has {rows} rows; give one for each"
+        )
+    judged = labels.values[labels.values != IGNORED]
+    if not len(judged):
+        raise DataError(f"{path}: every label is {IGNORED}, which means: not judged; give labels")
+    if judged.min() < 0 or judged.max() >= classes:
+        raise DataError(f"{path}: labels go from {judged.min()} to {judged.max()}, the model has {classes} classes")
     return labels
+
+
+def judge_outputs(graph: Graph, value: Array, labels: Labels) -> Judgement:
+    """How well the one output of a graph, (samples, *shape) real or as its integers, foretells the labels."""
+    type_ = graph.types[graph.outputs[0]]
+    value = np.asarray(value)
+    if type_.quant is not None and value.dtype.kind in "iu":
+        value = dequantize(value, type_.quant)
+    samples = labels.values.shape[0]
+    logits = value.reshape(*labels.values.shape, -1) if labels.values.ndim == 2 else value.reshape(samples, -1)
+    return judge(logits, labels.values, labels.characters_per_label)
 
 
 def fit_samples(graph: Graph, arrays: Mapping[str, Array], path: Path) -> dict[str, Array]:

@@ -13,10 +13,11 @@ import numpy as np
 from picoformer.build_folder import HOST, Build, full_length, open_build, with_full_length
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.session import Session, open_device
-from picoformer.errors import DataError, DeviceError
+from picoformer.errors import DeviceError
 from picoformer.firmware import FirmwareBuild
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
+from picoformer.metrics import Judgement
 from picoformer.ops.fixedpoint import quantize_real
 from picoformer.parity import (
     FLOAT_TOLERANCE,
@@ -33,7 +34,7 @@ from picoformer.parity import (
     run_chain,
     sqnr_per_tensor,
 )
-from picoformer.samples import check_labels, fit_samples, load_samples, split_labels
+from picoformer.samples import Labels, check_labels, fit_samples, judge_outputs, load_samples, split_labels
 from picoformer.targets import Target, load_target
 
 LEAST_SQNR_DB = 10.0
@@ -55,10 +56,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Verification:
-    """The parity report, the accuracy of each form where labels were given, and the quality of each tensor."""
+    """The parity report, how good each form is where labels were given, and the quality of each tensor."""
 
     report: ParityReport
-    accuracy: dict[str, float]
+    judgements: dict[str, Judgement]
     quality: tuple[TensorQuality, ...]
     uncounted: str
     runtime_flash_bytes: int | None
@@ -68,7 +69,8 @@ class Verification:
         more = {
             "passed": self.report.passed,
             "failures": list(self.report.failures),
-            "accuracy": self.accuracy,
+            "accuracy": {form: judgement.accuracy for form, judgement in self.judgements.items()},
+            "metrics": {form: judgement.to_dict() for form, judgement in self.judgements.items()},
             "sqnr_db_per_tensor": [{"name": q.name, "op": q.op, "sqnr_db": q.sqnr_db} for q in self.quality],
             "instructions_uncounted": self.uncounted or None,
             "flash_runtime_bytes": self.runtime_flash_bytes,
@@ -130,7 +132,7 @@ class Runner:
 def verify_build(
     build: Build,
     inputs: Mapping[str, Array],
-    labels: Array | None = None,
+    labels: Labels | None = None,
     port: str | None = None,
     torch_outputs: Mapping[str, Array] | None = None,
     progress: Progress | None = None,
@@ -226,7 +228,7 @@ def verify_build(
     runtime = None if boards[-1].is_host else firmware.sizes.flash.runtime
     ordered = sorted(forms, key=lambda name: FORMS.index(name) if name in FORMS else len(FORMS))
     forms = {name: forms[name] for name in ordered}
-    return Verification(report, _accuracies(forms, graph, labels), quality, last.uncounted, runtime)
+    return Verification(report, _judge(forms, graph, labels), quality, last.uncounted, runtime)
 
 
 def _unmasked_link(build: Build, inputs: Mapping[str, Array]) -> tuple[Link, list[str]]:
@@ -278,16 +280,11 @@ def _flash(firmware: FirmwareBuild, board: Target) -> FlashBytes:
     return FlashBytes(flash.model, flash.code, flash.model + flash.code)
 
 
-def _accuracies(forms: Mapping[str, Mapping[str, Array]], graph: Graph, labels: Array | None) -> dict[str, float]:
-    """The part of the samples whose largest output is the label, per form."""
+def _judge(forms: Mapping[str, Mapping[str, Array]], graph: Graph, labels: Labels | None) -> dict[str, Judgement]:
+    """How well each form of the model foretells the labels."""
     if labels is None or len(graph.outputs) != 1:
         return {}
-    name = graph.outputs[0]
-    found = {}
-    for form, values in forms.items():
-        guess = np.asarray(values[name]).reshape(len(labels), -1).argmax(axis=-1)
-        found[form] = float((guess == labels).mean())
-    return found
+    return {form: judge_outputs(graph, values[graph.outputs[0]], labels) for form, values in forms.items()}
 
 
 def verify_files(
@@ -303,15 +300,10 @@ def verify_files(
     build = open_build(folder)
     arrays, labels = split_labels(load_samples(inputs_path), inputs_path)
     inputs = fit_samples(build.graph, with_full_length(build.graph, arrays), inputs_path)
-    labels = check_labels(labels, inputs, inputs_path)
-    classes = build.graph.types[build.graph.outputs[0]].elements
-    if labels is not None and not (labels.min() >= 0 and labels.max() < classes):
-        raise DataError(
-            f"{inputs_path}: labels go from {labels.min()} to {labels.max()}, the model has {classes} classes"
-        )
+    labels = check_labels(labels, build.graph, inputs, inputs_path)
     if limit:
         inputs = {name: value[:limit] for name, value in inputs.items()}
-        labels = None if labels is None else labels[:limit]
+        labels = None if labels is None else labels.first(limit)
     torch = None
     if checkpoint is not None:
         from picoformer.stages import torch_outputs

@@ -40,9 +40,9 @@ static inline int32_t pf_rescale(int32_t acc, int32_t multiplier, int32_t shift)
     return scaled < -65536 ? -65536 : scaled > 65535 ? 65535 : (int32_t)scaled;
 }
 
-/* The same for a sum of up to 48 bits, whose product is taken in two halves: with acc = high * 2^16 + low,
- * floor((acc * m + h) / 2^s) = floor((high * m + floor((low * m + h) / 2^16)) / 2^(s-16)) for s > 16. A shift of 16 or
- * less goes with sums of 32 bits only. */
+/* The same for a sum of up to 48 bits and a shift of up to 62, whose product is taken in two halves: with acc = high * 2^16 +
+ * low, floor((acc * m + h) / 2^s) = floor((high * m + floor((low * m + h) / 2^16)) / 2^(s-16)) for s > 16. A shift of 16 or less
+ * goes with sums of 32 bits only. */
 static inline int32_t pf_rescale_wide(int64_t acc, int32_t multiplier, int32_t shift) {
     int64_t scaled;
     if (shift > 16) {

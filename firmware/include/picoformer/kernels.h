@@ -4,9 +4,10 @@
  * holds files of the same names with the same symbols; a build takes each file from the first directory of its list that
  * has one. Operators that are one loop over whole rows are primitives themselves, with the prototypes of ops.h:
  *   linear_s8.c, linear_s16.c, linear_wide_s16.c    a linear layer over all its rows (decides the layout of the weight)
+ *   linear_s4_s8.c, linear_s4_s16.c, linear_wide_s4_s16.c    the same with weights of 4 bits
  *   requantize.c, table.c, interpolate.c, copy.c
  * The others are pieces that firmware/ops/ puts together:
- *   attention_head.c    one head, all queries
+ *   attention_head_s8.c, attention_head_s16.c    one head, all queries
  *   layer_norm_row.c    one row
  *   add_plain_span.c, add_span.c, mul_span.c    elements in a line
  */
@@ -19,19 +20,26 @@
 extern "C" {
 #endif
 
-/* One head of an attention. Strides: elements from one row of q and k (key_stride), of v and y (value_stride) to the next. */
+/* One head of an attention. Strides: elements from one row of q, k, v, y to the next. The first query sees `first_keys` keys,
+ * 1 or more, each later one a key more, none more than `keys`. */
 typedef struct pf_attention_head {
     const uint16_t *table;
-    int32_t score_multiplier, score_shift;
+    int32_t score_multiplier, score_shift, score_drop;
     int32_t value_mantissa, value_exponent;
     int32_t head_size, value_size;
-    int32_t key_stride, value_stride;
+    int32_t query_stride, key_stride, value_stride, output_stride;
+    int32_t first_keys;
+    int32_t same_keys; /* k and v are those of the call before, which scratch still shows */
 } pf_attention_head;
 /* keys: those that take part, 1 or more. scratch: that of pf_attention_*. */
 void pf_attention_head_s8_s8(const pf_attention_head *p, const int8_t *q, const int8_t *k, const int8_t *v, int8_t *y,
                              int32_t queries, int32_t keys, int32_t *scratch);
 void pf_attention_head_s8_s16(const pf_attention_head *p, const int8_t *q, const int8_t *k, const int8_t *v, int16_t *y,
                               int32_t queries, int32_t keys, int32_t *scratch);
+void pf_attention_head_s16_s8(const pf_attention_head *p, const int16_t *q, const int16_t *k, const int16_t *v, int8_t *y,
+                              int32_t queries, int32_t keys, int32_t *scratch);
+void pf_attention_head_s16_s16(const pf_attention_head *p, const int16_t *q, const int16_t *k, const int16_t *v, int16_t *y,
+                               int32_t queries, int32_t keys, int32_t *scratch);
 
 /* One row; y == x is allowed where the types are the same. */
 void pf_layer_norm_row_s8_s8(const pf_layer_norm *p, const int8_t *x, int8_t *y);

@@ -36,21 +36,50 @@ void pf_linear_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t
 void pf_linear_wide_s16_s8(const pf_linear *p, const int16_t *x, int8_t *y, int32_t rows, void *scratch);
 void pf_linear_wide_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t rows, void *scratch);
 
-/* softmax(q k^T) v of all heads; q: queries x heads*head_size, k: keys x heads*head_size, v: keys x heads*value_size,
- * y: queries x heads*value_size. Keys at or past `valid` (0..keys) are left out. scratch: what the instruction set's directory
- * wants, aligned to 16 bytes; generic: `keys` words. */
+/* The same with weights of 4 bits, -7..7: y[r][n] = requantize(bias[n] + sum_k m[n][k / 32] * weight[n][k] * x[r][k]). A product
+ * of m and a weight fits int8. scratch as above; generic: k bytes */
+typedef struct pf_linear_s4 {
+    const uint8_t *weight;           /* two to a byte, laid out as the instruction set's directory wants it; generic: row by
+                                        row, (k + 1) / 2 bytes each, the earlier one in the low half */
+    const uint8_t *block_multiplier; /* m, 1..15: n x (k + 31) / 32, or NULL where all are 1 */
+    const int32_t *bias;             /* n; the zero point of the input is folded in */
+    const int32_t *multiplier;       /* n */
+    int32_t n, k;
+    int32_t shift; /* 1..32 */
+    int32_t zero_point;
+    int32_t headroom; /* every sum times 2^headroom was proven to fit 32 bits */
+    int32_t block;    /* rows of x that scratch holds at a time; 0 where the kernel keeps none there */
+} pf_linear_s4;
+void pf_linear_s4_s8_s8(const pf_linear_s4 *p, const int8_t *x, int8_t *y, int32_t rows, void *scratch);
+void pf_linear_s4_s8_s16(const pf_linear_s4 *p, const int8_t *x, int16_t *y, int32_t rows, void *scratch);
+void pf_linear_s4_s16_s8(const pf_linear_s4 *p, const int16_t *x, int8_t *y, int32_t rows, void *scratch);
+void pf_linear_s4_s16_s16(const pf_linear_s4 *p, const int16_t *x, int16_t *y, int32_t rows, void *scratch);
+/* The same with 64-bit sums, where 32 bits were not proven to be enough. */
+void pf_linear_wide_s4_s16_s8(const pf_linear_s4 *p, const int16_t *x, int8_t *y, int32_t rows, void *scratch);
+void pf_linear_wide_s4_s16_s16(const pf_linear_s4 *p, const int16_t *x, int16_t *y, int32_t rows, void *scratch);
+
+/* softmax(q k^T) v of all heads; q: queries x heads*head_size, k: keys x kv_heads*head_size, v: keys x kv_heads*value_size,
+ * y: queries x heads*value_size. Head h reads keys and values of head h / (heads / kv_heads). Keys at or past `valid` (0..keys)
+ * are left out, and where causal keys past i + keys - queries in row i; a row without a key is zero. scratch: what the
+ * instruction set's directory wants, aligned to 16 bytes; generic: `keys` words. */
 typedef struct pf_attention {
     const int32_t *score_multiplier; /* per head */
     const uint16_t *table;           /* 1024 numerators */
     const int32_t *value_mantissa;   /* per head */
     const int32_t *value_exponent;   /* per head */
-    int32_t heads, head_size, value_size;
+    int32_t heads, kv_heads, head_size, value_size;
     int32_t score_shift;
+    int32_t score_drop; /* low bits that a sum of q k loses before it is a score, so that it fits 32 bits; 0 for s8 */
+    int32_t causal;
 } pf_attention;
 void pf_attention_s8_s8(const pf_attention *p, const int8_t *q, const int8_t *k, const int8_t *v, int8_t *y, int32_t queries,
                         int32_t keys, int32_t valid, int32_t *scratch);
 void pf_attention_s8_s16(const pf_attention *p, const int8_t *q, const int8_t *k, const int8_t *v, int16_t *y, int32_t queries,
                          int32_t keys, int32_t valid, int32_t *scratch);
+void pf_attention_s16_s8(const pf_attention *p, const int16_t *q, const int16_t *k, const int16_t *v, int8_t *y, int32_t queries,
+                         int32_t keys, int32_t valid, int32_t *scratch);
+void pf_attention_s16_s16(const pf_attention *p, const int16_t *q, const int16_t *k, const int16_t *v, int16_t *y,
+                          int32_t queries, int32_t keys, int32_t valid, int32_t *scratch);
 
 /* Normalization of each row; y == x is allowed where the types are the same. gain and offset are NULL where there are none. */
 typedef struct pf_layer_norm {
@@ -170,7 +199,8 @@ typedef struct pf_linear_f32_params {
 void pf_linear_f32(const pf_linear_f32_params *p, const float *x, float *y, int32_t rows);
 typedef struct pf_attention_f32_params {
     float scale;
-    int32_t heads, head_size, value_size;
+    int32_t heads, kv_heads, head_size, value_size;
+    int32_t causal;
 } pf_attention_f32_params;
 /* scratch: `keys` floats */
 void pf_attention_f32(const pf_attention_f32_params *p, const float *q, const float *k, const float *v, float *y, int32_t queries,

@@ -81,6 +81,7 @@ typedef struct pf_products {
     const uint32_t *w, *w_end, *a, *a_end;
     uint32_t skip;
     int32_t *out;
+    uint32_t gap; /* bytes between the pairs of vectors at a; a_end lies behind the last gap */
 } pf_products;
 
 /* Bytes of the unrolled body that the first turn leaves out, for vectors of `words` words. */
@@ -100,11 +101,11 @@ static inline uint32_t quad_skip(int32_t words) {
 
 __attribute__((naked, noinline, unused)) static void pf_dsp_products(const pf_products *work __attribute__((unused))) {
     __asm__ volatile(" push {r4-r11, lr}\n"
-                     " ldmia r0, {r1-r6}\n"
-                     " adr.w r7, 2f\n"
-                     " add r5, r5, r7\n"
+                     " ldmia r0, {r1-r7}\n"
+                     " adr.w r8, 2f\n"
+                     " add r5, r5, r8\n"
                      " orr r5, r5, #1\n"
-                     " push {r1-r6}\n" /* sp: w, w_end, a, a_end, entry, out */
+                     " push {r1-r7}\n" /* sp: w, w_end, a, a_end, entry, out, gap */
                      " mov r1, r3\n"
                      "1: mov r10, #0\n"
                      " mov r11, #0\n"
@@ -114,10 +115,12 @@ __attribute__((naked, noinline, unused)) static void pf_dsp_products(const pf_pr
                      " ldr.w pc, [sp, #16]\n" PF_QUAD_LOOP " ldr r2, [sp, #20]\n"
                      " stmia.w r2!, {r10, r11, r12, lr}\n"
                      " str r2, [sp, #20]\n"
-                     " ldr r2, [sp, #12]\n"
-                     " cmp r1, r2\n"
+                     " ldr r3, [sp, #12]\n"
+                     " ldr r4, [sp, #24]\n"
+                     " add r1, r1, r4\n"
+                     " cmp r1, r3\n"
                      " bne.w 1b\n"
-                     " add sp, #24\n"
+                     " add sp, #28\n"
                      " pop {r4-r11, pc}\n");
 }
 

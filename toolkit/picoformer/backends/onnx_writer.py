@@ -10,10 +10,12 @@ from onnx import helper, numpy_helper
 
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
 from picoformer.ir.operator import Array
+from picoformer.ir.types import BLOCK
 from picoformer.ops import Linear
 
 ELEMENT_TYPES = {
     DType.FLOAT32: onnx.TensorProto.FLOAT,
+    DType.INT4: onnx.TensorProto.INT4,
     DType.INT8: onnx.TensorProto.INT8,
     DType.INT16: onnx.TensorProto.INT16,
     DType.INT32: onnx.TensorProto.INT32,
@@ -54,10 +56,10 @@ class OnnxWriter:
         """Append a node whose result is an inner value of graph node `of`; returns the name given to it."""
         return self.emit(operator, inputs, self.fresh(f"{of.output}_{operator.lower()}"), **attributes)
 
-    def initializer(self, wish: str, value: Array) -> str:
-        """Append a constant; returns its name."""
+    def initializer(self, wish: str, value: Array, dtype: DType | None = None) -> str:
+        """Append a constant, its type that of the array unless given; returns its name."""
         name = self.fresh(wish)
-        self._append(name, value)
+        self._append(name, value, dtype)
         return name
 
     def shared(self, wish: str, value: Array) -> str:
@@ -87,12 +89,22 @@ class OnnxWriter:
             if shared or name not in self.graph.constants:
                 self._read[key] = self.emit("Transpose", [self.read(name)], self.fresh(key), perm=[1, 0])
             else:
-                quant = self.graph.types[name].quant
-                if quant is not None and quant.axis is not None:
-                    quant = QuantParams(quant.scale, quant.zero_point, -3 - quant.axis)
-                value = np.ascontiguousarray(self.graph.constants[name].T)
-                self._read[key] = self._constant(name, value, quant, self.fresh(key))
+                self._read[key] = self._transposed(name, self.fresh(key))
         return self._read[key]
+
+    def _transposed(self, name: str, output: str) -> str:
+        """A weight (N, K) stored as (K, N). One with block multipliers has a scale for each block of K."""
+        type_, value = self.graph.types[name], np.ascontiguousarray(self.graph.constants[name].T)
+        quant = type_.quant
+        if quant is None:
+            return self._constant(name, value, None, output)
+        if not quant.block_multipliers:
+            axis = None if quant.axis is None else -3 - quant.axis
+            return self._constant(name, value, QuantParams(quant.scale, quant.zero_point, axis), output, type_.dtype)
+        scales = np.asarray(quant.scale, np.float64) * np.asarray(quant.block_multipliers, np.float64).T
+        scale = self.shared(f"{name}_scale", scales.astype(np.float32))
+        quantized = self.initializer(f"{name}_quantized", value, type_.dtype)
+        return self.emit("DequantizeLinear", [quantized, scale], output, axis=0, block_size=BLOCK)
 
     def read_bias(self, node: Node) -> str:
         """A linear node's bias; an int32 one stands on the grid of its products: input · weight scale."""
@@ -114,14 +126,17 @@ class OnnxWriter:
         self.emit("QuantizeLinear", [source, scale, zero_point], quantized, **axis)
         return self.emit("DequantizeLinear", [quantized, scale, zero_point], output, **axis)
 
-    def _constant(self, name: str, value: Array, quant: QuantParams | None, output: str) -> str:
+    def _constant(
+        self, name: str, value: Array, quant: QuantParams | None, output: str, dtype: DType | None = None
+    ) -> str:
         if quant is None:
             self._append(output, value)
             return output
-        dtype = {np.dtype(np.int8): DType.INT8, np.dtype(np.int16): DType.INT16}.get(value.dtype, DType.INT32)
+        if dtype is not DType.INT4:
+            dtype = {np.dtype(np.int8): DType.INT8, np.dtype(np.int16): DType.INT16}.get(value.dtype, DType.INT32)
         scale, zero_point, axis = self._parameters(name, quant, TensorType(value.shape, dtype, quant))
-        quantized = self.initializer(f"{name}_quantized", value)
-        inputs = [quantized, scale] if dtype is DType.INT32 else [quantized, scale, zero_point]
+        quantized = self.initializer(f"{name}_quantized", value, dtype)
+        inputs = [quantized, scale, *([zero_point] if zero_point else [])]
         return self.emit("DequantizeLinear", inputs, output, **axis)
 
     def _parameters(self, name: str, quant: QuantParams, type_: TensorType) -> tuple[str, str, dict[str, int]]:
@@ -129,11 +144,17 @@ class OnnxWriter:
         scale = self.shared(f"{name}_scale", np.asarray(quant.scale, np.float32).reshape(shape))
         zero = (
             ""
-            if type_.dtype is DType.INT32
+            if type_.dtype in (DType.INT4, DType.INT32)
             else self.shared(f"{name}_zero_point", np.full(shape, quant.zero_point, type_.dtype.numpy))
         )
         return scale, zero, {} if quant.axis is None else {"axis": quant.axis + type_.rank}
 
-    def _append(self, name: str, value: Array) -> None:
+    def _append(self, name: str, value: Array, dtype: DType | None = None) -> None:
         little_endian = np.ascontiguousarray(value).reshape(value.shape)
+        if dtype is DType.INT4:
+            halves = np.zeros(-(-value.size // 2) * 2, np.uint8)
+            halves[: value.size] = value.reshape(-1).view(np.uint8) & 15
+            packed = (halves[0::2] | halves[1::2] << 4).tobytes()
+            self.initializers.append(helper.make_tensor(name, ELEMENT_TYPES[dtype], value.shape, packed, raw=True))
+            return
         self.initializers.append(numpy_helper.from_array(little_endian, name))

@@ -17,7 +17,7 @@ def count_parameters(config: TransformerConfig) -> int:
             count += count_weights(inputs, outputs, config.rank(layer, projection)) + outputs
         count += 2 * 2 * d
     count += 2 * d * int(config.final_norm)
-    return count + (d * config.classes + config.classes if config.classes else 0)
+    return count + (d * config.classes + config.classes if config.classes and not config.tied_head else 0)
 
 
 def count_macs(config: TransformerConfig) -> int:

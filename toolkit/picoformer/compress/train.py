@@ -17,13 +17,14 @@ from torch.nn import functional
 
 from picoformer.compress.settings import TrainSettings
 from picoformer.errors import DataError, PicoformerError
+from picoformer.metrics import IGNORED
 from picoformer.models.transformer import Transformer
 
 Augment = Callable[[NDArray[Any], np.random.Generator], NDArray[Any]]
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, loss of the last step
 Loss = Callable[[Tensor, Tensor], Tensor]  # inputs and labels of a batch -> mean loss
 
-EVALUATION_BATCH = 512
+EVALUATION_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ def train(
     augment: Augment | None = None,
     progress: Progress | None = None,
 ) -> TrainReport:
-    """Train `model` in place on samples `x` (n, *input) with labels `y` (n,), by smoothed cross-entropy.
+    """Train `model` in place on samples `x` (n, *input) with labels `y` (n,), or (n, rows) for a model that labels
+    every row, by smoothed cross-entropy.
 
     `augment` sees each batch as numpy. The same seeds give the same weights. Raises DataError for data that
     does not fit the model and PicoformerError when the loss stops being a number.
@@ -116,14 +118,34 @@ def fit(
 
 
 def evaluate(model: Transformer, x: NDArray[Any], y: NDArray[np.int64], threads: int = 1) -> float:
-    """The fraction of samples whose largest logit is their label's. Raises DataError."""
+    """The fraction of labels whose logit is the largest; labels that are IGNORED do not count. Raises DataError."""
     check_labels(model, x, y)
-    correct = int((predict(model, x, threads).argmax(axis=-1) == y).sum())
-    return correct / len(x)
+    correct = sum(int((part.argmax(axis=-1) == labels).sum()) for part, labels in _in_batches(model, x, y, threads))
+    return correct / int((y != IGNORED).sum())
+
+
+def bits_per_label(model: Transformer, x: NDArray[Any], y: NDArray[np.int64], threads: int = 1) -> float:
+    """Mean cross-entropy of the labels in bits; for a language model, bits per token. Raises DataError."""
+    check_labels(model, x, y)
+    total = 0.0
+    for logits, labels in _in_batches(model, x, y, threads):
+        flat = torch.from_numpy(logits).flatten(0, -2)
+        wanted = torch.from_numpy(labels).flatten()
+        total += float(functional.cross_entropy(flat, wanted, ignore_index=IGNORED, reduction="sum"))
+    return total / math.log(2.0) / int((y != IGNORED).sum())
+
+
+def _in_batches(
+    model: Transformer, x: NDArray[Any], y: NDArray[np.int64], threads: int
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    for start in range(0, len(x), EVALUATION_BATCH):
+        stop = start + EVALUATION_BATCH
+        yield predict(model, x[start:stop], threads), y[start:stop]
 
 
 def predict(model: Transformer, x: NDArray[Any], threads: int = 1) -> NDArray[np.float32]:
-    """The outputs of `model` in eval mode for samples `x` (n, *input), in batches: (n, classes)."""
+    """The outputs of `model` in eval mode for samples `x` (n, *input), in batches: (n, classes) or (n, rows,
+    classes)."""
     training = model.training
     model.eval()
     with use_threads(threads), torch.no_grad():
@@ -137,8 +159,10 @@ def predict(model: Transformer, x: NDArray[Any], threads: int = 1) -> NDArray[np
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Mean cross-entropy over the batch, the target spread by `label_smoothing` (Szegedy et al. 2016)."""
-    return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    """Mean cross-entropy of labels (batch,) or (batch, rows), those that are IGNORED left out, the target spread by
+    `label_smoothing` (Szegedy et al. 2016)."""
+    flat, wanted = logits.flatten(0, -2), labels.flatten()
+    return functional.cross_entropy(flat, wanted, label_smoothing=label_smoothing, ignore_index=IGNORED)
 
 
 def schedule(step: int, total: int, warmup: int) -> float:
@@ -153,7 +177,17 @@ def check_labels(model: Transformer, x: NDArray[Any], y: NDArray[np.int64]) -> N
     if len(x) != len(y) or not len(x):
         raise DataError(f"{len(x)} samples and {len(y)} labels; give as many of both, at least 1")
     if model.config.pooling == "none":
-        raise DataError("pooling = 'none' gives one output per row; choose 'mean' or 'cls' to train on one label each")
+        rows = (len(x), x.shape[1] + int(model.config.cls_token))
+        if y.shape != rows:
+            raise DataError(
+                f"pooling = 'none' gives one output per row, {rows} here, and labels are {y.shape}; "
+                "label every row, or choose 'mean' or 'cls'"
+            )
+    elif y.ndim != 1:
+        raise DataError(f"labels are {y.shape}; a model with pooling = '{model.config.pooling}' takes one per sample")
+    if (y == IGNORED).all():
+        raise DataError(f"every label is {IGNORED}, which means: not judged; give labels")
+    y = y[y != IGNORED]
     if model.config.classes < 2:
         raise DataError(f"the model has classes = {model.config.classes}; give it as many as the data has")
     if int(y.min()) < 0 or int(y.max()) >= model.config.classes:

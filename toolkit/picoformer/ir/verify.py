@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from picoformer.ir.graph import Graph
-from picoformer.ir.types import DType
+from picoformer.ir.types import BLOCK, DType
 
 
 class GraphError(AssertionError):
@@ -65,4 +65,16 @@ def verify(graph: Graph) -> Graph:
         axis = type_.quant.axis
         if axis is not None and (-axis > type_.rank or type_.shape[axis] != len(type_.quant.scale)):
             raise GraphError(f"value '{name}': {len(type_.quant.scale)} scales do not lie along axis {axis} of {type_}")
+        if type_.quant.block_multipliers:
+            blocks = -(-type_.width // BLOCK)
+            if type_.rank != 2 or len(type_.quant.block_multipliers[0]) != blocks:
+                raise GraphError(f"value '{name}': block multipliers of {type_} are {blocks} a row")
+    for name, type_ in graph.types.items():
+        if type_.dtype is not DType.INT4:
+            continue
+        if name not in graph.constants:
+            raise GraphError(f"value '{name}' is {type_}: only constants may be int4")
+        low, high = int(graph.constants[name].min(initial=0)), int(graph.constants[name].max(initial=0))
+        if low < DType.INT4.minimum or high > DType.INT4.maximum:
+            raise GraphError(f"constant '{name}' is {type_} and holds {low} to {high}")
     return graph

@@ -24,8 +24,8 @@ MAX_LAYERS = 256
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """An encoder: embedding, `len(heads)` layers, pooling, head. Widths are per layer, so pruned models are
-    dense.
+    """An encoder or, with `causal`, a decoder: embedding, `len(heads)` layers, pooling, head. Widths are per
+    layer, so pruned models are dense. A language model has pooling "none", `causal` and classes = vocab_size.
 
     Exactly one input is set: `vocab_size` (int64 ids, (batch, seq)), `input_size` (float frames, (batch, seq,
     input_size)) or `image` = (channels, height, width) with `patch` = (height, width).
@@ -38,7 +38,7 @@ class TransformerConfig:
     d_ff: tuple[int, ...]  # feed-forward neurons of each layer
     head_dim: int  # width of one head in every layer; heads * head_dim need not be d_model
     sequence: int = 0  # longest input in rows, the CLS token not counted; 0 with `image`: the number of patches
-    classes: int = 0  # width of the classification head; 0: no head, the pooled hidden state is the output
+    classes: int = 0  # width of the head; 0: no head, the pooled hidden state is the output
     vocab_size: int = 0
     input_size: int = 0
     image: tuple[int, int, int] | None = None
@@ -51,13 +51,18 @@ class TransformerConfig:
     final_norm: bool = True  # LayerNorm after the last layer; pre-norm models want it
     activation: str = "gelu"
     pooling: str = "mean"
+    causal: bool = False  # a row attends to itself and to rows before it
+    # Heads of keys and values in each layer, each read by heads / kv_heads queries (Ainslie et al. 2023). Empty: as
+    # many as heads.
+    kv_heads: tuple[int, ...] = ()
+    tied_head: bool = False  # the head's matrix is the token table (Press and Wolf 2017), without a bias
     # For each layer the rank of each of PROJECTIONS: y = W2 (W1 x) + b with that many rows in W1; 0: one whole
     # matrix. Empty: all whole.
     ranks: tuple[tuple[int, ...], ...] = ()
     embedding_rank: int = 0  # the same for the token table or the projection of frames
 
     def __post_init__(self) -> None:
-        for key in ("heads", "d_ff", "image", "patch"):
+        for key in ("heads", "d_ff", "kv_heads", "image", "patch"):
             value = getattr(self, key)
             if isinstance(value, list):
                 object.__setattr__(self, key, tuple(value))
@@ -70,10 +75,13 @@ class TransformerConfig:
         self._check_values()
         if not any(any(row) for row in self.ranks):  # one spelling for "all whole", so that such models are equal
             object.__setattr__(self, "ranks", ())
+        if self.kv_heads == self.heads:  # likewise
+            object.__setattr__(self, "kv_heads", ())
 
     @classmethod
     def uniform(cls, layers: int, heads: int, d_ff: int, d_model: int, **keys: Any) -> TransformerConfig:
-        """A configuration whose layers are all alike; `head_dim` is d_model / heads unless given.
+        """A configuration whose layers are all alike; `head_dim` is d_model / heads unless given, `kv_heads` may be
+        one number.
 
         Raises ConfigError, for an unknown key too.
         """
@@ -85,6 +93,8 @@ class TransformerConfig:
                     f"d_model = {d_model} is not a multiple of heads = {heads}; change one or set head_dim"
                 )
             keys["head_dim"] = d_model // heads
+        if isinstance(keys.get("kv_heads"), int):
+            keys["kv_heads"] = (keys["kv_heads"],) * layers
         return cls.from_dict({"d_model": d_model, "heads": (heads,) * layers, "d_ff": (d_ff,) * layers, **keys})
 
     @classmethod
@@ -109,6 +119,8 @@ class TransformerConfig:
     def projection_shape(self, layer: int, projection: str) -> tuple[int, int]:
         """(inputs, outputs) of one of PROJECTIONS."""
         width = self.heads[layer] * self.head_dim
+        if projection in ("key", "value"):
+            width = self.key_heads[layer] * self.head_dim
         if projection in ("up", "down"):
             shape = (self.d_model, self.d_ff[layer])
             return shape if projection == "up" else shape[::-1]
@@ -120,8 +132,13 @@ class TransformerConfig:
 
     @property
     def layers(self) -> int:
-        """The number of encoder layers."""
+        """The number of layers."""
         return len(self.heads)
+
+    @property
+    def key_heads(self) -> tuple[int, ...]:
+        """The heads of keys and values in each layer."""
+        return self.kv_heads or self.heads
 
     @property
     def patches(self) -> int:
@@ -167,7 +184,11 @@ class TransformerConfig:
             for index, value in enumerate(row):
                 check_int(f"ranks[{layer}][{index}]", value, 0, MAX_SIZE)
         check_int("embedding_rank", self.embedding_rank, 0, MAX_SIZE)
-        for key in ("cls_token", "scale_embedding", "final_norm"):
+        if not isinstance(self.kv_heads, tuple):
+            raise ConfigError(f"kv_heads = {self.kv_heads!r}; write a list of integers, one per layer")
+        for index, value in enumerate(self.kv_heads):
+            check_int(f"kv_heads[{index}]", value, 1, MAX_SIZE)
+        for key in ("cls_token", "scale_embedding", "final_norm", "causal", "tied_head"):
             if not isinstance(getattr(self, key), bool):
                 raise ConfigError(f"{key} = {getattr(self, key)!r}; write true or false")
         for key, choices in (
@@ -189,6 +210,18 @@ class TransformerConfig:
             raise ConfigError(f"{found} of vocab_size, input_size and image set; set exactly one of the three")
         if len(self.heads) != len(self.d_ff):
             raise ConfigError(f"heads has {len(self.heads)} layers, d_ff {len(self.d_ff)}; give both the same")
+        if self.kv_heads and len(self.kv_heads) != self.layers:
+            raise ConfigError(f"kv_heads has {len(self.kv_heads)} layers, heads {self.layers}; give both the same")
+        for layer, (heads, kv_heads) in enumerate(zip(self.heads, self.key_heads, strict=True)):
+            if heads % kv_heads:
+                raise ConfigError(
+                    f"kv_heads[{layer}] = {kv_heads} does not divide heads[{layer}] = {heads}; change one"
+                )
+        if self.tied_head and (not self.vocab_size or self.classes != self.vocab_size or self.embedding_rank):
+            raise ConfigError(
+                "tied_head needs token ids, classes = vocab_size and a whole token table (embedding_rank = 0); "
+                "set these or tied_head = false"
+            )
         if (self.image is None) != (self.patch is None):
             raise ConfigError("image and patch belong together; set both or neither")
         if self.image is not None and self.patch is not None:

@@ -1,4 +1,4 @@
-"""The transformer encoder in torch, written so that its ONNX export is the plain operators one expects."""
+"""The transformer in torch, encoder or decoder, written so that its ONNX export is the plain operators one expects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from picoformer.errors import DataError
-from picoformer.models.config import PROJECTIONS, TransformerConfig
+from picoformer.models.config import TransformerConfig
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -33,22 +33,23 @@ def linear(inputs: int, outputs: int, rank: int) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017), spelled out: MatMul, Mul, Softmax, MatMul."""
+    """Multi-head self-attention (Vaswani et al. 2017), spelled out: MatMul, Mul, Softmax, MatMul.
 
-    def __init__(
-        self, d_model: int, heads: int, head_dim: int, ranks: tuple[int, int, int, int] = (0, 0, 0, 0)
-    ) -> None:
+    Query head h reads the head h // (heads / kv_heads) of keys and values (Ainslie et al. 2023).
+    """
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.head_dim = head_dim
-        self.query = linear(d_model, heads * head_dim, ranks[0])
-        self.key = linear(d_model, heads * head_dim, ranks[1])
-        self.value = linear(d_model, heads * head_dim, ranks[2])
-        self.out = linear(heads * head_dim, d_model, ranks[3])
+        self.heads, self.kv_heads, self.head_dim = config.heads[layer], config.key_heads[layer], config.head_dim
+        self.query, self.key, self.value, self.out = (
+            linear(*config.projection_shape(layer, name), config.rank(layer, name))
+            for name in ("query", "key", "value", "out")
+        )
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(batch, seq, d_model) -> the same; `mask` (batch or 1, 1, 1, seq): 0 for keys to see, else -inf."""
-        query, key, value = (self._split(project(x)) for project in (self.query, self.key, self.value))
+        """(batch, seq, d_model) -> the same; `mask` (batch or 1, 1, 1 or seq, seq): 0 for keys to see, else -inf."""
+        query = self._split(self.query(x), self.heads)
+        key, value = (self._repeat(self._split(project(x), self.kv_heads)) for project in (self.key, self.value))
         scores = torch.matmul(query, key.transpose(-1, -2)) * (1.0 / math.sqrt(self.head_dim))
         if mask is not None:
             scores = scores + mask
@@ -56,9 +57,13 @@ class Attention(nn.Module):
         joined: Tensor = self.out(context.transpose(1, 2).flatten(2))
         return joined
 
-    def _split(self, x: Tensor) -> Tensor:
+    def _split(self, x: Tensor, heads: int) -> Tensor:
         """(batch, seq, heads * head_dim) -> (batch, heads, seq, head_dim)."""
-        return x.reshape(*x.shape[:2], self.heads, self.head_dim).transpose(1, 2)
+        return x.reshape(*x.shape[:2], heads, self.head_dim).transpose(1, 2)
+
+    def _repeat(self, x: Tensor) -> Tensor:
+        """(batch, kv_heads, seq, head_dim) -> (batch, heads, seq, head_dim), each as often as queries read it."""
+        return x if self.kv_heads == self.heads else x.repeat_interleave(self.heads // self.kv_heads, dim=1)
 
 
 class FeedForward(nn.Module):
@@ -76,17 +81,17 @@ class FeedForward(nn.Module):
         return y
 
 
-class EncoderLayer(nn.Module):
+class TransformerLayer(nn.Module):
     """Attention and feed-forward, each in a residual branch, with the norm before or after it."""
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.pre = config.norm_position == "pre"
         self.attention_norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
-        query, key, value, out, up, down = (config.rank(layer, projection) for projection in PROJECTIONS)
-        self.attention = Attention(config.d_model, config.heads[layer], config.head_dim, (query, key, value, out))
+        self.attention = Attention(config, layer)
         self.feed_forward_norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
-        self.feed_forward = FeedForward(config.d_model, config.d_ff[layer], config.activation, (up, down))
+        ranks = config.rank(layer, "up"), config.rank(layer, "down")
+        self.feed_forward = FeedForward(config.d_model, config.d_ff[layer], config.activation, ranks)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, seq, d_model) -> the same."""
@@ -164,10 +169,13 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = InputEmbedding(config)
-        self.layers = nn.ModuleList(EncoderLayer(config, layer) for layer in range(config.layers))
+        self.layers = nn.ModuleList(TransformerLayer(config, layer) for layer in range(config.layers))
         if config.final_norm:
             self.final_norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
-        if config.classes:
+        if config.causal:
+            mask = torch.full((config.tokens, config.tokens), float("-inf")).triu(1)
+            self.register_buffer("causal_mask", mask, persistent=False)
+        if config.classes and not config.tied_head:
             self.head = nn.Linear(config.d_model, config.classes)
         if seed is not None:
             self._initialise(torch.Generator().manual_seed(seed))
@@ -185,18 +193,35 @@ class Transformer(nn.Module):
         """As `forward`, and the output (batch, tokens, d_model) of every layer."""
         rows = self.embedding(x)
         valid = None if valid_length is None else self._valid(rows, valid_length)
-        mask = None
-        if valid is not None:
-            zero = torch.zeros((), dtype=rows.dtype, device=rows.device)
-            mask = torch.where(valid, zero, float("-inf"))[:, None, None, :]
+        mask = self._mask(rows, valid)
         hidden = []
         for layer in self.layers:
             rows = layer(rows, mask)
             hidden.append(rows)
         if self.config.final_norm:
             rows = self.final_norm(rows)
-        pooled = self._pool(rows, valid)
-        return (self.head(pooled) if self.config.classes else pooled), hidden
+        return self._head(self._pool(rows, valid)), hidden
+
+    def _head(self, pooled: Tensor) -> Tensor:
+        if self.config.tied_head:
+            return nn.functional.linear(pooled, self.embedding.token.weight)
+        if not self.config.classes:
+            return pooled
+        logits: Tensor = self.head(pooled)
+        return logits
+
+    def _mask(self, rows: Tensor, valid: Tensor | None) -> Tensor | None:
+        """What is added to scores, (batch or 1, 1, 1 or tokens, tokens); None when every row sees all."""
+        mask: Tensor | None = None
+        if self.config.causal:
+            count = rows.shape[1]
+            whole = self.get_buffer("causal_mask")
+            mask = (whole if count == self.config.tokens else whole[:count, :count])[None, None]
+        if valid is not None:
+            zero = torch.zeros((), dtype=rows.dtype, device=rows.device)
+            padding = torch.where(valid, zero, float("-inf"))[:, None, None, :]
+            mask = padding if mask is None else mask + padding
+        return mask
 
     def _valid(self, rows: Tensor, valid_length: int | Tensor) -> Tensor:
         """True for rows that are real: (batch or 1, tokens)."""

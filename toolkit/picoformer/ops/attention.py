@@ -17,7 +17,9 @@ from picoformer.ops.fixedpoint import (
     saturate,
     scaled_reciprocal,
     split_scale,
+    wide_product_shift,
 )
+from picoformer.ops.linear import WIDE_SHIFT_MIN
 from picoformer.ops.quantized import symmetric_scales
 
 EXP_STEP = 1.0 / 64.0
@@ -28,8 +30,11 @@ LOWEST_SCORE = np.int64(-(1 << 31))
 """Below every score of 32 bits, yet so near that its distance to any of them times a multiplier stays below 2^63."""
 
 
-def numerator_bits(keys: int) -> int:
-    """Bits of a softmax numerator: as many as keep Σ numerator·v inside int32 for `keys` keys, at most 15."""
+def numerator_bits(keys: int, values: DType = DType.INT8) -> int:
+    """Bits of a softmax numerator, at most 15. With int8 values as many as keep Σ numerator·v inside int32 for `keys`
+    keys; sums with int16 values take 64 bits whatever the numerators."""
+    if values is DType.INT16:
+        return 15
     return max(1, min(15, 31 - 7 - math.ceil(math.log2(max(keys, 1)))))
 
 
@@ -47,18 +52,34 @@ def numerators(scores: Array, multiplier: Array | np.int64, shift: int, table: A
     return table.astype(np.int64)[np.minimum(index, len(table) - 1)]
 
 
+def hidden_keys(scores: Array, causal: bool, valid_length: Array | None) -> Array | None:
+    """Booleans that broadcast to `scores` (…, S, T): True where a key takes no part; None where all do."""
+    queries, keys = scores.shape[-2:]
+    position = np.arange(keys)
+    hidden: Array | None = position > np.arange(queries)[:, None] + (keys - queries) if causal else None
+    if valid_length is not None:
+        lengths = np.asarray(valid_length, np.int64).reshape(-1)
+        padding = position >= lengths.reshape(len(lengths), *([1] * (scores.ndim - 1)))
+        hidden = padding if hidden is None else hidden | padding
+    return hidden
+
+
 @dataclass(frozen=True)
 class LoweredAttention(Lowered):
-    """The attention of all heads.
+    """The attention of all heads; head h reads the keys and values of head h·kv_heads/heads (rounded down).
 
-    score[j] = Σ q·k[j]; p[j] = table[min(1023, requantize(max − score[j], score_multiplier[head], score_shift))];
-    (m, n) = scaled_reciprocal(value_mantissa[head], value_exponent[head], Σp);
-    y = clamp((Σ p[j]·v[j]·m + 2^(n−1)) >> n). Keys at or past the valid length do not take part; with none, y = 0.
+    score[j] = (Σ q·k[j]) >> score_drop; p[j] = table[min(1023, requantize(max − score[j], score_multiplier[head],
+    score_shift))]; (m, n) = scaled_reciprocal(value_mantissa[head], value_exponent[head], Σp);
+    y = clamp((Σ p[j]·v[j]·m + 2^(n−1)) >> n). Keys at or past the valid length do not take part, nor, when causal,
+    keys j > i + (T − S) in row i; with none, y = 0. score_drop is 0 for int8.
     """
 
     heads: int
+    kv_heads: int
+    causal: bool
     score_multiplier: Array
     score_shift: int
+    score_drop: int
     table: Array
     value_mantissa: Array
     value_exponent: Array
@@ -68,29 +89,30 @@ class LoweredAttention(Lowered):
     has_valid_length: bool
 
     def execute(self, *activations: Array) -> Array:
-        q, k, v = (split_heads(x, self.heads) for x in activations[:3])
-        scores = exact_matmul(q, np.swapaxes(k, -1, -2))
-        lengths: Array | None = None
-        if self.has_valid_length:
-            lengths = np.asarray(activations[3], np.int64).reshape((-1, 1, 1, 1))
-            lengths = lengths.reshape(lengths.shape[0], *([1] * (scores.ndim - 1)))
-            invalid = np.arange(scores.shape[-1]) >= lengths
-            scores = np.where(invalid, LOWEST_SCORE, scores)
+        q = split_heads(activations[0], self.heads)
+        k, v = (split_heads(x, self.kv_heads, self.heads) for x in activations[1:3])
+        scores = exact_matmul(q, np.swapaxes(k, -1, -2)) >> self.score_drop
+        hidden = hidden_keys(scores, self.causal, activations[3] if self.has_valid_length else None)
+        if hidden is not None:
+            scores = np.where(hidden, LOWEST_SCORE, scores)
         per_head = (self.heads, 1, 1)
         p = numerators(scores, self.score_multiplier.astype(np.int64).reshape(per_head), self.score_shift, self.table)
-        if lengths is not None:
-            p = np.where(invalid, 0, p)
-        total = np.maximum(p.sum(axis=-1, keepdims=True), 1)
+        if hidden is not None:
+            p = np.where(hidden, 0, p)
+        total = np.maximum(p.sum(axis=-1, keepdims=True), int(self.table[0]))  # less only where no key takes part
         multiplier, shift = scaled_reciprocal(
             self.value_mantissa.reshape(per_head), self.value_exponent.reshape(per_head), total
         )
         acc = exact_matmul(p, v)
+        if self.query.dtype is DType.INT16:
+            return merge_heads(saturate(wide_product_shift(acc, multiplier, shift), self.output.dtype))
         return merge_heads(saturate(rounding_shift(acc * multiplier, shift), self.output.dtype))
 
 
-def split_heads(x: Array, heads: int) -> Array:
-    """(…, S, H·D) → (…, H, S, D)."""
-    return np.swapaxes(x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads), -3, -2)
+def split_heads(x: Array, heads: int, readers: int = 0) -> Array:
+    """(…, S, H·D) → (…, H, S, D); with `readers` each head as often as its share of them: (…, readers, S, D)."""
+    x = np.swapaxes(x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads), -3, -2)
+    return np.repeat(x, readers // heads, axis=-3) if readers > heads else x
 
 
 def merge_heads(x: Array) -> Array:
@@ -101,62 +123,86 @@ def merge_heads(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Attention(Operator):
-    """Inputs: q (…, S, H·D), k (…, T, H·D), v (…, T, H·E), optionally valid_length int32 () of the keys.
+    """Inputs: q (…, S, H·D), k (…, T, G·D), v (…, T, G·E), optionally valid_length int32 () of the keys.
 
-    Output (…, S, H·E). `scale` multiplies q·k (1/√D as a rule). Keys at or past valid_length are left out; a row
-    with no key at all is zero.
+    Output (…, S, H·E). `scale` multiplies q·k (1/√D as a rule). Keys at or past valid_length are left out, and with
+    `causal` keys j > i + (T − S) in row i (the last row sees all); a row with no key at all is zero. G = `kv_heads`
+    divides H (0 means H): head h reads the keys and values of head h // (H/G), which is grouped-query attention
+    (Ainslie et al. 2023).
     """
 
     heads: int
     scale: float
+    causal: bool = False
+    kv_heads: int = 0
 
     kind = "Attention"
+
+    def __post_init__(self) -> None:
+        if self.kv_heads == 0:
+            object.__setattr__(self, "kv_heads", self.heads)
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.kv_heads} heads of keys and values do not divide {self.heads} heads of queries")
 
     def infer(self, inputs: Sequence[TensorType]) -> TensorType:
         q, k, v = inputs[:3]
         same = q.shape[:-2] == k.shape[:-2] == v.shape[:-2] and k.shape[-2] == v.shape[-2]
-        if not same or q.shape[-1] != k.shape[-1] or q.shape[-1] % self.heads or v.shape[-1] % self.heads:
-            raise ValueError(f"query {q}, key {k} and value {v} do not make {self.heads} heads")
+        group = self.heads // self.kv_heads
+        if not same or q.shape[-1] != group * k.shape[-1] or q.shape[-1] % self.heads or v.shape[-1] % self.kv_heads:
+            raise ValueError(
+                f"query {q}, key {k} and value {v} do not make {self.heads} heads that read {self.kv_heads}"
+            )
         if len(inputs) > 3 and inputs[3].elements != 1:
             raise ValueError(f"valid_length is one number, not {inputs[3]}")
-        return TensorType((*q.shape[:-1], v.shape[-1]))
+        return TensorType((*q.shape[:-1], group * v.shape[-1]))
 
     def compute(self, *inputs: Array) -> Array:
-        q, k, v = (split_heads(x, self.heads) for x in inputs[:3])
+        q = split_heads(inputs[0], self.heads)
+        k, v = (split_heads(x, self.kv_heads, self.heads) for x in inputs[1:3])
         scores = (q @ np.swapaxes(k, -1, -2)) * np.float32(self.scale)
-        if len(inputs) > 3:
-            lengths = np.asarray(inputs[3]).reshape(-1)
-            lengths = lengths.reshape(len(lengths), *([1] * (scores.ndim - 1)))
-            invalid = np.arange(scores.shape[-1]) >= lengths
-            scores = np.where(invalid, -np.inf, scores)
+        hidden = hidden_keys(scores, self.causal, inputs[3] if len(inputs) > 3 else None)
+        if hidden is not None:
+            scores = np.where(hidden, -np.inf, scores)
         top = scores.max(axis=-1, keepdims=True)
         e = np.exp(scores - np.where(np.isfinite(top), top, 0))
         total = e.sum(axis=-1, keepdims=True)
         return merge_heads((e / np.where(total == 0, 1, total)) @ v).astype(np.float32)
 
     def macs(self, inputs: Sequence[TensorType], output: TensorType) -> int:
+        """Both products in full, masked keys too: the usual convention for causal attention as well."""
         q, k = inputs[:2]
         return k.shape[-2] * (q.elements + output.elements)
 
     def lower(self, inputs: Sequence[Operand], output: TensorType) -> LoweredAttention:
         q, k, v = (x.type for x in inputs[:3])
-        if any(t.dtype is not DType.INT8 for t in (q, k, v)):
-            raise LoweringError("queries, keys and values are int8")
-        if q.shape[-1] // self.heads >= 1 << 17:
+        if {q.dtype, k.dtype, v.dtype} not in ({DType.INT8}, {DType.INT16}):
+            raise LoweringError("queries, keys and values are int8, or all three int16")
+        wide, size, keys = q.dtype is DType.INT16, q.shape[-1] // self.heads, k.shape[-2]
+        if size >= 1 << 17:
             raise LoweringError("heads of 2^17 elements or more: a score would not fit 32 bits")
-        head_scales = [symmetric_scales(t, self.heads) for t in (q, k, v, output)]
-        multiplier, shift = quantize_multipliers(head_scales[0] * head_scales[1] * self.scale / EXP_STEP)
-        split = [split_scale(float(s)) for s in head_scales[2] / head_scales[3]]
-        keys = k.shape[-2]
-        table = numerator_table(numerator_bits(keys))
+        if wide and keys > 1 << 16:
+            raise LoweringError("more than 2^16 keys of 16 bits: a sum would not fit 48 bits")
+        head_scales = [symmetric_scales(t, self.heads) for t in (q, output)]
+        key_scales, value_scales = (
+            np.repeat(symmetric_scales(t, self.kv_heads), self.heads // self.kv_heads) for t in (k, v)
+        )
+        drop = math.ceil(math.log2(size)) if wide else 0
+        multiplier, shift = quantize_multipliers(head_scales[0] * key_scales * (self.scale / EXP_STEP * 2.0**drop))
+        split = [split_scale(float(s)) for s in value_scales / head_scales[1]]
+        bits = numerator_bits(keys, v.dtype)
         exponent = np.array([e for _, e in split], np.int64)
-        if (exponent + 31 - 31 < 1).any() or (exponent + 31 - (32 - (keys * 32767).bit_length()) > 62).any():
+        # The sum of the numerators lies between the largest, 2^bits − 1, and that times the number of keys.
+        least, most = exponent - 1 + bits, exponent - 1 + (keys * 32767).bit_length()
+        if (least < (WIDE_SHIFT_MIN if wide else 1)).any() or (most > 62).any():
             raise LoweringError("the scale of the output is too far from that of the values")
         return LoweredAttention(
             self.heads,
+            self.kv_heads,
+            self.causal,
             multiplier,
             shift,
-            table,
+            drop,
+            numerator_table(bits),
             np.array([m for m, _ in split], np.int64),
             exponent,
             q,

@@ -37,17 +37,24 @@ def requantize(acc: Array, multiplier: Array | int, shift: int, zero_point: int,
 
     `acc` may be as wide as 48 bits: the product is then taken in two halves, which is the same number.
     """
-    m = np.asarray(multiplier, np.int64)
     acc = acc.astype(np.int64)
     limit = int(np.abs(acc).max(initial=0))
     if limit < 1 << 31:
-        scaled = rounding_shift(acc * m, shift)
+        scaled = rounding_shift(acc * np.asarray(multiplier, np.int64), shift)
     else:
         if limit >= 1 << 47 or shift < 17:
             raise LoweringError(f"accumulator of {limit.bit_length()} bits with shift {shift} is too wide")
-        high, low = acc >> 16, acc & 0xFFFF
-        scaled = (high * m + ((low * m + (np.int64(1) << (shift - 1))) >> 16)) >> (shift - 16)
+        scaled = wide_product_shift(acc, np.asarray(multiplier, np.int64), shift)
     return saturate(scaled + zero_point, dtype)
+
+
+def wide_product_shift(value: Array, multiplier: Array, shift: Array | int) -> Array:
+    """rounding_shift(value · multiplier, shift) for |value| < 2^47, 0 ≤ multiplier < 2^31 and shift 17 … 62, in two
+    halves of `value` so that no product passes 63 bits: the same number."""
+    n = np.asarray(shift, np.int64)
+    high, low = value >> 16, value & 0xFFFF
+    result: Array = (high * multiplier + ((low * multiplier + (np.int64(1) << (n - 1))) >> 16)) >> (n - 16)
+    return result
 
 
 def quantize_multipliers(scales: Array) -> tuple[Array, int]:
@@ -147,8 +154,8 @@ def quantize_real(value: Array, quant: QuantParams, dtype: DType) -> Array:
 
 
 def dequantize(value: Array, quant: QuantParams) -> Array:
-    """float32((integer − zero_point) · scale)."""
-    steps = value.astype(np.float64) - quant.zero_point
+    """float32((integer − zero_point) · scale); a block multiplier, where there is one, is exact in between."""
+    steps = (value.astype(np.float64) - quant.zero_point) * quant.element_multipliers(value.shape)
     result: Array = (steps * quant.scale_array(value.ndim)).astype(np.float32)
     return result
 

@@ -102,12 +102,17 @@ def _type_json(type_: TensorType) -> dict[str, Any]:
             "zero_point": type_.quant.zero_point,
             "axis": type_.quant.axis,
         }
+        if type_.quant.block_multipliers:
+            record["quant"]["block_multipliers"] = [list(row) for row in type_.quant.block_multipliers]
     return record
 
 
 def _type(record: dict[str, Any]) -> TensorType:
     quant = record.get("quant")
-    params = QuantParams(tuple(quant["scale"]), quant["zero_point"], quant["axis"]) if quant else None
+    params = None
+    if quant:
+        blocks = tuple(tuple(row) for row in quant.get("block_multipliers", ()))
+        params = QuantParams(tuple(quant["scale"]), quant["zero_point"], quant["axis"], blocks)
     return TensorType(tuple(record["shape"]), DType(record["dtype"]), params)
 
 

@@ -1,4 +1,4 @@
-"""Linear: y = x · Wᵀ + b over the last axis, one requantize per output channel."""
+"""Linear: y = x · Wᵀ + b over the last axis, one requantize per output channel; weights of 8 or 4 bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from picoformer.ir.operator import Array, Lowered, LoweringError, Operand, Operator
-from picoformer.ir.types import DType, TensorType
+from picoformer.ir.types import BLOCK, DType, TensorType
 from picoformer.ops.fixedpoint import exact_matmul, quantize_multipliers, requantize
 from picoformer.ops.quantized import quant_of
 
@@ -18,11 +18,12 @@ WIDE_SHIFT_MIN = 17
 
 @dataclass(frozen=True)
 class LoweredLinear(Lowered):
-    """acc[n] = bias[n] + Σₖ weight[n,k]·x[k]; y[n] = requantize(acc[n], multiplier[n], shift, zero_point).
+    """acc[n] = bias[n] + Σₖ m[n,k]·weight[n,k]·x[k]; y[n] = requantize(acc[n], multiplier[n], shift, zero_point).
 
-    weight: (N, K) int8. bias: (N,) int32, the input's zero point already folded in. multiplier: (N,) int32.
-    `wide` says that a sum may pass 31 bits and the accumulator is 64 bits. Every sum, partial ones included, times
-    2^headroom stays below 2^31.
+    weight: (N, K) int8, in `weight_dtype`'s range. block_multiplier: (N, ⌈K / BLOCK⌉) uint8 or None; m[n,k] is that of
+    the block k lies in, 1 where there are none. bias: (N,) int32, the input's zero point already folded in.
+    multiplier: (N,) int32. `wide` says that a sum may pass 31 bits and the accumulator is 64 bits. Every sum, partial
+    ones included, times 2^headroom stays below 2^31.
     """
 
     weight: Array
@@ -34,15 +35,21 @@ class LoweredLinear(Lowered):
     output: TensorType
     wide: bool
     headroom: int
+    weight_dtype: DType = DType.INT8
+    block_multiplier: Array | None = None
 
     def execute(self, *activations: Array) -> Array:
         (x,) = activations
-        acc = exact_matmul(x, self.weight.T) + self.bias.astype(np.int64)
+        weight = self.weight
+        if self.block_multiplier is not None:
+            weight = np.repeat(self.block_multiplier.astype(np.int64), BLOCK, axis=1)[:, : weight.shape[1]] * weight
+        acc = exact_matmul(x, weight.T) + self.bias.astype(np.int64)
         return requantize(acc, self.multiplier, self.shift, self.zero_point, self.output.dtype)
 
 
 def accumulator_bound(weight: Array, bias: Array, dtype: DType) -> int:
-    """Largest magnitude any partial sum can take: max over rows of Σ|w|·max|x| + |bias|."""
+    """Largest magnitude any partial sum can take: max over rows of Σ|w|·max|x| + |bias|; (N, K) weight with its block
+    multipliers."""
     total = np.abs(weight.astype(np.int64)).sum(axis=-1) * -dtype.minimum + np.abs(bias.astype(np.int64))
     return int(total.max(initial=0))
 
@@ -74,9 +81,12 @@ class Linear(Operator):
         if weight.constant is None:
             raise LoweringError("the weight is not a constant")
         x_quant, w_quant, y_quant = quant_of(x.type), quant_of(weight.type), quant_of(output)
-        if weight.type.dtype is not DType.INT8 or w_quant.zero_point != 0 or w_quant.axis not in (None, -2):
-            raise LoweringError("weights are symmetric int8, per tensor or per output channel")
-        w = weight.constant.astype(np.int64)
+        blocks = w_quant.block_multipliers
+        if weight.type.dtype not in (DType.INT8, DType.INT4) or w_quant.zero_point or w_quant.axis not in (None, -2):
+            raise LoweringError("weights are symmetric int8 or int4, per tensor or per output channel")
+        if weight.type.dtype is DType.INT8 and blocks:
+            raise LoweringError("int8 weights take no block multipliers, only int4 ones do")
+        w = weight.constant.astype(np.int64) * w_quant.element_multipliers(weight.type.shape)
         bias = np.zeros(len(w), np.int64)
         if rest:
             if rest[0].constant is None or rest[0].type.dtype is not DType.INT32:
@@ -102,4 +112,6 @@ class Linear(Operator):
             output,
             wide,
             max(0, 31 - bound.bit_length()),
+            weight.type.dtype,
+            np.asarray(blocks, np.uint8) if blocks else None,
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
 from picoformer.ir.operator import Array, Operator
-from picoformer.ops import Add, Attention, Concat, Linear, Reshape, Slice, Softmax, Transpose
+from picoformer.ops import Activation, Add, Attention, Concat, Embedding, Linear, Reshape, Slice, Softmax, Transpose
 from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric, symmetric_per_channel
 from picoformer.quantize.observe import Observation
 
@@ -120,3 +120,26 @@ def attention_readers(graph: Graph, name: str) -> tuple[Node, ...]:
     return tuple(
         node for node in graph.consumers.get(name, ()) if isinstance(node.op, Attention) and name in node.inputs[:3]
     )
+
+
+def ends(graph: Graph) -> set[str]:
+    """Names of the Linears whose weights stay 8 bits in the int4 schemes: those that no Linear or Embedding comes
+    before, and those whose result is only moved or passed through a function on its way out of the graph."""
+    begun: set[str] = set()
+    found: set[str] = set()
+    for node in graph.nodes:
+        if isinstance(node.op, Linear) and not begun.intersection(node.inputs):
+            found.add(node.name)
+        if isinstance(node.op, Linear | Embedding) or begun.intersection(node.inputs):
+            begun.add(node.output)
+    leaving: set[str] = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        readers = graph.consumers.get(node.output, ())
+        if readers and not all(
+            isinstance(r.op, (*LAYOUT, Activation, Softmax)) and r.output in leaving for r in readers
+        ):
+            continue
+        leaving.add(node.output)
+        if isinstance(node.op, Linear):
+            found.add(node.name)
+    return found

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, verify
 from picoformer.ir.operator import Array
+from picoformer.ir.types import BLOCK
 from picoformer.ops import Add, Attention, Concat, Embedding, LayerNorm, Linear, Mul, Requantize
 from picoformer.ops.fixedpoint import quantize_real
 from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric
 from picoformer.quantize.equalize import Equalization, equalize
-from picoformer.quantize.grids import LAYOUT, assign_grids
+from picoformer.quantize.grids import LAYOUT, assign_grids, ends
+from picoformer.quantize.int4 import quantize_int4
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.rounding import Rounding, refine
 from picoformer.quantize.sensitivity import choose_wide
-from picoformer.quantize.weights import bias_scale_floor, quantize_bias, quantize_constant, quantize_rows
+from picoformer.quantize.weights import WEIGHT_LIMITS, bias_scale_floor, quantize_bias, quantize_constant, quantize_rows
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,16 @@ class QuantizeSettings:
     """How to quantize. `method` chooses int8 ranges, `percentile` is its share in percent where it is "percentile";
     `headroom` widens 16-bit ranges beyond the calibration data; `rounding` chooses the integers of weights;
     `bias_correction` lets biases take up the mean error of each Linear. `inputs` is the type of the model's float
-    inputs, `activations` INT16 that of every value; a scheme sets the latter (see `schemes`). Beyond that, values whose
-    rounding costs the outputs most are widened to 16 bits as long as no more than the share `widen` of all
-    multiply-accumulates reads 16 bits and RAM grows by no more than that share (see `sensitivity`). `equalization` moves channel
-    scales between layers, where the outputs gain by it or always (see `equalize`)."""
+    inputs, `activations` INT16 that of every value, `weights` that of the Linears' weights; a scheme sets the latter
+    two (see `schemes`). With INT4 weights `block` 32 gives each 32 of a row a multiplier of their own, 0 gives none.
+    Linears at the ends stay INT8 (see `ends`); `weight_types`, by the weight's name in the float graph, says otherwise
+    for single ones.
+
+    Beyond that, values whose rounding costs the outputs most are widened to 16 bits as long as no more than the share
+    `widen` of all multiply-accumulates reads 16 bits and RAM grows by no more than that share (see `sensitivity`).
+    `equalization` moves channel scales between layers, where the outputs gain by it or always (see `equalize`).
+    `budget` is the most bytes that constants may take: weights become INT4 where it costs the outputs least (see
+    `mixed`)."""
 
     method: Method = "percentile"
     percentile: float = 99.99
@@ -41,6 +50,16 @@ class QuantizeSettings:
     widen: float = 0.01
     equalization: Equalization = "off"
     budget: int | None = None
+    weights: DType = DType.INT8
+    block: int = BLOCK
+    weight_types: Mapping[str, DType] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, dtype in [("weights", self.weights), *self.weight_types.items()]:
+            if dtype not in WEIGHT_LIMITS:
+                raise ConfigError(f"'{name}' is to be {dtype.name.lower()}: weights are int8 or int4")
+        if self.block not in (0, BLOCK):
+            raise ConfigError(f"a block of {self.block} weights is not known; use {BLOCK}, or 0 for none")
 
 
 def quantize(
@@ -127,6 +146,7 @@ class _Builder:
         self.settings = settings
         self.types: dict[str, TensorType] = {name: types.get(name, graph.types[name]) for name in graph.inputs}
         self.assigned = types
+        self.ends = ends(graph)
         self.constants: dict[str, Array] = {}
         self.nodes: list[Node] = []
 
@@ -195,6 +215,11 @@ class _Builder:
             return self._store(name, steps, TensorType(type_.shape, self.settings.constants, quant))
         raise NotImplementedError(f"node '{node.name}' ({node.op.kind}): constant operand {index} '{name}'")
 
+    def _weight_type(self, node: Node) -> DType:
+        """INT8 or INT4, as the settings say for this Linear."""
+        default = DType.INT8 if node.name in self.ends else self.settings.weights
+        return self.settings.weight_types.get(node.inputs[1], default)
+
     def _linear_constants(self, node: Node, names: list[str]) -> list[str]:
         x_quant = self.types[names[0]].quant
         assert x_quant is not None
@@ -202,8 +227,12 @@ class _Builder:
         weight = self.graph.constants[node.inputs[1]]
         bias = self.graph.constants[node.inputs[2]] if len(node.inputs) > 2 else None
         floor = None if bias is None else bias_scale_floor(bias, x_scale)
-        steps, quant = quantize_rows(weight, floor)
-        result = [names[0], self._store(node.inputs[1], steps, TensorType(weight.shape, DType.INT8, quant))]
+        dtype = self._weight_type(node)
+        if dtype is DType.INT4:
+            steps, quant = quantize_int4(weight, floor, self.settings.block)
+        else:
+            steps, quant = quantize_rows(weight, floor)
+        result = [names[0], self._store(node.inputs[1], steps, TensorType(weight.shape, dtype, quant))]
         if bias is not None:
             bias_steps, bias_quant = quantize_bias(bias, x_scale, quant)
             result.append(self._store(node.inputs[2], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant)))

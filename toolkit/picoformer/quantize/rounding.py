@@ -16,8 +16,9 @@ from picoformer.ir import Graph, Node
 from picoformer.ir.operator import Array, LoweringError, Operand
 from picoformer.ops import Linear
 from picoformer.ops.fixedpoint import dequantize, quantize_real
+from picoformer.quantize.int4 import element_scales
 from picoformer.quantize.observe import BATCH, RunFloat
-from picoformer.quantize.weights import BIAS_LIMIT, WEIGHT_LIMIT, quantize_bias
+from picoformer.quantize.weights import BIAS_LIMIT, WEIGHT_LIMIT, WEIGHT_LIMITS, quantize_bias
 
 Rounding = Literal["nearest", "gptq"]
 ROUNDINGS: tuple[str, ...] = get_args(Rounding)
@@ -53,11 +54,11 @@ class InputMoments:
         return result - np.outer(self.mean, self.mean) if centred else result
 
 
-def gptq(weight: Array, scale: Array, hessian: Array) -> Array:
-    """(N, K) int8 steps in [−127, 127] with a small Σ (e·H·eᵀ), e = weight − steps·scale, row by row.
+def gptq(weight: Array, scale: Array, hessian: Array, limit: int = WEIGHT_LIMIT) -> Array:
+    """(N, K) int8 steps in [−limit, limit] with a small Σ (e·H·eᵀ), e = weight − steps·scale, row by row.
 
-    weight: (N, K). scale: (N,). hessian: (K, K), symmetric, no negative eigenvalue; it is damped here. Columns go from
-    the largest variance to the smallest, so that the last, with most put upon them, matter least.
+    weight: (N, K). scale: (N,), or (N, K) with blocks. hessian: (K, K), symmetric, no negative eigenvalue; it is damped
+    here. Columns go from the largest variance to the smallest, so that the last, with most put upon them, matter least.
     """
     width = weight.shape[1]
     variance = np.diag(hessian)
@@ -67,10 +68,11 @@ def gptq(weight: Array, scale: Array, hessian: Array) -> Array:
     inverse = np.linalg.inv(damped)
     upper = np.linalg.cholesky((inverse + inverse.T) / 2).T
     left = weight[:, order].astype(np.float64)
+    scales = np.broadcast_to(scale[:, None] if scale.ndim == 1 else scale, weight.shape)[:, order]
     steps = np.zeros(left.shape)
     for column in range(width):
-        steps[:, column] = np.clip(np.rint(left[:, column] / scale), -WEIGHT_LIMIT, WEIGHT_LIMIT)
-        error = (left[:, column] - steps[:, column] * scale) / upper[column, column]
+        steps[:, column] = np.clip(np.rint(left[:, column] / scales[:, column]), -limit, limit)
+        error = (left[:, column] - steps[:, column] * scales[:, column]) / upper[column, column]
         left[:, column + 1 :] -= np.outer(error, upper[column, column + 1 :])
     result = np.empty(left.shape, np.int8)
     result[:, order] = steps.astype(np.int8)
@@ -170,17 +172,19 @@ def _linear_constants(
 ) -> list[Array]:
     """The integers of a Linear's weight and, where it has one, bias. `real`: the same constants in float; `real_mean`:
     the mean of its float inputs, where the bias is to be corrected."""
-    x_quant, quant = typed.types[node.inputs[0]].quant, typed.types[node.inputs[1]].quant
+    x_quant, weight = typed.types[node.inputs[0]].quant, typed.types[node.inputs[1]]
+    quant = weight.quant
     assert x_quant is not None and quant is not None
-    scale = np.asarray(quant.scale, np.float64)
+    scale, scales = np.asarray(quant.scale, np.float64), element_scales(quant, weight.shape)
     steps = typed.constants[node.inputs[1]]
     if rounding == "gptq":
-        steps = gptq(real[0], scale, moments.hessian(centred=real_mean is not None))
+        hessian = moments.hessian(centred=real_mean is not None)
+        steps = gptq(real[0], scales, hessian, WEIGHT_LIMITS[weight.dtype])
     if len(real) == 1:
         return [steps]
     bias = typed.constants[node.inputs[2]]
     if real_mean is not None:
-        wanted = corrected_bias(real[0], real[1], real_mean, steps * scale[:, None], moments.mean)
+        wanted = corrected_bias(real[0], real[1], real_mean, steps * scales, moments.mean)
         fits = np.abs(wanted) < scale * x_quant.per_tensor_scale * BIAS_LIMIT
         bias, _ = quantize_bias(np.where(fits, wanted, real[1]), x_quant.per_tensor_scale, quant)
     return [steps, bias]

@@ -18,5 +18,7 @@ class Scheme:
 SCHEMES: dict[str, Scheme] = {
     "int8": Scheme(DType.INT8, DType.INT8),
     "int8x16": Scheme(DType.INT8, DType.INT16),
+    "int4x8": Scheme(DType.INT4, DType.INT8),
+    "int4x16": Scheme(DType.INT4, DType.INT16),
 }
 """Every scheme but float32, by the name that commands and pipeline files use."""

@@ -9,6 +9,8 @@ from picoformer.ops.fixedpoint import Array
 
 WEIGHT_LIMIT = 127
 """Weights keep to [−127, 127], so that their range is symmetric and products of two lanes stay bounded."""
+WEIGHT_LIMITS = {DType.INT8: WEIGHT_LIMIT, DType.INT4: 7}
+"""Type of a Linear's weight → the largest magnitude it uses."""
 BIAS_LIMIT = 1 << 30
 """A bias keeps a bit free of int32 for the folded zero point."""
 SCALE_FLOOR = 2.0**-12

@@ -81,7 +81,7 @@ def _share(part: float | None, whole: float | None) -> float:
 
 def _stages(report: Report) -> Figures:
     largest = max((stage.bytes or 0 for stage in report.stages), default=0)
-    rows = tuple(
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
         (
             stage.name,
             percent(stage.accuracy, 2),
@@ -91,7 +91,17 @@ def _stages(report: Report) -> Figures:
         )
         for stage in report.stages
     )
-    columns = (("stage", False), ("accuracy", True), ("parameters", True), ("bytes", True), ("", False))
+    columns: tuple[tuple[str, bool], ...] = (
+        ("stage", False),
+        ("accuracy", True),
+        ("parameters", True),
+        ("bytes", True),
+        ("", False),
+    )
+    bits = [number(stage.bits_per_character, ".3f") for stage in report.stages]
+    if set(bits) - {UNKNOWN}:
+        columns = (*columns[:2], ("bits/character", True), *columns[2:])
+        rows = tuple((*row[:2], text, *row[2:]) for row, text in zip(rows, bits, strict=True))
     return Figures("From teacher to firmware", columns, rows)
 
 

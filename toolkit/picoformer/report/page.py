@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Any
 
-from picoformer.report.figures import Bar, Verdict, count, headline, percent, tables
+from picoformer.report.figures import Bar, Verdict, count, headline, number, percent, tables
 from picoformer.report.record import Report
 
 CHART_WIDTH, CHART_HEIGHT = 720, 120
@@ -34,7 +34,9 @@ def _cards(report: Report) -> list[tuple[str, str]]:
     """The few figures at the top of the page: (figure, what it is)."""
     record = report.verification
     measured = [stage.accuracy for stage in report.stages if stage.accuracy is not None]
+    bits = [stage.bits_per_character for stage in report.stages if stage.bits_per_character is not None]
     cards = [
+        (number(bits[-1], ".3f"), "bits per character") if bits else None,
         (percent(measured[-1], 2), "accuracy on the test split") if measured else None,
         (count(record["ram_bytes"]["total"]), "bytes of RAM"),
         (count(record["flash_bytes"]["total"]), "bytes of flash"),

@@ -11,6 +11,7 @@ from picoformer.backends.c.sources import kernel_isa
 from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node
 from picoformer.ir.operator import Array
+from picoformer.ops import Attention
 
 
 class LinearLayout:
@@ -54,6 +55,40 @@ class DspLinearLayout(LinearLayout):
         return 2 * _up(k, 4) * (2 + self.block(rows, k))
 
 
+class Int4LinearLayout(LinearLayout):
+    """Weights of 4 bits, two to a byte; scratch for one row of them as int8. This one is the plain C kernel's."""
+
+    weight_order = "row by row, two to a byte, the earlier one in the low half"
+
+    def pack_weight(self, weight: Array) -> Array:
+        return _nibbles(weight).reshape(-1)
+
+    def scratch_bytes(self, rows: int, k: int) -> int:
+        return k
+
+
+class DspInt4LinearLayout(DspLinearLayout):
+    """Rows in pairs, a byte of each in turn, so that a word has four weights of each; scratch as for int8 weights."""
+
+    weight_order = "two to a byte, rows in pairs, a byte of each in turn, filled up with zeros"
+
+    def pack_weight(self, weight: Array) -> Array:
+        n, k = weight.shape
+        padded = np.zeros((_up(n, 2), _up(k, 4)), weight.dtype)
+        padded[:n, :k] = weight
+        pairs = _nibbles(padded).reshape(len(padded) // 2, 2, -1)
+        return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(-1)
+
+
+def _nibbles(weight: Array) -> Array:
+    """(n, k) int4 as (n, ⌈k / 2⌉) bytes: two's complement, the earlier of two in the low half."""
+    n, k = weight.shape
+    halves = np.zeros((n, _up(k, 2)), np.uint8)
+    halves[:, :k] = weight.astype(np.int8).view(np.uint8) & 15
+    result: Array = halves[:, 0::2] | halves[:, 1::2] << 4
+    return result
+
+
 class AttentionLayout:
     """The scratch of an integer attention; this one is the plain C kernel's."""
 
@@ -76,34 +111,43 @@ class Layout:
 
     linear_s8: LinearLayout
     linear_s16: LinearLayout
-    attention: AttentionLayout
+    linear_s4_s8: LinearLayout
+    linear_s4_s16: LinearLayout
+    attention_s8: AttentionLayout
+    attention_s16: AttentionLayout
 
-    def linear(self, dtype: DType) -> LinearLayout:
-        """The layout for inputs of one type."""
+    def linear(self, dtype: DType, weight: DType = DType.INT8) -> LinearLayout:
+        """The layout for inputs of one type and a weight of another."""
+        if weight is DType.INT4:
+            return self.linear_s4_s8 if dtype is DType.INT8 else self.linear_s4_s16
         return {DType.INT8: self.linear_s8, DType.INT16: self.linear_s16}.get(dtype, _PLAIN)
+
+    def attention(self, dtype: DType) -> AttentionLayout:
+        """The scratch for queries, keys and values of one type; float takes as much as plain C does."""
+        return {DType.INT8: self.attention_s8, DType.INT16: self.attention_s16}.get(dtype, _PLAIN_ATTENTION)
 
     def scratch_bytes(self, graph: Graph, node: Node) -> int:
         """Bytes of arena a step needs for itself while it runs; 0 for most."""
         types = [graph.types[name] for name in node.inputs]
         if node.op.kind == "Linear":
-            return self.linear(types[0].dtype).scratch_bytes(types[0].rows, types[0].width)
-        if node.op.kind != "Attention":
+            return self.linear(types[0].dtype, types[1].dtype).scratch_bytes(types[0].rows, types[0].width)
+        if not isinstance(node.op, Attention):
             return 0
-        keys, heads = types[1].shape[-2], int(getattr(node.op, "heads"))  # noqa: B009
-        if types[0].dtype is DType.FLOAT32:
-            return AttentionLayout().scratch_bytes(keys, 0, 0)
-        return self.attention.scratch_bytes(keys, types[1].width // heads, types[2].width // heads)
+        layout, heads = self.attention(types[0].dtype), node.op.kv_heads
+        return layout.scratch_bytes(types[1].shape[-2], types[1].width // heads, types[2].width // heads)
 
 
 def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-_PLAIN = LinearLayout()
+_PLAIN, _PLAIN_ATTENTION = LinearLayout(), AttentionLayout()
 LINEAR: dict[str, LinearLayout] = {"generic": _PLAIN, "dsp": DspLinearLayout()}
 """Instruction set → the layout of its linear kernels; every name a target's `isa` list may hold."""
-ATTENTION: dict[str, AttentionLayout] = {"generic": AttentionLayout(), "dsp": DspAttentionLayout()}
-"""Instruction set → the scratch of its attention kernel."""
+LINEAR_INT4: dict[str, LinearLayout] = {"generic": Int4LinearLayout(), "dsp": DspInt4LinearLayout()}
+"""Instruction set → the layout of its linear kernels for int4 weights."""
+ATTENTION: dict[str, AttentionLayout] = {"generic": _PLAIN_ATTENTION, "dsp": DspAttentionLayout()}
+"""Instruction set → the scratch of its attention kernels."""
 
 
 def layout_of(target_isa: Sequence[str]) -> Layout:
@@ -119,5 +163,8 @@ def layout_of(target_isa: Sequence[str]) -> Layout:
     return Layout(
         LINEAR[kernel_isa("linear_s8.c", target_isa)],
         LINEAR[kernel_isa("linear_s16.c", target_isa)],
-        ATTENTION[kernel_isa("attention_head.c", target_isa)],
+        LINEAR_INT4[kernel_isa("linear_s4_s8.c", target_isa)],
+        LINEAR_INT4[kernel_isa("linear_s4_s16.c", target_isa)],
+        ATTENTION[kernel_isa("attention_head_s8.c", target_isa)],
+        ATTENTION[kernel_isa("attention_head_s16.c", target_isa)],
     )

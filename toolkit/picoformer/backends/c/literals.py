@@ -9,6 +9,7 @@ from picoformer.ir.operator import Array
 
 C_TYPES = {
     np.dtype(np.int8): "int8_t",
+    np.dtype(np.uint8): "uint8_t",
     np.dtype(np.int16): "int16_t",
     np.dtype(np.uint16): "uint16_t",
     np.dtype(np.int32): "int32_t",

@@ -65,9 +65,16 @@ def linear(site: Site) -> str:
     wide = "_wide" if low.wide else ""
     if low.wide and x.dtype is not DType.INT16:
         raise site.unsupported(f"a sum over its {k} inputs may pass 32 bits, and 8-bit inputs have no wide variant")
+    is_int4 = low.weight_dtype is DType.INT4
+    blocks: dict[str, str] = {}
+    if is_int4:
+        note = "multiplier of each block of each row"
+        multipliers = low.block_multiplier
+        blocks["block_multiplier"] = "NULL" if multipliers is None else site.array("blocks", multipliers, note)
     p = site.struct(
-        "pf_linear",
+        "pf_linear_s4" if is_int4 else "pf_linear",
         weight=site.weight(1),
+        **blocks,
         bias=site.array("bias", _int32(low.bias), "bias, the zero point of the input folded in"),
         multiplier=site.array("multiplier", _int32(low.multiplier), "multiplier of each output"),
         n=n,
@@ -75,19 +82,25 @@ def linear(site: Site) -> str:
         shift=low.shift,
         zero_point=low.zero_point,
         headroom=low.headroom,
-        block=site.layout.linear(x.dtype).block(x.rows, k),
+        block=site.layout.linear(x.dtype, w.dtype).block(x.rows, k),
     )
-    function = f"pf_linear{wide}{site.types_suffix(x.dtype, site.out.dtype)}"
+    types = (*([w.dtype] if is_int4 else []), x.dtype, site.out.dtype)
+    function = f"pf_linear{wide}{site.types_suffix(*types)}"
     return site.call(function, p, site.read(0), site.write(), rows, site.scratch(DType.INT32))
 
 
 def attention(site: Site) -> str:
-    """softmax(q kᵀ) v of all heads; leading dimensions are a loop."""
+    """softmax(q kᵀ) v of all heads, causal or not; leading dimensions are a loop."""
     q, k, v = site.types[:3]
     queries, keys = q.shape[-2], k.shape[-2]
     op, low = site.node.op, site.lowered
     assert isinstance(op, Attention)
-    sizes = {"heads": op.heads, "head_size": q.width // op.heads, "value_size": v.width // op.heads}
+    sizes = {
+        "heads": op.heads,
+        "kv_heads": op.kv_heads,
+        "head_size": q.width // op.heads,
+        "value_size": v.width // op.kv_heads,
+    }
     if isinstance(low, LoweredAttention):
         p = site.struct(
             "pf_attention",
@@ -97,17 +110,16 @@ def attention(site: Site) -> str:
             value_exponent=site.array("value_exponent", _int32(low.value_exponent), "value exponent by head"),
             **sizes,
             score_shift=low.score_shift,
+            score_drop=low.score_drop,
+            causal=int(op.causal),
         )
-        function, scratch = (
-            f"pf_attention{site.types_suffix(q.dtype, site.out.dtype)}",
-            site.scratch(DType.INT32),
-        )
+        function, scratch = f"pf_attention{site.types_suffix(q.dtype, site.out.dtype)}", site.scratch(DType.INT32)
     else:
-        p = site.struct("pf_attention_f32_params", scale=float(op.scale), **sizes)
+        p = site.struct("pf_attention_f32_params", scale=float(op.scale), **sizes, causal=int(op.causal))
         function, scratch = "pf_attention_f32", site.scratch(DType.FLOAT32)
     batch = math.prod(q.shape[:-2])
     pointers = [site.read(0), site.read(1), site.read(2), site.write()]
-    strides = [queries * q.width, keys * k.width, keys * v.width, queries * v.width]
+    strides = [queries * q.width, keys * k.width, keys * v.width, queries * site.out.width]
     tail = ((queries, "queries"), (keys, "keys"), (site.length(3, keys), "valid"), scratch)
     if batch == 1:
         return site.call(function, p, *pointers, *tail)

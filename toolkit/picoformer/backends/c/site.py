@@ -127,7 +127,7 @@ class Site:
         """Symbol of a Linear's weight, packed as the instruction set wants it."""
         name = self.node.inputs[index]
         value, shape = self.graph.constants[name], self.graph.types[name]
-        packing = self.layout.linear(self.types[0].dtype)
+        packing = self.layout.linear(self.types[0].dtype, shape.dtype)
         note = f"{name}, {describe(shape)}, {packing.weight_order}"
         return self.parts.array(name, packing.pack_weight(value), note)
 

@@ -1,9 +1,13 @@
-"""The progress bar of commands that take more than a moment."""
+"""What commands show: a progress bar on the way, figures or JSON at the end."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import click
 
 
 @contextlib.contextmanager
@@ -29,3 +33,22 @@ def progress() -> Iterator[Callable[[str, int, int, float], None]]:
             bar.update(tasks[label], completed=done, total=total, note=note, visible=True)
 
         yield tick
+
+
+def show(record: Any, as_json: bool, table: Callable[[], None]) -> None:
+    """Print what a command found: one JSON object, or what `table` prints."""
+    if as_json:
+        click.echo(json.dumps(record))
+    else:
+        table()
+
+
+def show_figures(record: Mapping[str, Any]) -> None:
+    """Print figures one below the other; those that are tables of their own are left out."""
+    for key, value in record.items():
+        if isinstance(value, dict):
+            continue
+        text = "not measured" if value is None else str(value)
+        if isinstance(value, int | float):
+            text = f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+        click.echo(f"  {key.replace('_', ' '):<26} {text}")

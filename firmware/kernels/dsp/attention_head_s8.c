@@ -1,4 +1,5 @@
-/* One head of an attention for SMLAD: two queries at a time against all keys, then their weights against all values.
+/* One head of an attention on int8 for SMLAD: two queries at a time against the keys they see, then their weights against the
+ * values.
  *
  * Keys, and values transposed, are widened into the scratch once per head. The scores of two queries lie as the products leave
  * them, key by key in pairs; the numerators replace them in quad layout, so that they are one side of the second product. */
@@ -109,6 +110,18 @@ __attribute__((noinline)) static void numerators(const exponential *e, int32_t *
     total[1] = sum1;
 }
 
+/* Scores of two queries as above, the first of which does not see the last key: that key's numerator is zero. Before the
+ * numerators are made it takes another score of its query, so that the maximum stays. */
+static void hide_last(int32_t *scores, int32_t last) {
+    scores[2 * last] = scores[0];
+}
+static void drop_last(uint32_t *numerators, int32_t last, uint32_t *total) {
+    uint32_t *const word = numerators + last / 4 * 4 + (last & 1);
+    const int32_t half = (last & 2) * 8;
+    *total -= *word >> half & 0xFFFFu;
+    *word &= 0xFFFF0000u >> half;
+}
+
 #define SSAT_s8  "ssat %0, #8, %1"
 #define SSAT_s16 "ssat %0, #16, %1"
 /* One query's means: (sum * multiplier + 2^(shift-1)) >> shift, clamped; from shift 33 on only the high word matters. */
@@ -141,31 +154,45 @@ static int32_t is_fast(const pf_attention_head *head) {
 #define DEFINE_HEAD(OUT)                                                                                                         \
     void pf_attention_head_s8_##OUT(const pf_attention_head *head, const int8_t *q, const int8_t *k, const int8_t *v,            \
                                     PF_TYPE_##OUT *y, int32_t queries, int32_t keys, int32_t *scratch) {                         \
-        const int32_t size = head->value_size, stride = head->value_stride;                                                      \
+        const int32_t size = head->value_size, stride = head->value_stride, first = head->first_keys;                            \
         const int32_t head_words = quad_words(head->head_size), key_words = quad_words(keys);                                    \
         const int32_t value_pairs = (size + 1) / 2;                                                                              \
         uint32_t *const query = (uint32_t *)scratch, *const key = query + head_words;                                            \
         uint32_t *const value = key + (keys + 1) / 2 * head_words, *const score = value + value_pairs * key_words;               \
         int32_t *const sums = (int32_t *)score + 2 * key_words;                                                                  \
-        widen_rows(k, head->key_stride, key, keys, head->head_size);                                                             \
-        for (int32_t d = 0; d < value_pairs; d++) {                                                                              \
-            widen_columns(v + 2 * d, 2 * d + 1 < size ? 1 : 0, stride, value + d * key_words, keys);                             \
+        if (!head->same_keys) {                                                                                                  \
+            widen_rows(k, head->key_stride, key, keys, head->head_size);                                                         \
+            for (int32_t d = 0; d < value_pairs; d++) {                                                                          \
+                widen_columns(v + 2 * d, 2 * d + 1 < size ? 1 : 0, stride, value + d * key_words, keys);                         \
+            }                                                                                                                    \
         }                                                                                                                        \
         const exponential e = {head->table, head->score_multiplier, head->score_shift, is_fast(head)};                           \
-        const pf_products scores = {query, key, key, value, quad_skip(head_words), (int32_t *)score};                            \
-        const pf_products means = {score, score + key_words, value, score, quad_skip(key_words), sums};                          \
+        pf_products scores = {query, key, key, value, quad_skip(head_words), (int32_t *)score, 0u};                              \
+        pf_products means = {score, score, value, score, 0u, sums, 0u};                                                          \
         for (int32_t i = 0; i < queries; i += 2) {                                                                               \
             uint32_t total[2];                                                                                                   \
             const int32_t second = i + 1 < queries ? 1 : 0;                                                                      \
-            widen_two(q, q + second * head->key_stride, query, head->head_size);                                                 \
+            const int32_t seen = keys - first > i + second ? first + i + second : keys;                                          \
+            const int32_t hidden = second && keys - first > i, words = quad_words(seen);                                         \
+            scores.a_end = key + (seen + 1) / 2 * head_words;                                                                    \
+            means.w_end = score + words;                                                                                         \
+            means.skip = quad_skip(words);                                                                                       \
+            means.gap = (uint32_t)(key_words - words) * sizeof *key;                                                             \
+            widen_two(q, q + second * head->query_stride, query, head->head_size);                                               \
             pf_dsp_products(&scores);                                                                                            \
-            numerators(&e, (int32_t *)score, keys, total);                                                                       \
+            if (hidden) {                                                                                                        \
+                hide_last((int32_t *)score, seen - 1);                                                                           \
+            }                                                                                                                    \
+            numerators(&e, (int32_t *)score, seen, total);                                                                       \
+            if (hidden) {                                                                                                        \
+                drop_last(score, seen - 1, total);                                                                               \
+            }                                                                                                                    \
             pf_dsp_products(&means);                                                                                             \
-            for (int32_t c = 0; c <= second; c++, y += stride) {                                                                 \
+            for (int32_t c = 0; c <= second; c++, y += head->output_stride) {                                                    \
                 const pf_factor f = pf_scaled_reciprocal(head->value_mantissa, head->value_exponent, total[c]);                  \
                 means_##OUT(sums + c, f, y, size);                                                                               \
             }                                                                                                                    \
-            q += 2 * head->key_stride;                                                                                           \
+            q += 2 * head->query_stride;                                                                                         \
         }                                                                                                                        \
     }
 

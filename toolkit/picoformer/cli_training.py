@@ -1,0 +1,136 @@
+"""The commands that train and compress: data set, teacher, student, pruning, factorization."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from picoformer.cli_options import COUNT, FILE, compress_options, config_option, json_option
+from picoformer.cli_output import progress, show, show_figures
+from picoformer.errors import ConfigError
+
+
+@click.command()
+@click.argument("source")
+@click.option("-o", "--output", type=FILE, required=True, help="The file to write.")
+@click.option("--seed", type=COUNT, default=0, show_default=True, help="Of the split.")
+@click.option(
+    "--test-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Held back for testing.",
+)
+@click.option("--tokenizer", default="character", show_default=True, help="Of a text: character, bpe, or a .json file.")
+@click.option("--vocabulary", type=click.IntRange(1), default=512, show_default=True, help="Tokens of a bpe.")
+@click.option("--sequence", type=click.IntRange(1), default=64, show_default=True, help="Tokens in a window of text.")
+@json_option
+def dataset(
+    source: str,
+    output: Path,
+    seed: int,
+    test_fraction: float,
+    tokenizer: str,
+    vocabulary: int,
+    sequence: int,
+    as_json: bool,
+) -> None:
+    """Write a data set as an .npz.
+
+    SOURCE is digits (scikit-learn's), synthetic_signal, python_documentation (the reference topics that come with
+    Python), a .txt, or an .npz with x_train, y_train, x_test, y_test. The tokenizer of a text is written beside it as
+    tokenizer.json.
+    """
+    from picoformer.stages import TextSettings, make_dataset
+
+    figures = make_dataset(source, output, seed, test_fraction, TextSettings(tokenizer, vocabulary, sequence))
+    show(figures, as_json, lambda: show_figures(figures))
+
+
+def _section(pipeline_file: Path, key: str) -> Any:
+    from picoformer.config import load_pipeline
+
+    pipeline = load_pipeline(pipeline_file)
+    for needed in ("data", key):
+        if getattr(pipeline.file, needed) is None:
+            raise ConfigError(f"{pipeline_file}: has no section [{needed}]; add it")
+    return pipeline.file
+
+
+@click.command()
+@click.argument("data", type=FILE)
+@config_option
+@click.option("-o", "--output", type=FILE, required=True, help="The file to write.")
+@json_option
+def train(data: Path, config: Path, output: Path, as_json: bool) -> None:
+    """Train the model of [teacher] from scratch.
+
+    DATA is an .npz that `picoformer dataset` wrote.
+    """
+    from picoformer.stages import train_model
+
+    file = _section(config, "teacher")
+    with progress() as tick:
+        figures = train_model(data, file.teacher, file.teaching, output, file.data.augment, tick)
+    show(figures, as_json, lambda: show_figures(figures))
+
+
+@click.command()
+@click.argument("teacher", type=FILE)
+@click.argument("data", type=FILE)
+@config_option
+@click.option("-o", "--output", type=FILE, required=True, help="The file to write.")
+@json_option
+def distill(teacher: Path, data: Path, config: Path, output: Path, as_json: bool) -> None:
+    """Distill the checkpoint TEACHER into the model of [student].
+
+    DATA is an .npz that `picoformer dataset` wrote.
+    """
+    from picoformer.stages import distill_model
+
+    file = _section(config, "student")
+    with progress() as tick:
+        figures = distill_model(teacher, data, file.student, file.distilling, output, file.data.augment, tick)
+    show(figures, as_json, lambda: show_figures(figures))
+
+
+@click.command()
+@compress_options
+def prune(checkpoint: Path, data: Path, config: Path, teacher: Path | None, output: Path, as_json: bool) -> None:
+    """Drop the heads and neurons that matter least, then recover.
+
+    Settings come from [pruning] and [recovery]; CHECKPOINT is a .safetensors, DATA a data set.
+    """
+    from picoformer.stages import prune_model
+
+    file = _section(config, "pruning")
+    with progress() as tick:
+        figures = prune_model(checkpoint, data, file.pruning, output, file.recovering, teacher, file.data.augment, tick)
+    show(figures, as_json, lambda: show_figures(figures))
+
+
+@click.command()
+@compress_options
+def factorize(checkpoint: Path, data: Path, config: Path, teacher: Path | None, output: Path, as_json: bool) -> None:
+    """Make matrices into pairs of lower rank, then recover.
+
+    Settings come from [factorization] and [factorization_recovery]; CHECKPOINT is a .safetensors, DATA a data set.
+    """
+    from picoformer.reporting import print_factorization
+    from picoformer.stages import factorize_model
+
+    file = _section(config, "factorization")
+    settings, recovery = file.factorization, file.factorization_recovering
+    with progress() as tick:
+        figures = factorize_model(checkpoint, data, settings, output, recovery, teacher, file.data.augment, tick)
+
+    def table() -> None:
+        show_figures(figures)
+        print_factorization(figures)
+
+    show(figures, as_json, table)
+
+
+COMMANDS = (dataset, train, distill, prune, factorize)

@@ -6,6 +6,10 @@ have the last word.
 
 from __future__ import annotations
 
+import dataclasses
+
+import numpy as np
+
 from picoformer.ir import DType, Graph
 from picoformer.ops import Activation, Add, Attention, LayerNorm, Linear, Mul, Requantize, Reshape
 
@@ -45,3 +49,21 @@ def live_peak(typed: Graph) -> int:
         peak = max(peak, sum(typed.types[name].bytes for name in live) + (0 if reused else size))
         live = (live - dying) | {node.output}
     return peak
+
+
+def constant_bytes(typed: Graph) -> int:
+    """Bytes of flash that the constants of a quantized graph take: weights, biases, multipliers and tables, equal ones
+    once. What the C adds to it, a struct a step and filling of odd sizes, is below one per cent as a rule."""
+    found: dict[tuple[str, bytes], int] = {}
+    for node in typed.nodes:
+        lowered = node.op.lower(typed.operands(node), typed.types[node.output])
+        kept_apart: tuple[str, ...] = ()
+        if isinstance(node.op, Linear):
+            kept_apart = ("weight", "block_multiplier")
+            weight = typed.constants[node.inputs[1]]
+            found[node.inputs[1], weight.tobytes()] = typed.types[node.inputs[1]].bytes
+        for field in dataclasses.fields(lowered):  # type: ignore[arg-type]
+            value = getattr(lowered, field.name)
+            if isinstance(value, np.ndarray) and field.name not in kept_apart:
+                found[str(value.dtype), value.tobytes()] = value.nbytes
+    return sum(found.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,9 +14,11 @@ from picoformer.ir.types import BLOCK
 from picoformer.ops import Add, Attention, Concat, Embedding, LayerNorm, Linear, Mul, Requantize
 from picoformer.ops.fixedpoint import quantize_real
 from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric
+from picoformer.quantize.cost import constant_bytes
 from picoformer.quantize.equalize import Equalization, equalize
 from picoformer.quantize.grids import LAYOUT, assign_grids, ends
 from picoformer.quantize.int4 import quantize_int4
+from picoformer.quantize.mixed import choose_weights
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.rounding import Rounding, refine
 from picoformer.quantize.sensitivity import choose_wide
@@ -84,7 +86,15 @@ def quantize(
 
     centred = settings.bias_correction
     wide = choose_wide(graph, calibration, run_float, build, settings.widen, centred) if settings.widen > 0 else {}
-    typed = build(wide)
+    if settings.budget is not None:
+
+        def mix(weights: Mapping[str, DType]) -> Graph:
+            mixed = replace(settings, weight_types={**settings.weight_types, **weights})
+            return build_typed(graph, seen, mixed, {**wanted, **wide})
+
+        lower = choose_weights(graph, calibration, run_float, mix, constant_bytes, settings.budget, centred)
+        settings = replace(settings, weight_types={**settings.weight_types, **lower})
+    typed = build_typed(graph, seen, settings, {**wanted, **wide})
     if settings.rounding == "nearest" and not settings.bias_correction:
         return typed
     rounding, corrects = settings.rounding, settings.bias_correction

@@ -21,7 +21,7 @@ from picoformer.cli_options import (
 )
 from picoformer.cli_output import progress, show, show_figures
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
-from picoformer.errors import DeviceError, PicoformerError
+from picoformer.errors import DeviceError, ModelError, PicoformerError
 
 
 class _Group(click.Group):
@@ -257,17 +257,25 @@ def report(folder: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model", type=FILE)
+@click.argument("model", type=ANY)
 @shape_option
 @json_option
 def inspect(model: Path, shapes: tuple[str, ...], as_json: bool) -> None:
     """Show the operators that a model becomes.
 
-    With their shapes, parameters and multiply-accumulates. MODEL is an ONNX file or a checkpoint (.safetensors).
+    With their shapes, parameters and multiply-accumulates. MODEL is an ONNX file or a checkpoint (.safetensors); of the
+    folder of a build or of `quantize`, show what each tensor was rounded to and what that costs.
     """
     from picoformer.exporting import inspect_file
+    from picoformer.quantization_report import print_quantization, read_quantization
     from picoformer.reporting import print_inspection
 
+    if model.is_dir():
+        chosen = read_quantization(model)
+        if chosen is None:
+            raise ModelError(f"{model}: has no quantization.json; give a model, or the folder of a quantized build")
+        show(chosen, as_json, lambda: print_quantization(chosen))
+        return
     record = inspect_file(model, read_shapes(shapes))
     show(record, as_json, lambda: print_inspection(record))
 

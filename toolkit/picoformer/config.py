@@ -145,7 +145,7 @@ class QuantizationSection(_Section):
     bias_correction: bool = True
     widen: Annotated[float, Field(ge=0, le=1)] = 0.01
     equalization: Literal["off", "auto", "on"] = "off"
-    budget: Annotated[int | None, BeforeValidator(read_bytes), Field(gt=0)] = None
+    budget: Annotated[Positive | None, BeforeValidator(read_bytes)] = None
     block: Literal[0, 32] = 32  # int4 weights that share a multiplier; 0: a scale per output only
 
     def settings(self) -> QuantizeSettings:

@@ -23,7 +23,9 @@ def wide_macs(typed: Graph) -> int:
     for node in typed.nodes:
         read = [typed.types[name] for name in node.inputs]
         if isinstance(node.op, Linear | Attention):
-            wide = any(t.dtype is DType.INT16 and t.rows > 1 for t in read[: 3 if isinstance(node.op, Attention) else 1])
+            wide = any(
+                t.dtype is DType.INT16 and t.rows > 1 for t in read[: 3 if isinstance(node.op, Attention) else 1]
+            )
             total += wide * node.op.macs(read, typed.types[node.output])
     return total
 

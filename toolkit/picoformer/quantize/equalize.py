@@ -83,20 +83,21 @@ def find_places(graph: Graph) -> Iterator[Place]:
                 yield Place(node.output, (node,), readers)
         elif isinstance(node.op, Attention):
             query, key, value = (graph.producers.get(name) for name in node.inputs[:3])
-            if query and key and all(_feeds_one(graph, made) for made in (query, key)):
-                if query is not key and graph.types[query.output].width == graph.types[key.output].width:
-                    yield Place(query.output, (query,), (key,))
-            readers = graph.consumers.get(node.output, ())
-            if value and _feeds_one(graph, value) and readers and _is_free(graph, node.output):
-                same = graph.types[value.output].width == graph.types[node.output].width
-                if same and all(_is_own_linear(graph, reader) for reader in readers):
-                    yield Place(node.output, (value,), readers)
-        elif isinstance(node.op, Activation) and node.op.function == "relu":
-            up = graph.producers.get(node.inputs[0])
-            readers = graph.consumers.get(node.output, ())
-            if up and _feeds_one(graph, up) and readers and _is_free(graph, node.output):
-                if all(_is_own_linear(graph, reader) for reader in readers):
-                    yield Place(node.output, (up,), readers)
+            is_pair = query is not key and query and key and _feeds_one(graph, query) and _feeds_one(graph, key)
+            if query and key and is_pair and graph.types[query.output].width == graph.types[key.output].width:
+                yield Place(query.output, (query,), (key,))
+            if value and graph.types[value.output].width == graph.types[node.output].width:
+                yield from _between(graph, value, node.output)
+        elif isinstance(node.op, Activation) and node.op.function == "relu" and node.inputs[0] in graph.producers:
+            yield from _between(graph, graph.producers[node.inputs[0]], node.output)
+
+
+def _between(graph: Graph, writer: Node, value: str) -> Iterator[Place]:
+    """The place between a Linear that only `value` is made of and the Linears that read `value`, if they are that."""
+    readers = graph.consumers.get(value, ())
+    own = _feeds_one(graph, writer) and _is_free(graph, value)
+    if own and readers and all(_is_own_linear(graph, reader) for reader in readers):
+        yield Place(value, (writer,), readers)
 
 
 def _is_own_linear(graph: Graph, node: Node) -> bool:
@@ -149,10 +150,10 @@ def move_scales(graph: Graph, place: Place, scale: Array) -> Graph:
             for bias in writer.inputs[2:]:
                 put(bias, constants[bias] / scale)
             continue
-        gain, bias = (constants[n] for n in writer.inputs[1:]) if len(writer.inputs) > 1 else (1.0, 0.0 * scale)
+        affine = [constants[name] for name in writer.inputs[1:]] or [np.ones_like(scale), np.zeros_like(scale)]
         names = [graph.fresh_name(f"{writer.output}_{role}") for role in ("gain", "bias")]
-        put(names[0], gain / scale)
-        put(names[1], bias / scale)
+        for name, old in zip(names, affine, strict=True):
+            put(name, old / scale)
         nodes[writer.output] = Node(writer.name, writer.op, (writer.inputs[0], *names), writer.output)
     for reader in place.readers:
         if _is_query(graph, place):

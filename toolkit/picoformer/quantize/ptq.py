@@ -79,31 +79,38 @@ def quantize(
     settings = settings or QuantizeSettings()
     graph = equalized(graph, calibration, run_float, settings)
     seen = observe(graph, calibration, run_float, progress)
-    wanted = wanted_types(graph, settings)
-
-    def build(more: Mapping[str, DType]) -> Graph:
-        return build_typed(graph, seen, settings, {**wanted, **more})
-
-    centred = settings.bias_correction
-    wide = choose_wide(graph, calibration, run_float, build, settings.widen, centred) if settings.widen > 0 else {}
-    if settings.budget is not None:
-
-        def mix(weights: Mapping[str, DType]) -> Graph:
-            mixed = replace(settings, weight_types={**settings.weight_types, **weights})
-            return build_typed(graph, seen, mixed, {**wanted, **wide})
-
-        lower = choose_weights(graph, calibration, run_float, mix, constant_bytes, settings.budget, centred)
-        settings = replace(settings, weight_types={**settings.weight_types, **lower})
-    typed = build_typed(graph, seen, settings, {**wanted, **wide})
+    typed = _choose_types(graph, seen, calibration, run_float, settings)
     if settings.rounding == "nearest" and not settings.bias_correction:
         return typed
     rounding, corrects = settings.rounding, settings.bias_correction
     return verify(refine(graph, typed, calibration, run_float, rounding, corrects, progress))
 
 
-def equalized(
-    graph: Graph, calibration: Mapping[str, Array], run_float: RunFloat, settings: QuantizeSettings
+def _choose_types(
+    graph: Graph,
+    seen: Mapping[str, Observation],
+    calibration: Mapping[str, Array],
+    run_float: RunFloat,
+    settings: QuantizeSettings,
 ) -> Graph:
+    """The quantized graph, constants rounded to nearest, with what is widened and lowered by measurement."""
+    wanted, centred = wanted_types(graph, settings), settings.bias_correction
+
+    def build(values: Mapping[str, DType], weights: Mapping[str, DType]) -> Graph:
+        mixed = replace(settings, weight_types={**settings.weight_types, **weights})
+        return build_typed(graph, seen, mixed, {**wanted, **values})
+
+    wide, low = {}, {}
+    if settings.widen > 0:
+        wide = choose_wide(graph, calibration, run_float, lambda more: build(more, {}), settings.widen, centred)
+    if settings.budget is not None:
+        low = choose_weights(
+            graph, calibration, run_float, lambda more: build(wide, more), constant_bytes, settings.budget, centred
+        )
+    return build(wide, low)
+
+
+def equalized(graph: Graph, calibration: Mapping[str, Array], run_float: RunFloat, settings: QuantizeSettings) -> Graph:
     """The float graph that `quantize` quantizes: `graph` itself unless the settings ask for equalization.
 
     Whoever compares values inside with those of the quantized graph needs it, and then quantizes with "off".

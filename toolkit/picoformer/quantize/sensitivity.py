@@ -67,8 +67,8 @@ def choose_wide(
 
     `share` bounds what it may cost: that part of all multiply-accumulates may read 16 bits, and the bytes of values
     alive at once may grow by that part. The cost of one is the sum of both parts. `calibration`: input name →
-    (samples, *shape). `build` gives the quantized graph with values wanted INT16 beyond those that are anyway. `centred`
-    measures without the mean error of the outputs, for where biases will be corrected.
+    (samples, *shape). `build` gives the quantized graph with values wanted INT16 beyond those that are anyway.
+    `centred` measures without the mean error of the outputs, for where biases will be corrected.
     """
     base = build({})
     macs, peak = max(graph.macs, 1), live_peak(base)

@@ -52,7 +52,8 @@ def simulate(typed: Graph, exact: Mapping[str, Array | None] | None = None) -> G
     constants: dict[str, Array] = {}
     for name, value in typed.constants.items():
         quant, real = typed.types[name].quant, exact.get(name)
-        constants[name] = real if real is not None else value if quant is None else dequantize(value, quant)
+        rounded = value if quant is None else np.asarray(dequantize(value, quant))  # a scalar stays an array
+        constants[name] = rounded if real is None else real
         types[name] = TensorType(value.shape, DType.FLOAT32 if quant is not None else typed.types[name].dtype)
     nodes: list[Node] = []
     inputs = []

@@ -37,6 +37,11 @@ class EncoderOptions:
     valid_length: bool = False
     mask: str = "where"  # where, add (as BERT), offset (a key too many), weak, divide by more
     layers: int = 1
+    causal: str = ""  # buffer (a constant added), fill (masked_fill), where, sdpa (is_causal), weak, band
+    kv_heads: int = 0  # 0: as many as heads
+    repeat: str = (
+        "interleave"  # how keys and values reach all heads: interleave, expand, broadcast, tile, gqa (by sdpa)
+    )
     heads: int = 2
     d_model: int = 16
     d_ff: int = 24
@@ -56,11 +61,29 @@ class Attention(nn.Module):
             self.mha = nn.MultiheadAttention(d, o.heads, batch_first=True)
             return
         else:
-            self.query, self.key, self.value = nn.Linear(d, d), nn.Linear(d, d), nn.Linear(d, d)
+            narrow = d // o.heads * (o.kv_heads or o.heads)
+            self.query, self.key, self.value = nn.Linear(d, d), nn.Linear(d, narrow), nn.Linear(d, narrow)
+        hidden = torch.ones(o.rows, o.rows).triu(1).bool()
+        hidden = hidden | hidden.new_ones(o.rows, o.rows).tril(-3) if o.causal == "band" else hidden
+        self.register_buffer("hidden", hidden, persistent=False)
+        low = torch.where(hidden, -5.0 if o.causal == "weak" else -math.inf, 0.0)
+        self.register_buffer("mask", low, persistent=False)
         self.out = nn.Linear(d, d)
 
     def split(self, x: Tensor) -> Tensor:
-        return x.reshape(x.shape[0], x.shape[1], self.o.heads, -1).transpose(1, 2)
+        return x.reshape(x.shape[0], x.shape[1], -1, self.o.d_model // self.o.heads).transpose(1, 2)
+
+    def repeat(self, x: Tensor) -> Tensor:
+        """(B, G, T, D) as every head of the queries reads it."""
+        o = self.o
+        if o.kv_heads in (0, o.heads) or o.repeat in ("broadcast", "gqa"):
+            return x
+        times = o.heads // o.kv_heads
+        if o.repeat == "interleave":
+            return x.repeat_interleave(times, 1)
+        if o.repeat == "tile":  # head h reads h modulo the number of key heads
+            return x.repeat(1, times, 1, 1)
+        return x[:, :, None].expand(-1, -1, times, -1, -1).reshape(x.shape[0], o.heads, *x.shape[2:])
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
         o = self.o
@@ -72,8 +95,11 @@ class Attention(nn.Module):
             q, k, v = qkv[0], qkv[1], qkv[2]
         else:
             q, k, v = self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x))
+            k, v = self.repeat(k), self.repeat(v)
         if o.attention == "sdpa":
-            context = nn.functional.scaled_dot_product_attention(q, k, v)
+            context = nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=o.causal == "sdpa", enable_gqa=o.repeat == "gqa"
+            )
         else:
             scale = 1.0 / math.sqrt(q.shape[-1])
             q = q * scale if o.scale == "query" else q * math.sqrt(scale) if o.scale == "both" else q
@@ -84,6 +110,12 @@ class Attention(nn.Module):
                 scores = scores + (1.0 - valid[:, None, None, :].to(scores.dtype)) * (-1e9 if o.mask == "add" else -5.0)
             elif valid is not None:
                 scores = scores.masked_fill(~valid[:, None, None, :], float("-inf"))
+            if o.causal in ("buffer", "weak", "band"):
+                scores = scores + self.mask
+            elif o.causal == "fill":
+                scores = scores.masked_fill(self.hidden, -1e9)
+            elif o.causal == "where":
+                scores = torch.where(self.hidden.logical_not(), scores, torch.tensor(-math.inf))
             context = torch.softmax(scores, -1) @ v
         joined: Tensor = self.out(context.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))
         return joined
@@ -273,6 +305,11 @@ class Speller:
         self.constants[name] = np.asarray(value, np.float32)
         return name
 
+    def ints(self, *values: int) -> str:
+        name = self.const(0)
+        self.constants[name] = np.array(values, np.int64)
+        return name
+
     def op(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         self.count += 1
         name = output or f"spelled_{self.count}"
@@ -339,9 +376,15 @@ class Speller:
 
     def attention(self, node: onnx.NodeProto) -> None:
         q, k, v = node.input[:3]
-        channels = self.shapes[q][-1]
+        (_, heads, queries, channels), (_, kv_heads, keys, _) = self.shapes[q], self.shapes[k]
+        if heads != kv_heads:
+            times, shape = self.ints(1, 1, heads // kv_heads, 1, 1), self.ints(1, heads, keys, -1)
+            apart = [self.op("Reshape", x, self.ints(1, kv_heads, 1, keys, -1)) for x in (k, v)]
+            k, v = (self.op("Reshape", self.op("Tile", x, times), shape) for x in apart)
         scores = self.op("MatMul", q, self.op("Transpose", k, perm=[0, 1, 3, 2]))
         scores = self.op("Div", scores, self.const(math.sqrt(channels)))
+        if any(a.name == "is_causal" and a.i for a in node.attribute):
+            scores = self.op("Add", scores, self.const(np.triu(np.full((queries, keys), -1e4, np.float32), 1)))
         self.op("MatMul", self.op("Softmax", scores, axis=-1), v, output=node.output[0])
 
 

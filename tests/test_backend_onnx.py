@@ -130,7 +130,12 @@ def quantized(graph: Graph, inputs: dict[str, Array], wide: Sequence[str] = ()) 
     """`graph` typed from the ranges its values take: int8, `wide` ones int16; q, k, v per head."""
     values = run_float(graph, inputs)
     types, constants = dict(graph.types), dict(graph.constants)
-    attended = {name: node.op for node in graph.nodes if isinstance(node.op, Attention) for name in node.inputs[:3]}
+    attended = {
+        name: node.op.kv_heads if position else node.op.heads
+        for node in graph.nodes
+        if isinstance(node.op, Attention)
+        for position, name in enumerate(node.inputs[:3])
+    }
     for name, value in values.items():
         type_ = graph.types[name]
         if type_.dtype is not DType.FLOAT32:
@@ -139,7 +144,7 @@ def quantized(graph: Graph, inputs: dict[str, Array], wide: Sequence[str] = ()) 
         mixed = name in graph.producers and isinstance(graph.producers[name].op, Attention)
         quant = grid(value, dtype, symmetric=mixed)
         if name in attended:
-            heads = np.abs(value).reshape(-1, attended[name].heads, type_.width // attended[name].heads)
+            heads = np.abs(value).reshape(-1, attended[name], type_.width // attended[name])
             scale = np.repeat(heads.max(axis=(0, 2)) / 127, heads.shape[2])
             quant = QuantParams(tuple(scale.tolist()), 0, -1)
         types[name] = TensorType(type_.shape, dtype, quant)
@@ -198,6 +203,12 @@ ALONE: list[tuple[str, Operator, list[TensorType | Array]]] = [
     ("attention batched", Attention(2, 0.7), [C, C, C]),
     ("attention padded", Attention(2, 0.7), [A, A, A, LENGTH]),
     ("attention batched padded", Attention(2, 0.7), [C, C, C, LENGTH]),
+    ("attention causal", Attention(2, 0.7, True), [A, A, A]),
+    ("attention causal cross", Attention(3, 0.7, True), [A, f32(5, 6), f32(5, 9)]),
+    ("attention causal, a row without a key", Attention(3, 0.7, True), [A, f32(3, 6), f32(3, 9)]),
+    ("attention causal padded", Attention(2, 0.7, True), [C, C, C, LENGTH]),
+    ("attention shared", Attention(6, 0.7, False, 2), [A, f32(5, 2), f32(5, 4)]),
+    ("attention shared causal padded", Attention(6, 0.7, True, 3), [C, f32(2, 3, 5, 3), f32(2, 3, 5, 6), LENGTH]),
     *((f, Binary(f), [A, 2 + normal(1, 6, scale=0.1)]) for f in ("sub", "div", "less")),
     ("pow", Binary("pow"), [A, np.full((), 2, np.float32)]),
     ("concat", Concat(-2), [A, f32(3, 6)]),
@@ -328,6 +339,7 @@ QUANTIZED: list[tuple[str, Operator, list[TensorType | Array], tuple[str, ...], 
     ("attention", Attention(2, 0.7), [A, A, A], (), 1),
     ("attention batched", Attention(2, 0.7), [C, C, C], (), 1),
     ("attention padded", Attention(2, 0.7), [A, A, A, LENGTH], (), 1),
+    ("attention shared causal", Attention(6, 0.7, True, 3), [A, f32(4, 3), f32(4, 6)], (), 1),
     ("softmax", Softmax(), [A], (), 1),
     ("mean padded", ReduceMean(-2, keep=False), [A, LENGTH], ("i0",), 1),
     ("transpose", Transpose((-1, -2)), [A], (), 0),

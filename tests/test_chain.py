@@ -65,6 +65,22 @@ def test_every_shape_holds_down_the_chain(name: str, scheme: str, tmp_path: Path
         assert found.report.links[-1].sqnr_db is not None and found.report.links[-1].sqnr_db > 20
 
 
+@pytest.mark.parametrize("scheme,target", [("int4x8", "mps2-an386"), ("int4x16", "host")])
+def test_int4_weights_hold_down_the_chain(scheme: str, target: str, tmp_path: Path, arm_tools: None) -> None:
+    """Rows longer than a block, of odd lengths, beside the int8 ones at both ends."""
+    shape = {**FRAMES, "d_model": 36, "heads": (3,), "head_dim": 11, "d_ff": (65,)}
+    out = tmp_path / "out"
+    picoformer.build(make(shape), calibration=samples(shape, 24), scheme=scheme, target=target, out=out)
+    found = picoformer.verify(out, inputs=samples(shape, 3, seed=1))
+    assert found.report.passed, found.report.failures
+    links = {(link.source, link.to): link for link in found.report.links}
+    assert links["reference", "host"].equal and (target == "host" or links["host", target].equal)
+    end = found.report.links[-1]
+    assert end.sqnr_db is not None and end.sqnr_db > 15
+    code = (out / target / "source" / "model.c").read_text()
+    assert code.count("pf_linear_s4_") == 6 and "block_multiplier = " in code and "pf_linear_s8_" in code
+
+
 @pytest.mark.parametrize("scheme", ["int8", "float32"])
 def test_a_valid_length_masks_padding_on_the_device(scheme: str, tmp_path: Path, arm_tools: None) -> None:
     """What lies past the valid length changes nothing, and a shorter input gives another answer than the full one."""

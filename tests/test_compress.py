@@ -11,16 +11,10 @@ import torch
 
 from picoformer.compress.count import count_macs, count_parameters
 from picoformer.compress.distill import distill, map_layers, soft_target_loss
-from picoformer.compress.prune import (
-    Importance,
-    Keep,
-    choose,
-    masked,
-    measure_importance,
-    prune,
-    shrink,
-)
+from picoformer.compress.importance import Importance, measure_importance
+from picoformer.compress.prune import choose, prune
 from picoformer.compress.settings import DistillSettings, PruneSettings, TrainSettings
+from picoformer.compress.shrink import Keep, masked, shrink
 from picoformer.compress.train import evaluate, predict, schedule, train
 from picoformer.datasets import Dataset, synthetic_signal
 from picoformer.errors import ConfigError, DataError, PicoformerError
@@ -313,19 +307,19 @@ def test_ranking_by_layer_and_global() -> None:
         heads=(np.array([4.0, 1.0, 3.0, 2.0]), np.array([0.0, 0.0, 0.0, 9.0])),
         neurons=(np.arange(16.0), np.arange(16.0)[::-1]),
     )
-    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3))
+    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3), CONFIG)
     assert keep.heads[0].tolist() == [True, False, True, False]
     assert keep.heads[1].sum() == 2 and keep.heads[1][3]
     # 16 - floor(4.8) = 12, a multiple of 4 already.
     assert np.flatnonzero(keep.neurons[0]).tolist() == list(range(4, 16))
     assert np.flatnonzero(keep.neurons[1]).tolist() == list(range(12))
-    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, ranking="global"))
+    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, ranking="global"), CONFIG)
     assert [int(mask.sum()) for mask in keep.heads] == [3, 1] and keep.heads[1][3]
     # A layer whose scores are all larger does not crowd out the others: each is divided by its norm.
     loud = Importance((np.array([400.0, 100.0, 300.0, 200.0]), np.array([1.0, 1.0, 0.9, 1.1])), importance.neurons)
-    keep = choose(loud, PruneSettings(head_fraction=0.5, ranking="global"))
+    keep = choose(loud, PruneSettings(head_fraction=0.5, ranking="global"), CONFIG)
     assert [int(mask.sum()) for mask in keep.heads] == [2, 2]
-    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, neuron_multiple=5))
+    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, neuron_multiple=5), CONFIG)
     assert [int(mask.sum()) for mask in keep.neurons] == [15, 15]
 
 
@@ -350,7 +344,7 @@ def test_importance_beats_its_opposite_and_recovery_works(trained: Transformer, 
     opposite = Importance(tuple(-part for part in importance.heads), tuple(-part for part in importance.neurons))
     x, y = data.x_test, data.y_test
     smaller, report = prune(trained, data.x_train, data.y_train, settings)
-    chosen, worst = evaluate(smaller, x, y), evaluate(shrink(trained, choose(opposite, settings)), x, y)
+    chosen, worst = evaluate(smaller, x, y), evaluate(shrink(trained, choose(opposite, settings, CONFIG)), x, y)
     assert chosen > worst
     assert report.to_dict()["neurons_after"] == [8, 8] and report.heads_after == (2, 2)
     assert report.parameters_before == count_parameters(trained.config)

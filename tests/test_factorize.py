@@ -19,9 +19,10 @@ from command_line import refuses, succeeds
 from picoformer.compress.count import count_macs, count_parameters
 from picoformer.compress.distill import distill
 from picoformer.compress.factorize import decompose, factorize, measure_moments, relative_error
-from picoformer.compress.prune import Keep, masked, prune, shrink
+from picoformer.compress.prune import prune
 from picoformer.compress.ranks import choose_ranks, find_sites
 from picoformer.compress.settings import DistillSettings, FactorizeSettings, PruneSettings, TrainSettings
+from picoformer.compress.shrink import Keep, masked, shrink
 from picoformer.compress.train import train
 from picoformer.datasets import save_dataset, synthetic_signal
 from picoformer.errors import ConfigError, DataError, ModelError, PicoformerError

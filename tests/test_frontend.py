@@ -129,6 +129,7 @@ FORMS = {
         [make_node("Split", ["x"], ["a", "b"], axis=0, num_outputs=2), make_node("Add", ["a", "b"], ["y"])],
          (4, 5), {}, 18,
     ),
+    "tiles": ([make_node("Tile", ["x", "r"], ["y"])], (1, 4, 5), {"r": np.array([3, 2, 1])}, 13),
     "concat with a constant": ([make_node("Concat", ["c", "x"], ["y"], axis=1)],
          (1, 4, 5), {"c": numbers(1, 1, 5)}, 13),
     "identity, dropout, cast": (
@@ -152,6 +153,12 @@ FORMS = {
     "attention of heads": ([make_node("Attention", ["x", "x", "x"], ["y"], scale=0.3)], (1, 2, 6, 4), {}, 23),
     "attention of rows": (
         [make_node("Attention", ["x", "x", "x"], ["y"], q_num_heads=2, kv_num_heads=2)], (1, 6, 8), {}, 23,
+    ),
+    "causal attention": ([make_node("Attention", ["x", "x", "x"], ["y"], is_causal=1)], (1, 2, 6, 4), {}, 23),
+    "attention of fewer key heads": (
+        [make_node("Slice", ["x", "zero", "half", "last"], ["k"]),
+         make_node("Attention", ["x", "k", "k"], ["y"], q_num_heads=4, kv_num_heads=2, is_causal=1)],
+        (1, 6, 8), {"zero": np.array([0]), "half": np.array([4]), "last": np.array([-1])}, 23,
     ),
     "attention with an additive mask": (
         [make_node("Attention", ["x", "x", "x", "m"], ["y"], q_num_heads=2, kv_num_heads=2)],
@@ -320,8 +327,11 @@ REFUSED = {
         [make_node("Clip", ["x", "a", "b"], ["y"], name="six")],
         (2,), {"a": np.float32(0), "b": np.float32(6)}, r"'six'.*\[0, 6\]",
     ),
-    "causal attention": (
-        [make_node("Attention", ["x", "x", "x"], ["y"], is_causal=1)], (1, 2, 6, 4), {}, "is causal",
+    "attention whose key heads do not divide the others": (
+        [make_node("Slice", ["x", "zero", "half", "last"], ["k"]),
+         make_node("Attention", ["x", "k", "k"], ["y"], q_num_heads=3, kv_num_heads=2, name="odd")],
+        (1, 6, 6), {"zero": np.array([0]), "half": np.array([4]), "last": np.array([-1])},
+        r"'odd'.*3 heads of queries and 2 of keys",
     ),
     "a shuffle": ([make_node("Gather", ["x", "i"], ["y"])], (4,), {"i": ints(2, 0, 1)}, "irregular order"),
     "random numbers": (

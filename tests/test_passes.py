@@ -55,6 +55,24 @@ ENCODERS: dict[str, tuple[Options, int]] = {
     "transformer encoder layer": (Options(attention="layer"), 18),
     "valid length by where": (Options(valid_length=True), 20),
     "valid length by addition": (Options(valid_length=True, mask="add"), 18),
+    "causal by a buffer": (Options(causal="buffer", pooling="none"), 20),
+    "causal by masked_fill, tokens": (Options(causal="fill", pooling="none", inputs="tokens"), 18),
+    "causal by where, with a valid length": (Options(causal="where", valid_length=True, mask="add"), 20),
+    "causal by a buffer, with a valid length": (Options(causal="buffer", valid_length=True), 20),
+    "causal sdpa spelled": (Options(causal="sdpa", attention="sdpa"), 18),
+    "causal sdpa at 23": (Options(causal="sdpa", attention="sdpa"), 23),
+    "keys interleaved": (Options(heads=4, kv_heads=2), 20),
+    "keys expanded, causal": (Options(heads=4, kv_heads=2, repeat="expand", causal="buffer"), 18),
+    "one key head, expanded": (Options(heads=4, kv_heads=1, repeat="expand"), 20),
+    "one key head, broadcast by the product": (Options(heads=4, kv_heads=1, repeat="broadcast", causal="fill"), 20),
+    "keys shared by sdpa, causal": (
+        Options(heads=4, kv_heads=2, repeat="gqa", causal="sdpa", attention="sdpa"),
+        20,
+    ),
+    "keys shared by sdpa at 23, causal": (
+        Options(heads=4, kv_heads=2, repeat="gqa", causal="sdpa", attention="sdpa"),
+        23,
+    ),
 }
 LEGACY: dict[str, tuple[Options, int]] = {
     "pre-norm gelu": (Options(), 11),
@@ -67,6 +85,10 @@ LEGACY: dict[str, tuple[Options, int]] = {
     "transformer encoder layer": (Options(attention="layer"), 17),
     "valid length by where": (Options(valid_length=True), 13),
     "valid length by addition": (Options(valid_length=True, mask="add"), 11),
+    "causal by a buffer": (Options(causal="buffer", pooling="none"), 14),
+    "keys expanded, causal": (Options(heads=4, kv_heads=2, repeat="expand", causal="buffer"), 14),
+    "keys interleaved": (Options(heads=4, kv_heads=2), 17),
+    "one key head, broadcast by the product": (Options(heads=4, kv_heads=1, repeat="broadcast", causal="fill"), 13),
 }
 
 
@@ -112,6 +134,8 @@ def test_an_encoder_is_as_few_operators_as_it_can_be(name: str) -> None:
     for node in graph.nodes:
         if isinstance(node.op, Attention):
             assert node.op.heads == options.heads
+            assert node.op.kv_heads == (options.kv_heads or options.heads)
+            assert node.op.causal == bool(options.causal)
             assert node.op.scale == pytest.approx(width**-0.5, rel=1e-6)
             assert ("valid_length" in node.inputs) == options.valid_length
         if isinstance(node.op, ReduceMean):
@@ -295,9 +319,9 @@ LEFT_OVER = {
         [make_node("Less", ["x", "c"], ["l"]), make_node("Where", ["l", "x", "c"], ["y"], name="pick")],
         {"c": np.float32(0)}, r"computes 'less'|chooses between",
     ),
-    "causal mask": (
+    "causal mask with a gap": (
         [make_node("Attention", ["x", "x", "x", "m"], ["y"], q_num_heads=2, kv_num_heads=2, name="att")],
-        {"m": np.triu(np.full((6, 6), -1e9, np.float32), 1)}, r"attention with a mask that is not 'the first",
+        {"m": np.triu(np.full((6, 6), -1e9, np.float32), 2)}, r"attention with a mask that is neither causal nor",
     ),
     "gated attention": (
         [make_node("Attention", ["x", "x", "x", "g"], ["y"], q_num_heads=2, kv_num_heads=2)],
@@ -317,14 +341,30 @@ def test_what_is_left_over_is_refused(case: str, tmp_path: Path) -> None:
 
 def test_a_mask_off_by_one_is_refused() -> None:
     path = exported(Options(valid_length=True, mask="offset"), 20)
-    with pytest.raises(UnsupportedError, match="mask that is not 'the first valid_length keys'"):
+    with pytest.raises(UnsupportedError, match="mask that is neither causal nor 'the first valid_length keys'"):
         optimize(load_onnx(path))
 
 
 def test_a_mask_that_only_weakens_is_refused() -> None:
     path = exported(Options(valid_length=True, mask="weak"), 20)
-    with pytest.raises(UnsupportedError, match="mask that is not 'the first valid_length keys'"):
+    with pytest.raises(UnsupportedError, match="mask that is neither causal nor 'the first valid_length keys'"):
         optimize(load_onnx(path))
+
+
+@pytest.mark.parametrize("causal", ["weak", "band"])
+def test_a_triangle_that_only_weakens_or_hides_more_is_refused(causal: str) -> None:
+    with pytest.raises(UnsupportedError, match="mask that is neither causal nor"):
+        optimize(load_onnx(exported(Options(causal=causal), 20)))
+
+
+def test_keys_that_heads_share_in_another_order_are_repeated() -> None:
+    """Query heads 0 and 2 read key head 0: no grouped-query attention, so the keys are made once per query head."""
+    path = exported(Options(heads=4, kv_heads=2, repeat="tile", causal="buffer"), 20)
+    graph = optimize(load_onnx(path))
+    (attention,) = (node.op for node in graph.nodes if isinstance(node.op, Attention))
+    assert attention.kv_heads == 4 and attention.causal
+    samples = samples_of(graph)
+    close(graph, samples, run_onnxruntime(path, samples))
 
 
 def test_a_masked_sum_divided_by_too_much_is_no_mean() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,7 +22,9 @@ def progress() -> Iterator[Callable[[str, int, int, float], None]]:
         TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not (console.is_terminal and is_first_process())
+    ) as bar:
         tasks: dict[str, TaskID] = {}
 
         def tick(label: str, done: int, total: int, loss: float) -> None:
@@ -35,8 +38,21 @@ def progress() -> Iterator[Callable[[str, int, int, float], None]]:
         yield tick
 
 
+def is_first_process() -> bool:
+    """Whether this process speaks: the only one, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def notice(line: str) -> None:
+    """One line on standard error for somebody to read."""
+    if is_first_process():
+        click.echo(f"picoformer: {line}", err=True)
+
+
 def show(record: Any, as_json: bool, table: Callable[[], None]) -> None:
-    """Print what a command found: one JSON object, or what `table` prints."""
+    """Print what a command found: one JSON object, or what `table` prints; in the first of several processes."""
+    if not is_first_process():
+        return
     if as_json:
         click.echo(json.dumps(record))
     else:

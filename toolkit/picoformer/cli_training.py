@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from picoformer.cli_options import COUNT, FILE, compress_options, config_option, json_option
-from picoformer.cli_output import progress, show, show_figures
+from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.errors import ConfigError
 
 
@@ -67,13 +67,14 @@ def _section(pipeline_file: Path, key: str) -> Any:
 def train(data: Path, config: Path, output: Path, as_json: bool) -> None:
     """Train the model of [teacher] from scratch.
 
-    DATA is an .npz that `picoformer dataset` wrote.
+    DATA is an .npz that `picoformer dataset` wrote. A run that was stopped goes on where its state was last saved. For
+    several processes: torchrun --nproc-per-node 2 -m picoformer train …
     """
     from picoformer.stages import train_model
 
     file = _section(config, "teacher")
     with progress() as tick:
-        figures = train_model(data, file.teacher, file.teaching, output, file.data.augment, tick)
+        figures = train_model(data, file.teacher, file.teaching, output, file.data.augment, tick, notice)
     show(figures, as_json, lambda: show_figures(figures))
 
 
@@ -84,30 +85,70 @@ def train(data: Path, config: Path, output: Path, as_json: bool) -> None:
 @click.option("-o", "--output", type=FILE, required=True, help="The file to write.")
 @json_option
 def distill(teacher: Path, data: Path, config: Path, output: Path, as_json: bool) -> None:
-    """Distill the checkpoint TEACHER into the model of [student].
+    """Distill TEACHER into the model of [student].
 
-    DATA is an .npz that `picoformer dataset` wrote.
+    TEACHER is a checkpoint (.safetensors) or an ONNX file, DATA an .npz that `picoformer dataset` wrote. What the
+    teacher says is kept in teacher-outputs beside OUTPUT. A run that was stopped goes on where its state was last
+    saved. For several processes: torchrun --nproc-per-node 2 -m picoformer distill …
     """
     from picoformer.stages import distill_model
 
     file = _section(config, "student")
     with progress() as tick:
-        figures = distill_model(teacher, data, file.student, file.distilling, output, file.data.augment, tick)
+        figures = distill_model(teacher, data, file.student, file.distilling, output, file.data.augment, tick, notice)
     show(figures, as_json, lambda: show_figures(figures))
 
 
 @click.command()
 @compress_options
 def prune(checkpoint: Path, data: Path, config: Path, teacher: Path | None, output: Path, as_json: bool) -> None:
-    """Drop the heads and neurons that matter least, then recover.
+    """Drop heads, neurons, layers or width that matter least, then recover.
 
     Settings come from [pruning] and [recovery]; CHECKPOINT is a .safetensors, DATA a data set.
     """
+    from picoformer.config import load_pipeline
+    from picoformer.reporting import print_pruning
     from picoformer.stages import prune_model
 
     file = _section(config, "pruning")
+    settings = load_pipeline(config).pruning
     with progress() as tick:
-        figures = prune_model(checkpoint, data, file.pruning, output, file.recovering, teacher, file.data.augment, tick)
+        figures = prune_model(checkpoint, data, settings, output, file.recovering, teacher, file.data.augment, tick)
+
+    def table() -> None:
+        show_figures(figures)
+        print_pruning(figures)
+
+    show(figures, as_json, table)
+
+
+@click.command()
+@click.argument("checkpoint", type=FILE)
+@click.argument("tokenizer", type=FILE)
+@click.argument("corpus", type=FILE, nargs=-1, required=True)
+@click.option("-o", "--output", type=FILE, required=True, help="The checkpoint to write.")
+@click.option("--tokenizer-output", type=FILE, required=True, help="The tokenizer.json to write.")
+@click.option(
+    "--min-count", type=click.IntRange(1), default=1, show_default=True, help="Tokens that occur less often go too."
+)
+@json_option
+def prune_vocabulary(
+    checkpoint: Path,
+    tokenizer: Path,
+    corpus: tuple[Path, ...],
+    output: Path,
+    tokenizer_output: Path,
+    min_count: int,
+    as_json: bool,
+) -> None:
+    """Keep the tokens that a corpus uses.
+
+    CHECKPOINT is a .safetensors, TOKENIZER its tokenizer.json, CORPUS one or more texts. A byte-level BPE keeps its
+    bytes, so every text comes back as it was.
+    """
+    from picoformer.stages import prune_vocabulary_files
+
+    figures = prune_vocabulary_files(checkpoint, tokenizer, corpus, output, tokenizer_output, min_count)
     show(figures, as_json, lambda: show_figures(figures))
 
 
@@ -133,4 +174,4 @@ def factorize(checkpoint: Path, data: Path, config: Path, teacher: Path | None, 
     show(figures, as_json, table)
 
 
-COMMANDS = (dataset, train, distill, prune, factorize)
+COMMANDS = (dataset, train, distill, prune, prune_vocabulary, factorize)

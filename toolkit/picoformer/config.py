@@ -259,6 +259,15 @@ class Pipeline:
         name = self.file.firmware.target
         return self.beside(name) if name.endswith(".toml") or "/" in name else name
 
+    @property
+    def pruning(self) -> PruneSettings:
+        """[pruning] with this file's seed, its board by name or by a path that no longer is relative."""
+        found = self.file.pruning or PruneSettings()
+        board = found.board
+        if board.endswith(".toml") or "/" in board:
+            board = str(self.beside(board))
+        return replace(found, board=board, seed=self.file.seed)
+
     def beside(self, relative: str) -> Path:
         """A path written in the TOML, relative to it."""
         return (self.path.parent / relative).resolve()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from picoformer.build_folder import import_model, open_build, quantize_samples, refuse_to_replace, with_full_length
-from picoformer.errors import ConfigError
+from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.files import atomic_folder, file_hash, save_arrays
 from picoformer.quantization_report import write_quantization
 from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, split_labels
@@ -139,7 +139,20 @@ def emulate_files(
 
 
 def inspect_file(model: Path, shapes: Shapes | None = None) -> dict[str, Any]:
-    """What an ONNX file becomes: its operators after fusion, with shapes, parameters and multiply-accumulates."""
+    """What a model becomes: its operators after fusion, with shapes, parameters and multiply-accumulates; of a
+    checkpoint its parts too, and these alone where its operators cannot be built yet: `unsupported` says why."""
+    if model.suffix != ".safetensors":
+        return _inspect_operators(model, shapes)
+    parts = inspect_parts(model)
+    try:
+        return {"parts": parts, **_inspect_operators(model, shapes)}
+    except UnsupportedError as error:
+        totals = {key: sum(part[key] for part in parts) for key in ("parameters", "macs")}
+        nothing: dict[str, Any] = {"inputs": {}, "outputs": {}, "operators": []}
+        return {"parts": parts, "model": model.stem, **nothing, **totals, "unsupported": str(error)}
+
+
+def _inspect_operators(model: Path, shapes: Shapes | None) -> dict[str, Any]:
     graph = import_model(model, shapes)
     rows = []
     for node in graph.nodes:
@@ -163,3 +176,19 @@ def inspect_file(model: Path, shapes: Shapes | None = None) -> dict[str, Any]:
         "macs": graph.macs,
         "operators": rows,
     }
+
+
+def inspect_parts(checkpoint: Path) -> list[dict[str, Any]]:
+    """What the embedding, each layer and the head of a checkpoint cost; `bytes` is an estimate of int8 constants."""
+    from picoformer.compress.count import count_parts
+    from picoformer.models.checkpoint import load_checkpoint
+
+    config = load_checkpoint(checkpoint)[0].config
+    rows: list[dict[str, Any]] = []
+    for part in count_parts(config):
+        row = {"name": part.name, "parameters": part.parameters, "bytes": part.bytes, "macs": part.macs}
+        if part.name.startswith("layers."):
+            layer = int(part.name.removeprefix("layers."))
+            row |= {"heads": config.heads[layer], "kv_heads": config.key_heads[layer], "neurons": config.d_ff[layer]}
+        rows.append(row)
+    return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +46,15 @@ def run_pipeline(
     force: bool = False,
 ) -> Path:
     """Run every stage that is out of date; returns the output folder, report.json and report.html in it."""
+    if int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
+        raise ConfigError("run takes one process; start its commands `train` and `distill` with torchrun")
     out = pipeline.output
     out.mkdir(parents=True, exist_ok=True)
     target = _target(pipeline)
     figures: dict[str, dict[str, Any]] = {}
     is_ready = False
-    for stage in _stages(pipeline, target, figures, progress):
+    notify = None if announce is None else lambda line: announce("training", line)
+    for stage in _stages(pipeline, target, figures, progress, notify):
         record, key = out / "stages" / f"{stage.name}.json", _key(stage)
         known = None if force else _known(record, key, stage)
         if known is None and not is_ready:
@@ -77,7 +81,11 @@ def _require_tools(target: Target) -> None:
 
 
 def _stages(
-    pipeline: Pipeline, target: Target, figures: Mapping[str, dict[str, Any]], progress: Progress | None
+    pipeline: Pipeline,
+    target: Target,
+    figures: Mapping[str, dict[str, Any]],
+    progress: Progress | None,
+    notify: stages.Notify | None,
 ) -> list[Stage]:
     """The stages in order. A stage's `run` may read the figures of those before it."""
     file, out = pipeline.file, pipeline.output
@@ -103,7 +111,7 @@ def _stages(
         found.append(Stage("onnx", take, read, (model, calibration, inputs), given.model_dump(), training))
     else:
         assert file.data is not None and file.teacher is not None and file.student is not None
-        found, checkpoint = _training_stages(pipeline, training, progress)
+        found, checkpoint = _training_stages(pipeline, training, progress, notify)
     settings = [file.quantization.model_dump(), file.firmware.model_dump(), file.name, target.model_dump()]
     settings += [] if file.onnx is None else [file.onnx.shapes]
     build = Stage(
@@ -134,7 +142,9 @@ def _stages(
     return [*found, build, verify, report]
 
 
-def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -> tuple[list[Stage], Path]:
+def _training_stages(
+    pipeline: Pipeline, code: str, progress: Progress | None, notify: stages.Notify | None
+) -> tuple[list[Stage], Path]:
     """From data to ONNX; also the checkpoint that was exported."""
     file, out = pipeline.file, pipeline.output
     assert file.data is not None and file.teacher is not None and file.student is not None
@@ -159,7 +169,7 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
         ),
         Stage(
             "teacher",
-            lambda: stages.train_model(samples, teacher_section, teaching, teacher, data.augment, progress),
+            lambda: stages.train_model(samples, teacher_section, teaching, teacher, data.augment, progress, notify),
             (samples,),
             (teacher,),
             [teacher_section.model_dump(), teaching, data.augment],
@@ -168,7 +178,7 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
         Stage(
             "student",
             lambda: stages.distill_model(
-                teacher, samples, student_section, distilling, student, data.augment, progress
+                teacher, samples, student_section, distilling, student, data.augment, progress, notify
             ),
             (samples, teacher),
             (student,),
@@ -178,7 +188,7 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
     ]
     checkpoint = student
     if file.pruning is not None:
-        pruned, pruning = out / "pruned.safetensors", file.pruning
+        pruned, pruning = out / "pruned.safetensors", pipeline.pruning
         recovering = file.recovering
         found.append(
             Stage(
@@ -188,7 +198,7 @@ def _training_stages(pipeline: Pipeline, code: str, progress: Progress | None) -
                 ),
                 (samples, teacher, student),
                 (pruned,),
-                [pruning, recovering, data.augment],
+                [pruning, recovering, data.augment, load_target(pruning.board).model_dump() if pruning.board else None],
                 code,
             )
         )

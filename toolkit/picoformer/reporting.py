@@ -17,6 +17,7 @@ __all__ = [
     "print_build",
     "print_factorization",
     "print_inspection",
+    "print_pruning",
     "print_quality",
     "print_report",
     "print_verification",
@@ -138,6 +139,28 @@ def print_quality(record: Mapping[str, Any]) -> None:
         print(f"  {quality:>9}  {tensor['type']:<18} {tensor['op']:<12} {tensor['name']}")
 
 
+def print_pruning(record: Mapping[str, Any]) -> None:
+    """Print what is left of every layer of a pruned model."""
+    found = record["pruning"]
+    if found["width_after"] != found["width_before"]:
+        print(f"  d_model {found['width_before']} -> {found['width_after']}")
+    for layer in found["layers"]:
+        sizes = "  ".join(
+            f"{layer[f'{key}_before']:,} -> {layer[f'{key}_after']:,} {title}"
+            for key, title in (
+                ("heads", "heads"),
+                ("neurons", "neurons"),
+                ("parameters", "parameters"),
+                ("bytes", "bytes int8"),
+                ("macs", "MACs"),
+            )
+        )
+        print(f"  layer {layer['layer']:<3} {sizes}")
+    for index, part in enumerate(found["rounds"]):
+        after = "" if part["metric_recovered"] is None else f" -> {part['metric_recovered']:.4f} recovered"
+        print(f"  round {index + 1:<3} {part['parameters']:,} parameters  {part['metric']:.4f}{after}")
+
+
 def print_factorization(record: Mapping[str, Any]) -> None:
     """Print what became of every matrix of a factorized model."""
     for layer in record["factorization"]["layers"]:
@@ -162,4 +185,12 @@ def print_inspection(record: Mapping[str, Any]) -> None:
             f"  {row['op']:<11} {row['shape']!s:<16} {row['parameters']:>10,} parameters {row['macs']:>12,} MACs  "
             f"{row['name']}{f'  ({details})' if details else ''}"
         )
+    for part in record.get("parts", ()):
+        shape = "".join(f"{part[key]:>5} {key}" for key in ("heads", "kv_heads", "neurons") if key in part)
+        print(
+            f"  {part['name']:<11} {part['parameters']:>10,} parameters {part['bytes']:>10,} bytes int8 "
+            f"{part['macs']:>12,} MACs {shape}"
+        )
+    if "unsupported" in record:
+        print(f"not built: {record['unsupported']}")
     print(f"{len(record['operators'])} operators, {record['parameters']:,} parameters, {record['macs']:,} MACs")

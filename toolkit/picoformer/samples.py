@@ -129,8 +129,8 @@ def check_calibration(arrays: Mapping[str, Array], labels: Labels | None, path: 
         )
     if labels is not None and labels.values.size > 1 and labels.values.min() == labels.values.max():
         raise DataError(
-            f"{path}: all {len(labels.values)} samples have label {labels.values.min()}; give samples of every class, or leave "
-            "'labels' out when there is only one"
+            f"{path}: all {len(labels.values)} samples have label {labels.values.min()}; give samples of every class, "
+            "or leave 'labels' out when there is only one"
         )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from picoformer.models.config import TransformerConfig
 
 Progress = Callable[[str, int, int, float], None]
 """Label, steps done, steps in all, last loss."""
+Notify = Callable[[str], None]
+"""One line that somebody should read."""
 
 SOURCES = ("digits", "synthetic_signal", "python_documentation")
 
@@ -119,17 +122,28 @@ def _tick(progress: Progress | None, label: str) -> Any:
 
 def _save(model: Any, data: Dataset, out: Path, **more: Any) -> dict[str, Any]:
     """Write the checkpoint with its figures; returns them."""
-    from picoformer.compress.count import count_macs, count_parameters
-    from picoformer.models.checkpoint import save_checkpoint
+    figures = _figures(model, data, **more)
+    _write(model, out, figures)
+    return figures
 
-    figures = {
+
+def _figures(model: Any, data: Dataset, **more: Any) -> dict[str, Any]:
+    from picoformer.compress.count import count_macs, count_parameters
+
+    return {
         **judge_model(model, data),
         "parameters": count_parameters(model.config),
         "macs": count_macs(model.config),
         **more,
     }
-    save_checkpoint(model, out, {"figures": figures})
-    return figures
+
+
+def _write(model: Any, out: Path, figures: dict[str, Any]) -> None:
+    from picoformer.models.checkpoint import save_checkpoint
+
+    # The same weights give the same file, however they came about.
+    kept = {key: value for key, value in figures.items() if key not in ("resumed_at", "teacher_outputs")}
+    save_checkpoint(model, out, {"figures": kept})
 
 
 def judge_model(model: Any, data: Dataset) -> dict[str, Any]:
@@ -147,15 +161,20 @@ def train_model(
     out: Path,
     augment: bool = True,
     progress: Progress | None = None,
+    notify: Notify | None = None,
 ) -> dict[str, Any]:
-    """Train a model from scratch on a data set; returns accuracy on the test part, parameters, MACs."""
+    """Train a model from scratch on a data set; returns accuracy on the test part, parameters, MACs.
+
+    The state of a run that was stopped lies beside `out` and is taken up; the curves stay there.
+    """
     from picoformer.compress.train import train
     from picoformer.models.transformer import Transformer
 
     data = load_dataset(data_path)
     model = Transformer(model_config(section, data), seed=settings.seed)
-    train(model, data.x_train, data.y_train, settings, _augmentation(data, augment), _tick(progress, "training"))
-    return _save(model, data, out)
+    augmentation, tick, files = _augmentation(data, augment), _tick(progress, "training"), _files(out, notify)
+    report = train(model, data.x_train, data.y_train, settings, augmentation, tick, files)
+    return _finish(model, data, out, files, settings, **_training_figures(report))
 
 
 def distill_model(
@@ -166,18 +185,72 @@ def distill_model(
     out: Path,
     augment: bool = True,
     progress: Progress | None = None,
+    notify: Notify | None = None,
 ) -> dict[str, Any]:
-    """Distill the teacher into a new model of the shape `section`."""
+    """Distill the teacher, a checkpoint or an ONNX file, into a new model of the shape `section`.
+
+    Beside `out` lie the state of a run that was stopped, the curves, and in teacher-outputs what the teacher said.
+    """
     from picoformer.compress.distill import distill
-    from picoformer.models.checkpoint import load_checkpoint
+    from picoformer.compress.teacher import load_teacher
     from picoformer.models.transformer import Transformer
+
+    teacher = load_teacher(teacher_path)
+    data = load_dataset(data_path)
+    student = Transformer(model_config(section, data), seed=settings.seed)
+    augmentation, tick, files = _augmentation(data, augment), _tick(progress, "distilling"), _files(out, notify)
+    report = distill(teacher, student, data.x_train, data.y_train, settings, augmentation, tick, files)
+    return _finish(student, data, out, files, settings, **_training_figures(report))
+
+
+def generate_targets(
+    teacher_path: Path, data_path: Path, settings: DistillSettings, out: Path, keep_text: bool = True
+) -> dict[str, Any]:
+    """Write a data set for sequence-level distillation: `settings.sequence_samples` windows that the teacher wrote,
+    behind those of the training text or, without `keep_text`, in their place; the test part stays."""
+    from picoformer.compress.generate import sequence_targets
+    from picoformer.models.checkpoint import load_checkpoint
 
     data = load_dataset(data_path)
     teacher, _ = load_checkpoint(teacher_path)
-    student = Transformer(model_config(section, data), seed=settings.seed)
-    augmentation = _augmentation(data, augment)
-    distill(teacher, student, data.x_train, data.y_train, settings, augmentation, _tick(progress, "distilling"))
-    return _save(student, data, out)
+    if not data.labels_rows or settings.sequence_samples < 1:
+        raise ConfigError("sequences need a data set of text and sequence_samples of at least 1; set both")
+    x, y = sequence_targets(teacher, data.x_train, settings)
+    if keep_text:
+        x, y = np.concatenate((data.x_train, x)), np.concatenate((data.y_train, y))
+    save_dataset(replace(data, x_train=x, y_train=y), out)
+    return {"train": len(x), "written": settings.sequence_samples, "test": len(data.x_test), "classes": data.classes}
+
+
+def _files(out: Path, notify: Notify | None) -> Any:
+    from picoformer.compress.training_state import RunFiles
+
+    return RunFiles.beside(out) if notify is None else RunFiles.beside(out, notify)
+
+
+def _finish(model: Any, data: Dataset, out: Path, files: Any, settings: TrainSettings, **more: Any) -> dict[str, Any]:
+    """Write what a training made, by one process of several, and remove what it needed to go on."""
+    from picoformer.compress.processes import Processes
+
+    processes = Processes(settings.device)
+    figures = _figures(model, data, **more)
+    if processes.is_first:
+        _write(model, out, figures)
+        files.finish()
+    processes.leave()
+    return figures
+
+
+def _training_figures(report: Any) -> dict[str, Any]:
+    """What the loop did, for a stage's figures."""
+    figures = {"steps": report.steps, "loss": report.losses[-1], "resumed_at": report.resumed_at}
+    if report.held_out:
+        figures |= {"best_epoch": report.best_epoch, "held_out": report.held_out[report.best_epoch - 1]}
+    if report.teacher_outputs:
+        figures["teacher_outputs"] = report.teacher_outputs
+    if report.initialised:
+        figures["initialised"] = report.initialised
+    return figures
 
 
 def prune_model(
@@ -190,17 +263,73 @@ def prune_model(
     augment: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Prune heads and neurons, then recover: from the teacher where there is one, else from the labels."""
+    """Prune, in rounds where the settings say so, then recover: from the teacher where there is one, else from the
+    labels. Between rounds it recovers likewise, with the rates of `recovery`."""
     from picoformer.compress.prune import prune
-    from picoformer.compress.train import evaluate
     from picoformer.models.checkpoint import load_checkpoint
 
     data = load_dataset(data_path)
     model, _ = load_checkpoint(checkpoint)
-    smaller, report = prune(model, data.x_train, data.y_train, settings)
-    before_recovery = evaluate(smaller, data.x_test, data.y_test)
+    if settings.rounds > 1 and recovery is None:
+        raise ConfigError(f"rounds = {settings.rounds} needs the section [recovery], which trains in between; add it")
+
+    def recover(smaller: Any, _round: int) -> None:
+        assert recovery is not None
+        short = dataclasses.replace(recovery, epochs=settings.round_epochs)
+        _recover(smaller, data, short, teacher_path, augment, progress)
+
+    smaller, report = prune(
+        model,
+        data.x_train,
+        data.y_train,
+        settings,
+        board_limits(settings),
+        recover,
+        lambda found: float(judge_model(found, data)[_metric(data)]),
+    )
+    before_recovery = report.rounds[-1].metric
     _recover(smaller, data, recovery, teacher_path, augment, progress)
-    return _save(smaller, data, out, accuracy_before_recovery=before_recovery, pruning=report.to_dict())
+    more = {f"{_metric(data)}_before_recovery": before_recovery, "bytes_int8": report.bytes_after}
+    return _save(smaller, data, out, **more, pruning=report.to_dict())
+
+
+def _metric(data: Dataset) -> str:
+    """The figure that a model for this data is judged by."""
+    return "bits_per_character" if data.characters_per_label else "accuracy"
+
+
+def board_limits(settings: PruneSettings) -> Any:
+    """What the flash and RAM of `settings.board` leave for weights and activations; None without a board."""
+    from picoformer.compress.budget import Limits
+    from picoformer.targets import load_target
+
+    if not settings.board:
+        return None
+    target = load_target(settings.board)
+    if target.is_host:
+        raise ConfigError(f"board = '{settings.board}' is this machine, which has no flash; name a board")
+    flash, ram = target.region("code").length, target.region("data").length
+    room = flash - settings.code_bytes
+    if room <= 0:
+        raise ConfigError(f"code_bytes = {settings.code_bytes:,}, but {target.name} has {flash:,} bytes of flash")
+    return Limits(bytes=room, ram=ram - target.stack_bytes)
+
+
+def prune_vocabulary_files(
+    checkpoint: Path, tokenizer_file: Path, corpus: tuple[Path, ...], out: Path, tokenizer_out: Path, min_count: int = 1
+) -> dict[str, Any]:
+    """Keep the tokens that the texts `corpus` use, in a checkpoint and its tokenizer.json; returns sizes."""
+    from picoformer.compress.vocabulary import prune_vocabulary
+    from picoformer.models.checkpoint import load_checkpoint, save_checkpoint
+    from picoformer.models.tokenizer import load_tokenizer, save_tokenizer
+
+    model, _ = load_checkpoint(checkpoint)
+    texts = [_read_text(path) for path in corpus]
+    smaller = prune_vocabulary(model, load_tokenizer(tokenizer_file), texts, min_count)
+    figures = smaller.report.to_dict()
+    save_tokenizer(smaller.tokenizer, tokenizer_out)
+    save_checkpoint(smaller.model, out, {"figures": figures})
+    return figures
 
 
 def factorize_model(

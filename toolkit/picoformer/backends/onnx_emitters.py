@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -82,26 +83,33 @@ def _valid(w: OnnxWriter, node: Node, count: int, trailing: int, length: str) ->
 def _attention(w: OnnxWriter, node: Node, op: Attention, output: str) -> None:
     query, key, value = (w.graph.types[name].shape for name in node.inputs[:3])
     leading = list(range(len(query) - 2))
-    s, h, d = (len(leading) + i for i in range(3))
+    # With fewer heads of keys than of queries the heads are two axes, (heads of keys, readers of each or 1), and the
+    # products broadcast over the second.
+    readers = op.heads // op.kv_heads
+    s, *h, d = (len(leading) + i for i in range(3 if readers == 1 else 4))
 
-    def heads(index: int, shape: tuple[int, ...], order: list[int]) -> str:
-        split = np.array([*shape[:-1], op.heads, shape[-1] // op.heads], np.int64)
+    def heads(index: int, shape: tuple[int, ...], count: list[int], order: list[int]) -> str:
+        split = np.array([*shape[:-1], *count, shape[-1] // math.prod(count)], np.int64)
         target = w.shared(f"{node.output}_split_shape", split)
         return w.part("Transpose", [w.part("Reshape", [w.read(node.inputs[index]), target], node)], node,
                       perm=[*leading, *order])  # fmt: skip
 
-    product = w.part("MatMul", [heads(0, query, [h, s, d]), heads(1, key, [h, d, s])], node)
+    own, shared = ([op.heads], [op.heads]) if readers == 1 else ([op.kv_heads, readers], [op.kv_heads, 1])
+    product = w.part("MatMul", [heads(0, query, own, [*h, s, d]), heads(1, key, shared, [*h, d, s])], node)
     scores = w.part("Mul", [product, w.shared(f"{node.output}_scale", np.array(op.scale, np.float32))], node)
-    masked = len(node.inputs) > 3
-    if masked:
-        valid = _valid(w, node, key[-2], 0, w.read(node.inputs[3]))
+    seen = [_valid(w, node, key[-2], 0, w.read(node.inputs[3]))] if len(node.inputs) > 3 else []
+    if op.causal:
+        triangle = np.tri(query[-2], key[-2], key[-2] - query[-2], np.bool_)
+        seen.append(w.shared(f"{node.output}_causal", triangle))
+    valid = w.part("And", seen, node) if len(seen) == 2 else "".join(seen)
+    if valid:
         scores = w.part("Where", [valid, scores, w.shared("masked_score", MASKED_SCORE)], node)
     weights = w.part("Softmax", [scores], node, axis=-1)
-    if masked:
+    if valid:
         weights = w.part("Where", [valid, weights, w.shared("zero", np.zeros((), np.float32))], node)
-    mixed = w.part("MatMul", [weights, heads(2, value, [h, s, d])], node)
-    rows = w.part("Transpose", [mixed], node, perm=[*leading, h, s, d])
-    merged = np.array([*query[:-1], value[-1]], np.int64)
+    mixed = w.part("MatMul", [weights, heads(2, value, shared, [*h, s, d])], node)
+    rows = w.part("Transpose", [mixed], node, perm=[*leading, h[-1], s, *h[:-1], d])
+    merged = np.array([*query[:-1], readers * value[-1]], np.int64)
     w.emit("Reshape", [rows, w.shared(f"{node.output}_merged_shape", merged)], output)
 
 

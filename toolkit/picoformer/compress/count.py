@@ -1,35 +1,55 @@
-"""Parameters and multiply-accumulates of a configuration, by arithmetic alone."""
+"""Parameters, int8 bytes, multiply-accumulates and RAM of a configuration, by arithmetic alone."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from picoformer.models.config import PROJECTIONS, TransformerConfig
+
+OUTPUT_BYTES = 8
+"""Of a linear layer's output channel in int8 firmware, beside its weights: bias and multiplier, 32 bits each."""
+BLOCK_BYTES = 4096
+"""Inputs that the fastest kernels hold widened to 16 bits."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of a model costs: its embedding, a layer, or all that follows the layers.
+
+    `bytes` is of its constants in int8 firmware, `ram` of its activations there; both are estimates.
+    """
+
+    name: str
+    parameters: int
+    bytes: int
+    macs: int
+    ram: int
+
+
+def count_parts(config: TransformerConfig) -> tuple[Part, ...]:
+    """Every part in order: "embedding", "layers.0" and so on, "head"."""
+    return (_embedding(config), *(_layer(config, layer) for layer in range(config.layers)), _head(config))
 
 
 def count_parameters(config: TransformerConfig) -> int:
     """Every trained number of the model: matrices, biases, norms, embeddings, positions, CLS token, head."""
-    d = config.d_model
-    count = count_weights(row_width(config), d, config.embedding_rank) + (0 if config.vocab_size else d)
-    count += d * int(config.cls_token)
-    count += d * config.tokens * int(config.positions == "learned")
-    for layer in range(config.layers):
-        for projection in PROJECTIONS:
-            inputs, outputs = config.projection_shape(layer, projection)
-            count += count_weights(inputs, outputs, config.rank(layer, projection)) + outputs
-        count += 2 * 2 * d
-    count += 2 * d * int(config.final_norm)
-    return count + (d * config.classes + config.classes if config.classes and not config.tied_head else 0)
+    return sum(part.parameters for part in count_parts(config))
+
+
+def count_bytes(config: TransformerConfig) -> int:
+    """Bytes of the constants in int8 firmware, an estimate: matrices, tables and positions at one byte a number,
+    eight for each output of a linear layer; gains and biases of norms fold into what follows, but the last."""
+    return sum(part.bytes for part in count_parts(config))
 
 
 def count_macs(config: TransformerConfig) -> int:
     """Multiply-accumulates of one inference at full length: matrix products only, as is the field's habit."""
-    d, rows = config.d_model, config.tokens
-    count = count_embedding_macs(config, config.embedding_rank)
-    for layer, heads in enumerate(config.heads):
-        for projection in PROJECTIONS:
-            inputs, outputs = config.projection_shape(layer, projection)
-            count += rows * count_weights(inputs, outputs, config.rank(layer, projection))
-        count += 2 * rows * rows * heads * config.head_dim
-    return count + (rows if config.pooling == "none" else 1) * d * config.classes
+    return sum(part.macs for part in count_parts(config))
+
+
+def count_ram(config: TransformerConfig) -> int:
+    """Bytes of activations and scratch in int8 firmware at its widest place, an estimate."""
+    return max(part.ram for part in count_parts(config))
 
 
 def count_weights(inputs: int, outputs: int, rank: int) -> int:
@@ -49,3 +69,40 @@ def row_width(config: TransformerConfig) -> int:
     if config.image is not None and config.patch is not None:
         return config.image[0] * config.patch[0] * config.patch[1]
     return config.vocab_size or config.input_size
+
+
+def _embedding(config: TransformerConfig) -> Part:
+    d = config.d_model
+    weights = count_weights(row_width(config), d, config.embedding_rank)
+    rows = d * config.tokens * int(config.positions == "learned") + d * int(config.cls_token)
+    bias = 0 if config.vocab_size else d
+    fixed = d * config.tokens * int(config.positions == "sinusoidal")  # computed in torch, a constant in firmware
+    size = weights + rows + fixed + OUTPUT_BYTES * (bias + config.embedding_rank)
+    ram = config.tokens * (2 * d + (config.embedding_rank or row_width(config) * int(not config.vocab_size)))
+    return Part("embedding", weights + rows + bias, size, count_embedding_macs(config, config.embedding_rank), ram)
+
+
+def _layer(config: TransformerConfig, layer: int) -> Part:
+    d, rows, heads = config.d_model, config.tokens, config.heads[layer]
+    parameters, size, macs = 2 * 2 * d, 0, 2 * rows * rows * heads * config.head_dim
+    for projection in PROJECTIONS:
+        inputs, outputs = config.projection_shape(layer, projection)
+        rank = config.rank(layer, projection)
+        weights = count_weights(inputs, outputs, rank)
+        parameters += weights + outputs
+        size += weights + OUTPUT_BYTES * (outputs + rank)
+        macs += rows * weights
+    width, keys, neurons = heads * config.head_dim, config.key_heads[layer] * config.head_dim, config.d_ff[layer]
+    # int16 rows of the residual stream, and int8 beside them: queries, keys, values and contexts, or neurons and sums.
+    widest = max(2 * d + 2 * width + 2 * keys, 2 * d + neurons + 2 * d)
+    ram = rows * widest + BLOCK_BYTES + 4 * max(d, width, neurons)
+    return Part(f"layers.{layer}", parameters, size, macs, ram)
+
+
+def _head(config: TransformerConfig) -> Part:
+    d, rows = config.d_model, config.tokens if config.pooling == "none" else 1
+    norm = 2 * d * int(config.final_norm)
+    parameters = norm + (d * config.classes + config.classes if config.classes and not config.tied_head else 0)
+    size = 4 * norm + (OUTPUT_BYTES * config.classes + d * config.classes * int(not config.tied_head))
+    ram = 2 * d * config.tokens + rows * (d + 2 * config.classes)
+    return Part("head", parameters, size, rows * d * config.classes, ram)

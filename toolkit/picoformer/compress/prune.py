@@ -1,246 +1,212 @@
-"""Structured pruning: drop the heads and neurons that matter least, for a model that is smaller and dense."""
+"""Structured pruning: what matters least goes, at once or in rounds, for a model that is smaller and dense."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
-from picoformer.compress.count import count_macs, count_parameters, count_weights
+from picoformer.compress.budget import Limits, choose_under, count_kept, find_limits, head_unit, keep_best
+from picoformer.compress.count import count_bytes, count_macs, count_parameters, count_parts
+from picoformer.compress.importance import Importance, measure_importance
+from picoformer.compress.reconstruct import reconstruct
 from picoformer.compress.settings import PruneSettings
-from picoformer.compress.train import check_labels, use_threads
-from picoformer.errors import DataError, PicoformerError
-from picoformer.models.config import PROJECTIONS
-from picoformer.models.transformer import Attention, FeedForward, Transformer
+from picoformer.compress.shrink import Keep, kept_layers, shrink
+from picoformer.models.config import TransformerConfig
+from picoformer.models.transformer import Transformer
+
+Recover = Callable[[Transformer, int], None]
+"""Trains the model in place after a round (from 0) that is not the last."""
+Judge = Callable[[Transformer], float]
 
 Masks = tuple[NDArray[np.bool_], ...]
 
 
 @dataclass(frozen=True)
-class Importance:
-    """First-order Taylor importance, one array per layer: heads (heads,), neurons (d_ff,); float64, >= 0."""
+class PrunedLayer:
+    """One layer before and after, by its old number; zeros after when it went. Bytes are of int8 constants."""
 
-    heads: tuple[NDArray[np.float64], ...]
-    neurons: tuple[NDArray[np.float64], ...]
+    layer: int
+    heads_before: int
+    heads_after: int
+    neurons_before: int
+    neurons_after: int
+    parameters_before: int
+    parameters_after: int
+    macs_before: int
+    macs_after: int
+    bytes_before: int
+    bytes_after: int
 
 
 @dataclass(frozen=True)
-class Keep:
-    """True for what stays, one mask per layer."""
+class PruneRound:
+    """What a round left, and what the judge says of it before and after its recovery; None where it was not asked."""
 
-    heads: Masks
-    neurons: Masks
+    parameters: int
+    metric: float | None
+    metric_recovered: float | None
 
 
 @dataclass(frozen=True)
 class PruneReport:
-    """Sizes before and after; heads and neurons per layer."""
+    """Sizes before and after, of the model and of every layer."""
 
     parameters_before: int
     parameters_after: int
     macs_before: int
     macs_after: int
+    bytes_before: int
+    bytes_after: int
+    width_before: int
+    width_after: int
     heads_before: tuple[int, ...]
     heads_after: tuple[int, ...]
     neurons_before: tuple[int, ...]
     neurons_after: tuple[int, ...]
+    layers: tuple[PrunedLayer, ...]
+    rounds: tuple[PruneRound, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
+        plain = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
+        for key in ("layers", "rounds"):
+            plain[key] = [dataclasses.asdict(part) for part in getattr(self, key)]
+        return plain
 
 
 def prune(
-    model: Transformer, x: NDArray[Any], y: NDArray[np.int64], settings: PruneSettings
+    model: Transformer,
+    x: NDArray[Any],
+    y: NDArray[np.int64],
+    settings: PruneSettings,
+    limits: Limits | None = None,
+    recover: Recover | None = None,
+    judge: Judge | None = None,
 ) -> tuple[Transformer, PruneReport]:
-    """A smaller dense model, chosen with samples `x` (n, *input) and labels `y` (n,), and what changed;
+    """A smaller dense model, chosen with samples `x` (n, *input) and labels `y` (n,) or (n, rows), and what changed;
     `model` stays.
 
-    Recover its accuracy with `train` or `distill`. Raises DataError and PicoformerError.
+    `limits` are those of a board, and `settings.board` alone means nothing here. In several rounds `recover` trains
+    what a round left before the next one measures it; after the last, recover with `train` or `distill`. `judge` gives
+    the report a metric of every round. Raises DataError, ConfigError for a budget that nothing can meet, and
+    PicoformerError.
     """
-    importance = measure_importance(model, x, y, settings)
-    smaller = shrink(model, choose(importance, settings))
-    before, after = model.config, smaller.config
-    return smaller, PruneReport(
-        parameters_before=count_parameters(before),
-        parameters_after=count_parameters(after),
-        macs_before=count_macs(before),
-        macs_after=count_macs(after),
-        heads_before=before.heads,
-        heads_after=after.heads,
-        neurons_before=before.d_ff,
-        neurons_after=after.d_ff,
-    )
+    whole = model.config
+    final = find_limits(whole, settings, limits)
+    layers = tuple(range(whole.layers))
+    rounds = []
+    for index in range(settings.rounds):
+        share = (index + 1) / settings.rounds
+        importance = measure_importance(model, x, y, settings)
+        now = None if final is None else final.part_way(whole, share)
+        keep = choose(importance, settings, model.config, now, share, whole, layers)
+        if settings.reconstruct:
+            model = reconstruct(model, keep, x, settings)
+        layers = tuple(layers[layer] for layer in kept_layers(model.config, keep))
+        model = shrink(model, keep)
+        metric, recovered = None if judge is None else judge(model), None
+        if recover is not None and index + 1 < settings.rounds:
+            recover(model, index)
+            recovered = None if judge is None else judge(model)
+        rounds.append(PruneRound(count_parameters(model.config), metric, recovered))
+    return model, _report(whole, model.config, layers, tuple(rounds))
 
 
-def measure_importance(
-    model: Transformer, x: NDArray[Any], y: NDArray[np.int64], settings: PruneSettings
-) -> Importance:
-    """|gradient * activation| of every head's context and every neuron's output, summed over a sample's rows.
+def choose(
+    importance: Importance,
+    settings: PruneSettings,
+    config: TransformerConfig,
+    limits: Limits | None = None,
+    share: float = 1.0,
+    whole: TransformerConfig | None = None,
+    layers: tuple[int, ...] | None = None,
+) -> Keep:
+    """The masks of what stays of `config`, so that `share` of all that `settings` asks to go of `whole` is gone.
 
-    The first-order estimate of what the loss loses without it (Molchanov et al. 2017; for heads Michel et al.
-    2019): absolute value per sample, mean over samples. Raises DataError, and PicoformerError when it is not
-    finite.
+    `layers` are the numbers in `whole` of those of `config`. At least one layer, channel, head (a group of query heads
+    with its head of keys and values) and neuron per layer stay. Raises ConfigError for limits that nothing can meet.
     """
-    check_labels(model, x, y)
-    config = model.config
-    heads = [np.zeros(count) for count in config.heads]
-    neurons = [np.zeros(count) for count in config.d_ff]
-    samples = min(settings.samples, len(x))
-    training = model.training
-    model.eval()
-    with use_threads(settings.threads), _capture(model) as captured, torch.enable_grad():
-        for start in range(0, samples, settings.batch):
-            stop = min(start + settings.batch, samples)
-            captured.clear()
-            logits = model(torch.from_numpy(x[start:stop]))
-            # Summed, so that each sample's gradient is its own and not a share of the batch's.
-            loss = functional.cross_entropy(logits, torch.from_numpy(y[start:stop]), reduction="sum")
-            gradients = torch.autograd.grad(loss, captured)
-            products = [(a * g).detach().double().sum(dim=1) for a, g in zip(captured, gradients, strict=True)]
-            for layer in range(config.layers):
-                per_head = products[2 * layer].reshape(-1, config.heads[layer], config.head_dim).sum(dim=-1)
-                heads[layer] += per_head.abs().sum(dim=0).numpy() / samples
-                neurons[layer] += products[2 * layer + 1].abs().sum(dim=0).numpy() / samples
-    model.train(training)
-    if not all(np.isfinite(part).all() for part in (*heads, *neurons)):
-        raise PicoformerError("pruning found no finite importance; check the model and the data for NaN")
-    return Importance(tuple(heads), tuple(neurons))
-
-
-def choose(importance: Importance, settings: PruneSettings) -> Keep:
-    """The masks of what stays: the most important, at least one head and one neuron per layer."""
+    whole = config if whole is None else whole
+    layers = tuple(range(config.layers)) if layers is None else layers
+    kept, width = None, None
+    if settings.layer_fraction:
+        kept = keep_best(importance.layers, count_kept(whole.layers, share * settings.layer_fraction, 1))
+    if settings.width_fraction:
+        count = count_kept(whole.d_model, share * settings.width_fraction, settings.width_multiple)
+        width = keep_best(importance.width, count)
+    if limits is not None:
+        return choose_under(limits, importance, config, settings, kept, width)
+    heads, neurons = (0.5 if f is None else f for f in (settings.head_fraction, settings.neuron_fraction))
+    units = [head_unit(config, layer) for layer in range(config.layers)]
+    groups = tuple(part.reshape(-1, unit).sum(axis=1) for part, unit in zip(importance.heads, units, strict=True))
+    first = tuple(whole.heads[layer] // head_unit(whole, layer) for layer in layers)
     by_layer = settings.ranking == "layer"
-    return Keep(
-        heads=_rank(importance.heads, settings.head_fraction, by_layer, multiple=1),
-        neurons=_rank(importance.neurons, settings.neuron_fraction, by_layer, settings.neuron_multiple),
-    )
+    kept_groups = _rank(groups, first, share * heads, by_layer, 1)
+    first = tuple(whole.d_ff[layer] for layer in layers)
+    kept_neurons = _rank(importance.neurons, first, share * neurons, by_layer, settings.neuron_multiple)
+    kept_heads = tuple(np.repeat(mask, unit) for mask, unit in zip(kept_groups, units, strict=True))
+    return Keep(kept_heads, kept_neurons, kept, width)
 
 
-def shrink(model: Transformer, keep: Keep) -> Transformer:
-    """A dense model (eval mode) with only the kept heads and neurons; its output is that of `masked(model,
-    keep)`.
-
-    A pair of low rank that would now be larger than one matrix is multiplied out. Raises DataError for masks that do
-    not fit or leave a layer empty.
-    """
-    config = model.config
-    for key, masks, counts in (("heads", keep.heads, config.heads), ("neurons", keep.neurons, config.d_ff)):
-        if tuple(mask.shape for mask in masks) != tuple((count,) for count in counts):
-            raise DataError(f"{key} masks do not fit the model's {counts}; give one boolean per {key[:-1]} and layer")
-        if not all(mask.any() for mask in masks):
-            raise DataError(f"{key} masks leave a layer empty; keep at least one")
-    smaller_config = dataclasses.replace(
-        config,
-        heads=tuple(int(mask.sum()) for mask in keep.heads),
-        d_ff=tuple(int(mask.sum()) for mask in keep.neurons),
-        ranks=(),
-    )
-    weights = dict(model.state_dict())
-    ranks = [[config.rank(layer, projection) for projection in PROJECTIONS] for layer in range(config.layers)]
-    for layer in range(config.layers):
-        columns = torch.from_numpy(np.flatnonzero(np.repeat(keep.heads[layer], config.head_dim)))
-        rows = torch.from_numpy(np.flatnonzero(keep.neurons[layer]))
-        attention, feed_forward = f"layers.{layer}.attention", f"layers.{layer}.feed_forward"
-        for name, kept in (
-            (f"{attention}.query", columns),
-            (f"{attention}.key", columns),
-            (f"{attention}.value", columns),
-            (f"{feed_forward}.up", rows),
-        ):
-            last = f"{name}.expand" if f"{name}.expand.weight" in weights else name
-            for part in ("weight", "bias"):
-                weights[f"{last}.{part}"] = weights[f"{last}.{part}"][kept]
-        for name, kept in ((f"{attention}.out", columns), (f"{feed_forward}.down", rows)):
-            first = f"{name}.reduce" if f"{name}.reduce.weight" in weights else name
-            weights[f"{first}.weight"] = weights[f"{first}.weight"][:, kept]
-        for index, projection in enumerate(PROJECTIONS):
-            inputs, outputs = smaller_config.projection_shape(layer, projection)
-            rank = ranks[layer][index]
-            if rank and count_weights(inputs, outputs, rank) >= count_weights(inputs, outputs, 0):
-                name = f"{feed_forward if projection in ('up', 'down') else attention}.{projection}"
-                _multiply_out(weights, name)
-                ranks[layer][index] = 0
-    smaller_config = dataclasses.replace(smaller_config, ranks=tuple(map(tuple, ranks)))
-    dtype = next(model.parameters()).dtype
-    smaller = Transformer(smaller_config, seed=None).to(dtype)
-    smaller.load_state_dict(weights)
-    return smaller.eval()
-
-
-def _multiply_out(weights: dict[str, Tensor], name: str) -> None:
-    """Make a pair one matrix again: with fewer heads or neurons around it, the pair would be the larger."""
-    reduce, expand = weights.pop(f"{name}.reduce.weight"), weights.pop(f"{name}.expand.weight")
-    weights[f"{name}.weight"] = expand @ reduce
-    weights[f"{name}.bias"] = weights.pop(f"{name}.expand.bias")
-
-
-@contextlib.contextmanager
-def masked(model: Transformer, keep: Keep) -> Iterator[Transformer]:
-    """`model` with the outputs of dropped heads and neurons set to zero, inside the block."""
-    handles = []
-    dtype = next(model.parameters()).dtype
-    for layer, (attention, feed_forward) in enumerate(_branches(model)):
-        head_mask = torch.from_numpy(np.repeat(keep.heads[layer], model.config.head_dim)).to(dtype)
-        neuron_mask = torch.from_numpy(keep.neurons[layer]).to(dtype)
-        for module, mask in ((attention.out, head_mask), (feed_forward.down, neuron_mask)):
-            handles.append(module.register_forward_pre_hook(lambda _module, inputs, mask=mask: (inputs[0] * mask,)))
-    try:
-        yield model
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _rank(scores: tuple[NDArray[np.float64], ...], fraction: float, by_layer: bool, multiple: int) -> Masks:
+def _rank(
+    scores: tuple[NDArray[np.float64], ...], first: tuple[int, ...], fraction: float, by_layer: bool, multiple: int
+) -> Masks:
+    """Keep the best, so that `fraction` of the `first` counts of each layer, or of all layers, is gone."""
     if by_layer:
-        kept = [len(part) - int(fraction * len(part) + 1e-9) for part in scores]
+        kept = [count_kept(count, fraction, multiple) for count in first]
     else:
         # Layers differ in the scale of their scores; the layer's norm is divided out (Molchanov et al. 2017).
         scaled = [part / max(float(np.linalg.norm(part)), 1e-30) for part in scores]
         order = np.argsort(np.concatenate(scaled), kind="stable")
-        dropped = order[: int(fraction * len(order) + 1e-9)]
+        dropped = order[: max(0, int(fraction * sum(first) + 1e-9) - sum(first) + len(order))]
         layer_of = np.repeat(np.arange(len(scores)), [len(part) for part in scores])
         kept = [len(part) - int((layer_of[dropped] == layer).sum()) for layer, part in enumerate(scores)]
-    masks = []
-    for part, count in zip(scores, kept, strict=True):
-        count = min(len(part), -(-max(1, count) // multiple) * multiple)
-        mask = np.zeros(len(part), dtype=np.bool_)
-        mask[np.argsort(-part, kind="stable")[:count]] = True
-        masks.append(mask)
-    return tuple(masks)
+    return tuple(
+        keep_best(part, -(-max(1, count) // multiple) * multiple) for part, count in zip(scores, kept, strict=True)
+    )
 
 
-@contextlib.contextmanager
-def _capture(model: Transformer) -> Iterator[list[Tensor]]:
-    """The inputs of every `out` and `down`, layer by layer: contexts of heads, outputs of neurons."""
-    captured: list[Tensor] = []
-
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        captured.append(inputs[0])
-
-    handles = [
-        module.register_forward_pre_hook(hook)
-        for attention, feed_forward in _branches(model)
-        for module in (attention.out, feed_forward.down)
-    ]
-    try:
-        yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _branches(model: Transformer) -> Iterator[tuple[Attention, FeedForward]]:
-    for layer in model.layers:
-        attention, feed_forward = layer.attention, layer.feed_forward
-        assert isinstance(attention, Attention) and isinstance(feed_forward, FeedForward)
-        yield attention, feed_forward
+def _report(
+    before: TransformerConfig, after: TransformerConfig, layers: tuple[int, ...], rounds: tuple[PruneRound, ...]
+) -> PruneReport:
+    old, new = count_parts(before)[1:-1], dict(zip(layers, count_parts(after)[1:-1], strict=True))
+    place = {layer: index for index, layer in enumerate(layers)}
+    rows = []
+    for layer, part in enumerate(old):
+        index, smaller = place.get(layer), new.get(layer)
+        rows.append(
+            PrunedLayer(
+                layer=layer,
+                heads_before=before.heads[layer],
+                heads_after=0 if index is None else after.heads[index],
+                neurons_before=before.d_ff[layer],
+                neurons_after=0 if index is None else after.d_ff[index],
+                parameters_before=part.parameters,
+                parameters_after=0 if smaller is None else smaller.parameters,
+                macs_before=part.macs,
+                macs_after=0 if smaller is None else smaller.macs,
+                bytes_before=part.bytes,
+                bytes_after=0 if smaller is None else smaller.bytes,
+            )
+        )
+    return PruneReport(
+        parameters_before=count_parameters(before),
+        parameters_after=count_parameters(after),
+        macs_before=count_macs(before),
+        macs_after=count_macs(after),
+        bytes_before=count_bytes(before),
+        bytes_after=count_bytes(after),
+        width_before=before.d_model,
+        width_after=after.d_model,
+        heads_before=before.heads,
+        heads_after=after.heads,
+        neurons_before=before.d_ff,
+        neurons_after=after.d_ff,
+        layers=tuple(rows),
+        rounds=rounds,
+    )

@@ -220,13 +220,26 @@ def unsqueeze(node: NodeReader) -> None:
 
 
 def expand(node: NodeReader) -> None:
-    """Repeat axes of length 1: a product with ones, or for booleans and integers copies side by side."""
+    """Repeat axes of length 1."""
     source = node.type()
     target = np.broadcast_shapes(source.shape, tuple(node.integers(1)))
-    value = node.reshaped(node.inputs[0], (1,) * (len(target) - source.rank) + source.shape, "aligned")
+    _spread(node, node.reshaped(node.inputs[0], (1,) * (len(target) - source.rank) + source.shape, "aligned"), target)
+
+
+def tile(node: NodeReader) -> None:
+    """Repeat any axes."""
+    value, repeats, rank = node.inputs[0], node.integers(1), node.type().rank
+    for axis, times in enumerate(repeats):
+        if times > 1 and node.type().shape[axis] > 1:
+            value = node.step(Concat(axis - rank), [value] * times, "copies")
+    _spread(node, value, tuple(size * times for size, times in zip(node.type().shape, repeats, strict=True)))
+
+
+def _spread(node: NodeReader, value: str, target: tuple[int, ...]) -> None:
+    """`value` with axes of length 1 repeated: a product with ones, or for booleans and integers copies side by side."""
     if node.builder.type_of(value).shape == target:
         node.builder.alias(node.output, value)
-    elif source.dtype is DType.FLOAT32:
+    elif node.builder.type_of(value).dtype is DType.FLOAT32:
         node.finish(Mul(), [value, node.constant(np.ones(target, np.float32), "ones")])
     else:
         for axis in range(-len(target), 0):
@@ -379,6 +392,7 @@ CONVERTERS: dict[str, Converter] = {
     "Squeeze": squeeze,
     "Sub": elementwise(Binary("sub")),
     "Tanh": elementwise(Activation("tanh")),
+    "Tile": tile,
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
     "Where": elementwise(Where()),

@@ -76,5 +76,5 @@ def verify(graph: Graph) -> Graph:
             raise GraphError(f"value '{name}' is {type_}: only constants may be int4")
         low, high = int(graph.constants[name].min(initial=0)), int(graph.constants[name].max(initial=0))
         if low < DType.INT4.minimum or high > DType.INT4.maximum:
-            raise GraphError(f"constant '{name}' is {type_} and holds {low} to {high}")
+            raise GraphError(f"constant '{name}' is {type_} and holds numbers outside -8 to 7")
     return graph

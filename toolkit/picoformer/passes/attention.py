@@ -7,20 +7,19 @@ above each operand, and the value taken is one whose rows hold (head, channel) c
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from picoformer.ir import Graph, Node, Operator
+from picoformer.ir import Graph, Node, Operator, TensorType
 from picoformer.ir.operator import Array
-from picoformer.ops import Add, Attention, Linear, MatMul, Mul, Reshape, Slice, Softmax, Transpose, Where
-from picoformer.passes.expression import constant_operand, length_values
+from picoformer.ops import Attention, Linear, MatMul, Mul, Reshape, Slice, Softmax, Transpose
+from picoformer.passes.expression import constant_operand
 from picoformer.passes.layout import send_indices
 from picoformer.passes.linear import chosen_rows
+from picoformer.passes.masks import read_mask
 from picoformer.passes.rewrite import Patch, Rule
-
-MASKED_BELOW = -1e3
-"""A score this much lower has no weight left: e^−1000 is zero in float32."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +33,34 @@ class Source:
 
 @dataclass(frozen=True)
 class Scores:
-    """The two operands of the scores, what the product is multiplied by, and the length that masks it."""
+    """The two operands of the scores, what the product is multiplied by, and what masks it."""
 
     query: str
     key: str
     scale: float
     length: str | None
+    causal: bool
 
 
-def find_sources(graph: Graph, name: str, heads: int, transposed: bool) -> list[Source]:
-    """Values up the chain above `name` ((…, rows, channels), or its transpose) that hold all heads, nearest first."""
+@dataclass(frozen=True)
+class Repeat(Operator):
+    """Input x. Output: x broadcast to `shape`, which is what a product with ones of that shape does."""
+
+    shape: tuple[int, ...]
+
+    def infer(self, inputs: Sequence[TensorType]) -> TensorType:
+        return TensorType(self.shape)
+
+    def compute(self, *inputs: Array) -> Array:
+        return np.broadcast_to(inputs[0], self.shape)
+
+
+def find_sources(graph: Graph, name: str, leading: tuple[int, ...], heads: int, transposed: bool) -> list[Source]:
+    """Values up the chain above `name` that hold all heads, nearest first. `name` is (…, rows, channels), or its
+    transpose; what stands in front broadcasts to `leading`."""
     shape = graph.types[name].shape
     rows, channels = (shape[-1], shape[-2]) if transposed else shape[-2:]
-    batch = math.prod(shape[:-2]) // heads
+    batch = math.prod(leading) // heads
     found = []
     ops: list[Operator] = []
     scale = 1.0
@@ -54,7 +68,7 @@ def find_sources(graph: Graph, name: str, heads: int, transposed: bool) -> list[
         type_ = graph.types[name]
         indices = send_indices(type_.shape, ops)
         indices = np.swapaxes(indices, -1, -2) if transposed else indices
-        indices = indices.reshape(batch, heads, rows, channels)
+        indices = np.broadcast_to(indices, (*leading, rows, channels)).reshape(batch, heads, rows, channels)
         if type_.rank >= 2 and type_.rows == batch * rows:
             columns = indices[0, :, 0, :]
             first = (np.arange(batch)[:, None] * rows + np.arange(rows))[:, None, :, None] * type_.width
@@ -65,8 +79,10 @@ def find_sources(graph: Graph, name: str, heads: int, transposed: bool) -> list[
             return found
         if isinstance(node.op, Mul):
             operand = constant_operand(graph, node)
-            if operand is None or operand[1].size != 1 or graph.types[operand[0]].shape != type_.shape:
+            if operand is None or (operand[1] != operand[1].reshape(-1)[0]).any():
                 return found
+            if graph.types[operand[0]].shape != type_.shape:
+                ops.insert(0, Repeat(type_.shape))
             scale *= float(operand[1].reshape(-1)[0])
             name = operand[0]
         elif isinstance(node.op, (Reshape, Transpose, Slice)):
@@ -74,6 +90,23 @@ def find_sources(graph: Graph, name: str, heads: int, transposed: bool) -> list[
             name = node.inputs[0]
         else:
             return found
+
+
+def readers_per_head(source: Source, heads: int) -> int:
+    """The largest n such that n heads next to each other are the same columns each time: grouped-query attention."""
+    columns = source.columns.reshape(heads, -1)
+    return next(
+        n for n in range(heads, 0, -1) if heads % n == 0 and (columns == np.repeat(columns[::n], n, axis=0)).all()
+    )
+
+
+def share_heads(sources: list[Source], heads: int, readers: int) -> list[Source]:
+    """Those of `sources` in which `readers` heads share their columns, with each column once."""
+    return [
+        Source(source.name, source.columns.reshape(heads, -1)[::readers].reshape(-1), source.scale)
+        for source in sources
+        if readers_per_head(source, heads) % readers == 0
+    ]
 
 
 def choose_source(graph: Graph, sources: list[Source]) -> Source | None:
@@ -116,54 +149,25 @@ def _merge_heads(graph: Graph, patch: Patch, name: str, heads: int, role: str) -
     return Source(merged, np.arange(heads * channels), 1.0)
 
 
-def length_of_mask(graph: Graph, name: str, keys: int, additive: bool, scale: float = 1.0) -> str | None:
-    """The length n such that `name` lets through exactly the keys 0 … n − 1, for every n; proven by evaluation.
-
-    `scale` is what an additive mask is multiplied with before the softmax.
-    """
-    found = length_values(graph, name, keys)
-    if found is None or found.values.shape[-1] != keys:
-        return None
-    rank = found.values.ndim
-    valid = np.arange(keys) < found.lengths.reshape(-1, *([1] * (rank - 1)))
-    valid = np.broadcast_to(valid, found.values.shape)
-    if additive:
-        fits = (found.values[valid] == 0).all() and (found.values[~valid] * scale <= MASKED_BELOW).all()
-    else:
-        fits = (found.values.astype(bool) == valid).all()
-    return found.length if fits else None
-
-
 def read_scores(graph: Graph, name: str) -> Scores | None:
     """Walk from the input of the softmax up to the product of queries and keys."""
-    scale, length = 1.0, None
-    keys = graph.types[name].shape[-1]
+    scale, length, causal = 1.0, None, False
     for _ in range(8):
         node = graph.producers.get(name)
         if node is None:
             return None
         if isinstance(node.op, MatMul):
-            return Scores(node.inputs[0], node.inputs[1], scale, length)
+            return Scores(node.inputs[0], node.inputs[1], scale, length, causal)
         shape = graph.types[node.output].shape
         operand = constant_operand(graph, node)
         if isinstance(node.op, Mul) and operand is not None and operand[1].size == 1:
             name = operand[0]
             scale *= float(operand[1].reshape(-1)[0])
-        elif isinstance(node.op, Add) and length is None:
-            masks = [length_of_mask(graph, x, keys, additive=True, scale=scale) for x in node.inputs]
-            at = next((i for i, mask in enumerate(masks) if mask is not None), None)
-            if at is None or scale <= 0:
-                return None
-            length, name = masks[at], node.inputs[1 - at]
-        elif isinstance(node.op, Where) and length is None:
-            lowest = graph.constants.get(node.inputs[2])
-            if lowest is None or (lowest * scale > MASKED_BELOW).any():
-                return None
-            length, name = length_of_mask(graph, node.inputs[0], keys, additive=False), node.inputs[1]
-            if length is None:
-                return None
         else:
-            return None
+            mask = read_mask(graph, node, scale)
+            if mask is None or (mask.length is not None and length not in (None, mask.length)):
+                return None
+            name, length, causal = mask.scores, mask.length or length, mask.causal or causal
         if graph.types[name].shape != shape:
             return None
     return None
@@ -188,16 +192,22 @@ def _build(graph: Graph, patch: Patch, product: Node, heads: int) -> tuple[Atten
     scores = read_scores(graph, weights.inputs[0])
     if scores is None:
         return None
-    shapes = [graph.types[name].shape for name in (scores.query, scores.key, product.inputs[1])]
-    if not shapes[0][:-2] == shapes[1][:-2] == shapes[2][:-2]:
+    operands = {"query": scores.query, "key": scores.key, "value": product.inputs[1]}
+    shapes = [graph.types[name].shape for name in operands.values()]
+    leading = shapes[0][:-2]
+    if graph.types[weights.output].shape[:-2] != leading or graph.types[product.output].shape[:-2] != leading:
         return None
-    batch = math.prod(shapes[0][:-2]) // heads
+    batch = math.prod(leading) // heads
+    found = {role: find_sources(graph, name, leading, heads, role == "key") for role, name in operands.items()}
+    # A factor on the values is not the scores': it stays where it stands.
+    found["value"] = [source for source in found["value"] if source.scale == 1.0]
+    readers = math.gcd(*(max((readers_per_head(s, heads) for s in found[x]), default=1) for x in ("key", "value")))
+    shared = {role: choose_source(graph, share_heads(found[role], heads, readers)) for role in ("key", "value")}
+    if any(source is None for source in shared.values()):
+        shared, readers = {}, 1
     sources = []
-    for name, role in ((scores.query, "query"), (scores.key, "key"), (product.inputs[1], "value")):
-        found = find_sources(graph, name, heads, transposed=role == "key")
-        if role == "value":  # a factor on the values is not the scores': it stays where it stands
-            found = [source for source in found if source.scale == 1.0]
-        source = choose_source(graph, found) or _merge_heads(graph, patch, name, heads, role)
+    for role, name in operands.items():
+        source = shared.get(role) or choose_source(graph, found[role]) or _merge_heads(graph, patch, name, heads, role)
         if source is None:
             return None
         sources.append(source)
@@ -213,7 +223,8 @@ def _build(graph: Graph, patch: Patch, product: Node, heads: int) -> tuple[Atten
     ]
     if scores.length is not None:
         names.append(scores.length)
-    return Attention(heads, scores.scale * sources[0].scale * sources[1].scale), names
+    scale = scores.scale * sources[0].scale * sources[1].scale
+    return Attention(heads, scale, scores.causal, heads // readers), names
 
 
 def fuse_attention(graph: Graph, node: Node) -> Patch | None:

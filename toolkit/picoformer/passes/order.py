@@ -109,8 +109,8 @@ def _product_reason(graph: Graph, node: Node) -> str:
         above = graph.producers.get(softmax.inputs[0])
         if above is not None and above.op.kind in ("Add", "Where"):
             return (
-                "belongs to an attention with a mask that is not 'the first valid_length keys'; export without a mask "
-                "and let the program add a valid length"
+                "belongs to an attention with a mask that is neither causal nor 'the first valid_length keys'; export "
+                "without it, or let the program add a valid length"
             )
         return (
             "belongs to an attention in a form that is not covered: queries, keys and values need the same batch and "

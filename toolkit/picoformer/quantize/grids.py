@@ -1,9 +1,9 @@
-"""Which integer type and which grid each value gets in the int8 scheme, and why.
+"""Which integer type and which grid each value gets, and why. With 16-bit activations every value is int16; else:
 
 - Values on the residual stream (anything added, and what only moves it) are int16 on one grid per stream, so that a
   residual addition is a saturating add and nothing else; norms read them directly.
 - Outputs of the graph and values of a single row (after pooling) are int16: they cost nothing.
-- Queries, keys and values are symmetric int8, a scale per head where a Linear produces them.
+- Queries, keys and values are symmetric int8, a scale per head where a Linear produces them (int16 likewise).
 - Everything else is asymmetric int8.
 """
 
@@ -64,8 +64,9 @@ def assign_grids(
     for name in seen:
         groups.setdefault(streams.root(name), []).append(name)
     types: dict[str, TensorType] = {}
+    wide = {name for members in groups.values() if wide & set(members) for name in members}
     for members in groups.values():
-        grid = _grid(graph, members, seen, bool(wide & set(members)), method, percentile, headroom)
+        grid = _grid(graph, members, seen, wide, method, percentile, headroom)
         for name in members:
             types[name] = TensorType(graph.types[name].shape, grid[0], grid[1])
     return types
@@ -84,35 +85,50 @@ def _grid(
     graph: Graph,
     members: list[str],
     seen: Mapping[str, Observation],
-    is_wide: bool,
+    wide: set[str],
     method: Method,
     percentile: float,
     headroom: float,
 ) -> tuple[DType, QuantParams]:
     producers = [graph.producers[name].op for name in members if name in graph.producers]
+    is_wide, heads = members[0] in wide, _own_heads(graph, members)
     if any(isinstance(op, Softmax) for op in producers):
         return (DType.INT16, QuantParams((2.0**-15,))) if is_wide else (DType.INT8, QuantParams((2.0**-8,), -128))
     if is_wide:
-        return DType.INT16, symmetric(headroom * max(seen[name].largest for name in members), DType.INT16)
+        largest = headroom * max(seen[name].largest for name in members)
+        if heads and all(wide.issuperset(node.inputs[:3]) for node in attention_readers(graph, members[0])):
+            return DType.INT16, _per_head(seen[members[0]], heads, largest, DType.INT16, headroom)
+        return DType.INT16, symmetric(largest, DType.INT16)
     ranges = [choose_range(seen[name], method, percentile) for name in members]
     low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
-    attentions = {node for name in members for node in attention_readers(graph, name)}
-    produced_by_attention = any(isinstance(op, Attention) for op in producers)
-    if attentions or produced_by_attention:
-        if len(members) == 1 and isinstance(producers[0] if producers else None, Linear) and attentions:
-            readers = graph.consumers[members[0]]
-            heads = {node.op.heads for node in attentions if isinstance(node.op, Attention)}
-            if len(heads) == 1 and set(readers) == attentions:
-                return DType.INT8, _per_head(seen[members[0]], heads.pop(), max(-low, high))
+    if heads:
+        return DType.INT8, _per_head(seen[members[0]], heads, max(-low, high), DType.INT8)
+    if any(isinstance(op, Attention) for op in producers) or any(attention_readers(graph, name) for name in members):
         return DType.INT8, symmetric(max(-low, high), DType.INT8)
     return DType.INT8, affine_int8(low, high)
 
 
-def _per_head(seen: Observation, heads: int, limit: float) -> QuantParams:
-    """One symmetric scale per head: its own largest magnitude, cut where the method cuts the whole tensor."""
-    largest: Array = seen.channel_maximum.reshape(heads, -1).max(axis=1)
+def _own_heads(graph: Graph, members: list[str]) -> int:
+    """Heads of a query, key or value that a Linear makes and only attention reads, alone on its grid; else 0."""
+    name = members[0]
+    if len(members) > 1 or name in graph.outputs or name not in graph.producers:
+        return 0
+    if not isinstance(graph.producers[name].op, Linear):
+        return 0
+    heads = set()
+    for node in graph.consumers.get(name, ()):
+        if not isinstance(node.op, Attention) or name in node.inputs[3:]:
+            return 0
+        heads |= {node.op.heads if index == 0 else node.op.kv_heads for index in range(3) if node.inputs[index] == name}
+    return heads.pop() if len(heads) == 1 else 0
+
+
+def _per_head(seen: Observation, heads: int, limit: float, dtype: DType, headroom: float = 1.0) -> QuantParams:
+    """One symmetric scale per head: its own largest magnitude times `headroom`, cut where the method cuts the whole
+    tensor."""
+    largest: Array = headroom * seen.channel_maximum.reshape(heads, -1).max(axis=1)
     largest = np.minimum(largest, limit)
-    return symmetric_per_channel(np.repeat(largest, len(seen.channel_maximum) // heads), DType.INT8)
+    return symmetric_per_channel(np.repeat(largest, len(seen.channel_maximum) // heads), dtype)
 
 
 def attention_readers(graph: Graph, name: str) -> tuple[Node, ...]:

@@ -187,8 +187,9 @@ class _Builder:
         if isinstance(node.op, Linear) and is_wide and self.wanted.get(name) is not DType.INT16:
             return self._bridge(name, "int8", affine_int8(*self._range(name)))
         if isinstance(node.op, Attention) and index < 3:
+            all_wide = all(self.types[operand].dtype is DType.INT16 for operand in node.inputs[:3])
             usable = current.dtype is DType.INT8 and current.quant.zero_point == 0
-            if not usable:
+            if not usable and not all_wide:
                 low, high = self._range(name)
                 return self._bridge(name, "symmetric", symmetric(max(-low, high), DType.INT8))
         return name

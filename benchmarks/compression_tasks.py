@@ -1,0 +1,123 @@
+"""The two tasks that compression is measured on: handwritten digits and the text of Python's documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from picoformer.compress.settings import DistillSettings, PruneSettings, QatSettings, TrainSettings
+from picoformer.datasets import Dataset, augment_digits, digits, load_dataset
+from picoformer.models.config import TransformerConfig
+from picoformer.stages import TextSettings, make_dataset
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data, models and settings of one task; `runs` are its folds or seeds."""
+
+    name: str
+    title: str
+    metric: str  # the key of a Judgement
+    better: int  # 1: higher is better, -1: lower
+    runs: tuple[int, ...]
+    data: Callable[[Path, int], Dataset]
+    augment_teacher: bool  # the teacher sees augmented images; nobody else does
+    teacher: Callable[[Dataset], TransformerConfig]
+    student: Callable[[Dataset], TransformerConfig]
+    teaching: TrainSettings
+    alone: TrainSettings  # the student without a teacher: as many steps as with one
+    distilling: DistillSettings
+    pruning: PruneSettings
+    recovering: DistillSettings
+    keeps: tuple[float, ...]  # shares of parameters that factorization leaves
+    calibration: int  # samples
+    qat: QatSettings
+    qat_samples: int
+
+
+def digits_fold(_folder: Path, fold: int) -> Dataset:
+    """Fold `fold` of five of scikit-learn's 1,797 digits held back, each class spread evenly."""
+    from sklearn.model_selection import StratifiedKFold
+
+    whole = digits(0)
+    x, y = np.concatenate((whole.x_train, whole.x_test)), np.concatenate((whole.y_train, whole.y_test))
+    train, test = list(StratifiedKFold(5, shuffle=True, random_state=0).split(x, y))[fold]
+    return Dataset(x[train], y[train], x[test], y[test], "digits", 10)
+
+
+def documentation(folder: Path, seed: int) -> Dataset:
+    """Characters of the reference topics that come with Python, a tenth held back, in windows of 64."""
+    path = folder / "data.npz"
+    make_dataset("python_documentation", path, seed, 0.1, TextSettings("character", sequence=64))
+    return load_dataset(path)
+
+
+def digits_model(layers: int, heads: int, d_ff: int, d_model: int) -> Callable[[Dataset], TransformerConfig]:
+    """An encoder over the eight rows of an image."""
+    return lambda data: TransformerConfig.uniform(
+        layers, heads, d_ff, d_model, sequence=8, input_size=8, classes=data.classes
+    )
+
+
+def language_model(layers: int, heads: int, d_ff: int, d_model: int) -> Callable[[Dataset], TransformerConfig]:
+    """A decoder over a window of text."""
+    return lambda data: TransformerConfig.uniform(
+        layers, heads, d_ff, d_model, sequence=data.x_train.shape[1], vocab_size=data.classes, classes=data.classes,
+        causal=True, pooling="none",
+    )  # fmt: skip
+
+
+AUGMENT = augment_digits
+
+DIGITS = Task(
+    name="digits",
+    title="Digits: accuracy in percent, five folds",
+    metric="accuracy",
+    better=1,
+    runs=(0, 1, 2, 3, 4),
+    data=digits_fold,
+    augment_teacher=True,
+    teacher=digits_model(4, 4, 256, 64),
+    student=digits_model(2, 2, 32, 16),
+    teaching=TrainSettings(epochs=50, batch=128, learning_rate=3e-3),
+    alone=TrainSettings(epochs=40, batch=64, learning_rate=5e-3),
+    distilling=DistillSettings(
+        epochs=40, batch=64, learning_rate=5e-3, temperature=2.0, soft_weight=0.9, label_smoothing=0.0
+    ),
+    pruning=PruneSettings(),
+    recovering=DistillSettings(epochs=20, batch=128, learning_rate=2e-3, temperature=2.0, soft_weight=0.9),
+    keeps=(0.8, 0.6, 0.4),
+    calibration=256,
+    qat=QatSettings(),
+    qat_samples=1440,
+)
+
+LANGUAGE = Task(
+    name="language",
+    title="Language model: bits per character, three seeds",
+    metric="bits_per_character",
+    better=-1,
+    runs=(0, 1, 2),
+    data=documentation,
+    augment_teacher=False,
+    teacher=language_model(3, 4, 384, 96),
+    student=language_model(2, 4, 192, 48),
+    teaching=TrainSettings(epochs=5, batch=32, learning_rate=2e-3, label_smoothing=0.0, weight_decay=0.1),
+    alone=TrainSettings(epochs=3, batch=32, learning_rate=4e-3, label_smoothing=0.0),
+    distilling=DistillSettings(
+        epochs=3, batch=32, learning_rate=4e-3, label_smoothing=0.0, temperature=1.0, soft_weight=0.9
+    ),
+    pruning=PruneSettings(samples=256),
+    recovering=DistillSettings(
+        epochs=1, batch=32, learning_rate=1e-3, label_smoothing=0.0, temperature=1.0, soft_weight=0.9
+    ),
+    keeps=(0.8, 0.6, 0.4),
+    calibration=128,
+    qat=QatSettings(epochs=2),
+    qat_samples=1500,
+)
+
+TASKS = {task.name: task for task in (DIGITS, LANGUAGE)}

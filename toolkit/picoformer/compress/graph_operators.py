@@ -1,0 +1,193 @@
+"""What each operator of a graph computes in torch, its internal rounding included where the device has one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from picoformer.compress.fake_quantize import HALF_EVEN, round_straight
+from picoformer.ir import Lowered, Operator, TensorType
+from picoformer.ops import (
+    Activation,
+    Add,
+    Attention,
+    Concat,
+    Embedding,
+    LayerNorm,
+    Linear,
+    LoweredAttention,
+    LoweredInterpolatedTable,
+    LoweredSoftmax,
+    Mul,
+    ReduceMean,
+    Requantize,
+    Reshape,
+    Slice,
+    Softmax,
+    Transpose,
+)
+from picoformer.ops.activation import SEGMENT_BITS
+from picoformer.ops.attention import EXP_STEP
+
+Array = np.ndarray[Any, Any]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "gelu": functional.gelu,
+    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
+    "silu": functional.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+
+
+def _activation(op: Activation, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    y = ACTIVATIONS[op.function](inputs[0])
+    if not isinstance(step, LoweredInterpolatedTable):
+        return y  # an int8 input has a table entry of its own, which is this, rounded
+    return y + (_interpolated(inputs[0].detach(), step) - y.detach())
+
+
+def _interpolated(x: Tensor, step: LoweredInterpolatedTable) -> Tensor:
+    """What an int16 activation reads between the entries of its table: no gradient goes through."""
+    position = torch.round(x / _scale(step.input)).long() - step.input.dtype.minimum
+    index, fraction = position >> SEGMENT_BITS, position & ((1 << SEGMENT_BITS) - 1)
+    table = torch.from_numpy(step.table.astype(np.int64))
+    low = table[index]
+    rise = ((table[index + 1] - low) * fraction + (1 << (SEGMENT_BITS - 1))) >> SEGMENT_BITS
+    assert step.output.quant is not None
+    return (low + rise - step.output.quant.zero_point) * _scale(step.output)
+
+
+def _scale(type_: TensorType) -> float:
+    assert type_.quant is not None
+    return type_.quant.per_tensor_scale
+
+
+def _attention(op: Attention, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    q = _split_heads(inputs[0], op.heads)
+    k, v = (_split_heads(x, op.kv_heads).repeat_interleave(op.heads // op.kv_heads, dim=-3) for x in inputs[1:3])
+    scores = (q @ k.transpose(-1, -2)) * op.scale
+    hidden: Tensor | None = None
+    queries, keys = scores.shape[-2:]
+    if op.causal:
+        hidden = torch.arange(keys) > torch.arange(queries)[:, None] + (keys - queries)
+    if len(inputs) > 3:
+        padding = _past(inputs[3], keys).reshape(-1, *([1] * (scores.ndim - 2)), keys)
+        hidden = padding if hidden is None else hidden | padding
+    table = step.table if isinstance(step, LoweredAttention) else None
+    return _merge_heads(_probabilities(scores, hidden, table) @ v)
+
+
+def _softmax(op: Softmax, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    return _probabilities(inputs[0], None, step.table if isinstance(step, LoweredSoftmax) else None)
+
+
+def _probabilities(scores: Tensor, hidden: Tensor | None, table: Array | None) -> Tensor:
+    """The softmax of the last axis, `hidden` entries left out; a row with nothing else is zero.
+
+    With the device's `table` of numerators the distance to the largest score is rounded to its entries, and what is
+    read there to its integers.
+    """
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, -torch.inf)
+    top = scores.amax(dim=-1, keepdim=True).detach()
+    distance = torch.where(torch.isfinite(top), top, 0.0) - scores
+    if table is None:
+        p = torch.exp(-distance)
+    else:
+        largest = int(table[0])
+        distance = round_straight(distance / EXP_STEP, 0, len(table) - 1) * EXP_STEP
+        p = round_straight(torch.exp(-distance) * largest, 0, largest, HALF_EVEN)
+    if hidden is not None:
+        p = p.masked_fill(hidden, 0.0)
+    total = p.sum(dim=-1, keepdim=True)
+    return p / torch.where(total == 0, 1.0, total)
+
+
+def _split_heads(x: Tensor, heads: int) -> Tensor:
+    """(…, S, H·D) → (…, H, S, D)."""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads).transpose(-3, -2)
+
+
+def _merge_heads(x: Tensor) -> Tensor:
+    """(…, H, S, D) → (…, S, H·D)."""
+    x = x.transpose(-3, -2)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
+def _past(lengths: Tensor, size: int) -> Tensor:
+    """(samples, size) True at and past each sample's valid length."""
+    return torch.arange(size) >= lengths.reshape(-1, 1)
+
+
+def _layer_norm(op: LayerNorm, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    x, *affine = inputs
+    gain, bias = affine or (None, None)
+    return functional.layer_norm(x, x.shape[-1:], gain, bias, op.epsilon)
+
+
+def _reduce_mean(op: ReduceMean, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    x = inputs[0]
+    if len(inputs) == 1:
+        return x.mean(dim=op.axis, keepdim=op.keep)
+    size = x.shape[op.axis]
+    invalid = _past(inputs[1], size)
+    behind = -op.axis - 1
+    invalid = invalid.reshape(len(invalid), *([1] * (x.ndim - 2 - behind)), size, *([1] * behind))
+    count = (~invalid).sum(dim=op.axis, keepdim=True).clamp(min=1)
+    y = x.masked_fill(invalid, 0.0).sum(dim=op.axis, keepdim=True) / count
+    return y if op.keep else y.squeeze(op.axis)
+
+
+def _slice(op: Slice, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    axis = op.axis + inputs[0].ndim
+    index: list[slice | int] = [slice(None)] * inputs[0].ndim
+    index[axis] = slice(op.start, op.stop, op.step) if op.keep else op.start
+    return inputs[0][tuple(index)]
+
+
+def _transpose(op: Transpose, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    x = inputs[0]
+    return x.permute(*range(x.ndim - len(op.permutation)), *(axis + x.ndim for axis in op.permutation))
+
+
+def _reshape(op: Reshape, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    return inputs[0].reshape(inputs[0].numel() // math.prod(op.shape), *op.shape)
+
+
+def _concat(op: Concat, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    rank = max(x.ndim for x in inputs)
+    samples = next(x.shape[0] for x in inputs if x.ndim == rank)
+    return torch.cat([x if x.ndim == rank else x.expand(samples, *x.shape) for x in inputs], dim=op.axis)
+
+
+Compute = Callable[[Any, list[Tensor], Lowered | None], Tensor]
+"""Operator, operands (samples, *shape) or, if constant, (*shape), its integer form if any → (samples, *shape)."""
+
+COMPUTE: dict[type[Operator], Compute] = {
+    Activation: _activation,
+    Add: lambda op, inputs, _: inputs[0] + inputs[1],
+    Attention: _attention,
+    Concat: _concat,
+    Embedding: lambda op, inputs, _: functional.embedding(inputs[0], inputs[1]),
+    LayerNorm: _layer_norm,
+    Linear: lambda op, inputs, _: functional.linear(*inputs),
+    Mul: lambda op, inputs, _: inputs[0] * inputs[1],
+    ReduceMean: _reduce_mean,
+    Requantize: lambda op, inputs, _: inputs[0],
+    Reshape: _reshape,
+    Slice: _slice,
+    Softmax: _softmax,
+    Transpose: _transpose,
+}  # fmt: skip
+"""Every operator that can be trained. Those that files spell larger ones out with are fused before."""
+
+MOVES: tuple[type[Operator], ...] = (Concat, Reshape, Slice, Transpose)
+"""Operators whose output is on their input's grid already: rounding it again would change nothing."""

@@ -1,0 +1,245 @@
+"""The teacher, whatever it is made of: a Transformer, a checkpoint, any torch module, or an ONNX file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from picoformer.errors import ConfigError, DataError, ModelError
+from picoformer.files import file_hash
+from picoformer.models.checkpoint import load_checkpoint
+from picoformer.models.config import TransformerConfig
+from picoformer.models.transformer import Transformer
+
+PARTS = ("query", "key", "value")
+"""What is seen of an attention layer: (batch, rows, heads * head_dim) each."""
+
+
+class Teacher(Protocol):
+    """Answers batches of inputs with "logits" and, where it can, "hidden.0", "query.0" … of its layers."""
+
+    name: str
+    is_frozen: bool  # its answers have to be computed beforehand
+
+    @property
+    def config(self) -> TransformerConfig | None:
+        """None where the inside is not known."""
+
+    def answer(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """What it says of these names to inputs (batch, *input), without gradients, on the inputs' device."""
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of what decides its answers."""
+
+    def move(self, device: torch.device) -> None:
+        """Compute there from now on."""
+
+
+class TorchTeacher:
+    """A torch module; only models.Transformer shows what is inside."""
+
+    is_frozen = False
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.name = module, type(module).__name__
+
+    @property
+    def config(self) -> TransformerConfig | None:
+        """Of a Transformer."""
+        return self.module.config if isinstance(self.module, Transformer) else None
+
+    def answer(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """As of Teacher. Raises DataError for a module whose output is no tensor."""
+        training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                if isinstance(self.module, Transformer):
+                    return observe(self.module, x, wanted)
+                found = self.module(x)
+        finally:
+            self.module.train(training)
+        if not isinstance(found, Tensor):
+            found = getattr(found, "logits", found[0] if isinstance(found, (tuple, list)) and found else None)
+        if not isinstance(found, Tensor):
+            raise DataError(f"the teacher ({self.name}) gives no tensor; wrap it so that it returns logits")
+        return {"logits": found}
+
+    def fingerprint(self) -> str:
+        """Of its structure and weights."""
+        digest = hashlib.sha256(f"{self.module}\n{self.config}".encode())
+        for name, tensor in self.module.state_dict().items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def move(self, device: torch.device) -> None:
+        """As of Teacher."""
+        self.module.to(device)
+
+
+class OnnxTeacher:
+    """An ONNX file with one input, run by onnxruntime: logits are its output "logits", or the first one.
+
+    Outputs "hidden_0", "hidden_1", … (batch, rows, width) are taken as the hidden states of its layers.
+    """
+
+    config: TransformerConfig | None = None
+    is_frozen = True
+
+    def __init__(self, path: Path) -> None:
+        """Raises ModelError for a file that onnxruntime cannot load or that has several inputs."""
+        import onnxruntime
+
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file; give the teacher's checkpoint or ONNX file")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self.path, self.name = path, path.name
+        try:
+            self.session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises many types, none of them documented
+            raise ModelError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
+        inputs = self.session.get_inputs()
+        if len(inputs) != 1:
+            raise ModelError(f"{path}: has {len(inputs)} inputs; a teacher takes one")
+        self.input = inputs[0]
+        self.outputs = [output.name for output in self.session.get_outputs()]
+
+    @property
+    def hidden_layers(self) -> int:
+        """How many hidden states the file gives."""
+        return sum(f"hidden_{layer}" in self.outputs for layer in range(len(self.outputs)))
+
+    def answer(self, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        """As of Teacher. Raises DataError for inputs that the file does not take."""
+        names = [self._output(name) for name in wanted]
+        samples = x.cpu().numpy()
+        fixed = self.input.shape and isinstance(self.input.shape[0], int)
+        size = int(self.input.shape[0]) if fixed else len(samples)
+        if size < 1 or len(samples) % size:
+            raise DataError(f"{self.path}: takes batches of {size}, here are {len(samples)}; export it for one sample")
+        try:
+            rows = [
+                self.session.run(names, {self.input.name: samples[start : start + size]})
+                for start in range(0, len(samples), size)
+            ]
+        except Exception as error:
+            raise DataError(
+                f"{self.path}: takes {self.input.type} {list(self.input.shape)}, samples are {samples.dtype} "
+                f"{[1, *samples.shape[1:]]}; use data of the teacher's shape ({str(error).splitlines()[0]})"
+            ) from error
+        return {
+            name: torch.from_numpy(np.concatenate([row[index] for row in rows])).to(x.device)
+            for index, name in enumerate(wanted)
+        }
+
+    def fingerprint(self) -> str:
+        """Of the file, with data that lies beside it left to the user."""
+        return file_hash(self.path)
+
+    def move(self, device: torch.device) -> None:
+        """onnxruntime computes on the CPU."""
+
+    def _output(self, name: str) -> str:
+        if name == "logits":
+            return "logits" if "logits" in self.outputs else self.outputs[0]
+        return name.replace(".", "_")
+
+
+def load_teacher(path: Path) -> Teacher:
+    """The teacher of a file: an .onnx, or a checkpoint (.safetensors). Raises ModelError."""
+    if path.suffix == ".onnx":
+        return OnnxTeacher(path)
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file; give the teacher's checkpoint or ONNX file")
+    return TorchTeacher(load_checkpoint(path)[0])
+
+
+def as_teacher(teacher: nn.Module | Path | Teacher) -> Teacher:
+    """Whatever may teach, as a Teacher."""
+    if isinstance(teacher, Path):
+        return load_teacher(teacher)
+    return TorchTeacher(teacher) if isinstance(teacher, nn.Module) else teacher
+
+
+def observe(model: Transformer, x: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+    """Run `model` on x (batch, *input): "logits", "hidden.N" (batch, rows, d_model), and "query.N", "key.N", "value.N"
+    (batch, rows, heads * head_dim) of its layers, those that are wanted."""
+    found: dict[str, Tensor] = {}
+    with _watched(model, wanted, found):
+        logits, hidden = model.forward_with_hidden(x)
+    found["logits"] = logits
+    found |= {f"hidden.{layer}": rows for layer, rows in enumerate(hidden)}
+    return {name: found[name] for name in wanted}
+
+
+@contextmanager
+def _watched(model: Transformer, wanted: Sequence[str], found: dict[str, Tensor]) -> Iterator[None]:
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            found[name] = output
+
+        return hook
+
+    handles = []
+    for name in wanted:
+        part, _, layer = name.partition(".")
+        if part in PARTS:
+            attention: Any = model.layers[int(layer)].attention
+            handles.append(getattr(attention, part).register_forward_hook(keep(name)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def check_pair(teacher: Teacher, student: Transformer, x: NDArray[Any]) -> None:
+    """Raise DataError unless both take samples like x (n, *input) and answer with logits of the same shape."""
+    ours, theirs = student.config, teacher.config
+    if theirs is not None:
+        if theirs.classes != ours.classes:
+            raise DataError(f"teacher has {theirs.classes} classes, student {ours.classes}; give both the same")
+        if theirs.vocab_size != ours.vocab_size:
+            raise DataError(
+                f"teacher has a vocabulary of {theirs.vocab_size}, student {ours.vocab_size}; give both the same tokens"
+            )
+    device = next(student.parameters()).device
+    sample = torch.from_numpy(x[:1]).to(device)
+    with torch.no_grad():
+        training = student.training
+        wanted = tuple(student.eval()(sample).shape)
+        student.train(training)
+        teacher.move(device)
+        try:
+            found = tuple(teacher.answer(sample, ["logits"])["logits"].shape)
+        except DataError as error:
+            raise DataError(f"teacher {teacher.name}: {error}") from None
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise DataError(f"teacher {teacher.name} does not take samples {list(x.shape[1:])}: {reason}") from error
+    if len(found) == len(wanted) and found[-1] != wanted[-1]:
+        raise DataError(f"teacher has {found[-1]} classes, student {wanted[-1]}; give both the same")
+    if found != wanted:
+        raise DataError(
+            f"teacher gives logits {list(found)} to one sample, student {list(wanted)}; give both the same "
+            "pooling and cls_token"
+        )
+
+
+def refuse_layers(teacher: Teacher, key: str) -> ConfigError:
+    """The error for a loss that asks for what this teacher does not show."""
+    what = "an ONNX file" if isinstance(teacher, OnnxTeacher) else f"a {teacher.name}"
+    mend = "add outputs hidden_0, hidden_1, … to it, or " if isinstance(teacher, OnnxTeacher) else ""
+    mend = mend if key == "hidden_weight" else ""
+    return ConfigError(f"{key} looks inside the teacher, and {what} shows its logits only; {mend}set {key} = 0")

@@ -80,7 +80,7 @@ def test_moving_scales_changes_the_value_and_not_the_outputs(value: str) -> None
 def test_outlier_channels_cost_less_when_equalized(how: str) -> None:
     graph = outlier_block(60.0)
     plain, evened = (integer_sqnr(graph, graph, widen=0.0, equalization=e) for e in ("off", how))
-    assert evened > plain + 6, f"{plain:.1f} dB without, {evened:.1f} dB with it"
+    assert evened > plain + 20, f"{plain:.1f} dB without, {evened:.1f} dB with it"
 
 
 def test_auto_leaves_a_model_without_outliers_alone() -> None:

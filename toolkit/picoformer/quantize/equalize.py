@@ -58,18 +58,22 @@ def equalize(
     """
     few = few_samples(graph, calibration)
     seen = observe(graph, few, run_float)
-    simulation: Simulation | None = None
-    for value in [place.value for place in find_places(graph)]:
-        place = next(place for place in find_places(graph) if place.value == value)
-        tried = move_scales(graph, place, balance(graph, place, seen))
-        seen_then = observe(tried, few, run_float)
-        if always:
-            graph, seen = tried, seen_then
-            continue
-        simulation = simulation or Simulation(graph, few, run_float, build(graph, seen), centred)
-        typed = build(tried, seen_then)
-        if decibels(simulation.noise(typed)) - decibels(simulation.base_noise) >= MIN_GAIN_DB:
-            simulation.rebase(typed)
+    simulation = None if always else Simulation(graph, few, run_float, build(graph, seen), centred)
+    left = [place.value for place in find_places(graph)]
+    gained = True
+    while left and gained:  # where one place drowns the rest, what the others gain shows once it is mended
+        gained = False
+        for value in tuple(left):
+            place = next(place for place in find_places(graph) if place.value == value)
+            tried = move_scales(graph, place, balance(graph, place, seen))
+            seen_then = observe(tried, few, run_float)
+            if simulation is not None:
+                typed = build(tried, seen_then)
+                if decibels(simulation.noise(typed)) - decibels(simulation.base_noise) < MIN_GAIN_DB:
+                    continue
+                simulation.rebase(typed)
+                gained = True
+            left.remove(value)
             graph, seen = tried, seen_then
     return graph
 

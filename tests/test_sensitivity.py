@@ -80,10 +80,12 @@ def test_widening_keeps_to_its_share() -> None:
         assert live_peak(typed) <= (1 + share) * live_peak(narrow)
 
 
-def test_what_would_only_be_bridged_back_is_not_widened() -> None:
-    graph = block()
-    typed = quantize(graph, samples(), run_float, replace(NARROW, widen=1.0))
+def test_what_would_only_be_bridged_back_is_not_widened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query of 16 bits beside keys of 8 goes through a bridge, whatever it seems to gain."""
+    monkeypatch.setattr("picoformer.quantize.sensitivity.MIN_GAIN_DB", -100.0)
+    typed = quantize(block(), samples(), run_float, replace(NARROW, widen=1.0))
     assert {typed.types[name].dtype for name in "qkv"} == {DType.INT8}
+    assert typed.types["n1"].dtype is DType.INT16, "what needs no bridge is widened at this threshold"
     assert not [node for node in typed.nodes if node.op.kind == "Requantize"]
 
 

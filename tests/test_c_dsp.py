@@ -58,6 +58,23 @@ def test_linear_of_every_small_size(y: DType, core: ArmLibrary) -> None:
 
 
 @pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
+def test_int16_linear_of_every_small_size(y: DType, core: ArmLibrary) -> None:
+    """The same on int16 inputs, as large as sums of 32 bits allow, with sums that may and that may not be shifted."""
+    rng = np.random.default_rng(3)
+    sizes = [(1 + k % 4, 1 + k % 5, k) for k in (*range(1, 34), 63, 64, 65, 100, 129)] + [(21, 3, 500)]
+    waiting = []
+    for index, (rows, n, k) in enumerate(sizes):
+        data = rng.choice([-32768, 32767, int(rng.integers(-32768, 32768))], (rows, k)).astype(np.int16)
+        weight = rng.choice([-127, 127, int(rng.integers(-127, 128))], (n, k)).astype(np.int8)
+        case = linear_case(data, weight, y, 2.0**12 if index % 5 == 0 else 1e-4)
+        assert not case.lowered.wide
+        waiting.append((case, execute(core, case.lowered, *case.activations)[1]))
+    core.run()
+    for case, result in waiting:
+        np.testing.assert_array_equal(result, case.expected, case.note)
+
+
+@pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
 def test_int4_linear_of_every_small_size(y: DType, core: ArmLibrary) -> None:
     """K from 1 to 33 and around more blocks, odd and even rows and outputs, all multipliers, sums past a left shift."""
     rng = np.random.default_rng(2)
@@ -100,7 +117,12 @@ def linear_case(
     w_type = TensorType(weight.shape, dtype, QuantParams(tuple(0.01 * (1 + np.arange(n) / n)), 0, -2, blocks))
     b_type = TensorType((n,), DType.INT32, QuantParams(tuple(0.0005 * (1 + np.arange(n) / n)), 0, -1))
     bias = np.arange(-n, n, 2).astype(np.int32)
-    inputs = (Operand(of(x.shape, DType.INT8, 0.05, 3)), Operand(w_type, weight), Operand(b_type, bias))
+    x_dtype = DType.INT8 if x.dtype == np.int8 else DType.INT16
+    inputs = (
+        Operand(of(x.shape, x_dtype, 0.05, 3 if x_dtype is DType.INT8 else 0)),
+        Operand(w_type, weight),
+        Operand(b_type, bias),
+    )
     return Case(f"{x.shape} {n}", Linear(), inputs, of((len(x), n), y, 0.0005 / factor, -7), (x,))
 
 

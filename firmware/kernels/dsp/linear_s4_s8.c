@@ -58,5 +58,5 @@ static void widen_rows_s4(const pf_linear_s4 *p, int32_t i, int32_t second, uint
     }
 }
 
-DEFINE_LINEAR(pf_linear_s4_s8_s8, pf_linear_s4, widen_rows_s4, s8)
-DEFINE_LINEAR(pf_linear_s4_s8_s16, pf_linear_s4, widen_rows_s4, s16)
+DEFINE_LINEAR(pf_linear_s4_s8_s8, pf_linear_s4, widen_rows_s4, s8, s8)
+DEFINE_LINEAR(pf_linear_s4_s8_s16, pf_linear_s4, widen_rows_s4, s8, s16)

@@ -111,13 +111,16 @@ class Layout:
 
     linear_s8: LinearLayout
     linear_s16: LinearLayout
+    linear_wide_s16: LinearLayout
     linear_s4_s8: LinearLayout
     linear_s4_s16: LinearLayout
     attention_s8: AttentionLayout
     attention_s16: AttentionLayout
 
-    def linear(self, dtype: DType, weight: DType = DType.INT8) -> LinearLayout:
-        """The layout for inputs of one type and a weight of another."""
+    def linear(self, dtype: DType, weight: DType = DType.INT8, wide: bool = False) -> LinearLayout:
+        """The layout for inputs of one type and a weight of another; `wide` for sums of 64 bits."""
+        if wide and weight is not DType.INT4:
+            return self.linear_wide_s16
         if weight is DType.INT4:
             return self.linear_s4_s8 if dtype is DType.INT8 else self.linear_s4_s16
         return {DType.INT8: self.linear_s8, DType.INT16: self.linear_s16}.get(dtype, _PLAIN)
@@ -163,6 +166,7 @@ def layout_of(target_isa: Sequence[str]) -> Layout:
     return Layout(
         LINEAR[kernel_isa("linear_s8.c", target_isa)],
         LINEAR[kernel_isa("linear_s16.c", target_isa)],
+        LINEAR[kernel_isa("linear_wide_s16.c", target_isa)],
         LINEAR_INT4[kernel_isa("linear_s4_s8.c", target_isa)],
         LINEAR_INT4[kernel_isa("linear_s4_s16.c", target_isa)],
         ATTENTION[kernel_isa("attention_head_s8.c", target_isa)],

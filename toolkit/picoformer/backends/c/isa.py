@@ -10,8 +10,8 @@ import numpy as np
 from picoformer.backends.c.sources import kernel_isa
 from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node
-from picoformer.ir.operator import Array, Operand
-from picoformer.ops import Attention, Linear, LoweredLinear
+from picoformer.ir.operator import Array
+from picoformer.ops import Attention, Linear
 
 
 class LinearLayout:
@@ -115,10 +115,8 @@ class Layout:
     linear_s4_s16: LinearLayout
     attention_s8: AttentionLayout
 
-    def linear(self, dtype: DType, weight: DType = DType.INT8, wide: bool = False) -> LinearLayout:
-        """The layout for inputs of one type and a weight of another; `wide`: sums of 64 bits."""
-        if wide and weight is DType.INT8:
-            return _PLAIN
+    def linear(self, dtype: DType, weight: DType = DType.INT8) -> LinearLayout:
+        """The layout for inputs of one type and a weight of another."""
         if weight is DType.INT4:
             return self.linear_s4_s8 if dtype is DType.INT8 else self.linear_s4_s16
         return {DType.INT8: self.linear_s8, DType.INT16: self.linear_s16}.get(dtype, _PLAIN)
@@ -131,21 +129,12 @@ class Layout:
         """Bytes of arena a step needs for itself while it runs; 0 for most."""
         types = [graph.types[name] for name in node.inputs]
         if isinstance(node.op, Linear):
-            layout = self.linear(types[0].dtype, types[1].dtype, _is_wide(graph, node))
+            layout = self.linear(types[0].dtype, types[1].dtype)
             return layout.scratch_bytes(types[0].rows, types[0].width)
         if not isinstance(node.op, Attention):
             return 0
         head, heads = self.attention(types[0].dtype), node.op.kv_heads
         return head.scratch_bytes(types[1].shape[-2], types[1].width // heads, types[2].width // heads)
-
-
-def _is_wide(graph: Graph, node: Node) -> bool:
-    """Whether the sums of a Linear take 64 bits."""
-    if graph.types[node.inputs[0]].dtype is not DType.INT16:
-        return False
-    operands = [Operand(graph.types[name], graph.constants.get(name)) for name in node.inputs]
-    lowered = node.op.lower(operands, graph.types[node.output])
-    return isinstance(lowered, LoweredLinear) and lowered.wide
 
 
 def _up(count: int, multiple: int) -> int:

@@ -9,7 +9,7 @@
 #include "picoformer/fixedpoint.h"
 #include "picoformer/ops.h"
 
-#include "products.h"
+#include "linear_inputs.h"
 
 /* A pair of weight rows with a block of inputs. row1: bytes from an output of the first row to that of the second, 0 where
  * there is no second: what it gives is then written over. y_step likewise, from one row of x to the next. In C:
@@ -71,48 +71,13 @@ typedef struct strip {
 DEFINE_STRIP(s8, "8", "strb.w")
 DEFINE_STRIP(s16, "16", "strh.w")
 
-/* Two rows of int16 into quad layout, like widen_two; two words of a row give two of the layout. */
-__attribute__((noinline, unused)) static void order_two(const int16_t *a, const int16_t *b, uint32_t *out, int32_t count) {
-    const int32_t whole = count / 4 * 4;
-    for (int32_t i = 0; i < whole; i += 4, out += 4) {
-        uint32_t x[2], y[2];
-        __builtin_memcpy(x, a + i, sizeof x);
-        __builtin_memcpy(y, b + i, sizeof y);
-        __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(out[0]) : "r"(x[0]), "r"(x[1]));
-        __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(out[1]) : "r"(x[1]), "r"(x[0]));
-        __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(out[2]) : "r"(y[0]), "r"(y[1]));
-        __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(out[3]) : "r"(y[1]), "r"(y[0]));
-    }
-    if (whole < count) {
-        uint16_t ends[8] = {0};
-        for (int32_t i = whole; i < count; i++) {
-            ends[i - whole] = (uint16_t)a[i];
-            ends[4 + i - whole] = (uint16_t)b[i];
-        }
-        for (int32_t i = 0; i < 4; i++) {
-            const uint16_t *const pair = ends + i / 2 * 4 + i % 2;
-            out[i] = (uint32_t)pair[0] | (uint32_t)pair[2] << 16;
-        }
-    }
-}
-
-/* `count` rows of x two by two into quad layout; the partner of an odd last one is itself. */
-static inline void quad_rows_s8(const int8_t *x, uint32_t *out, int32_t count, int32_t k) {
-    widen_rows(x, k, out, count, k);
-}
-static inline void quad_rows_s16(const int16_t *x, uint32_t *out, int32_t count, int32_t k) {
-    for (int32_t r = 0; r < count; r += 2, x += 2 * k, out += quad_words(k)) {
-        order_two(x, r + 1 < count ? x + k : x, out, k);
-    }
-}
-
 /* The whole layer. WIDEN(p, i, second, w, words): rows i and i + second of the weight into quad layout.
  * Where sums may pass 32 bits when shifted left: the same, each sum rescaled with a 64-bit product. */
 #define DEFINE_LINEAR(SYMBOL, PARAMETERS, WIDEN, IN, OUT)                                                                        \
     static void exact_##OUT(const strip *s, int32_t shift, PF_TYPE_##OUT *y, int32_t n, int32_t count, int32_t words) {          \
         const int32_t columns = s->row1 != 0 ? 2 : 1;                                                                            \
         int32_t sums[4];                                                                                                         \
-        pf_products pair = {s->w, s->w_end, s->a, s->a + words, s->skip, sums, 0u};                                              \
+        pf_products pair = {s->a, s->w, s->w_end, s->a + words, 0u, s->skip, sums};                                              \
         for (int32_t r = 0; r < count; r++) {                                                                                    \
             const int32_t second = (r & 1) * 2;                                                                                  \
             if (second == 0) {                                                                                                   \
@@ -133,7 +98,7 @@ static inline void quad_rows_s16(const int16_t *x, uint32_t *out, int32_t count,
         strip s = {.w = w, .w_end = a, .skip = quad_skip(words), .left = 32 - p->shift, .zero_point = p->zero_point};            \
         for (int32_t count; rows > 0; rows -= count, x += count * k, y += count * n) {                                           \
             count = rows < p->block ? rows : p->block;                                                                           \
-            quad_rows_##IN(x, a, count, k);                                                                                      \
+            arrange_##IN(x, k, a, count);                                                                                        \
             for (int32_t i = 0; i < n; i += 2) {                                                                                 \
                 const int32_t second = i + 1 < n ? 1 : 0;                                                                        \
                 WIDEN(p, i, second, w, words);                                                                                   \

@@ -256,6 +256,11 @@ def test_the_ranking_is_by_importance_per_cost() -> None:
     keep = choose_under(limits, found, ENCODER, PruneSettings(budget="parameters"))
     # A block of 4 neurons is 4 * (2 * 16 + 1) parameters: three blocks are 396, of which two would be too few.
     assert keep.neurons[1].sum() == 4 and keep.neurons[0].all() and all(mask.all() for mask in keep.heads)
+    # A head matters more than a block of neurons, 1.5 against 1, and costs more than twice as much: it goes.
+    even = Importance(tuple(np.full(4, 1.5) for _ in range(3)), tuple(np.full(16, 0.25) for _ in range(3)))
+    few = Limits(parameters=count_parameters(ENCODER) - 200)
+    keep = choose_under(few, even, ENCODER, PruneSettings(budget="parameters"))
+    assert sum(int(mask.sum()) for mask in keep.heads) == 11 and all(mask.all() for mask in keep.neurons)
     keep = choose_under(limits, found, ENCODER, PruneSettings(budget="parameters", drop_layers=True))
     assert keep.layers is not None and keep.layers.tolist() == [True, True, False]
     assert all(keep.neurons[layer].all() for layer in (0, 1))
@@ -367,6 +372,21 @@ def test_rounds_go_step_by_step_and_recover_in_between(trained: Transformer, dat
     assert [part.metric for part in report.rounds] == [16, 12, 8, 4]
     assert report.rounds[0].metric_recovered == 16 and report.rounds[-1].metric_recovered is None
     json.dumps(report.to_dict())
+
+
+def test_a_layer_that_went_is_named_by_its_old_number() -> None:
+    config = dataclasses.replace(ENCODER, d_ff=(16, 12, 8))
+    seen = set()
+    for seed in range(6):
+        settings = PruneSettings(
+            rounds=2, layer_fraction=0.34, head_fraction=0.0, neuron_fraction=0.0, importance="random", seed=seed
+        )
+        smaller, report = prune(build(config), samples(config).numpy(), labels(config), settings)
+        left = tuple(layer.neurons_after for layer in report.layers if layer.neurons_after)
+        assert left == smaller.config.d_ff and len(left) == 2
+        assert all(layer.neurons_after in (0, layer.neurons_before) for layer in report.layers)
+        seen |= {layer.layer for layer in report.layers if not layer.neurons_after}
+    assert len(seen) > 1
 
 
 def test_a_budget_in_rounds_ends_where_one_round_does(trained: Transformer, data: Dataset) -> None:

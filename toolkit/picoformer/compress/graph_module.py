@@ -45,9 +45,7 @@ class GraphModule(nn.Module):
                 self.grids[self._keys[name]] = FakeQuantize(graph.types[name], HALF_EVEN)
         for node in graph.nodes:
             if type(node.op) not in COMPUTE:
-                raise UnsupportedError(
-                    f"node '{node.name}' ({node.op.kind}): cannot be trained; build without training"
-                )
+                raise UnsupportedError(f"node '{node.name}' ({node.op.kind}): cannot be trained; build without training")
             for index, name in enumerate(node.inputs):
                 if name in graph.constants and self._keys[name] not in self.constants and name not in self._fixed:
                     self._add_constant(node, index, name)

@@ -101,9 +101,7 @@ def check_data(graph: Graph, samples: Mapping[str, Array], labels: Array | None)
             raise DataError(f"input '{name}' has no samples; given: {', '.join(samples) or 'none'}")
         if samples[name].shape[1:] != graph.types[name].shape:
             shape = list(graph.types[name].shape)
-            raise DataError(
-                f"input '{name}' has shape {list(samples[name].shape)}, the model wants (samples, *{shape})"
-            )
+            raise DataError(f"input '{name}' has shape {list(samples[name].shape)}, the model wants (samples, *{shape})")
     counts = {len(samples[name]) for name in graph.inputs}
     if counts == {0} or len(counts) != 1:
         raise DataError(f"{' and '.join(map(str, sorted(counts)))} samples; give as many of every input, at least 1")
@@ -115,9 +113,7 @@ def check_data(graph: Graph, samples: Mapping[str, Array], labels: Array | None)
     out = graph.types[graph.outputs[0]]
     rows, classes = (out.rows, out.width) if labels.ndim == 2 else (1, out.elements)
     if labels.shape not in ((count,), (count, rows)):
-        raise DataError(
-            f"labels are {list(labels.shape)}; give one for each of {count} samples, or [{count}, {out.rows}]"
-        )
+        raise DataError(f"labels are {list(labels.shape)}; give one for each of {count} samples, or [{count}, {out.rows}]")
     judged = labels[labels != IGNORED]
     if not len(judged):
         raise DataError(f"every label is {IGNORED}, which means: not judged; give labels")

@@ -17,6 +17,7 @@ from picoformer.ops import Linear
 from test_c_ops import ALIASES
 
 DSP = ["dsp", "generic"]
+S8, S16 = DType.INT8, DType.INT16
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +47,27 @@ def test_equal_to_the_definition(symbol: str, core: ArmLibrary) -> None:
     run()
 
 
-@pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
-def test_linear_of_every_small_size(y: DType, core: ArmLibrary) -> None:
+@pytest.mark.parametrize("x,y", [(S8, S8), (S8, S16), (S16, S16)])
+def test_linear_of_every_small_size(x: DType, y: DType, core: ArmLibrary) -> None:
     """K from 1 to 33 and past a turn of the unrolled loop, odd and even rows and outputs, more rows than a block."""
     rng = np.random.default_rng(0)
     sizes = [(1 + k % 4, 1 + k % 5, k) for k in (*range(1, 34), 63, 64, 65, 100, 129)] + [(21, 3, 512), (9, 2, 1030)]
     for rows, n, k in sizes:
-        data = rng.choice([-128, 127, int(rng.integers(-128, 128))], (rows, k)).astype(np.int8)
+        extremes = [x.minimum, x.maximum, int(rng.integers(x.minimum, x.maximum + 1))]
+        data = rng.choice(extremes, (rows, k)).astype(x.numpy)
         weight = rng.choice([-127, 127, int(rng.integers(-127, 128))], (n, k)).astype(np.int8)
-        check(core, linear_case(data, weight, y, 0.01))
+        check(core, linear_case(data, weight, y, 0.01 if x is S8 else 0.01 / 256))
 
 
-@pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
-def test_int4_linear_of_every_small_size(y: DType, core: ArmLibrary) -> None:
+@pytest.mark.parametrize("y", [S8, S16])
+@pytest.mark.parametrize("x", [S8, S16])
+def test_int4_linear_of_every_small_size(x: DType, y: DType, core: ArmLibrary) -> None:
     """K from 1 to 33 and around more blocks, odd and even rows and outputs, all multipliers, sums past a left shift."""
     rng = np.random.default_rng(2)
     sizes = [(1 + k % 4, 1 + k % 5, k) for k in (*range(1, 34), 63, 64, 65, 100, 129)] + [(21, 3, 512)]
     waiting = []
     for index, (rows, n, k) in enumerate(sizes):
-        data = rng.choice([-128, 127, int(rng.integers(-128, 128))], (rows, k)).astype(np.int8)
+        data = rng.choice([x.minimum, x.maximum, int(rng.integers(x.minimum, x.maximum))], (rows, k)).astype(x.numpy)
         weight = rng.integers(-8, 8, (n, k)).astype(np.int8)
         blocks = tuple(map(tuple, rng.integers(1, 16, (n, -(-k // 32))).tolist())) if index % 3 else ()
         case = linear_case(data, weight, y, 2.0**15 if index % 5 == 0 else 0.01, DType.INT4, blocks)
@@ -100,7 +103,11 @@ def linear_case(
     w_type = TensorType(weight.shape, dtype, QuantParams(tuple(0.01 * (1 + np.arange(n) / n)), 0, -2, blocks))
     b_type = TensorType((n,), DType.INT32, QuantParams(tuple(0.0005 * (1 + np.arange(n) / n)), 0, -1))
     bias = np.arange(-n, n, 2).astype(np.int32)
-    inputs = (Operand(of(x.shape, DType.INT8, 0.05, 3)), Operand(w_type, weight), Operand(b_type, bias))
+    inputs = (
+        Operand(of(x.shape, S8 if x.dtype == np.int8 else S16, 0.05, 3)),
+        Operand(w_type, weight),
+        Operand(b_type, bias),
+    )
     return Case(f"{x.shape} {n}", Linear(), inputs, of((len(x), n), y, 0.0005 / factor, -7), (x,))
 
 

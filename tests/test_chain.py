@@ -33,6 +33,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "pre-norm tokens, tanh gelu, no positions, every row": {
         **TOKENS, "activation": "gelu_tanh", "positions": "none", "pooling": "none",
     },
+    "causal tokens, shared key heads, every row": {
+        **TOKENS, "activation": "gelu_tanh", "pooling": "none", "causal": True, "kv_heads": (1, 2), "classes": 23,
+    },
     "one head, odd widths": {**FRAMES, "d_model": 10, "heads": (1, 1), "head_dim": 7, "d_ff": (9, 3)},
 }  # fmt: skip
 
@@ -50,16 +53,20 @@ def samples(shape: dict[str, Any], count: int, seed: int = 0) -> dict[str, np.nd
     return {"x": rng.normal(0, 1, (count, *inner)).astype(np.float32)}
 
 
-@pytest.mark.parametrize("scheme", ["int8", "float32"])
-@pytest.mark.parametrize("name", SHAPES)
+SCHEMES = [(name, scheme) for scheme in ("int8", "float32") for name in SHAPES] + [
+    ("post-norm tokens, relu, sinusoidal, cls", "int8x16"),
+]
+
+
+@pytest.mark.parametrize("name,scheme", SCHEMES)
 def test_every_shape_holds_down_the_chain(name: str, scheme: str, tmp_path: Path, arm_tools: None) -> None:
     shape = SHAPES[name]
-    calibration = samples(shape, 24) if scheme == "int8" else None
+    calibration = None if scheme == "float32" else samples(shape, 24)
     picoformer.build(make(shape), calibration=calibration, scheme=scheme, target="mps2-an386", out=tmp_path / "out")
     found = picoformer.verify(tmp_path / "out", inputs=samples(shape, 6, seed=1))
     assert found.report.passed, found.report.failures
     assert [link.to for link in found.report.links][-1] == "mps2-an386"
-    if scheme == "int8":
+    if scheme != "float32":
         equal = [link.equal for link in found.report.links if link.source in ("reference", "host")]
         assert equal == [True, True]
         assert found.report.links[-1].sqnr_db is not None and found.report.links[-1].sqnr_db > 20
@@ -78,7 +85,8 @@ def test_int4_weights_hold_down_the_chain(scheme: str, target: str, tmp_path: Pa
     end = found.report.links[-1]
     assert end.sqnr_db is not None and end.sqnr_db > 15
     code = (out / target / "source" / "model.c").read_text()
-    assert code.count("pf_linear_s4_") == 6 and "block_multiplier = " in code and "pf_linear_s8_" in code
+    assert code.count("pf_linear_s4_") == 6 and "block_multiplier = " in code
+    assert ("pf_linear_s8_s" if scheme == "int4x8" else "pf_linear_s16_s") in code
 
 
 @pytest.mark.parametrize("scheme", ["int8", "float32"])

@@ -276,7 +276,7 @@ def bound(case: Case) -> np.ndarray | float:
 def score_error(low: LoweredAttention) -> float:
     """What an int16 attention adds to d below: a unit of the dropped score, and half a unit of the multiplier times the
     largest distance that still has a weight; in natural units, of the head where it is largest."""
-    if low.score_drop == 0:
+    if low.query.dtype is DType.INT8:
         return 0.0
     unit = low.score_multiplier.astype(np.float64) * 0.5**low.score_shift
     distance = np.minimum(2.0**31, 1024 / unit)

@@ -58,12 +58,8 @@ ENCODERS: dict[str, tuple[Options, int]] = {
     "causal by a buffer": (Options(causal="buffer", pooling="none"), 20),
     "causal by masked_fill, tokens": (Options(causal="fill", pooling="none", inputs="tokens"), 18),
     "causal by where, with a valid length": (Options(causal="where", valid_length=True, mask="add"), 20),
-    "causal by a buffer, with a valid length": (Options(causal="buffer", valid_length=True), 20),
-    "causal sdpa spelled": (Options(causal="sdpa", attention="sdpa"), 18),
-    "causal sdpa at 23": (Options(causal="sdpa", attention="sdpa"), 23),
     "keys interleaved": (Options(heads=4, kv_heads=2), 20),
     "keys expanded, causal": (Options(heads=4, kv_heads=2, repeat="expand", causal="buffer"), 18),
-    "one key head, expanded": (Options(heads=4, kv_heads=1, repeat="expand"), 20),
     "one key head, broadcast by the product": (Options(heads=4, kv_heads=1, repeat="broadcast", causal="fill"), 20),
     "keys shared by sdpa, causal": (
         Options(heads=4, kv_heads=2, repeat="gqa", causal="sdpa", attention="sdpa"),
@@ -88,7 +84,6 @@ LEGACY: dict[str, tuple[Options, int]] = {
     "causal by a buffer": (Options(causal="buffer", pooling="none"), 14),
     "keys expanded, causal": (Options(heads=4, kv_heads=2, repeat="expand", causal="buffer"), 14),
     "keys interleaved": (Options(heads=4, kv_heads=2), 17),
-    "one key head, broadcast by the product": (Options(heads=4, kv_heads=1, repeat="broadcast", causal="fill"), 13),
 }
 
 

@@ -301,6 +301,7 @@ FAULTS = {
     "unknown target": ('target = "host"', 'target = "hoast"', "tiny.toml: [firmware] target", "hoast", "mps2-an386"),
     "unknown data": ('"synthetic_signal"', '"cats"', "cats", "digits"),
     "absent data": ('"synthetic_signal"', '"absent.npz"', "absent.npz"),
+    "recovery from scratch": ("epochs = 1\n", "epochs = 1\ninit_from_teacher = true\n", "[recovery]", "would undo"),
     "heads that do not divide": ("heads = 2", "heads = 3", "tiny.toml:11", "teacher", "d_model", "3"),
 }
 

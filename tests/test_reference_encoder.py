@@ -90,6 +90,19 @@ def test_int8_is_equal_down_the_chain(encoder: Trained, dialect: str, tmp_path: 
     assert found.accuracy["mps2-an386"] == found.accuracy["reference"]
 
 
+def test_int8x16_is_equal_and_as_near_as_its_weights_allow(encoder: Trained, tmp_path: Path, arm_tools: None) -> None:
+    data = encoder.data
+    calibration = {"x": data.x_train[:200]}
+    picoformer.build(
+        encoder.fused, calibration=calibration, scheme="int8x16", target="mps2-an386", out=tmp_path / "out"
+    )
+    found = picoformer.verify(tmp_path / "out", inputs={"x": data.x_test[:SAMPLES]})
+    assert found.report.passed, found.report.failures
+    end = found.report.links[-1]
+    assert (end.source, end.to) == ("float onnx", "mps2-an386")
+    assert end.sqnr_db is not None and end.sqnr_db >= 48.0
+
+
 def test_float32_c_follows_onnxruntime(encoder: Trained, tmp_path: Path, arm_tools: None) -> None:
     picoformer.build(encoder.fused, scheme="float32", target="mps2-an386", out=tmp_path / "out")
     found = picoformer.verify(tmp_path / "out", inputs={"x": encoder.data.x_test[:4]})

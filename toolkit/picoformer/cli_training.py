@@ -123,7 +123,9 @@ def prune(checkpoint: Path, data: Path, config: Path, teacher: Path | None, outp
     file = _section(config, "pruning")
     settings = load_pipeline(config).pruning
     with progress() as tick:
-        figures = prune_model(checkpoint, data, settings, output, file.recovering, teacher, file.data.augment, tick)
+        figures = prune_model(
+            checkpoint, data, settings, output, file.recovering, teacher, file.data.augment, tick, notice
+        )
 
     def table() -> None:
         show_figures(figures)
@@ -175,7 +177,9 @@ def factorize(checkpoint: Path, data: Path, config: Path, teacher: Path | None, 
     file = _section(config, "factorization")
     settings, recovery = file.factorization, file.factorization_recovering
     with progress() as tick:
-        figures = factorize_model(checkpoint, data, settings, output, recovery, teacher, file.data.augment, tick)
+        figures = factorize_model(
+            checkpoint, data, settings, output, recovery, teacher, file.data.augment, tick, notice
+        )
 
     def table() -> None:
         show_figures(figures)

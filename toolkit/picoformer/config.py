@@ -223,6 +223,10 @@ class PipelineFile(_Section):
         if self.onnx is None and len(trained) < 3:
             missing = [key for key in ("data", "teacher", "student") if key not in trained]
             raise ValueError(f"the section [{missing[0]}] is missing; or give [onnx] to start from a model that exists")
+        for key in ("recovery", "factorization_recovery"):
+            section = getattr(self, key)
+            if section is not None and section.init_from_teacher:
+                raise ValueError(f"[{key}] init_from_teacher would undo what was compressed; remove it")
         if self.onnx is not None and trained:
             raise ValueError(f"[onnx] and [{trained[0]}] both say where the model comes from; keep one")
         training = (

@@ -167,8 +167,8 @@ static int32_t is_fast(const pf_attention_head *head) {
             }                                                                                                                    \
         }                                                                                                                        \
         const exponential e = {head->table, head->score_multiplier, head->score_shift, is_fast(head)};                           \
-        pf_products scores = {query, key, key, value, quad_skip(head_words), (int32_t *)score, 0u};                              \
-        pf_products means = {score, score, value, score, 0u, sums, 0u};                                                          \
+        pf_products scores = {key, query, key, value, 0u, quad_skip(head_words), (int32_t *)score};                              \
+        pf_products means = {value, score, score, score, 0u, 0u, sums};                                                          \
         for (int32_t i = 0; i < queries; i += 2) {                                                                               \
             uint32_t total[2];                                                                                                   \
             const int32_t second = i + 1 < queries ? 1 : 0;                                                                      \

@@ -71,13 +71,14 @@ typedef struct strip {
 DEFINE_STRIP(s8, "8", "strb.w")
 DEFINE_STRIP(s16, "16", "strh.w")
 
-/* The whole layer. WIDEN(p, i, second, w, words): rows i and i + second of the weight into quad layout.
+/* The whole layer. WIDEN(p, i, second, w, words): rows i and i + second of the weight into quad layout. ARRANGE(x, stride, a,
+ * count, size): `count` rows of x likewise.
  * Where sums may pass 32 bits when shifted left: the same, each sum rescaled with a 64-bit product. */
-#define DEFINE_LINEAR(SYMBOL, PARAMETERS, WIDEN, OUT)                                                                            \
+#define DEFINE_LINEAR(SYMBOL, PARAMETERS, WIDEN, IN, ARRANGE, OUT)                                                               \
     static void exact_##OUT(const strip *s, int32_t shift, PF_TYPE_##OUT *y, int32_t n, int32_t count, int32_t words) {          \
         const int32_t columns = s->row1 != 0 ? 2 : 1;                                                                            \
         int32_t sums[4];                                                                                                         \
-        pf_products pair = {s->w, s->w_end, s->a, s->a + words, s->skip, sums, 0u};                                              \
+        pf_products pair = {s->a, s->w, s->w_end, s->a + words, 0u, s->skip, sums};                                              \
         for (int32_t r = 0; r < count; r++) {                                                                                    \
             const int32_t second = (r & 1) * 2;                                                                                  \
             if (second == 0) {                                                                                                   \
@@ -92,13 +93,13 @@ DEFINE_STRIP(s16, "16", "strh.w")
         }                                                                                                                        \
     }                                                                                                                            \
                                                                                                                                  \
-    void SYMBOL(const PARAMETERS *p, const int8_t *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                           \
+    void SYMBOL(const PARAMETERS *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                     \
         const int32_t n = p->n, k = p->k, words = quad_words(k), size = (int32_t)sizeof *y;                                      \
         uint32_t *const w = scratch, *const a = w + words;                                                                       \
         strip s = {.w = w, .w_end = a, .skip = quad_skip(words), .left = 32 - p->shift, .zero_point = p->zero_point};            \
         for (int32_t count; rows > 0; rows -= count, x += count * k, y += count * n) {                                           \
             count = rows < p->block ? rows : p->block;                                                                           \
-            widen_rows(x, k, a, count, k);                                                                                       \
+            ARRANGE(x, k, a, count, k);                                                                                          \
             for (int32_t i = 0; i < n; i += 2) {                                                                                 \
                 const int32_t second = i + 1 < n ? 1 : 0;                                                                        \
                 WIDEN(p, i, second, w, words);                                                                                   \

@@ -78,10 +78,10 @@ __attribute__((noinline, unused)) static void widen_rows(const int8_t *x, int32_
 #define PF_QUAD_BYTES  40
 
 typedef struct pf_products {
-    const uint32_t *w, *w_end, *a, *a_end;
+    const uint32_t *a, *w, *w_end, *a_end;
+    uint32_t gap; /* bytes between the pairs of vectors at a; a_end lies behind the last gap */
     uint32_t skip;
     int32_t *out;
-    uint32_t gap; /* bytes between the pairs of vectors at a; a_end lies behind the last gap */
 } pf_products;
 
 /* Bytes of the unrolled body that the first turn leaves out, for vectors of `words` words. */
@@ -103,10 +103,9 @@ __attribute__((naked, noinline, unused)) static void pf_dsp_products(const pf_pr
     __asm__ volatile(" push {r4-r11, lr}\n"
                      " ldmia r0, {r1-r7}\n"
                      " adr.w r8, 2f\n"
-                     " add r5, r5, r8\n"
-                     " orr r5, r5, #1\n"
-                     " push {r1-r7}\n" /* sp: w, w_end, a, a_end, entry, out, gap */
-                     " mov r1, r3\n"
+                     " add r6, r6, r8\n"
+                     " orr r6, r6, #1\n"
+                     " push {r2-r7}\n" /* sp: w, w_end, a_end, gap, entry, out */
                      "1: mov r10, #0\n"
                      " mov r11, #0\n"
                      " mov r12, #0\n"
@@ -115,12 +114,11 @@ __attribute__((naked, noinline, unused)) static void pf_dsp_products(const pf_pr
                      " ldr.w pc, [sp, #16]\n" PF_QUAD_LOOP " ldr r2, [sp, #20]\n"
                      " stmia.w r2!, {r10, r11, r12, lr}\n"
                      " str r2, [sp, #20]\n"
-                     " ldr r3, [sp, #12]\n"
-                     " ldr r4, [sp, #24]\n"
-                     " add r1, r1, r4\n"
-                     " cmp r1, r3\n"
+                     " ldrd r2, r3, [sp, #8]\n"
+                     " add r1, r1, r3\n"
+                     " cmp r1, r2\n"
                      " bne.w 1b\n"
-                     " add sp, #28\n"
+                     " add sp, #24\n"
                      " pop {r4-r11, pc}\n");
 }
 

@@ -76,7 +76,8 @@ class DistillSettings(TrainSettings):
     relation_weight: float = 0.0  # relations among queries, among keys and among values of one layer
     relation_heads: int = 0  # heads that the relations are split into; 0: the largest number that fits both models
     relation_layer: int = -1  # the teacher's layer for the relations, from 0, or from the end with -1
-    # The teacher layer (from 0) that each student layer is matched with; empty spreads them evenly.
+    # The teacher layer (from 0) that each student layer is matched with (and takes its first weights from); empty
+    # matches evenly spread ones, last with last, and starts from first, last and those between.
     layer_map: tuple[int, ...] = ()
     init_from_teacher: bool = False  # the student starts from the teacher's weights, cut where it is narrower
     # Augmentation drawn once, this many times over, so that the teacher's outputs can be kept; 0: the teacher runs

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from compression_tasks import AUGMENT, Task
-from picoformer.compress.qat import train_quantized
 
 from picoformer.compress.count import count_bytes, count_macs, count_parameters
 from picoformer.compress.distill import distill
 from picoformer.compress.factorize import factorize
 from picoformer.compress.prune import prune
+from picoformer.compress.qat import train_quantized
 from picoformer.compress.settings import FactorizeSettings
 from picoformer.compress.train import train
 from picoformer.compress.training_state import RunFiles

@@ -206,21 +206,21 @@ def test_a_broken_rule_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) ->
         check()
 
 
-@pytest.mark.parametrize("place", ["& 0xFFFF", "<< (shift - 1))) >> 16", ">> (shift - 16)"])
+@pytest.mark.parametrize("place", ["& 0xFFFF", "<< (n - 1))) >> 16", ">> (n - 16)"])
 def test_a_broken_wide_rule_is_noticed(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The two halves of a wide product: each constant moved by one."""
     import inspect
 
-    source = inspect.getsource(fixedpoint.requantize)
+    source = inspect.getsource(fixedpoint.wide_product_shift)
     broken = {
         "& 0xFFFF": "& 0xFFFE",
-        "<< (shift - 1))) >> 16": "<< (shift - 1)) - 1) >> 16",
-        ">> (shift - 16)": ">> (shift - 15)",
+        "<< (n - 1))) >> 16": "<< (n - 1)) - 1) >> 16",
+        ">> (n - 16)": ">> (n - 15)",
     }
     assert source.count(place) == 1
     scope: dict[str, Any] = vars(fixedpoint).copy()
     exec("from __future__ import annotations\n" + source.replace(place, broken[place]), scope)
-    monkeypatch.setattr(fixedpoint, "requantize", scope["requantize"])
+    monkeypatch.setattr(fixedpoint, "wide_product_shift", scope["wide_product_shift"])
     with pytest.raises(AssertionError):
         check_requantize_wide()
 

@@ -16,14 +16,13 @@ from picoformer.cli_options import (
     FOLDER,
     json_option,
     quantize_options,
-    quantize_settings,
     quantized_option,
     read_shapes,
     shape_option,
 )
 from picoformer.cli_output import progress, show, show_figures
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
-from picoformer.errors import DeviceError, PicoformerError
+from picoformer.errors import DeviceError, ModelError, PicoformerError
 
 
 class _Group(click.Group):
@@ -102,11 +101,7 @@ def quantize(
     shapes: tuple[str, ...],
     calibration: Path | None,
     scheme: str,
-    method: str,
-    percentile: float,
-    rounding: str,
-    bias_correction: bool,
-    inputs_dtype: str,
+    settings: Any,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -117,7 +112,6 @@ def quantize(
     from picoformer.exporting import quantize_files
     from picoformer.reporting import print_quality
 
-    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with progress() as tick:
         record = quantize_files(model, calibration, scheme, output, settings, read_shapes(shapes), tick)
     show(record, as_json, lambda: print_quality(record))
@@ -139,11 +133,7 @@ def export(
     shapes: tuple[str, ...],
     calibration: Path | None,
     scheme: str,
-    method: str,
-    percentile: float,
-    rounding: str,
-    bias_correction: bool,
-    inputs_dtype: str,
+    settings: Any,
     form: str,
     target: str,
     prefix: str,
@@ -157,7 +147,6 @@ def export(
     """
     from picoformer.exporting import export_files
 
-    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with progress() as tick:
         record = export_files(
             model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized
@@ -179,11 +168,7 @@ def build(
     shapes: tuple[str, ...],
     calibration: Path | None,
     scheme: str,
-    method: str,
-    percentile: float,
-    rounding: str,
-    bias_correction: bool,
-    inputs_dtype: str,
+    settings: Any,
     target: str,
     prefix: str,
     valid_length: bool,
@@ -201,7 +186,6 @@ def build(
     from picoformer.targets import load_target
 
     board = load_target(target)
-    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with progress() as tick:
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,
@@ -278,17 +262,25 @@ def report(folder: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model", type=FILE)
+@click.argument("model", type=ANY)
 @shape_option
 @json_option
 def inspect(model: Path, shapes: tuple[str, ...], as_json: bool) -> None:
     """Show the operators that a model becomes.
 
-    With their shapes, parameters and multiply-accumulates. MODEL is an ONNX file or a checkpoint (.safetensors).
+    With their shapes, parameters and multiply-accumulates. MODEL is an ONNX file or a checkpoint (.safetensors); of the
+    folder of a build or of `quantize`, show what each tensor was rounded to and what that costs.
     """
     from picoformer.exporting import inspect_file
+    from picoformer.quantization_report import print_quantization, read_quantization
     from picoformer.reporting import print_inspection
 
+    if model.is_dir():
+        chosen = read_quantization(model)
+        if chosen is None:
+            raise ModelError(f"{model}: has no quantization.json; give a model, or the folder of a quantized build")
+        show(chosen, as_json, lambda: print_quantization(chosen))
+        return
     record = inspect_file(model, read_shapes(shapes))
     show(record, as_json, lambda: print_inspection(record))
 

@@ -15,7 +15,6 @@ from picoformer.cli_options import (
     config_option,
     json_option,
     quantize_options,
-    quantize_settings,
     read_shapes,
 )
 from picoformer.cli_output import notice, progress, show, show_figures
@@ -205,11 +204,7 @@ def finetune(
     shapes: tuple[str, ...],
     calibration: Path | None,
     scheme: str,
-    method: str,
-    percentile: float,
-    rounding: str,
-    bias_correction: bool,
-    inputs_dtype: str,
+    settings: Any,
     data: Path | None,
     epochs: int | None,
     batch: int | None,
@@ -230,7 +225,6 @@ def finetune(
 
     if calibration is None:
         raise ConfigError("finetune needs --calibration: an .npz with samples of the model's inputs")
-    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     wanted = {
         "epochs": epochs, "batch": batch, "learning_rate": learning_rate, "soft_weight": soft_weight, "seed": seed,
     }  # fmt: skip

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from picoformer.compress.settings import DistillSettings, FactorizeSettings, PruneSettings, QatSettings, TrainSettings
 from picoformer.errors import ConfigError
@@ -23,6 +24,20 @@ def _known_scheme(name: str) -> str:
     if name != "float32" and name not in SCHEMES:
         raise ValueError(f"unknown scheme '{name}'; use one of float32, {', '.join(SCHEMES)}")
     return name
+
+
+def read_bytes(value: Any) -> Any:
+    """A number of bytes as a person writes it: 98304, "98304", "96KB" (of 1,000), "96KiB" (of 1,024); MB, MiB.
+
+    Raises ValueError for a text that is none.
+    """
+    if not isinstance(value, str):
+        return value
+    units = {"": 1, "b": 1, "kb": 1000, "kib": 1024, "mb": 1000**2, "mib": 1024**2}
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value.lower())
+    if found is None or found[2] not in units:
+        raise ValueError(f"'{value}' is no number of bytes; write 98304, 96KB or 96KiB")
+    return int(float(found[1]) * units[found[2]])
 
 
 Scheme = Annotated[str, AfterValidator(_known_scheme)]
@@ -129,6 +144,9 @@ class QuantizationSection(_Section):
     inputs: Literal["int8", "int16"] = "int8"
     rounding: Literal["nearest", "gptq"] = "gptq"
     bias_correction: bool = True
+    widen: Annotated[float, Field(ge=0, le=1)] = 0.01
+    equalization: Literal["off", "auto", "on"] = "off"
+    budget: Annotated[Positive | None, BeforeValidator(read_bytes)] = None
     block: Literal[0, 32] = 32  # int4 weights that share a multiplier; 0: a scale per output only
 
     def settings(self) -> QuantizeSettings:
@@ -143,6 +161,9 @@ class QuantizationSection(_Section):
             inputs=dtype,
             rounding=self.rounding,
             bias_correction=self.bias_correction,
+            widen=self.widen,
+            equalization=self.equalization,
+            budget=self.budget,
             block=self.block,
         )
 

@@ -11,6 +11,7 @@ import numpy as np
 from picoformer.build_folder import import_model, open_build, quantize_samples, refuse_to_replace, with_full_length
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.files import atomic_folder, file_hash, save_arrays
+from picoformer.quantization_report import write_quantization
 from picoformer.quantized_folder import quantized_scheme, save_quantized
 from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, split_labels
 from picoformer.targets import load_target
@@ -40,8 +41,11 @@ def quantize_files(
 
     refuse_to_replace(out, ("graph.json",))
     graph, typed, samples = quantize_samples(model, calibration, scheme, settings, shapes, progress=_tick(progress))
+    constants = sum(typed.types[name].bytes for name in typed.constants)
     with atomic_folder(out) as folder:
         save_quantized(folder, graph, typed, scheme)
+        if samples:
+            constants = write_quantization(graph, typed, samples, folder)["constant_bytes"]
     few = {name: value[:64] for name, value in samples.items()}
     quality = []
     if few:
@@ -50,6 +54,7 @@ def quantize_files(
     return {
         "model": typed.name,
         "scheme": scheme,
+        "constant_bytes": constants,
         "parameter_bytes": sum(typed.types[name].bytes for name in typed.constants),
         "float_parameter_bytes": sum(graph.types[name].bytes for name in graph.constants),
         "tensors": [{**q, "type": str(typed.types[q["name"]])} for q in quality],

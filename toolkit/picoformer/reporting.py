@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from picoformer.build_folder import Build, load_manifest, read_memory, read_target
+from picoformer.quantization_report import print_quantization, read_quantization
 from picoformer.report import (
     Capacity,
     LiveBytes,
@@ -124,6 +125,9 @@ def build_record(build: Build, target: Target) -> dict[str, Any]:
     if not target.is_host:
         record["flash_bytes"] = vars(sizes.flash)
         record["ram_bytes"] = vars(sizes.ram)
+    chosen = read_quantization(build.folder)
+    if chosen is not None:
+        record["quantization"] = chosen
     return record
 
 
@@ -140,6 +144,8 @@ def print_build(record: Mapping[str, Any]) -> None:
     print(f"{record['model']}: {record['scheme']} for {record['target']} in {record['folder']}")
     for name, value in rows:
         print(f"  {name:<32}{value:>12,}")
+    if "quantization" in record:
+        print_quantization(record["quantization"], most=3)
 
 
 def print_quality(record: Mapping[str, Any]) -> None:

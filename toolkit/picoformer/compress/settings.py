@@ -9,7 +9,7 @@ from picoformer.errors import ConfigError
 from picoformer.models.config import check_int
 
 RANKINGS = ("layer", "global")
-IMPORTANCES = ("taylor", "activation", "magnitude", "random")
+IMPORTANCES = ("reconstruction", "taylor", "activation", "magnitude", "random")
 PRUNE_BUDGETS = ("parameters", "bytes", "macs")
 BUDGETS = ("parameters", "macs")
 METHODS = ("activation", "plain")
@@ -128,7 +128,7 @@ class PruneSettings:
     neuron_fraction: float | None = None
     layer_fraction: float = 0.0  # of the layers
     width_fraction: float = 0.0  # of the channels of the residual stream, d_model
-    ranking: str = "layer"  # "layer": that fraction in each layer; "global": where it matters least
+    ranking: str = "global"  # that fraction "global": of all layers, where it matters least; "layer": of each layer
     # With a budget, heads and neurons go by importance per cost until the whole model meets it.
     budget: str = ""  # "parameters", "bytes" (of int8 constants) or "macs"
     keep: float = 0.5  # share of the budget's count that may stay
@@ -136,7 +136,7 @@ class PruneSettings:
     board: str = ""  # a target whose flash and RAM the model must fit; by estimate
     code_bytes: int = 24 * 1024  # flash of `board` that code and tables take beside the weights
     drop_layers: bool = False  # with a budget or a board: whole layers may go too
-    importance: str = "taylor"  # "taylor", "activation", "magnitude" or "random"
+    importance: str = "reconstruction"  # or "taylor", "activation", "magnitude", "random"
     reconstruct: bool = True  # what stays takes up, by least squares, what went
     rounds: int = 1  # an equal part of it all goes in each, with `round_epochs` of recovery in between
     round_epochs: int = 5

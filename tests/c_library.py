@@ -208,7 +208,7 @@ def execute(library: Library, lowered: Lowered, *activations: Array, alias: int 
                 f"pf_linear_{'wide_' if lowered.wide else ''}{'s4_' if is_int4 else ''}{_names(lowered.input, output)}"
             )
             n, k = lowered.weight.shape
-            rows, layout = x.size // k, library.layout.linear(lowered.input.dtype, lowered.weight_dtype)
+            rows, layout = x.size // k, library.layout.linear(lowered.input.dtype, lowered.weight_dtype, lowered.wide)
             weight, block = layout.pack_weight(lowered.weight), layout.block(rows, k)
             p = library.structure(kind, lowered, n=n, k=k, weight=weight, block=block)
             scratch = Guarded((layout.scratch_bytes(rows, k),), np.uint8)

@@ -126,6 +126,9 @@ def test_the_dsp_layout_takes_rows_in_pairs_and_fills_up() -> None:
     assert packed[:16] == [1, 2, 3, 4, 6, 7, 8, 9, 5, 0, 0, 0, 10, 0, 0, 0]
     assert packed[16:] == [11, 12, 13, 14, 0, 0, 0, 0, 15, 0, 0, 0, 0, 0, 0, 0]
     assert layout.linear(DType.INT16).pack_weight(weight).tolist() == packed
+    assert layout.linear(DType.INT16, wide=True).pack_weight(weight).tolist() == list(range(1, 16)), (
+        "the kernel is the generic one"
+    )
 
 
 # Small pieces.

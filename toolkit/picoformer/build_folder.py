@@ -205,12 +205,15 @@ def quantize_samples(
     valid_length: bool = False,
     name: str | None = None,
     progress: Progress | None = None,
+    quantized: Path | None = None,
 ) -> tuple[Graph, Graph, dict[str, Array]]:
     """From files: (float graph, the graph in `scheme`, the calibration samples (samples, *shape) by input).
 
     The float graph is the equalized one where the settings ask for that: its values are those that were rounded.
+    `quantized`: a folder that holds the quantized graph already; then there are no samples.
     """
     from picoformer.quantize import SCHEMES, QuantizeSettings, equalized
+    from picoformer.quantized_folder import load_quantized
     from picoformer.reference import run_float
 
     if scheme != "float32" and scheme not in SCHEMES:
@@ -218,6 +221,10 @@ def quantize_samples(
     graph = import_model(model, shapes, valid_length)
     if name is not None:
         graph = graph.replace(name=name)
+    if quantized is not None:
+        if calibration is not None:
+            raise ConfigError("--quantized and --calibration both say where the integers come from; keep one")
+        return graph, load_quantized(quantized, graph), {}
     if scheme == "float32":
         if settings is not None and settings.budget is not None:
             raise ConfigError("a budget of bytes is met by integers; use an integer scheme with it")
@@ -247,14 +254,21 @@ def build_files(
     valid_length: bool = False,
     name: str | None = None,
     progress: Progress | None = None,
+    quantized: Path | None = None,
 ) -> Build:
-    """An ONNX file or a checkpoint, and for an integer scheme an .npz of calibration samples, to the folder `out`."""
+    """An ONNX file or a checkpoint, and for an integer scheme an .npz of calibration samples, to the folder `out`.
+
+    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme.
+    """
+    from picoformer.quantized_folder import quantized_scheme
     from picoformer.stages import onnx_file
 
     refuse_to_replace(out, BUILD_MARKS)
+    if quantized is not None:
+        scheme = quantized_scheme(quantized)
     with onnx_file(model) as source:
         float_graph, graph, samples = quantize_samples(
-            source, calibration, scheme, settings, shapes, valid_length, name, progress
+            source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized
         )
         return write_build(source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples)
 

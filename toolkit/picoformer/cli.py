@@ -16,6 +16,7 @@ from picoformer.cli_options import (
     FOLDER,
     json_option,
     quantize_options,
+    quantized_option,
     read_shapes,
     shape_option,
 )
@@ -93,7 +94,7 @@ for command in TRAINING_COMMANDS:
 @main.command()
 @click.argument("model", type=FILE)
 @quantize_options
-@click.option("-o", "--output", type=FOLDER, required=True, help="Folder for graph.json and graph.npz.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write; build takes it.")
 @json_option
 def quantize(
     model: Path,
@@ -124,6 +125,7 @@ def quantize(
 )
 @click.option("--target", default="host", show_default=True, help="For --format c: whose instruction set.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
+@quantized_option
 @click.option("-o", "--output", type=ANY, required=True, help="An .onnx file, or a folder for C sources.")
 @json_option
 def export(
@@ -135,6 +137,7 @@ def export(
     form: str,
     target: str,
     prefix: str,
+    quantized: Path | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -146,7 +149,7 @@ def export(
 
     with progress() as tick:
         record = export_files(
-            model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick
+            model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized
         )
     show(record, as_json, lambda: show_figures(record))
 
@@ -157,6 +160,7 @@ def export(
 @click.option("--target", required=True, help="A target's name or its TOML file.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @click.option("--valid-length", is_flag=True, help="Add an input for the number of rows that are not padding.")
+@quantized_option
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write.")
 @json_option
 def build(
@@ -168,6 +172,7 @@ def build(
     target: str,
     prefix: str,
     valid_length: bool,
+    quantized: Path | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -184,7 +189,7 @@ def build(
     with progress() as tick:
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,
-            progress=lambda what, done, total: tick(what, done, total, 0.0),
+            progress=lambda what, done, total: tick(what, done, total, 0.0), quantized=quantized,
         )  # fmt: skip
     record = build_record(made, board)
     show(record, as_json, lambda: print_build(record))

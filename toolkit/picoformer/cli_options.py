@@ -113,6 +113,13 @@ QUANTIZE_OPTIONS: dict[str, Callable[[Any], Any]] = {
 """Keys of the section [quantization] → the option that says the same."""
 
 
+def quantized_option(function: F) -> F:
+    """Adds --quantized."""
+    return click.option(
+        "--quantized", type=FOLDER, help="Take the integers from a folder that quantize or finetune wrote."
+    )(function)
+
+
 def read_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """The --shape options as input name → shape; raises ConfigError naming one that makes no sense."""
     shapes = {}

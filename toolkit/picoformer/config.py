@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from picoformer.compress.settings import DistillSettings, FactorizeSettings, PruneSettings, TrainSettings
+from picoformer.compress.settings import DistillSettings, FactorizeSettings, PruneSettings, QatSettings, TrainSettings
 from picoformer.errors import ConfigError
 from picoformer.models.config import TransformerConfig
 from picoformer.toml_file import read_toml
@@ -124,6 +124,7 @@ class OnnxSection(_Section):
     path: str
     calibration: str
     inputs: str
+    training: str = ""  # samples for [qat], with "labels" if they are to count; the calibration samples unless given
     shapes: dict[str, list[Positive]] = {}  # of inputs with dynamic axes
 
 
@@ -199,6 +200,7 @@ class PipelineFile(_Section):
     factorization_recovery: DistillSettings | None = None
     export: ExportSection = ExportSection()
     quantization: QuantizationSection = QuantizationSection()
+    qat: QatSettings | None = None
     firmware: FirmwareSection = FirmwareSection()
     verification: VerificationSection = VerificationSection()
 
@@ -222,6 +224,19 @@ class PipelineFile(_Section):
         """How a factorized model recovers, with this file's seed; None when it does not."""
         found = self.factorization_recovery
         return None if found is None else replace(found, seed=self.seed)
+
+    @property
+    def finetuning(self) -> QatSettings | None:
+        """How the integers are trained, with this file's seed; None when they are not."""
+        return None if self.qat is None else replace(self.qat, seed=self.seed)
+
+    @model_validator(mode="after")
+    def _integers_to_train(self) -> PipelineFile:
+        if self.qat is not None and self.quantization.scheme == "float32":
+            raise ValueError("[qat] needs integers to train; choose another scheme than float32 in [quantization]")
+        if self.qat is None and self.onnx is not None and self.onnx.training:
+            raise ValueError("[onnx] training is for [qat]; add that section, or leave training out")
+        return self
 
     @model_validator(mode="after")
     def _one_start(self) -> PipelineFile:

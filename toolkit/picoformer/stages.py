@@ -403,6 +403,12 @@ def write_samples(data_path: Path, calibration: Path, inputs: Path, count: int, 
     save_arrays(inputs, {"x": data.x_test, "labels": data.y_test, **characters})
 
 
+def write_training_samples(data_path: Path, out: Path) -> None:
+    """The training part of a data set as samples of input 'x', with its labels."""
+    data = load_dataset(data_path)
+    save_arrays(out, {"x": data.x_train, "labels": data.y_train})
+
+
 def torch_outputs(checkpoint: Path, x: Any, outputs: tuple[str, ...]) -> dict[str, Any]:
     """What the torch model of a checkpoint says to `x` (samples, …), under the name of the one output."""
     import torch

@@ -1,6 +1,6 @@
-/* Linear layers on int8 activations, for SMLAD. */
+/* Linear layers on int8 activations for SMLAD. */
 #include "linear_strip.h"
-#include "linear_weights_s8.h"
+#include "packed_rows.h"
 
-DEFINE_LINEAR(pf_linear_s8_s8, pf_linear, widen_rows_s8, s8, s8)
-DEFINE_LINEAR(pf_linear_s8_s16, pf_linear, widen_rows_s8, s8, s16)
+DEFINE_LINEAR(pf_linear_s8_s8, pf_linear, widen_rows_s8, s8, widen_rows, s8)
+DEFINE_LINEAR(pf_linear_s8_s16, pf_linear, widen_rows_s8, s8, widen_rows, s16)

@@ -9,7 +9,7 @@
 #include "picoformer/fixedpoint.h"
 #include "picoformer/ops.h"
 
-#include "linear_inputs.h"
+#include "products.h"
 
 /* A pair of weight rows with a block of inputs. row1: bytes from an output of the first row to that of the second, 0 where
  * there is no second: what it gives is then written over. y_step likewise, from one row of x to the next. In C:
@@ -71,9 +71,10 @@ typedef struct strip {
 DEFINE_STRIP(s8, "8", "strb.w")
 DEFINE_STRIP(s16, "16", "strh.w")
 
-/* The whole layer. WIDEN(p, i, second, w, words): rows i and i + second of the weight into quad layout.
+/* The whole layer. WIDEN(p, i, second, w, words): rows i and i + second of the weight into quad layout. ARRANGE(x, stride, a,
+ * count, size): `count` rows of x likewise.
  * Where sums may pass 32 bits when shifted left: the same, each sum rescaled with a 64-bit product. */
-#define DEFINE_LINEAR(SYMBOL, PARAMETERS, WIDEN, IN, OUT)                                                                        \
+#define DEFINE_LINEAR(SYMBOL, PARAMETERS, WIDEN, IN, ARRANGE, OUT)                                                               \
     static void exact_##OUT(const strip *s, int32_t shift, PF_TYPE_##OUT *y, int32_t n, int32_t count, int32_t words) {          \
         const int32_t columns = s->row1 != 0 ? 2 : 1;                                                                            \
         int32_t sums[4];                                                                                                         \
@@ -98,7 +99,7 @@ DEFINE_STRIP(s16, "16", "strh.w")
         strip s = {.w = w, .w_end = a, .skip = quad_skip(words), .left = 32 - p->shift, .zero_point = p->zero_point};            \
         for (int32_t count; rows > 0; rows -= count, x += count * k, y += count * n) {                                           \
             count = rows < p->block ? rows : p->block;                                                                           \
-            arrange_##IN(x, k, a, count);                                                                                        \
+            ARRANGE(x, k, a, count, k);                                                                                          \
             for (int32_t i = 0; i < n; i += 2) {                                                                                 \
                 const int32_t second = i + 1 < n ? 1 : 0;                                                                        \
                 WIDEN(p, i, second, w, words);                                                                                   \

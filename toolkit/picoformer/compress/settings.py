@@ -248,6 +248,8 @@ class QatSettings(TrainSettings):
         check_number("match_weight", self.match_weight, 0.0, 1e6)
         check_number("hidden_weight", self.hidden_weight, 0.0, 1e6)
         check_number("settle", self.settle, 0.0, 10.0)
+        if self.precision != "float32":
+            raise ConfigError(f"precision = {self.precision!r}; the integers' grids are finer: write 'float32'")
 
 
 def check_number(key: str, value: object, low: float, high: float) -> None:

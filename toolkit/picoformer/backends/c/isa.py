@@ -10,8 +10,8 @@ import numpy as np
 from picoformer.backends.c.sources import kernel_isa
 from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node
-from picoformer.ir.operator import Array
-from picoformer.ops import Attention, Linear
+from picoformer.ir.operator import Array, Operand
+from picoformer.ops import Attention, Linear, LoweredLinear
 
 
 class LinearLayout:
@@ -115,8 +115,10 @@ class Layout:
     linear_s4_s16: LinearLayout
     attention_s8: AttentionLayout
 
-    def linear(self, dtype: DType, weight: DType = DType.INT8) -> LinearLayout:
-        """The layout for inputs of one type and a weight of another."""
+    def linear(self, dtype: DType, weight: DType = DType.INT8, wide: bool = False) -> LinearLayout:
+        """The layout for inputs of one type and a weight of another; `wide`: sums of 64 bits."""
+        if wide:
+            return _PLAIN_INT4 if weight is DType.INT4 else _PLAIN
         if weight is DType.INT4:
             return self.linear_s4_s8 if dtype is DType.INT8 else self.linear_s4_s16
         return {DType.INT8: self.linear_s8, DType.INT16: self.linear_s16}.get(dtype, _PLAIN)
@@ -129,7 +131,7 @@ class Layout:
         """Bytes of arena a step needs for itself while it runs; 0 for most."""
         types = [graph.types[name] for name in node.inputs]
         if isinstance(node.op, Linear):
-            layout = self.linear(types[0].dtype, types[1].dtype)
+            layout = self.linear(types[0].dtype, types[1].dtype, _is_wide(graph, node))
             return layout.scratch_bytes(types[0].rows, types[0].width)
         if not isinstance(node.op, Attention):
             return 0
@@ -137,14 +139,23 @@ class Layout:
         return head.scratch_bytes(types[1].shape[-2], types[1].width // heads, types[2].width // heads)
 
 
+def _is_wide(graph: Graph, node: Node) -> bool:
+    """Whether the sums of a Linear take 64 bits."""
+    if graph.types[node.inputs[0]].dtype is not DType.INT16:
+        return False
+    operands = [Operand(graph.types[name], graph.constants.get(name)) for name in node.inputs]
+    lowered = node.op.lower(operands, graph.types[node.output])
+    return isinstance(lowered, LoweredLinear) and lowered.wide
+
+
 def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-_PLAIN, _PLAIN_ATTENTION = LinearLayout(), AttentionLayout()
+_PLAIN, _PLAIN_INT4, _PLAIN_ATTENTION = LinearLayout(), Int4LinearLayout(), AttentionLayout()
 LINEAR: dict[str, LinearLayout] = {"generic": _PLAIN, "dsp": DspLinearLayout()}
 """Instruction set → the layout of its linear kernels; every name a target's `isa` list may hold."""
-LINEAR_INT4: dict[str, LinearLayout] = {"generic": Int4LinearLayout(), "dsp": DspInt4LinearLayout()}
+LINEAR_INT4: dict[str, LinearLayout] = {"generic": _PLAIN_INT4, "dsp": DspInt4LinearLayout()}
 """Instruction set → the layout of its linear kernels for int4 weights."""
 ATTENTION: dict[str, AttentionLayout] = {"generic": _PLAIN_ATTENTION, "dsp": DspAttentionLayout()}
 """Instruction set → the scratch of its int8 attention kernel."""

@@ -82,7 +82,7 @@ def linear(site: Site) -> str:
         shift=low.shift,
         zero_point=low.zero_point,
         headroom=low.headroom,
-        block=site.layout.linear(x.dtype, w.dtype).block(x.rows, k),
+        block=site.layout.linear(x.dtype, w.dtype, low.wide).block(x.rows, k),
     )
     types = (*([w.dtype] if is_int4 else []), x.dtype, site.out.dtype)
     function = f"pf_linear{wide}{site.types_suffix(*types)}"

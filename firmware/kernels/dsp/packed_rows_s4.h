@@ -1,7 +1,7 @@
 /* int4 weights for SMLAD: in memory pairs of rows, a byte of each in turn, filled up with zeros, so that a word has four weights
  * of each row in the order that quad layout wants them. */
-#ifndef PF_DSP_LINEAR_WEIGHTS_S4_H
-#define PF_DSP_LINEAR_WEIGHTS_S4_H
+#ifndef PF_DSP_PACKED_ROWS_S4_H
+#define PF_DSP_PACKED_ROWS_S4_H
 
 #include "picoformer/ops.h"
 

@@ -1,10 +1,8 @@
-/* int8 weights for SMLAD: in memory pairs of rows, four bytes of each in turn, filled up with zeros; widened to quad layout. */
-#ifndef PF_DSP_LINEAR_WEIGHTS_S8_H
-#define PF_DSP_LINEAR_WEIGHTS_S8_H
+/* Int8 weights for SMLAD: they lie in pairs of rows, four bytes of each in turn, filled up with zeros. */
+#ifndef PF_DSP_PACKED_ROWS_H
+#define PF_DSP_PACKED_ROWS_H
 
 #include "picoformer/ops.h"
-
-#include "products.h"
 
 /* A pair of packed rows into quad layout: `quads` times eight bytes. In C:
  *     for (i = 0; i < 2 * quads; i++) { *out++ = even_bytes(packed[i]); *out++ = odd_bytes(packed[i]); } */

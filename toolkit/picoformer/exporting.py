@@ -41,9 +41,11 @@ def quantize_files(
 
     refuse_to_replace(out, ("graph.json",))
     graph, typed, samples = quantize_samples(model, calibration, scheme, settings, shapes, progress=_tick(progress))
+    is_moved = settings is not None and settings.equalization != "off"
+    model_graph = import_model(model, shapes) if is_moved else graph  # a build starts from the model as it is
     constants = sum(typed.types[name].bytes for name in typed.constants)
     with atomic_folder(out) as folder:
-        save_quantized(folder, graph, typed, scheme)
+        save_quantized(folder, model_graph, typed, scheme)
         if samples:
             constants = write_quantization(graph, typed, samples, folder)["constant_bytes"]
     few = {name: value[:64] for name, value in samples.items()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from picoformer.build_folder import quantize_samples, refuse_to_replace, with_full_length
+from picoformer.build_folder import import_model, quantize_samples, refuse_to_replace, with_full_length
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.files import atomic_folder
 from picoformer.ir.operator import LoweringError
@@ -47,6 +47,8 @@ def finetune_files(
     arrays, found = split_labels(load_samples(source), source)
     tick = None if progress is None else lambda what, done, total: progress(what, done, total, 0.0)
     graph, typed, _ = quantize_samples(model, calibration, scheme, settings, shapes, valid_length, progress=tick)
+    is_moved = settings is not None and settings.equalization != "off"
+    model_graph = import_model(model, shapes, valid_length) if is_moved else graph
     samples = fit_samples(graph, with_full_length(graph, arrays), source)
     labels = check_labels(found, graph, samples, source)
     step = None if progress is None else lambda done, total, loss: progress("training integers", done, total, loss)
@@ -57,5 +59,5 @@ def finetune_files(
         raise UnsupportedError(f"{error}; train with a lower learning rate") from None
     figures = report.to_dict()
     with atomic_folder(out) as folder:
-        save_quantized(folder, graph, trained, scheme, training=figures)
+        save_quantized(folder, model_graph, trained, scheme, training=figures)
     return {"model": trained.name, "scheme": scheme, "samples": len(next(iter(samples.values()))), **figures}

@@ -166,7 +166,7 @@ def vocabulary(runs: Results) -> str:
     return (
         "### Vocabulary\n\n"
         f"A student with {mean['tokens_before']:,.0f} byte-level BPE tokens, cut to those of the held-back tenth\n"
-        f"of the text: {mean['tokens_after']:,.0f} tokens, {mean['bytes_before']:,.0f} → {mean['bytes_after']:,.0f} bytes "
-        f"at int8 ({less:.0f} % less). Bits per character of that text: {mean['before']:.4f} → {mean['after']:.4f}.\n"
+        f"of the text: {mean['tokens_after']:,.0f} tokens, {mean['bytes_before']:,.0f} → {mean['bytes_after']:,.0f} "
+        f"bytes at int8 ({less:.0f} % less). Bits per character of that text: {mean['before']:.4f} → {mean['after']:.4f}.\n"
         f"Every text comes back equal, foreign ones too: {same}.\n"
     )

@@ -152,7 +152,7 @@ def quantization(table: Table) -> str:
     return (
         "### Quantization of the distilled student\n\n"
         + rows(*lines)
-        + '\n"nearest": one scale per channel, weights to the nearest step, no bias correction; otherwise as by default.\n'
+        + '\n"nearest": one scale per channel, weights to the nearest step, no bias correction; else the defaults.\n'
         + '"qat": trained on from there, on the grid it had.\n'
     )
 
@@ -165,8 +165,8 @@ def vocabulary(runs: Results) -> str:
     same = "yes" if all(one["round_trips"] for one in found) else "NO"
     return (
         "### Vocabulary\n\n"
-        f"A student with {mean['tokens_before']:,.0f} byte-level BPE tokens, cut to those of the held-back tenth of the\n"
-        f"text: {mean['tokens_after']:,.0f} tokens, {mean['bytes_before']:,.0f} → {mean['bytes_after']:,.0f} bytes at "
-        f"int8 ({less:.0f} % less). Bits per character of that text: {mean['before']:.4f} → {mean['after']:.4f}.\n"
+        f"A student with {mean['tokens_before']:,.0f} byte-level BPE tokens, cut to those of the held-back tenth\n"
+        f"of the text: {mean['tokens_after']:,.0f} tokens, {mean['bytes_before']:,.0f} → {mean['bytes_after']:,.0f} bytes "
+        f"at int8 ({less:.0f} % less). Bits per character of that text: {mean['before']:.4f} → {mean['after']:.4f}.\n"
         f"Every text comes back equal, foreign ones too: {same}.\n"
     )

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from compression_tasks import AUGMENT, Task
-from picoformer.compress.qat import train_quantized
 
 from picoformer.compress.count import count_bytes, count_macs, count_parameters
 from picoformer.compress.distill import distill
 from picoformer.compress.factorize import factorize
 from picoformer.compress.prune import prune
+from picoformer.compress.qat import train_quantized
 from picoformer.compress.settings import FactorizeSettings
 from picoformer.compress.train import train
 from picoformer.compress.training_state import RunFiles
@@ -183,16 +183,16 @@ def quantized(run: Run) -> Result:
 
 
 def vocabulary(run: Run) -> Result:
-    """A model of 2,048 byte-level BPE tokens, cut to the tokens of one tenth of the text."""
+    """A model of 4,096 byte-level BPE tokens, cut to the tokens of one tenth of the text."""
     train_text, test_text = split_text(python_documentation(), run.seed, 0.1)
-    tokenizer = train_tokenizer("".join(train_text), "bpe", 2048)
+    tokenizer = train_tokenizer("".join(train_text), "bpe", 4096)
 
     def ids(blocks: list[str]) -> list[Any]:
         return [np.array(tokenizer.encode(block).ids, np.int64) for block in blocks]
 
     train_ids, test_ids = ids(train_text), ids(test_text)
     characters = sum(map(len, test_text)) / sum(map(len, test_ids))
-    data = next_tokens(train_ids, test_ids, 32, 2048, characters)
+    data = next_tokens(train_ids, test_ids, 32, 4096, characters)
     model = Transformer(run.task.student(data), seed=run.seed)
     train(model, data.x_train, data.y_train, dataclasses.replace(run.seeded(run.task.alone), epochs=1))
     corpus = test_text

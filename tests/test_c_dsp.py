@@ -59,14 +59,15 @@ def test_linear_of_every_small_size(x: DType, y: DType, core: ArmLibrary) -> Non
         check(core, linear_case(data, weight, y, 0.01 if x is S8 else 0.01 / 256))
 
 
-@pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
-def test_int4_linear_of_every_small_size(y: DType, core: ArmLibrary) -> None:
+@pytest.mark.parametrize("y", [S8, S16])
+@pytest.mark.parametrize("x", [S8, S16])
+def test_int4_linear_of_every_small_size(x: DType, y: DType, core: ArmLibrary) -> None:
     """K from 1 to 33 and around more blocks, odd and even rows and outputs, all multipliers, sums past a left shift."""
     rng = np.random.default_rng(2)
     sizes = [(1 + k % 4, 1 + k % 5, k) for k in (*range(1, 34), 63, 64, 65, 100, 129)] + [(21, 3, 512)]
     waiting = []
     for index, (rows, n, k) in enumerate(sizes):
-        data = rng.choice([-128, 127, int(rng.integers(-128, 128))], (rows, k)).astype(np.int8)
+        data = rng.choice([x.minimum, x.maximum, int(rng.integers(x.minimum, x.maximum))], (rows, k)).astype(x.numpy)
         weight = rng.integers(-8, 8, (n, k)).astype(np.int8)
         blocks = tuple(map(tuple, rng.integers(1, 16, (n, -(-k // 32))).tolist())) if index % 3 else ()
         case = linear_case(data, weight, y, 2.0**15 if index % 5 == 0 else 0.01, DType.INT4, blocks)

@@ -271,7 +271,7 @@ def test_importance_is_the_first_order_change_of_the_loss(trained: Transformer, 
     x, y = data.x_test[:1], data.y_test[:1]
     model = Transformer(CONFIG).double()
     model.load_state_dict(trained.state_dict())
-    importance = measure_importance(model, x.astype(np.float64), y, PruneSettings())
+    importance = measure_importance(model, x.astype(np.float64), y, PruneSettings(importance="taylor"))
 
     def loss(module: torch.nn.Module, columns: slice, gate: float) -> float:
         scale = torch.ones(16, dtype=torch.float64)
@@ -296,8 +296,12 @@ def test_importance_is_the_first_order_change_of_the_loss(trained: Transformer, 
 
 
 def test_importance_does_not_depend_on_the_batch(trained: Transformer, data: Dataset) -> None:
-    whole = measure_importance(trained, data.x_train, data.y_train, PruneSettings(samples=96, batch=96))
-    parts = measure_importance(trained, data.x_train[:96], data.y_train[:96], PruneSettings(batch=7))
+    whole = measure_importance(
+        trained, data.x_train, data.y_train, PruneSettings(samples=96, batch=96, importance="taylor")
+    )
+    parts = measure_importance(
+        trained, data.x_train[:96], data.y_train[:96], PruneSettings(batch=7, importance="taylor")
+    )
     for a, b in zip((*whole.heads, *whole.neurons), (*parts.heads, *parts.neurons), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7)
 
@@ -307,19 +311,27 @@ def test_ranking_by_layer_and_global() -> None:
         heads=(np.array([4.0, 1.0, 3.0, 2.0]), np.array([0.0, 0.0, 0.0, 9.0])),
         neurons=(np.arange(16.0), np.arange(16.0)[::-1]),
     )
-    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3), CONFIG)
+    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, ranking="layer"), CONFIG)
     assert keep.heads[0].tolist() == [True, False, True, False]
     assert keep.heads[1].sum() == 2 and keep.heads[1][3]
     # 16 - floor(4.8) = 12, a multiple of 4 already.
     assert np.flatnonzero(keep.neurons[0]).tolist() == list(range(4, 16))
     assert np.flatnonzero(keep.neurons[1]).tolist() == list(range(12))
-    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, ranking="global"), CONFIG)
+    keep = choose(
+        importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, ranking="global", importance="taylor"), CONFIG
+    )
     assert [int(mask.sum()) for mask in keep.heads] == [3, 1] and keep.heads[1][3]
     # A layer whose scores are all larger does not crowd out the others: each is divided by its norm.
     loud = Importance((np.array([400.0, 100.0, 300.0, 200.0]), np.array([1.0, 1.0, 0.9, 1.1])), importance.neurons)
-    keep = choose(loud, PruneSettings(head_fraction=0.5, ranking="global"), CONFIG)
+    keep = choose(loud, PruneSettings(head_fraction=0.5, ranking="global", importance="taylor"), CONFIG)
     assert [int(mask.sum()) for mask in keep.heads] == [2, 2]
-    keep = choose(importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, neuron_multiple=5), CONFIG)
+    # Errors are of one scale in all layers, and are ranked as they are.
+    errors = choose(loud, PruneSettings(head_fraction=0.5, ranking="global"), CONFIG)
+    assert [int(mask.sum()) for mask in errors.heads] == [4, 1]
+    assert [int(mask.sum()) for mask in keep.heads] == [2, 2]
+    keep = choose(
+        importance, PruneSettings(head_fraction=0.5, neuron_fraction=0.3, neuron_multiple=5, ranking="layer"), CONFIG
+    )
     assert [int(mask.sum()) for mask in keep.neurons] == [15, 15]
 
 
@@ -339,7 +351,7 @@ def test_nothing_pruned_changes_nothing(trained: Transformer, data: Dataset) -> 
 
 
 def test_importance_beats_its_opposite_and_recovery_works(trained: Transformer, data: Dataset) -> None:
-    settings = PruneSettings(head_fraction=0.5, neuron_fraction=0.5)
+    settings = PruneSettings(head_fraction=0.5, neuron_fraction=0.5, importance="taylor", ranking="layer")
     importance = measure_importance(trained, data.x_train, data.y_train, settings)
     opposite = Importance(tuple(-part for part in importance.heads), tuple(-part for part in importance.neurons))
     x, y = data.x_test, data.y_test

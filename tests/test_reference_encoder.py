@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -18,7 +19,11 @@ from picoformer.models.checkpoint import save_checkpoint
 from picoformer.models.config import reference_encoder_config
 from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer
+from picoformer.ops.fixedpoint import dequantize
 from picoformer.passes import canonical, differences, optimize
+from picoformer.quantize import quantize
+from picoformer.quantize.cost import wide_macs
+from picoformer.reference import lower_graph, run_float, run_integer
 
 pytestmark = pytest.mark.slow
 
@@ -81,13 +86,28 @@ def test_int8_is_equal_down_the_chain(encoder: Trained, dialect: str, tmp_path: 
     for link in (links["torch", "float onnx"], links["float onnx", "float graph"]):
         assert link.max_abs is not None and link.max_abs <= 1e-4  # the largest logit is above 1
     end = links["float onnx", "mps2-an386"]
-    assert end.sqnr_db is not None and end.sqnr_db >= 36.0
+    assert end.sqnr_db is not None and end.sqnr_db >= 38.5
     record = found.to_json()
     assert record["instructions"]["per_inference"] > 1_000_000
     assert len(record["instructions"]["per_operator"]) == 29
     ram, flash = record["ram_bytes"], record["flash_bytes"]
     assert ram["total"] == ram["arena"] + ram["stack"] + ram["data"] and flash["code"] <= 16_000
     assert found.accuracy["mps2-an386"] == found.accuracy["reference"]
+
+
+def test_int8_keeps_forty_decibels_over_three_calibration_sets(encoder: Trained) -> None:
+    """Measured: 40.8 dB with gelu, 40.6 with relu; 38.9 and 38.6 without the widened input."""
+    graph, data = optimize(load_onnx(encoder.fused)), encoder.data
+    test = {"x": data.x_test[:300, None]}
+    real, found = run_float(graph, test)["logits"].astype(np.float64), []
+    for seed in range(3):
+        chosen = np.random.default_rng(seed).choice(len(data.x_train), 200, replace=False)
+        typed = quantize(graph, {"x": data.x_train[np.sort(chosen), None]}, run_float)
+        quant = typed.types["logits"].quant
+        assert quant is not None and wide_macs(typed) <= 0.01 * graph.macs
+        error = dequantize(run_integer(lower_graph(typed), test)["logits"], quant) - real
+        found.append(10 * np.log10(np.square(real).sum() / np.square(error).sum()))
+    assert np.mean(found) >= 40, found
 
 
 def test_int8x16_is_equal_and_as_near_as_its_weights_allow(encoder: Trained, tmp_path: Path, arm_tools: None) -> None:

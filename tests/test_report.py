@@ -16,6 +16,7 @@ from picoformer.parity import FlashBytes, Link, OperatorCost, ParityReport, RamB
 from picoformer.report import (
     Capacity,
     LiveBytes,
+    LossCurve,
     Report,
     StageFigures,
     assemble,
@@ -158,7 +159,7 @@ def test_report_json_is_the_verification_and_what_stands_beside_it(tmp_path: Pat
     record, page = save_report(REPORT, tmp_path / "out")
     written = json.loads(record.read_text())
     assert {key: written[key] for key in PARITY.to_json()} == PARITY.to_json()
-    assert set(written) - set(PARITY.to_json()) == {"passed", "failures", "stages", "memory"}
+    assert set(written) - set(PARITY.to_json()) == {"passed", "failures", "stages", "curves", "memory"}
     assert written["stages"][1] == {
         "name": "student",
         "accuracy": 0.9778,
@@ -208,3 +209,13 @@ def test_the_page_is_well_formed_and_self_contained(report: Report) -> None:
     assert parser.open == [] and parser.fetched == []
     assert "url(" not in page and "@import" not in page and "<script" not in page
     assert page.count("<rect ") == len(report.timeline)
+
+
+def test_curves_are_drawn_and_read_again(tmp_path: Path) -> None:
+    report = dataclasses.replace(REPORT, curves=(LossCurve("teacher", (1, 2, 4), (2.5, 1.5, 0.5)),))
+    save_report(report, tmp_path)
+    assert load_report(tmp_path / "report.json").curves == report.curves
+    page = (tmp_path / "report.html").read_text()
+    assert '<polyline points="180.0,1.0 360.0,60.0 720.0,119.0"/>' in page
+    assert "teacher: from 2.500 to 0.500 in 4 steps" in page
+    assert "<polyline" not in render_page(REPORT)

@@ -17,9 +17,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from command_line import picoformer, refuses, succeeds
 from picoformer.compress.settings import TrainSettings
 from picoformer.compress.train import RunFiles, bits_per_label, evaluate, fit, train
-from picoformer.datasets import Dataset, synthetic_signal
+from picoformer.datasets import Dataset, save_dataset, synthetic_signal
 from picoformer.errors import ConfigError, DataError, PicoformerError
 from picoformer.models.transformer import Transformer
 from training_script import CONFIG, run_distillation, signal_data
@@ -121,8 +122,10 @@ def test_the_state_of_another_run_is_left_with_a_line(data: Dataset, tmp_path: P
     assert run(**settings).resumed_at == 0 and not lines
     assert run(**settings).resumed_at == run(**settings, checkpoint_steps=5).resumed_at == 6
     assert all("goes on after step 6 of 6" in line for line in lines)
+    state = (tmp_path / "state").read_bytes()
     for change in ({"learning_rate": 1e-3}, {"x": data.x_train * np.float32(2)}, {"start": 1}):
         lines.clear()
+        (tmp_path / "state").write_bytes(state)
         assert run(**{**settings, **change}).resumed_at == 0
         assert len(lines) == 1 and "other settings, data or models" in lines[0]
     (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:100])
@@ -188,7 +191,7 @@ def test_mixed_precision_learns(data: Dataset, precision: str) -> None:
     model = Transformer(CONFIG)
     up: Any = model.layers[0]
     up.feed_forward.up.register_forward_hook(lambda _m, _i, output: half.add(output.dtype))
-    settings = TrainSettings(epochs=30, batch=16, learning_rate=1e-2, precision=precision)
+    settings = TrainSettings(epochs=20, batch=16, learning_rate=1e-2, precision=precision)
     train(model, data.x_train, data.y_train, settings)
     assert half == {getattr(torch, precision)}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -243,3 +246,67 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     weights = np.concatenate([p.detach().numpy().ravel() for p in alone.parameters()])
     np.testing.assert_allclose(records[0]["weights"], weights, atol=1e-4)
     assert records[0]["wrote"] and not records[1]["wrote"]
+
+
+# --- commands -------------------------------------------------------------------------------------------------
+
+TOML = """
+name = "tiny"
+[data]
+source = "data.npz"
+[teacher]
+layers = 1
+d_model = 8
+heads = 2
+d_ff = 8
+[teacher_training]
+epochs = 2
+[student]
+layers = 1
+d_model = 4
+heads = 1
+d_ff = 4
+[distillation]
+epochs = 2
+relation_weight = 1.0
+init_from_teacher = true
+"""
+
+
+def test_commands_leave_results_and_curves_and_take_up_what_was_stopped(data: Dataset, tmp_path: Path) -> None:
+    save_dataset(data, tmp_path / "data.npz")
+    (tmp_path / "tiny.toml").write_text(TOML)
+    teacher, student = tmp_path / "teacher.safetensors", tmp_path / "student.safetensors"
+    config = ["--config", tmp_path / "tiny.toml", "-o"]
+    assert succeeds("train", tmp_path / "data.npz", *config, teacher, "--json").record["steps"] == 4
+    words = ["distill", teacher, tmp_path / "data.npz", *config, student, "--json"]
+    first = succeeds(*words).record
+    assert first["teacher_outputs"] == "computed" and "embedding.frames.weight" in first["initialised"]["cut"]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "data.npz", "tiny.toml", "teacher.safetensors", "teacher.curves.json", "student.safetensors",
+        "student.curves.json", "teacher-outputs",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "student.curves.json").read_text())["points"][-1]["step"] == 4
+    weights = student.read_bytes()
+    assert succeeds(*words).record["teacher_outputs"] == "read" and student.read_bytes() == weights
+    (tmp_path / "student.resume").write_bytes(b"torn")
+    answer = picoformer(*words)
+    assert answer.code == 0 and student.read_bytes() == weights and not (tmp_path / "student.resume").exists()
+    assert (
+        answer.err == f"picoformer: {tmp_path / 'student.resume'}: not the state of a training; training starts anew\n"
+    )
+    words[1] = tmp_path / "none.onnx"
+    refuses(words, "none.onnx: no such file; give the teacher's checkpoint or ONNX file")
+
+
+def test_one_of_several_processes_is_silent_and_writes_nothing(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_dataset(data, tmp_path / "data.npz")
+    (tmp_path / "tiny.toml").write_text(TOML)
+    monkeypatch.setenv("RANK", "1")
+    words = ["train", tmp_path / "data.npz", "--config", tmp_path / "tiny.toml", "-o", tmp_path / "teacher.safetensors"]
+    assert succeeds(*words, "--json").out == ""
+    assert not (tmp_path / "teacher.safetensors").exists()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refuses(["run", tmp_path / "tiny.toml"], "run takes one process; start its commands `train` and `distill`")

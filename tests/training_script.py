@@ -50,8 +50,6 @@ def main(mode: str, folder: Path, *more: str) -> None:
         with open(more[0], "wb", buffering=0) as done:
             run_distillation(files, lambda *_: done.write(b"."))
         return
-    from picoformer.compress.processes import Processes
-
     rank = int(os.environ["RANK"])
     files = RunFiles(None, folder / f"curves{rank}.json", folder / "teacher-outputs")
     student, report = run_distillation(files)
@@ -63,7 +61,6 @@ def main(mode: str, folder: Path, *more: str) -> None:
         "wrote": (folder / f"curves{rank}.json").exists(),
     }
     (folder / f"rank{rank}.json").write_text(json.dumps(record))
-    Processes("cpu").leave()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
     found = picoformer.verify("out", inputs="test.npz")
     print(found.report.passed, found.to_json()["links"])
 
-`build`, `verify`, `quantize_model`, `export` and `run` do what the commands do; what they need is imported when they
-are called. They raise `PicoformerError`, its message the one line that the command prints.
+`build`, `verify`, `quantize_model`, `finetune`, `export` and `run` do what the commands do; what they need is imported
+when they are called. They raise `PicoformerError`, its message the one line that the command prints.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from picoformer.api import build, export, quantize_model, run, verify
+    from picoformer.api import build, export, finetune, quantize_model, run, verify
     from picoformer.errors import PicoformerError
 
-__all__ = ["PicoformerError", "__version__", "build", "export", "quantize_model", "run", "verify"]
+__all__ = ["PicoformerError", "__version__", "build", "export", "finetune", "quantize_model", "run", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ from picoformer.ir.operator import Array
 from picoformer.targets import Target, load_target
 
 if TYPE_CHECKING:
+    from picoformer.compress.settings import QatSettings
     from picoformer.quantize import QuantizeSettings
     from picoformer.verification import Verification
 
@@ -34,15 +35,20 @@ def build(
     settings: QuantizeSettings | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     valid_length: bool = False,
+    quantized: str | Path | None = None,
 ) -> Build:
     """Build firmware for `target` into the folder `out`, as `picoformer build` does.
 
-    `model` is an ONNX file, a checkpoint (.safetensors), or a `models.Transformer`. Raises PicoformerError, its
-    message the one line that the command prints.
+    `model` is an ONNX file, a checkpoint (.safetensors), or a `models.Transformer`. `quantized`, a folder that
+    `finetune` wrote, stands for calibration and scheme. Raises PicoformerError, its message the one line that the
+    command prints.
     """
     board = target if isinstance(target, Target) else load_target(target)
     with _onnx_file(model) as source, _npz_file(calibration) as samples:
-        return build_files(source, samples, scheme, board, Path(out), prefix, settings, shapes, valid_length)
+        return build_files(
+            source, samples, scheme, board, Path(out), prefix, settings, shapes, valid_length,
+            quantized=None if quantized is None else Path(quantized),
+        )  # fmt: skip
 
 
 def verify(
@@ -92,12 +98,40 @@ def export(
     prefix: str = "model",
     settings: QuantizeSettings | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    quantized: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Write ONNX (`form` "onnx") or the C library ("c"), as `picoformer export` does."""
+    """Write ONNX (`form` "onnx") or the C library ("c"), as `picoformer export` does.
+
+    `quantized`, a folder that `finetune` wrote, stands for calibration and scheme.
+    """
     from picoformer.exporting import export_files
 
     with _onnx_file(model) as source, _npz_file(calibration) as samples:
-        return export_files(source, samples, scheme, form, target, prefix, Path(out), settings, shapes)
+        folder = None if quantized is None else Path(quantized)
+        return export_files(
+            source, samples, scheme, form, target, prefix, Path(out), settings, shapes, quantized=folder
+        )
+
+
+def finetune(
+    model: Any,
+    *,
+    calibration: Samples,
+    data: Samples | None = None,
+    scheme: str = "int8",
+    out: str | Path,
+    training: QatSettings | None = None,
+    settings: QuantizeSettings | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    valid_length: bool = False,
+) -> dict[str, Any]:
+    """Quantize a model, then train its integers on their grids, as `picoformer finetune` does; `build` takes `out`."""
+    from picoformer.finetuning import finetune_files
+
+    with _onnx_file(model) as source, _npz_file(calibration) as samples, _npz_file(data) as more:
+        if samples is None:
+            raise DataError("finetune needs calibration")
+        return finetune_files(source, samples, more, scheme, Path(out), training, settings, shapes, valid_length)
 
 
 def run(pipeline_file: str | Path, *, force: bool = False) -> Path:

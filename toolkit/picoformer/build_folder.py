@@ -14,7 +14,8 @@ from picoformer.files import atomic_folder, atomic_write_bytes, atomic_write_tex
 from picoformer.firmware import FirmwareBuild, build_firmware, load_build
 from picoformer.ir import Graph, Node
 from picoformer.ir.operator import Array, LoweringError
-from picoformer.samples import fit_samples, load_samples, split_labels
+from picoformer.quantization_report import write_quantization
+from picoformer.samples import check_calibration, fit_samples, load_samples, split_labels
 from picoformer.targets import Target, load_target
 
 if TYPE_CHECKING:
@@ -144,8 +145,12 @@ def write_build(
     prefix: str = "model",
     valid_length_added: bool = False,
     progress: Progress | None = None,
+    samples: Mapping[str, Array] | None = None,
 ) -> Build:
-    """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target."""
+    """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target.
+
+    With calibration `samples` quantization.json says what each rounding costs.
+    """
     from picoformer.backends.c import emit_c
     from picoformer.backends.onnx import export_onnx
     from picoformer.frontends.onnx_load import self_contained
@@ -177,6 +182,8 @@ def write_build(
         if scheme != "float32":
             save_graph(graph, folder / INTEGER_GRAPH)
             export_onnx(graph, folder / "model_qdq.onnx", _provenance(manifest))
+            if samples:
+                write_quantization(float_graph, graph, samples, folder)
         card = [f"{key}: {value}" for key, value in _provenance(manifest).items()]
         for number, board in enumerate(boards, start=1):
             tick(board.name, number)
@@ -198,24 +205,40 @@ def quantize_samples(
     valid_length: bool = False,
     name: str | None = None,
     progress: Progress | None = None,
+    quantized: Path | None = None,
 ) -> tuple[Graph, Graph, dict[str, Array]]:
-    """From files: (float graph, the graph in `scheme`, the calibration samples (samples, *shape) by input)."""
-    from picoformer.quantize import SCHEMES, QuantizeSettings
+    """From files: (float graph, the graph in `scheme`, the calibration samples (samples, *shape) by input).
+
+    The float graph is the equalized one where the settings ask for that: its values are those that were rounded.
+    `quantized`: a folder that holds the quantized graph already; then there are no samples.
+    """
+    from picoformer.quantize import SCHEMES, QuantizeSettings, equalized
+    from picoformer.quantized_folder import load_quantized
+    from picoformer.reference import run_float
 
     if scheme != "float32" and scheme not in SCHEMES:
         raise ConfigError(f"unknown scheme '{scheme}'; use one of float32, {', '.join(SCHEMES)}")
     graph = import_model(model, shapes, valid_length)
     if name is not None:
         graph = graph.replace(name=name)
+    if quantized is not None:
+        if calibration is not None:
+            raise ConfigError("--quantized and --calibration both say where the integers come from; keep one")
+        return graph, load_quantized(quantized, graph), {}
     if scheme == "float32":
+        if settings is not None and settings.budget is not None:
+            raise ConfigError("a budget of bytes is met by integers; use an integer scheme with it")
         return graph, graph, {}
     if calibration is None:
         wanted = ", ".join(graph.inputs)
         raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {wanted}")
-    arrays, _ = split_labels(load_samples(calibration), calibration)
+    arrays, labels = split_labels(load_samples(calibration), calibration)
+    check_calibration(arrays, labels, calibration)
     samples = fit_samples(graph, with_full_length(graph, arrays), calibration)
     chosen = SCHEMES[scheme]
     settings = replace(settings or QuantizeSettings(), activations=chosen.activations, weights=chosen.weights)
+    if settings.equalization != "off":
+        graph, settings = equalized(graph, samples, run_float, settings), replace(settings, equalization="off")
     return graph, quantize_model(graph, samples, settings, progress), samples
 
 
@@ -231,16 +254,23 @@ def build_files(
     valid_length: bool = False,
     name: str | None = None,
     progress: Progress | None = None,
+    quantized: Path | None = None,
 ) -> Build:
-    """An ONNX file or a checkpoint, and for an integer scheme an .npz of calibration samples, to the folder `out`."""
+    """An ONNX file or a checkpoint, and for an integer scheme an .npz of calibration samples, to the folder `out`.
+
+    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme.
+    """
+    from picoformer.quantized_folder import quantized_scheme
     from picoformer.stages import onnx_file
 
     refuse_to_replace(out, BUILD_MARKS)
+    if quantized is not None:
+        scheme = quantized_scheme(quantized)
     with onnx_file(model) as source:
-        float_graph, graph, _ = quantize_samples(
-            source, calibration, scheme, settings, shapes, valid_length, name, progress
+        float_graph, graph, samples = quantize_samples(
+            source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized
         )
-        return write_build(source, float_graph, graph, scheme, target, out, prefix, valid_length, progress)
+        return write_build(source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples)
 
 
 def _write_memory(plan: MemoryPlan, folder: Path) -> None:

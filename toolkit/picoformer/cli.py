@@ -16,13 +16,13 @@ from picoformer.cli_options import (
     FOLDER,
     json_option,
     quantize_options,
-    quantize_settings,
+    quantized_option,
     read_shapes,
     shape_option,
 )
 from picoformer.cli_output import progress, show, show_figures
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
-from picoformer.errors import DeviceError, PicoformerError
+from picoformer.errors import DeviceError, ModelError, PicoformerError
 
 
 class _Group(click.Group):
@@ -94,18 +94,14 @@ for command in TRAINING_COMMANDS:
 @main.command()
 @click.argument("model", type=FILE)
 @quantize_options
-@click.option("-o", "--output", type=FOLDER, required=True, help="Folder for graph.json and graph.npz.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write; build takes it.")
 @json_option
 def quantize(
     model: Path,
     shapes: tuple[str, ...],
     calibration: Path | None,
     scheme: str,
-    method: str,
-    percentile: float,
-    rounding: str,
-    bias_correction: bool,
-    inputs_dtype: str,
+    settings: Any,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -116,7 +112,6 @@ def quantize(
     from picoformer.exporting import quantize_files
     from picoformer.reporting import print_quality
 
-    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with progress() as tick:
         record = quantize_files(model, calibration, scheme, output, settings, read_shapes(shapes), tick)
     show(record, as_json, lambda: print_quality(record))
@@ -130,6 +125,7 @@ def quantize(
 )
 @click.option("--target", default="host", show_default=True, help="For --format c: whose instruction set.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
+@quantized_option
 @click.option("-o", "--output", type=ANY, required=True, help="An .onnx file, or a folder for C sources.")
 @json_option
 def export(
@@ -137,14 +133,11 @@ def export(
     shapes: tuple[str, ...],
     calibration: Path | None,
     scheme: str,
-    method: str,
-    percentile: float,
-    rounding: str,
-    bias_correction: bool,
-    inputs_dtype: str,
+    settings: Any,
     form: str,
     target: str,
     prefix: str,
+    quantized: Path | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -154,10 +147,9 @@ def export(
     """
     from picoformer.exporting import export_files
 
-    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with progress() as tick:
         record = export_files(
-            model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick
+            model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized
         )
     show(record, as_json, lambda: show_figures(record))
 
@@ -168,6 +160,7 @@ def export(
 @click.option("--target", required=True, help="A target's name or its TOML file.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @click.option("--valid-length", is_flag=True, help="Add an input for the number of rows that are not padding.")
+@quantized_option
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write.")
 @json_option
 def build(
@@ -175,14 +168,11 @@ def build(
     shapes: tuple[str, ...],
     calibration: Path | None,
     scheme: str,
-    method: str,
-    percentile: float,
-    rounding: str,
-    bias_correction: bool,
-    inputs_dtype: str,
+    settings: Any,
     target: str,
     prefix: str,
     valid_length: bool,
+    quantized: Path | None,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -196,11 +186,10 @@ def build(
     from picoformer.targets import load_target
 
     board = load_target(target)
-    settings = quantize_settings(method, percentile, inputs_dtype, rounding, bias_correction)
     with progress() as tick:
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,
-            progress=lambda what, done, total: tick(what, done, total, 0.0),
+            progress=lambda what, done, total: tick(what, done, total, 0.0), quantized=quantized,
         )  # fmt: skip
     record = build_record(made, board)
     show(record, as_json, lambda: print_build(record))
@@ -273,17 +262,25 @@ def report(folder: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("model", type=FILE)
+@click.argument("model", type=ANY)
 @shape_option
 @json_option
 def inspect(model: Path, shapes: tuple[str, ...], as_json: bool) -> None:
     """Show the operators that a model becomes.
 
-    With their shapes, parameters and multiply-accumulates. MODEL is an ONNX file or a checkpoint (.safetensors).
+    With their shapes, parameters and multiply-accumulates. MODEL is an ONNX file or a checkpoint (.safetensors); of the
+    folder of a build or of `quantize`, show what each tensor was rounded to and what that costs.
     """
     from picoformer.exporting import inspect_file
+    from picoformer.quantization_report import print_quantization, read_quantization
     from picoformer.reporting import print_inspection
 
+    if model.is_dir():
+        chosen = read_quantization(model)
+        if chosen is None:
+            raise ModelError(f"{model}: has no quantization.json; give a model, or the folder of a quantized build")
+        show(chosen, as_json, lambda: print_quantization(chosen))
+        return
     record = inspect_file(model, read_shapes(shapes))
     show(record, as_json, lambda: print_inspection(record))
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from picoformer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from picoformer.quantize import QuantizeSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,42 +39,85 @@ def shape_option(function: F) -> F:
 
 
 def quantize_options(function: F) -> F:
-    """Adds all that says how a model is quantized."""
+    """Adds all that says how a model is quantized; the command gets it as one argument `settings`."""
+
+    @functools.wraps(function)
+    def with_settings(**options: Any) -> Any:
+        given = {name: options.pop(name) for name in QUANTIZE_OPTIONS}
+        return function(settings=quantize_settings(**given), **options)
+
+    command: Any = with_settings
     for option in (
-        click.option(
-            "--inputs-dtype",
-            type=click.Choice(["int8", "int16"]),
-            default="int8",
-            show_default=True,
-            help="Integer type of the model's inputs; int16 with 16-bit activations.",
-        ),
-        click.option(
-            "--bias-correction/--no-bias-correction",
-            default=True,
-            show_default=True,
-            help="Biases take up the mean error of rounding.",
-        ),
-        click.option(
-            "--rounding",
-            type=click.Choice(["gptq", "nearest"]),
-            default="gptq",
-            show_default=True,
-            help="How weights become integers.",
-        ),
-        click.option(
-            "--percentile",
-            type=click.FloatRange(50, 100, min_open=True),
-            default=99.99,
-            show_default=True,
-            help="Part of the samples inside the range.",
-        ),
-        click.option("--method", type=METHODS, default="percentile", show_default=True, help="How ranges are chosen."),
+        *QUANTIZE_OPTIONS.values(),
         click.option("--scheme", type=SCHEMES, default="int8", show_default=True, help="What the numbers become."),
         click.option("--calibration", type=FILE, help=".npz with samples of the model's inputs."),
         shape_option,
     ):
-        function = option(function)
-    return function
+        command = option(command)
+    result: F = command
+    return result
+
+
+QUANTIZE_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "budget": click.option(
+        "--budget",
+        metavar="BYTES",
+        help="Most bytes for constants (98304, 96KB, 96KiB): weights become int4 where it costs least.",
+    ),
+    "equalization": click.option(
+        "--equalization",
+        type=click.Choice(["off", "auto", "on"]),
+        default="off",
+        show_default=True,
+        help="Move channel scales between layers: never, where the outputs gain, always.",
+    ),
+    "widen": click.option(
+        "--widen",
+        type=click.FloatRange(0, 1),
+        default=0.01,
+        show_default=True,
+        help="Share of the multiply-accumulates that may read values widened to 16 bits.",
+    ),
+    "inputs": click.option(
+        "--inputs-dtype",
+        "inputs",
+        type=click.Choice(["int8", "int16"]),
+        default="int8",
+        show_default=True,
+        help="Least integer type of the model's inputs; int16 with 16-bit activations.",
+    ),
+    "bias_correction": click.option(
+        "--bias-correction/--no-bias-correction",
+        default=True,
+        show_default=True,
+        help="Biases take up the mean error of rounding.",
+    ),
+    "rounding": click.option(
+        "--rounding",
+        type=click.Choice(["gptq", "nearest"]),
+        default="gptq",
+        show_default=True,
+        help="How weights become integers.",
+    ),
+    "percentile": click.option(
+        "--percentile",
+        type=click.FloatRange(50, 100, min_open=True),
+        default=99.99,
+        show_default=True,
+        help="Part of the samples inside the range.",
+    ),
+    "method": click.option(
+        "--method", type=METHODS, default="percentile", show_default=True, help="How ranges are chosen."
+    ),
+}
+"""Keys of the section [quantization] → the option that says the same."""
+
+
+def quantized_option(function: F) -> F:
+    """Adds --quantized."""
+    return click.option(
+        "--quantized", type=FOLDER, help="Take the integers from a folder that quantize or finetune wrote."
+    )(function)
 
 
 def read_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -86,22 +133,21 @@ def read_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def quantize_settings(
-    method: str, percentile: float, inputs_dtype: str, rounding: str = "gptq", bias_correction: bool = True
-) -> Any:
-    """The quantizer's settings; raises ConfigError."""
+def quantize_settings(**given: Any) -> QuantizeSettings:
+    """The quantizer's settings, from keys of the section [quantization]; raises ConfigError."""
+    from pydantic import ValidationError
+
     from picoformer.config import QuantizationSection
 
-    if not math.isfinite(percentile):
-        raise ConfigError(f"--percentile {percentile}: give a number above 50 and at most 100")
-    section = QuantizationSection(
-        method=method,  # type: ignore[arg-type]
-        percentile=percentile,
-        inputs=inputs_dtype,  # type: ignore[arg-type]
-        rounding=rounding,  # type: ignore[arg-type]
-        bias_correction=bias_correction,
-    )
-    return section.settings()
+    for key in ("percentile", "widen"):
+        if not math.isfinite(given[key]):
+            raise ConfigError(f"--{key} {given[key]}: give a finite number")
+    try:
+        return QuantizationSection(**given).settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = str(first.get("ctx", {}).get("error", first["msg"]))
+        raise ConfigError(f"--{str(first['loc'][0]).replace('_', '-')}: {reason}") from None
 
 
 def compress_options(function: F) -> F:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
+
+from picoformer.files import is_first_process
 
 
 @contextlib.contextmanager
@@ -36,11 +37,6 @@ def progress() -> Iterator[Callable[[str, int, int, float], None]]:
             bar.update(tasks[label], completed=done, total=total, note=note, visible=True)
 
         yield tick
-
-
-def is_first_process() -> bool:
-    """Whether this process speaks: the only one, or the first of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def notice(line: str) -> None:

@@ -1,4 +1,4 @@
-"""The commands that train and compress: data set, teacher, student, pruning, factorization."""
+"""The commands that train and compress: data set, teacher, student, pruning, factorization, integers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from picoformer.cli_options import COUNT, FILE, compress_options, config_option, json_option
+from picoformer.cli_options import (
+    COUNT,
+    FILE,
+    FOLDER,
+    compress_options,
+    config_option,
+    json_option,
+    quantize_options,
+    read_shapes,
+)
 from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.errors import ConfigError
 
@@ -113,7 +122,9 @@ def prune(checkpoint: Path, data: Path, config: Path, teacher: Path | None, outp
     file = _section(config, "pruning")
     settings = load_pipeline(config).pruning
     with progress() as tick:
-        figures = prune_model(checkpoint, data, settings, output, file.recovering, teacher, file.data.augment, tick)
+        figures = prune_model(
+            checkpoint, data, settings, output, file.recovering, teacher, file.data.augment, tick, notice
+        )
 
     def table() -> None:
         show_figures(figures)
@@ -165,7 +176,9 @@ def factorize(checkpoint: Path, data: Path, config: Path, teacher: Path | None, 
     file = _section(config, "factorization")
     settings, recovery = file.factorization, file.factorization_recovering
     with progress() as tick:
-        figures = factorize_model(checkpoint, data, settings, output, recovery, teacher, file.data.augment, tick)
+        figures = factorize_model(
+            checkpoint, data, settings, output, recovery, teacher, file.data.augment, tick, notice
+        )
 
     def table() -> None:
         show_figures(figures)
@@ -174,4 +187,53 @@ def factorize(checkpoint: Path, data: Path, config: Path, teacher: Path | None, 
     show(figures, as_json, table)
 
 
-COMMANDS = (dataset, train, distill, prune, prune_vocabulary, factorize)
+@click.command()
+@click.argument("model", type=FILE)
+@quantize_options
+@click.option("--data", type=FILE, help='.npz to train on, "labels" if they count; by default the calibration samples.')
+@click.option("--epochs", type=click.IntRange(1), help="Times through the data.")
+@click.option("--batch", type=click.IntRange(1), help="Samples in a step.")
+@click.option("--learning-rate", type=float, help="How far, in steps of its grid, an update moves a weight.")
+@click.option("--soft-weight", type=float, help="Of the float model's outputs; labels get what is left to 1.")
+@click.option("--seed", type=COUNT, help="Of the order of the samples.")
+@click.option("--valid-length", is_flag=True, help="Add an input for the number of rows that are not padding.")
+@click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write; build takes it.")
+@json_option
+def finetune(
+    model: Path,
+    shapes: tuple[str, ...],
+    calibration: Path | None,
+    scheme: str,
+    settings: Any,
+    data: Path | None,
+    epochs: int | None,
+    batch: int | None,
+    learning_rate: float | None,
+    soft_weight: float | None,
+    seed: int | None,
+    valid_length: bool,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Quantize a model, then train its integers.
+
+    MODEL is an ONNX file or a checkpoint (.safetensors); it is the teacher, so samples alone are enough. Use the result
+    with build --quantized.
+    """
+    from picoformer.compress.settings import QatSettings
+    from picoformer.finetuning import finetune_files
+
+    if calibration is None:
+        raise ConfigError("finetune needs --calibration: an .npz with samples of the model's inputs")
+    wanted = {
+        "epochs": epochs, "batch": batch, "learning_rate": learning_rate, "soft_weight": soft_weight, "seed": seed,
+    }  # fmt: skip
+    training = QatSettings(**{key: value for key, value in wanted.items() if value is not None})  # type: ignore[arg-type]
+    with progress() as tick:
+        figures = finetune_files(
+            model, calibration, data, scheme, output, training, settings, read_shapes(shapes), valid_length, tick
+        )
+    show(figures, as_json, lambda: show_figures({k: v for k, v in figures.items() if k != "losses"}))
+
+
+COMMANDS = (dataset, train, distill, prune, prune_vocabulary, factorize, finetune)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from picoformer.compress.settings import DistillSettings, FactorizeSettings, PruneSettings, TrainSettings
+from picoformer.compress.settings import DistillSettings, FactorizeSettings, PruneSettings, QatSettings, TrainSettings
 from picoformer.errors import ConfigError
 from picoformer.models.config import TransformerConfig
 from picoformer.toml_file import read_toml
@@ -23,6 +24,20 @@ def _known_scheme(name: str) -> str:
     if name != "float32" and name not in SCHEMES:
         raise ValueError(f"unknown scheme '{name}'; use one of float32, {', '.join(SCHEMES)}")
     return name
+
+
+def read_bytes(value: Any) -> Any:
+    """A number of bytes as a person writes it: 98304, "98304", "96KB" (of 1,000), "96KiB" (of 1,024); MB, MiB.
+
+    Raises ValueError for a text that is none.
+    """
+    if not isinstance(value, str):
+        return value
+    units = {"": 1, "b": 1, "kb": 1000, "kib": 1024, "mb": 1000**2, "mib": 1024**2}
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value.lower())
+    if found is None or found[2] not in units:
+        raise ValueError(f"'{value}' is no number of bytes; write 98304, 96KB or 96KiB")
+    return int(float(found[1]) * units[found[2]])
 
 
 Scheme = Annotated[str, AfterValidator(_known_scheme)]
@@ -109,6 +124,7 @@ class OnnxSection(_Section):
     path: str
     calibration: str
     inputs: str
+    training: str = ""  # samples for [qat], with "labels" if they are to count; the calibration samples unless given
     shapes: dict[str, list[Positive]] = {}  # of inputs with dynamic axes
 
 
@@ -128,6 +144,9 @@ class QuantizationSection(_Section):
     inputs: Literal["int8", "int16"] = "int8"
     rounding: Literal["nearest", "gptq"] = "gptq"
     bias_correction: bool = True
+    widen: Annotated[float, Field(ge=0, le=1)] = 0.01
+    equalization: Literal["off", "auto", "on"] = "off"
+    budget: Annotated[Positive | None, BeforeValidator(read_bytes)] = None
     block: Literal[0, 32] = 32  # int4 weights that share a multiplier; 0: a scale per output only
 
     def settings(self) -> QuantizeSettings:
@@ -142,6 +161,9 @@ class QuantizationSection(_Section):
             inputs=dtype,
             rounding=self.rounding,
             bias_correction=self.bias_correction,
+            widen=self.widen,
+            equalization=self.equalization,
+            budget=self.budget,
             block=self.block,
         )
 
@@ -178,6 +200,7 @@ class PipelineFile(_Section):
     factorization_recovery: DistillSettings | None = None
     export: ExportSection = ExportSection()
     quantization: QuantizationSection = QuantizationSection()
+    qat: QatSettings | None = None
     firmware: FirmwareSection = FirmwareSection()
     verification: VerificationSection = VerificationSection()
 
@@ -202,12 +225,29 @@ class PipelineFile(_Section):
         found = self.factorization_recovery
         return None if found is None else replace(found, seed=self.seed)
 
+    @property
+    def finetuning(self) -> QatSettings | None:
+        """How the integers are trained, with this file's seed; None when they are not."""
+        return None if self.qat is None else replace(self.qat, seed=self.seed)
+
+    @model_validator(mode="after")
+    def _integers_to_train(self) -> PipelineFile:
+        if self.qat is not None and self.quantization.scheme == "float32":
+            raise ValueError("[qat] needs integers to train; choose another scheme than float32 in [quantization]")
+        if self.qat is None and self.onnx is not None and self.onnx.training:
+            raise ValueError("[onnx] training is for [qat]; add that section, or leave training out")
+        return self
+
     @model_validator(mode="after")
     def _one_start(self) -> PipelineFile:
         trained = [key for key in ("data", "teacher", "student") if getattr(self, key) is not None]
         if self.onnx is None and len(trained) < 3:
             missing = [key for key in ("data", "teacher", "student") if key not in trained]
             raise ValueError(f"the section [{missing[0]}] is missing; or give [onnx] to start from a model that exists")
+        for key in ("recovery", "factorization_recovery"):
+            section = getattr(self, key)
+            if section is not None and section.init_from_teacher:
+                raise ValueError(f"[{key}] init_from_teacher would undo what was compressed; remove it")
         if self.onnx is not None and trained:
             raise ValueError(f"[onnx] and [{trained[0]}] both say where the model comes from; keep one")
         training = (

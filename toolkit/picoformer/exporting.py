@@ -11,6 +11,8 @@ import numpy as np
 from picoformer.build_folder import import_model, open_build, quantize_samples, refuse_to_replace, with_full_length
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.files import atomic_folder, file_hash, save_arrays
+from picoformer.quantization_report import write_quantization
+from picoformer.quantized_folder import quantized_scheme, save_quantized
 from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, split_labels
 from picoformer.targets import load_target
 
@@ -33,15 +35,17 @@ def quantize_files(
     shapes: Shapes | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write the typed graph (graph.json, graph.npz) to the folder `out`; returns SQNR in dB of every tensor."""
-    from picoformer.ops.graph_file import save_graph
+    """Write the typed graph to the folder `out`, which `build` takes; returns SQNR in dB of every tensor."""
     from picoformer.parity import sqnr_per_tensor
     from picoformer.reference import lower_graph, run_float, run_integer
 
     refuse_to_replace(out, ("graph.json",))
     graph, typed, samples = quantize_samples(model, calibration, scheme, settings, shapes, progress=_tick(progress))
+    constants = sum(typed.types[name].bytes for name in typed.constants)
     with atomic_folder(out) as folder:
-        save_graph(typed, folder)
+        save_quantized(folder, graph, typed, scheme)
+        if samples:
+            constants = write_quantization(graph, typed, samples, folder)["constant_bytes"]
     few = {name: value[:64] for name, value in samples.items()}
     quality = []
     if few:
@@ -50,6 +54,7 @@ def quantize_files(
     return {
         "model": typed.name,
         "scheme": scheme,
+        "constant_bytes": constants,
         "parameter_bytes": sum(typed.types[name].bytes for name in typed.constants),
         "float_parameter_bytes": sum(graph.types[name].bytes for name in graph.constants),
         "tensors": [{**q, "type": str(typed.types[q["name"]])} for q in quality],
@@ -67,8 +72,12 @@ def export_files(
     settings: Any = None,
     shapes: Shapes | None = None,
     progress: Progress | None = None,
+    quantized: Path | None = None,
 ) -> dict[str, Any]:
-    """Write ONNX (`form` "onnx": float or QDQ) or the C library ("c") of an ONNX file or a checkpoint."""
+    """Write ONNX (`form` "onnx": float or QDQ) or the C library ("c") of an ONNX file or a checkpoint.
+
+    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme.
+    """
     from picoformer.backends.c import emit_c
     from picoformer.backends.onnx import export_onnx
 
@@ -80,7 +89,11 @@ def export_files(
     if form == "c":
         refuse_to_replace(out, ("sources.json",))
         isa = load_target(target).isa
-    _, typed, _ = quantize_samples(model, calibration, scheme, settings, shapes, progress=_tick(progress))
+    if quantized is not None:
+        scheme = quantized_scheme(quantized)
+    _, typed, _ = quantize_samples(
+        model, calibration, scheme, settings, shapes, progress=_tick(progress), quantized=quantized
+    )
     origin = {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}
     if form == "onnx":
         export_onnx(typed, out, origin)

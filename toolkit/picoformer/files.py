@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one: a temporary name first, then a rename."""
+"""Writing files so that a reader never sees half of one: a temporary name first, then a rename; by one process."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     stream = io.BytesIO()
     np.savez(stream, **arrays)
     atomic_write_bytes(path, stream.getvalue())
+
+
+def is_first_process() -> bool:
+    """Whether this process writes results and speaks: the only one, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from picoformer import stages
+from picoformer.compress.settings import QatSettings
 from picoformer.config import Pipeline
 from picoformer.errors import ConfigError, DeviceError
 from picoformer.files import atomic_write_bytes, atomic_write_text, file_hash
@@ -25,6 +26,10 @@ Announce = Callable[[str, str], None]
 """Stage, and what becomes of it: "running", "unchanged" or "done"."""
 
 TRAINING_ROOMS = ("models", "compress", "datasets.py", "metrics.py", "stages.py", "files.py")
+FINETUNING_ROOMS = (
+    "ir", "ops", "frontends", "passes", "quantize", "reference", "compress",
+    "build_folder.py", "finetuning.py", "quantized_folder.py", "samples.py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,12 +117,16 @@ def _stages(
     else:
         assert file.data is not None and file.teacher is not None and file.student is not None
         found, checkpoint = _training_stages(pipeline, training, progress, notify)
+    quantized: Path | None = None
+    if file.finetuning is not None:
+        quantized = out / "quantized"
+        found.append(_finetuning_stage(pipeline, file.finetuning, model, calibration, quantized, progress))
     settings = [file.quantization.model_dump(), file.firmware.model_dump(), file.name, target.model_dump()]
     settings += [] if file.onnx is None else [file.onnx.shapes]
     build = Stage(
         "build",
-        lambda: _build(pipeline, target, model, calibration, folder, progress),
-        (model, calibration),
+        lambda: _build(pipeline, target, model, calibration, quantized, folder, progress),
+        (model, calibration) if quantized is None else (model, quantized),
         (folder,),
         settings,
         everything,
@@ -230,22 +239,72 @@ def _training_stages(
     return found, checkpoint
 
 
+def _finetuning_stage(
+    pipeline: Pipeline,
+    training: QatSettings,
+    model: Path,
+    calibration: Path,
+    quantized: Path,
+    progress: Progress | None,
+) -> Stage:
+    """From the ONNX file to its quantized graph, the integers trained on the data set or on samples of its own."""
+    file, out = pipeline.file, pipeline.output
+    samples, source = calibration, None
+    if file.onnx is None:
+        samples, source = out / "training.npz", out / "data.npz"
+    elif file.onnx.training:
+        samples = pipeline.beside(file.onnx.training)
+
+    def finetune() -> dict[str, Any]:
+        from picoformer.finetuning import finetune_files
+
+        if source is not None:
+            stages.write_training_samples(source, samples)
+        wanted = file.quantization
+        return finetune_files(
+            model, calibration, samples, wanted.scheme, quantized, training, wanted.settings(), _shapes(pipeline),
+            progress=progress,
+        )  # fmt: skip
+
+    return Stage(
+        "finetuned",
+        finetune,
+        (model, calibration, source or samples),
+        (quantized,) if source is None else (quantized, samples),
+        [file.quantization.model_dump(), training, _shapes(pipeline)],
+        code_hash(FINETUNING_ROOMS),
+    )
+
+
+def _shapes(pipeline: Pipeline) -> dict[str, tuple[int, ...]] | None:
+    """The sizes that [onnx] gives dynamic axes."""
+    onnx = pipeline.file.onnx
+    return None if onnx is None else {name: tuple(sizes) for name, sizes in onnx.shapes.items()}
+
+
 def _build(
-    pipeline: Pipeline, target: Target, model: Path, calibration: Path, folder: Path, progress: Progress | None
+    pipeline: Pipeline,
+    target: Target,
+    model: Path,
+    calibration: Path,
+    quantized: Path | None,
+    folder: Path,
+    progress: Progress | None,
 ) -> dict[str, Any]:
     from picoformer.build_folder import build_files
 
-    wanted, firmware, onnx = pipeline.file.quantization, pipeline.file.firmware, pipeline.file.onnx
+    wanted, firmware = pipeline.file.quantization, pipeline.file.firmware
     build = build_files(
         model,
-        calibration,
+        calibration if quantized is None else None,
         wanted.scheme,
         target,
         folder,
         firmware.prefix,
         wanted.settings(),
-        None if onnx is None else {name: tuple(sizes) for name, sizes in onnx.shapes.items()},
+        _shapes(pipeline),
         name=pipeline.file.name,
+        quantized=quantized,
         progress=None if progress is None else lambda what, done, total: progress(what, done, total, 0.0),
     )
     return {"parameters": build.manifest.parameters, "macs": build.manifest.macs}

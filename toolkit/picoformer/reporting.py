@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from picoformer.build_folder import Build, load_manifest, read_memory, read_target
-from picoformer.report import Capacity, LiveBytes, Report, StageFigures, load_report, print_report, save_report
+from picoformer.quantization_report import print_quantization, read_quantization
+from picoformer.report import (
+    Capacity,
+    LiveBytes,
+    LossCurve,
+    Report,
+    StageFigures,
+    load_report,
+    print_report,
+    save_report,
+)
 from picoformer.targets import Target
 
 __all__ = [
@@ -55,7 +66,17 @@ def write_reports(figures: Mapping[str, Mapping[str, Any]], folder: Path, verifi
             name = FORMS.get(form, f"firmware, {form}")
             bits = found["bits_per_character"]
             stages.append(StageFigures(name, found["accuracy"], manifest.parameters, sizes.get(form), bits))
-    save_report(_report(record, tuple(stages), folder), out)
+    curves = tuple(curve for name in TRAINED if name in figures for curve in _curve(out, name))
+    save_report(dataclasses.replace(_report(record, tuple(stages), folder), curves=curves), out)
+
+
+def _curve(out: Path, stage: str) -> list[LossCurve]:
+    """The loss of a stage that was trained, from the curves beside its checkpoint; none for one that was not."""
+    path = out / f"{stage}.curves.json"
+    if not path.is_file():
+        return []
+    points = json.loads(path.read_text("utf-8"))["points"]
+    return [LossCurve(stage, tuple(point["step"] for point in points), tuple(point["loss"] for point in points))]
 
 
 def read_report(folder: Path) -> Report:
@@ -104,6 +125,9 @@ def build_record(build: Build, target: Target) -> dict[str, Any]:
     if not target.is_host:
         record["flash_bytes"] = vars(sizes.flash)
         record["ram_bytes"] = vars(sizes.ram)
+    chosen = read_quantization(build.folder)
+    if chosen is not None:
+        record["quantization"] = chosen
     return record
 
 
@@ -120,6 +144,8 @@ def print_build(record: Mapping[str, Any]) -> None:
     print(f"{record['model']}: {record['scheme']} for {record['target']} in {record['folder']}")
     for name, value in rows:
         print(f"  {name:<32}{value:>12,}")
+    if "quantization" in record:
+        print_quantization(record["quantization"], most=3)
 
 
 def print_quality(record: Mapping[str, Any]) -> None:

@@ -112,6 +112,28 @@ def judge_outputs(graph: Graph, value: Array, labels: Labels) -> Judgement:
     return judge(logits, labels.values, labels.characters_per_label)
 
 
+def check_calibration(arrays: Mapping[str, Array], labels: Labels | None, path: Path) -> None:
+    """Refuse samples from which no range can be learned: raises DataError when all of them are the same, when one
+    array is the same number everywhere, or when all have one label."""
+    for name, value in arrays.items():
+        if value.dtype.kind == "f" and value.size > 1 and value.min() == value.max():
+            raise DataError(
+                f"{path}: array '{name}' is {value.min():g} everywhere, which says nothing of its range; "
+                "give samples as the model will see them"
+            )
+    counts = {len(value) for value in arrays.values() if value.ndim}
+    if counts and min(counts) > 1 and all(value.ndim and (value == value[:1]).all() for value in arrays.values()):
+        raise DataError(
+            f"{path}: all {min(counts)} samples are the same one, so ranges would fit nothing else; "
+            "give different samples, a hundred or more"
+        )
+    if labels is not None and labels.values.size > 1 and labels.values.min() == labels.values.max():
+        raise DataError(
+            f"{path}: all {len(labels.values)} samples have label {labels.values.min()}; give samples of every class, "
+            "or leave 'labels' out when there is only one"
+        )
+
+
 def fit_samples(graph: Graph, arrays: Mapping[str, Array], path: Path) -> dict[str, Array]:
     """Each input of `graph` as (samples, *shape), float32 or int32; raises DataError naming the array at fault.
 

@@ -26,7 +26,7 @@ from picoformer.datasets import (
     synthetic_signal,
 )
 from picoformer.errors import ConfigError, DataError
-from picoformer.files import save_arrays
+from picoformer.files import is_first_process, save_arrays
 from picoformer.metrics import judge
 from picoformer.models.config import TransformerConfig
 
@@ -120,13 +120,6 @@ def _tick(progress: Progress | None, label: str) -> Any:
     return None if progress is None else lambda done, total, loss: progress(label, done, total, loss)
 
 
-def _save(model: Any, data: Dataset, out: Path, **more: Any) -> dict[str, Any]:
-    """Write the checkpoint with its figures; returns them."""
-    figures = _figures(model, data, **more)
-    _write(model, out, figures)
-    return figures
-
-
 def _figures(model: Any, data: Dataset, **more: Any) -> dict[str, Any]:
     from picoformer.compress.count import count_macs, count_parameters
 
@@ -174,7 +167,7 @@ def train_model(
     model = Transformer(model_config(section, data), seed=settings.seed)
     augmentation, tick, files = _augmentation(data, augment), _tick(progress, "training"), _files(out, notify)
     report = train(model, data.x_train, data.y_train, settings, augmentation, tick, files)
-    return _finish(model, data, out, files, settings, **_training_figures(report))
+    return _finish(model, data, out, files, **_training_figures(report))
 
 
 def distill_model(
@@ -200,7 +193,7 @@ def distill_model(
     student = Transformer(model_config(section, data), seed=settings.seed)
     augmentation, tick, files = _augmentation(data, augment), _tick(progress, "distilling"), _files(out, notify)
     report = distill(teacher, student, data.x_train, data.y_train, settings, augmentation, tick, files)
-    return _finish(student, data, out, files, settings, **_training_figures(report))
+    return _finish(student, data, out, files, **_training_figures(report))
 
 
 def generate_targets(
@@ -228,16 +221,12 @@ def _files(out: Path, notify: Notify | None) -> Any:
     return RunFiles.beside(out) if notify is None else RunFiles.beside(out, notify)
 
 
-def _finish(model: Any, data: Dataset, out: Path, files: Any, settings: TrainSettings, **more: Any) -> dict[str, Any]:
-    """Write what a training made, by one process of several, and remove what it needed to go on."""
-    from picoformer.compress.processes import Processes
-
-    processes = Processes(settings.device)
+def _finish(model: Any, data: Dataset, out: Path, files: Any, **more: Any) -> dict[str, Any]:
+    """Write what a training made, by one process of several, and remove what it needed to go on; returns figures."""
     figures = _figures(model, data, **more)
-    if processes.is_first:
+    if is_first_process():
         _write(model, out, figures)
         files.finish()
-    processes.leave()
     return figures
 
 
@@ -262,6 +251,7 @@ def prune_model(
     teacher_path: Path | None = None,
     augment: bool = True,
     progress: Progress | None = None,
+    notify: Notify | None = None,
 ) -> dict[str, Any]:
     """Prune, in rounds where the settings say so, then recover: from the teacher where there is one, else from the
     labels. Between rounds it recovers likewise, with the rates of `recovery`."""
@@ -288,9 +278,10 @@ def prune_model(
         lambda found: float(judge_model(found, data)[_metric(data)]),
     )
     before_recovery = report.rounds[-1].metric
-    _recover(smaller, data, recovery, teacher_path, augment, progress)
+    files = _files(out, notify)
+    _recover(smaller, data, recovery, teacher_path, augment, progress, files)
     more = {f"{_metric(data)}_before_recovery": before_recovery, "bytes_int8": report.bytes_after}
-    return _save(smaller, data, out, **more, pruning=report.to_dict())
+    return _finish(smaller, data, out, files, **more, pruning=report.to_dict())
 
 
 def _metric(data: Dataset) -> str:
@@ -341,6 +332,7 @@ def factorize_model(
     teacher_path: Path | None = None,
     augment: bool = True,
     progress: Progress | None = None,
+    notify: Notify | None = None,
 ) -> dict[str, Any]:
     """Make matrices into pairs of lower rank, then recover as after pruning."""
     from picoformer.compress.factorize import factorize
@@ -351,8 +343,10 @@ def factorize_model(
     model, _ = load_checkpoint(checkpoint)
     smaller, report = factorize(model, data.x_train, settings)
     before_recovery = evaluate(smaller, data.x_test, data.y_test)
-    _recover(smaller, data, recovery, teacher_path, augment, progress)
-    return _save(smaller, data, out, accuracy_before_recovery=before_recovery, factorization=report.to_dict())
+    files = _files(out, notify)
+    _recover(smaller, data, recovery, teacher_path, augment, progress, files)
+    more = {"accuracy_before_recovery": before_recovery, "factorization": report.to_dict()}
+    return _finish(smaller, data, out, files, **more)
 
 
 def _recover(
@@ -362,20 +356,20 @@ def _recover(
     teacher_path: Path | None,
     augment: bool,
     progress: Progress | None,
+    files: Any = None,
 ) -> None:
     """Train a compressed model further, in place; not at all without settings."""
     from picoformer.compress.distill import distill
+    from picoformer.compress.teacher import load_teacher
     from picoformer.compress.train import train
-    from picoformer.models.checkpoint import load_checkpoint
 
     if settings is None:
         return
     augmentation, tick = _augmentation(data, augment), _tick(progress, "recovering")
     if teacher_path is None:
-        train(model, data.x_train, data.y_train, settings, augmentation, tick)
+        train(model, data.x_train, data.y_train, settings, augmentation, tick, files)
     else:
-        teacher, _ = load_checkpoint(teacher_path)
-        distill(teacher, model, data.x_train, data.y_train, settings, augmentation, tick)
+        distill(load_teacher(teacher_path), model, data.x_train, data.y_train, settings, augmentation, tick, files)
 
 
 def export_checkpoint(checkpoint: Path, out: Path, opset: int = 20) -> dict[str, Any]:
@@ -407,6 +401,12 @@ def write_samples(data_path: Path, calibration: Path, inputs: Path, count: int, 
     save_arrays(calibration, {"x": data.x_train[np.sort(chosen)]})
     characters = {"characters_per_label": np.array(data.characters_per_label)} if data.characters_per_label else {}
     save_arrays(inputs, {"x": data.x_test, "labels": data.y_test, **characters})
+
+
+def write_training_samples(data_path: Path, out: Path) -> None:
+    """The training part of a data set as samples of input 'x', with its labels."""
+    data = load_dataset(data_path)
+    save_arrays(out, {"x": data.x_train, "labels": data.y_train})
 
 
 def torch_outputs(checkpoint: Path, x: Any, outputs: tuple[str, ...]) -> dict[str, Any]:

@@ -1,31 +1,7 @@
 /* Linear layers on int16 activations whose sums fit 32 bits, for SMLAD. The weight lies as for int8 activations. */
+#include "arranged_rows.h"
 #include "linear_strip.h"
 #include "packed_rows.h"
-
-/* Up to four int16 of any alignment as two words, zeros behind them, then the first and third, the second and fourth. */
-static inline void arrange_four(const int16_t *x, int32_t count, uint32_t *out) {
-    uint32_t words[2] = {0u, 0u};
-    if (count >= 4) {
-        __builtin_memcpy(words, x, 8);
-    } else {
-        for (int32_t i = 0; i < count; i++) {
-            words[i / 2] |= (uint32_t)(uint16_t)x[i] << (16 * (i & 1));
-        }
-    }
-    __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(out[0]) : "r"(words[0]), "r"(words[1]));
-    __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(out[1]) : "r"(words[1]), "r"(words[0]));
-}
-
-/* `count` vectors, `stride` elements apart, two by two into quad layout; the partner of an odd last one is itself. */
-static void arrange_rows(const int16_t *x, int32_t stride, uint32_t *out, int32_t count, int32_t size) {
-    for (int32_t r = 0; r < count; r += 2, x += 2 * stride) {
-        const int16_t *second = r + 1 < count ? x + stride : x;
-        for (int32_t i = 0; i < size; i += 4, out += 4) {
-            arrange_four(x + i, size - i, out);
-            arrange_four(second + i, size - i, out + 2);
-        }
-    }
-}
 
 DEFINE_LINEAR(pf_linear_s16_s8, pf_linear, widen_rows_s8, s16, arrange_rows, s8)
 DEFINE_LINEAR(pf_linear_s16_s16, pf_linear, widen_rows_s8, s16, arrange_rows, s16)

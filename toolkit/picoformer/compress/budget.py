@@ -185,14 +185,12 @@ def choose_under(
 
 
 def _comparable(importance: Importance, settings: PruneSettings) -> Importance:
-    """Scores of heads and neurons that can be compared across layers: Taylor's are losses already; others become shares
-    of their layer's sum."""
-    if settings.importance == "taylor":
+    """Scores of heads and neurons that can be compared across layers: errors of the residual stream are so already;
+    others become shares of their layer's sum."""
+    if settings.importance == "reconstruction":
         return importance
-    heads, neurons = (
-        tuple(part / max(float(part.sum()), 1e-30) for part in parts)
-        for parts in (importance.heads, importance.neurons)
-    )
+    both = (importance.heads, importance.neurons)
+    heads, neurons = (tuple(part / max(float(part.sum()), 1e-30) for part in parts) for parts in both)
     return Importance(heads, neurons, importance.layers, importance.width)
 
 

@@ -9,7 +9,7 @@ from picoformer.models.config import PROJECTIONS, TransformerConfig
 OUTPUT_BYTES = 8
 """Of a linear layer's output channel in int8 firmware, beside its weights: bias and multiplier, 32 bits each."""
 BLOCK_BYTES = 4096
-"""Inputs that the fastest kernels hold widened to 16 bits."""
+"""Most that the fastest kernels hold of their inputs, widened to 16 bits; beside them a pair of rows of weights."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def _layer(config: TransformerConfig, layer: int) -> Part:
     width, keys, neurons = heads * config.head_dim, config.key_heads[layer] * config.head_dim, config.d_ff[layer]
     # int16 rows of the residual stream, and int8 beside them: queries, keys, values and contexts, or neurons and sums.
     widest = max(2 * d + 2 * width + 2 * keys, 2 * d + neurons + 2 * d)
-    ram = rows * widest + BLOCK_BYTES + 4 * max(d, width, neurons)
+    inputs = max(d, width, neurons)
+    ram = rows * widest + min(BLOCK_BYTES, 2 * rows * inputs) + 4 * inputs
     return Part(f"layers.{layer}", parameters, size, macs, ram)
 
 

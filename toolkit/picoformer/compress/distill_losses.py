@@ -86,6 +86,15 @@ def map_layers(student_layers: int, teacher_layers: int, layer_map: tuple[int, .
     return layer_map
 
 
+def spread_layers(student_layers: int, teacher_layers: int) -> tuple[int, ...]:
+    """The teacher layer that each student layer takes its first weights from: first from first, last from last.
+
+    A first layer has to be one that knows embeddings, whatever its output is matched with later.
+    """
+    steps = max(1, student_layers - 1)
+    return tuple(round(layer * (teacher_layers - 1) / steps) for layer in range(student_layers))
+
+
 def mean_over(values: Tensor, judged: Tensor | None) -> Tensor:
     """The mean of per-row values, or of those that are judged (the same shape); 0 when none is."""
     if judged is None:

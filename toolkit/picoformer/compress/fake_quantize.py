@@ -62,7 +62,17 @@ class FakeQuantize(nn.Module):
         return round_straight(x.to(self.scale.dtype) / self.scale, self.low, self.high, self.ties) * self.scale
 
 
-class QuantizedConstant(nn.Module):
+class Constant(nn.Module):
+    """A constant of a graph that trains: a parameter, counted in steps, and what the graph is to hold."""
+
+    real: nn.Parameter
+
+    def value(self) -> Array:
+        """The constant as the graph holds it: integers of a grid, or reals where there is none."""
+        raise NotImplementedError
+
+
+class QuantizedConstant(Constant):
     """A weight, a table or a constant operand that trains on its grid.
 
     The parameter counts in steps of the grid, so that one learning rate suits wide and narrow grids alike: it is about
@@ -79,7 +89,8 @@ class QuantizedConstant(nn.Module):
         self.low = (-type_.dtype.maximum if quant.zero_point == 0 else type_.dtype.minimum) - quant.zero_point
         self.high = type_.dtype.maximum - quant.zero_point
         self.scale: Tensor
-        self.register_buffer("scale", torch.tensor(quant.scale_array(type_.rank)))
+        scale = quant.scale_array(type_.rank) * quant.element_multipliers(type_.shape)
+        self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
         self.real = nn.Parameter(torch.tensor(integers, dtype=torch.float32) - quant.zero_point)
 
     def steps(self) -> Tensor:
@@ -90,12 +101,11 @@ class QuantizedConstant(nn.Module):
         """The constant as the device has it, real numbers."""
         return self.steps() * self.scale
 
-    def integers(self) -> Array:
-        """What the device has, int64."""
-        return self.steps().detach().numpy().astype(np.int64) + self.zero_point
+    def value(self) -> Array:
+        return self.steps().detach().cpu().numpy().astype(np.int64) + self.zero_point
 
 
-class QuantizedBias(nn.Module):
+class QuantizedBias(Constant):
     """The bias of a Linear on the grid of its accumulators: input scale times weight scale, per output.
 
     The parameter counts in steps of the weight at an input of an eighth of its range, for a bias to move as fast as the
@@ -121,12 +131,11 @@ class QuantizedBias(nn.Module):
         """(N,) the bias as the device has it, real numbers."""
         return (self.steps() * self.grid).to(self.real.dtype)
 
-    def integers(self) -> Array:
-        """What the device has, int64."""
-        return self.steps().detach().numpy().astype(np.int64)
+    def value(self) -> Array:
+        return self.steps().detach().cpu().numpy().astype(np.int64)
 
 
-class RealConstant(nn.Module):
+class RealConstant(Constant):
     """A constant that the device has no grid for (the gain and bias of a norm), trained as a real number.
 
     The parameter counts in 127ths of the largest magnitude, as an int8 grid would.
@@ -140,3 +149,7 @@ class RealConstant(nn.Module):
     def forward(self) -> Tensor:
         """The constant, real numbers."""
         return self.real * self.unit
+
+    def value(self) -> Array:
+        result: Array = self().detach().cpu().numpy()
+        return result

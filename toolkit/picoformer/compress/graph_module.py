@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from picoformer.compress.fake_quantize import (
     HALF_EVEN,
     HALF_UP,
+    Constant,
     FakeQuantize,
     QuantizedBias,
     QuantizedConstant,
@@ -27,9 +28,9 @@ Array = np.ndarray[Any, Any]
 
 class GraphModule(nn.Module):
     """Executes `graph` in torch. A float graph computes its float meaning. In a quantized one every value is rounded
-    to its grid (see `FakeQuantize`) and every constant trains on its own.
+    to its grid (see `FakeQuantize`) and every constant trains on its own, from what its integers stand for.
 
-    Constants start at what their integers stand for. Raises UnsupportedError naming a node that torch has no form of, LoweringError for scales that do not fit together.
+    Raises UnsupportedError naming a node that torch has no form of, LoweringError for scales that do not fit together.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -37,7 +38,7 @@ class GraphModule(nn.Module):
         self.graph = graph
         is_integer = any(type_.quant is not None for type_ in graph.types.values())
         self._steps: list[Lowered | None] = []
-        self._fixed: dict[str, Tensor] = {}
+        known: set[str] = set()
         self._keys = {name: f"{index}_{name.replace('.', '_')}" for index, name in enumerate(graph.types)}
         self.constants, self.grids = nn.ModuleDict(), nn.ModuleDict()
         for name in graph.inputs:
@@ -45,9 +46,10 @@ class GraphModule(nn.Module):
                 self.grids[self._keys[name]] = FakeQuantize(graph.types[name], HALF_EVEN)
         for node in graph.nodes:
             if type(node.op) not in COMPUTE:
-                raise UnsupportedError(f"node '{node.name}' ({node.op.kind}): cannot be trained; build without training")
+                raise UnsupportedError(f"node '{node.name}' ({node.op.kind}): cannot be trained; leave training out")
             for index, name in enumerate(node.inputs):
-                if name in graph.constants and self._keys[name] not in self.constants and name not in self._fixed:
+                if name in graph.constants and name not in known:
+                    known.add(name)
                     self._add_constant(node, index, name)
             type_ = graph.types[node.output]
             self._steps.append(node.op.lower(graph.operands(node), type_) if is_integer else None)
@@ -66,14 +68,13 @@ class GraphModule(nn.Module):
         elif type_.dtype is DType.FLOAT32:
             self.constants[self._keys[name]] = RealConstant(value)
         else:
-            self._fixed[name] = torch.tensor(value)
+            self.register_buffer(f"fixed_{self._keys[name]}", torch.tensor(value))
 
     def _operand(self, name: str, values: Mapping[str, Tensor]) -> Tensor:
         if name in values:
             return values[name]
-        if name in self._fixed:
-            return self._fixed[name]
-        result: Tensor = self.constants[self._keys[name]]()
+        key = self._keys[name]
+        result: Tensor = self.constants[key]() if key in self.constants else self.get_buffer(f"fixed_{key}")
         return result
 
     def forward(self, inputs: Mapping[str, Tensor], wanted: Iterable[str] | None = None) -> dict[str, Tensor]:
@@ -100,7 +101,7 @@ class GraphModule(nn.Module):
         with torch.no_grad():
             for module in self.constants.values():
                 if isinstance(module, QuantizedConstant):
-                    module.real += amount * (module.steps() - module.real)
+                    module.real.add_(module.steps() - module.real, alpha=amount)
 
     def trained_graph(self) -> Graph:
         """The graph with its constants as they are now: for a quantized one the very integers that `forward` used."""
@@ -109,6 +110,6 @@ class GraphModule(nn.Module):
             key, dtype = self._keys[name], self.graph.types[name].dtype.numpy
             if key in self.constants:
                 module = self.constants[key]
-                trained = module().detach().numpy() if isinstance(module, RealConstant) else module.integers()
-                constants[name] = np.asarray(trained, dtype).reshape(value.shape)
+                assert isinstance(module, Constant)
+                constants[name] = np.asarray(module.value(), dtype).reshape(value.shape)
         return verify(self.graph.replace(constants=constants))

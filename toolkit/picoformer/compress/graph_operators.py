@@ -58,7 +58,7 @@ def _interpolated(x: Tensor, step: LoweredInterpolatedTable) -> Tensor:
     """What an int16 activation reads between the entries of its table: no gradient goes through."""
     position = torch.round(x / _scale(step.input)).long() - step.input.dtype.minimum
     index, fraction = position >> SEGMENT_BITS, position & ((1 << SEGMENT_BITS) - 1)
-    table = torch.from_numpy(step.table.astype(np.int64))
+    table = torch.from_numpy(step.table.astype(np.int64)).to(x.device)
     low = table[index]
     rise = ((table[index + 1] - low) * fraction + (1 << (SEGMENT_BITS - 1))) >> SEGMENT_BITS
     assert step.output.quant is not None
@@ -77,7 +77,8 @@ def _attention(op: Attention, inputs: list[Tensor], step: Lowered | None) -> Ten
     hidden: Tensor | None = None
     queries, keys = scores.shape[-2:]
     if op.causal:
-        hidden = torch.arange(keys) > torch.arange(queries)[:, None] + (keys - queries)
+        row = torch.arange(queries, device=q.device)
+        hidden = torch.arange(keys, device=q.device) > row[:, None] + (keys - queries)
     if len(inputs) > 3:
         padding = _past(inputs[3], keys).reshape(-1, *([1] * (scores.ndim - 2)), keys)
         hidden = padding if hidden is None else hidden | padding
@@ -124,7 +125,7 @@ def _merge_heads(x: Tensor) -> Tensor:
 
 def _past(lengths: Tensor, size: int) -> Tensor:
     """(samples, size) True at and past each sample's valid length."""
-    return torch.arange(size) >= lengths.reshape(-1, 1)
+    return torch.arange(size, device=lengths.device) >= lengths.reshape(-1, 1)
 
 
 def _layer_norm(op: LayerNorm, inputs: list[Tensor], step: Lowered | None) -> Tensor:

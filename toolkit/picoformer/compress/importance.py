@@ -1,8 +1,9 @@
-"""How much a head, a neuron, a layer or a channel of the residual stream matters, by one of four measures."""
+"""How much a head, a neuron, a layer or a channel of the residual stream matters, by one of five measures."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from picoformer.compress.covariance import eliminate, measure_covariances
 from picoformer.compress.settings import PruneSettings
 from picoformer.compress.train import check_labels, use_threads
 from picoformer.errors import PicoformerError
@@ -46,6 +48,8 @@ def measure_importance(
     - "activation": root mean square of the activation times the norm of the weights that read it (Sun et al. 2023,
       Wanda; by whole columns).
     - "magnitude": norm of all weights that would go.
+    - "reconstruction": the least error that its branch's output is left with, see `eliminate`; channels as by
+      "activation".
     - "random": uniform, from `settings.seed`; what the others have to beat.
 
     A layer's is the mean loss without it less the mean loss with it, but for "random"; measured where layers may go.
@@ -60,21 +64,17 @@ def measure_importance(
         with use_threads(settings.threads):
             if settings.importance == "random":
                 return _random(model, settings)
-            measured = {"taylor": _taylor, "activation": _activation, "magnitude": _magnitude}[settings.importance](
-                model, x, y, settings
-            )
+            measure = {
+                "taylor": _taylor,
+                "activation": _activation,
+                "magnitude": _magnitude,
+                "reconstruction": _reconstruction,
+            }[settings.importance]
+            measured = measure(model, x, y, settings)
             layers = _layers(model, x, y, settings) if settings.layers_may_go else np.zeros(0)
     finally:
         model.train(training)
-    heads = tuple(
-        part.reshape(count, -1).sum(axis=1) for part, count in zip(measured.heads, model.config.heads, strict=True)
-    )
-    if settings.importance != "taylor":  # sums of squares so far
-        heads = tuple(np.sqrt(part) for part in heads)
-        neurons = tuple(np.sqrt(part) for part in measured.neurons)
-        found = Importance(heads, neurons, layers, np.sqrt(measured.width))
-    else:
-        found = Importance(heads, measured.neurons, layers, measured.width)
+    found = dataclasses.replace(measured, layers=layers)
     if not all(np.isfinite(part).all() for part in (*found.heads, *found.neurons, found.layers, found.width)):
         raise PicoformerError("pruning found no finite importance; check the model and the data for NaN")
     return found
@@ -153,7 +153,6 @@ def _taylor(model: Transformer, x: NDArray[Any], y: NDArray[np.int64], settings:
 
 
 def _activation(model: Transformer, x: NDArray[Any], y: NDArray[np.int64], settings: PruneSettings) -> Importance:
-    """Squares, by column."""
     config = model.config
     parts = [module for pair in branches(model) for module in (pair[0].out, pair[1].down)]
     readers = _readers(model)
@@ -167,11 +166,10 @@ def _activation(model: Transformer, x: NDArray[Any], y: NDArray[np.int64], setti
         for values, (_, weight) in zip(stream, readers, strict=True):
             width += _squares(values) / len(x) * weight
     scores = [square * _squares(whole_matrix(module)) for square, module in zip(sums, parts, strict=True)]
-    return Importance(tuple(scores[0::2]), tuple(scores[1::2]), width=width)
+    return _norms(model, scores[0::2], scores[1::2], width)
 
 
 def _magnitude(model: Transformer, _x: NDArray[Any], _y: NDArray[np.int64], _s: PruneSettings) -> Importance:
-    """Squares, by column."""
     config = model.config
     heads, neurons = [], []
     width = sum((weight for _, weight in _readers(model)), np.zeros(config.d_model))
@@ -182,7 +180,25 @@ def _magnitude(model: Transformer, _x: NDArray[Any], _y: NDArray[np.int64], _s: 
         heads.append(query + spread + _squares(whole_matrix(attention.out)))
         neurons.append(_squares(whole_matrix(feed_forward.up).T) + _squares(whole_matrix(feed_forward.down)))
         width += _squares(whole_matrix(attention.out).T) + _squares(whole_matrix(feed_forward.down).T)
-    return Importance(tuple(heads), tuple(neurons), width=width)
+    return _norms(model, heads, neurons, width)
+
+
+def _reconstruction(model: Transformer, x: NDArray[Any], y: NDArray[np.int64], settings: PruneSettings) -> Importance:
+    parts = [module for pair in branches(model) for module in (pair[0].out, pair[1].down)]
+    found = measure_covariances(model, parts, x, settings)
+    scores = [
+        eliminate(whole_matrix(module), covariance, 1 if index % 2 else model.config.head_dim)
+        for index, (module, (_, covariance)) in enumerate(zip(parts, found, strict=True))
+    ]
+    width = _activation(model, x, y, settings).width if settings.width_fraction else np.zeros(0)
+    return Importance(tuple(scores[0::2]), tuple(scores[1::2]), width=width)
+
+
+def _norms(model: Transformer, heads: list[Array], neurons: list[Array], width: Array) -> Importance:
+    """From squares, those of heads by column."""
+    counts = model.config.heads
+    by_head = [part.reshape(count, -1).sum(axis=1) for part, count in zip(heads, counts, strict=True)]
+    return Importance(tuple(map(np.sqrt, by_head)), tuple(map(np.sqrt, neurons)), width=np.sqrt(width))
 
 
 def _random(model: Transformer, settings: PruneSettings) -> Importance:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from picoformer.compress.distill_losses import map_layers
+from picoformer.compress.distill_losses import map_layers, spread_layers
 from picoformer.models.transformer import Transformer
 
 Axes = tuple[Tensor | None, ...]
@@ -30,7 +30,8 @@ class InitReport:
 
 
 def init_from_teacher(student: Transformer, teacher: Transformer, layer_map: tuple[int, ...] = ()) -> InitReport:
-    """Copy into `student` the weights of the teacher's layers that it is mapped to, in place.
+    """Copy into `student` the weights of the teacher's layers that `layer_map` names, in place; by default of its first
+    layer, its last one, and layers between them evenly.
 
     A narrower student gets the largest parts, by norm: one choice of embedding columns for the whole model (Xu et al.
     2024, "weight selection", keeps such choices consistent too), and in each layer whole heads, columns of a head and
@@ -38,7 +39,9 @@ def init_from_teacher(student: Transformer, teacher: Transformer, layer_map: tup
     fit (a wider student, low-rank pairs, other tokens) is left alone. Raises ConfigError for a bad `layer_map`.
     """
     ours, theirs = student.config, teacher.config
-    pairs = map_layers(ours.layers, theirs.layers, layer_map)
+    pairs = spread_layers(ours.layers, theirs.layers)
+    if layer_map:
+        pairs = map_layers(ours.layers, theirs.layers, layer_map)
     width = _largest(_residual_energy(teacher), ours.d_model)
     wanted = dict(student.named_parameters())
     given = {name: value.detach() for name, value in teacher.named_parameters()}
@@ -152,8 +155,8 @@ def _attention(
     heads, key_heads, size = ours.heads[layer], ours.key_heads[layer], ours.head_dim
     given_heads, given_key_heads, given_size = theirs.heads[source], theirs.key_heads[source], theirs.head_dim
     group, given_group = heads // key_heads, given_heads // given_key_heads
-    weight = {part: getattr(attention, part).weight.detach() for part in parts}
-    bias = {part: getattr(attention, part).bias.detach() for part in parts}
+    weight = {part: getattr(attention, part).weight.detach().clone() for part in parts}  # cut in place below
+    bias = {part: getattr(attention, part).bias.detach().clone() for part in parts}
     # (key heads, heads of each, head_dim, d_model) for all four.
     split = {
         "query": weight["query"].reshape(given_key_heads, given_group, given_size, -1),

@@ -298,9 +298,8 @@ class _Loop:
         """Go back to where an earlier run was; the steps it had done."""
         found = load_state(self.files, self.key)
         step = -1.0 if found is None else float(found[1]["step"])
-        if self.processes.from_first(step) * self.processes.count != float(
-            self.processes.sum(torch.tensor([step], device=self.processes.device))
-        ):
+        steps = self.processes.sum(torch.tensor([step], dtype=torch.float64, device=self.processes.device))
+        if self.processes.from_first(step) * self.processes.count != float(steps):
             raise PicoformerError(f"{self.files.state}: not seen by all processes; give every machine the same folder")
         if found is None:
             return 0

@@ -34,6 +34,7 @@ class Processes:
             self._join()
 
     def _join(self) -> None:
+        import atexit
         from datetime import timedelta
 
         try:
@@ -46,6 +47,7 @@ class Processes:
         self.rank, self.count, self.device = (
             self._state.process_index, self._state.num_processes, self._state.device,
         )  # fmt: skip
+        atexit.register(self._state.destroy_process_group)
         if self.count != int(os.environ["WORLD_SIZE"]):
             raise ToolError(f"{os.environ['WORLD_SIZE']} processes were started and {self.count} found; use torchrun")
 
@@ -81,8 +83,7 @@ class Processes:
         """The first process's number, in all of them: decisions must not differ by a rounding."""
         if self.count == 1:
             return value
-        mine = torch.tensor([value if self.is_first else 0.0], dtype=torch.float64)
-        return float(self.sum(mine.to(self.device) if self.device.type == "cpu" else mine.float().to(self.device)))
+        return float(self.sum(torch.tensor([value if self.is_first else 0.0], dtype=torch.float64, device=self.device)))
 
     @contextlib.contextmanager
     def one_by_machine(self) -> Iterator[None]:
@@ -97,12 +98,6 @@ class Processes:
         """Until all have come here."""
         if self._state is not None:
             self._state.wait_for_everyone()
-
-    def leave(self) -> None:
-        """Wait for the others and part from them; this is the last thing to do."""
-        if self._state is not None:
-            self.wait()
-            self._state.destroy_process_group()
 
 
 def several_processes() -> bool:

@@ -145,23 +145,24 @@ def choose(
     units = [head_unit(config, layer) for layer in range(config.layers)]
     groups = tuple(part.reshape(-1, unit).sum(axis=1) for part, unit in zip(importance.heads, units, strict=True))
     first = tuple(whole.heads[layer] // head_unit(whole, layer) for layer in layers)
-    by_layer = settings.ranking == "layer"
-    kept_groups = _rank(groups, first, share * heads, by_layer, 1)
+    ranking = settings.ranking if settings.importance != "reconstruction" or settings.ranking == "layer" else "errors"
+    kept_groups = _rank(groups, first, share * heads, ranking, 1)
     first = tuple(whole.d_ff[layer] for layer in layers)
-    kept_neurons = _rank(importance.neurons, first, share * neurons, by_layer, settings.neuron_multiple)
+    kept_neurons = _rank(importance.neurons, first, share * neurons, ranking, settings.neuron_multiple)
     kept_heads = tuple(np.repeat(mask, unit) for mask, unit in zip(kept_groups, units, strict=True))
     return Keep(kept_heads, kept_neurons, kept, width)
 
 
 def _rank(
-    scores: tuple[NDArray[np.float64], ...], first: tuple[int, ...], fraction: float, by_layer: bool, multiple: int
+    scores: tuple[NDArray[np.float64], ...], first: tuple[int, ...], fraction: float, ranking: str, multiple: int
 ) -> Masks:
     """Keep the best, so that `fraction` of the `first` counts of each layer, or of all layers, is gone."""
-    if by_layer:
+    if ranking == "layer":
         kept = [count_kept(count, fraction, multiple) for count in first]
     else:
-        # Layers differ in the scale of their scores; the layer's norm is divided out (Molchanov et al. 2017).
-        scaled = [part / max(float(np.linalg.norm(part)), 1e-30) for part in scores]
+        # Errors of the residual stream are of one scale. Other scores are not, from layer to layer; the layer's norm is
+        # divided out (Molchanov et al. 2017).
+        scaled = [part if ranking == "errors" else part / max(float(np.linalg.norm(part)), 1e-30) for part in scores]
         order = np.argsort(np.concatenate(scaled), kind="stable")
         dropped = order[: max(0, int(fraction * sum(first) + 1e-9) - sum(first) + len(order))]
         layer_of = np.repeat(np.arange(len(scores)), [len(part) for part in scores])

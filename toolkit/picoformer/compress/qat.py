@@ -62,8 +62,8 @@ def train_quantized(
     """`typed`, the quantized form of `graph`, with integers trained on its own grids: what was trained is what runs.
 
     `samples`: input name → (n, *shape). `labels`: (n,), or (n, rows) for a label per row, IGNORED where there is none;
-    they count when settings.soft_weight is below 1. All grids stay. Raises DataError for data that does not fit, UnsupportedError naming a node that cannot be trained, PicoformerError
-    when the loss stops being a number.
+    they count when settings.soft_weight is below 1. All grids stay. Raises DataError for data that does not fit,
+    UnsupportedError naming a node that cannot be trained, PicoformerError when the loss stops being a number.
     """
     settings = settings or QatSettings()
     count = check_data(graph, samples, labels)
@@ -100,8 +100,8 @@ def check_data(graph: Graph, samples: Mapping[str, Array], labels: Array | None)
         if name not in samples:
             raise DataError(f"input '{name}' has no samples; given: {', '.join(samples) or 'none'}")
         if samples[name].shape[1:] != graph.types[name].shape:
-            shape = list(graph.types[name].shape)
-            raise DataError(f"input '{name}' has shape {list(samples[name].shape)}, the model wants (samples, *{shape})")
+            found, wanted = list(samples[name].shape), list(graph.types[name].shape)
+            raise DataError(f"input '{name}' has shape {found}, the model wants (samples, *{wanted})")
     counts = {len(samples[name]) for name in graph.inputs}
     if counts == {0} or len(counts) != 1:
         raise DataError(f"{' and '.join(map(str, sorted(counts)))} samples; give as many of every input, at least 1")
@@ -113,7 +113,7 @@ def check_data(graph: Graph, samples: Mapping[str, Array], labels: Array | None)
     out = graph.types[graph.outputs[0]]
     rows, classes = (out.rows, out.width) if labels.ndim == 2 else (1, out.elements)
     if labels.shape not in ((count,), (count, rows)):
-        raise DataError(f"labels are {list(labels.shape)}; give one for each of {count} samples, or [{count}, {out.rows}]")
+        raise DataError(f"labels are {list(labels.shape)}; give [{count}], or [{count}, {out.rows}]: one for each row")
     judged = labels[labels != IGNORED]
     if not len(judged):
         raise DataError(f"every label is {IGNORED}, which means: not judged; give labels")
@@ -146,7 +146,9 @@ class _Objective:
 
     def values(self, chosen: Tensor) -> tuple[Values, Values]:
         """What the quantized and the float model say to some samples, by value."""
-        inputs = {name: value[chosen] for name, value in self.inputs.items()}
+        device = next(self.module.parameters()).device
+        inputs = {name: value[chosen.cpu()].to(device) for name, value in self.inputs.items()}
+        self.teacher.to(device)
         wanted = (*self.outputs, *self.hidden)
         with torch.no_grad():
             target = self.teacher(inputs, wanted)
@@ -161,7 +163,7 @@ class _Objective:
         """The same of values that are there already."""
         settings = self.settings
         soft = 1.0 if labels is None else settings.soft_weight
-        value = torch.zeros(())
+        value = torch.zeros((), device=found[self.outputs[0]].device)
         for name in self.outputs:
             rows, goal = (values[name].reshape(-1, values[name].shape[-1]) for values in (found, target))
             if soft:

@@ -10,14 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from picoformer.compress.covariance import damping, measure_covariances
 from picoformer.compress.importance import branches
 from picoformer.compress.settings import PruneSettings
 from picoformer.compress.shrink import Keep, kept_layers
-from picoformer.compress.train import use_threads
 from picoformer.models.transformer import LowRankLinear, Transformer
-
-DAMPING = 1e-3
-"""Share of the mean second moment of the inputs that keeps the fit's weights small."""
 
 
 def reconstruct(model: Transformer, keep: Keep, x: NDArray[Any], settings: PruneSettings) -> Transformer:
@@ -33,31 +30,9 @@ def reconstruct(model: Transformer, keep: Keep, x: NDArray[Any], settings: Prune
         if layer in kept_layers(model.config, keep):
             heads, neurons = np.repeat(keep.heads[layer], model.config.head_dim), keep.neurons[layer]
             sites += [(m, mask) for m, mask in ((attention.out, heads), (feed_forward.down, neurons)) if not mask.all()]
-    sums = [torch.zeros(0)] * len(sites)
-    moments = [torch.zeros(0)] * len(sites)
-    rows = [0] * len(sites)
-
-    def watch(index: int) -> Any:
-        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            values = inputs[0].detach().double().flatten(0, -2)
-            sums[index] = values.sum(dim=0) + (sums[index] if rows[index] else 0)
-            moments[index] = values.T @ values + (moments[index] if rows[index] else 0)
-            rows[index] += len(values)
-
-        return hook
-
-    handles = [module.register_forward_pre_hook(watch(index)) for index, (module, _) in enumerate(sites)]
-    try:
-        with use_threads(settings.threads), torch.no_grad():
-            count = min(settings.samples, len(x))
-            for start in range(0, count, settings.batch):
-                fitted(torch.from_numpy(x[start : min(start + settings.batch, count)]))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for index, (module, mask) in enumerate(sites):
-        mean = sums[index] / rows[index]
-        _fit(module, mask, mean, moments[index] / rows[index] - torch.outer(mean, mean))
+    found = measure_covariances(fitted, [module for module, _ in sites], x, settings)
+    for (module, mask), (mean, covariance) in zip(sites, found, strict=True):
+        _fit(module, mask, mean, covariance)
     return fitted
 
 
@@ -67,10 +42,10 @@ def _fit(module: nn.Module, mask: NDArray[np.bool_], mean: Tensor, covariance: T
     kept = torch.from_numpy(np.flatnonzero(mask))
     weight = first.weight.detach().double()
     inner = covariance[kept][:, kept]
-    damping = DAMPING * covariance.diagonal().mean().clamp_min(1e-30)
-    outer = weight @ covariance[:, kept] + damping * weight[:, kept]  # a weight is drawn to what it was, not to zero
+    small = damping(covariance)
+    outer = weight @ covariance[:, kept] + small * weight[:, kept]  # a weight is drawn to what it was, not to zero
     found = torch.zeros_like(weight)
-    found[:, kept] = torch.linalg.solve(inner + damping * torch.eye(len(kept), dtype=inner.dtype), outer.T).T
+    found[:, kept] = torch.linalg.solve(inner + small * torch.eye(len(kept), dtype=inner.dtype), outer.T).T
     lost = (weight - found) @ mean
     if last is not first:
         lost = last.weight.detach().double() @ lost

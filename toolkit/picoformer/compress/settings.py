@@ -9,7 +9,7 @@ from picoformer.errors import ConfigError
 from picoformer.models.config import check_int
 
 RANKINGS = ("layer", "global")
-IMPORTANCES = ("taylor", "activation", "magnitude", "random")
+IMPORTANCES = ("reconstruction", "taylor", "activation", "magnitude", "random")
 PRUNE_BUDGETS = ("parameters", "bytes", "macs")
 BUDGETS = ("parameters", "macs")
 METHODS = ("activation", "plain")
@@ -76,7 +76,8 @@ class DistillSettings(TrainSettings):
     relation_weight: float = 0.0  # relations among queries, among keys and among values of one layer
     relation_heads: int = 0  # heads that the relations are split into; 0: the largest number that fits both models
     relation_layer: int = -1  # the teacher's layer for the relations, from 0, or from the end with -1
-    # The teacher layer (from 0) that each student layer is matched with; empty spreads them evenly.
+    # The teacher layer (from 0) that each student layer is matched with (and takes its first weights from); empty
+    # matches evenly spread ones, last with last, and starts from first, last and those between.
     layer_map: tuple[int, ...] = ()
     init_from_teacher: bool = False  # the student starts from the teacher's weights, cut where it is narrower
     # Augmentation drawn once, this many times over, so that the teacher's outputs can be kept; 0: the teacher runs
@@ -127,7 +128,7 @@ class PruneSettings:
     neuron_fraction: float | None = None
     layer_fraction: float = 0.0  # of the layers
     width_fraction: float = 0.0  # of the channels of the residual stream, d_model
-    ranking: str = "layer"  # "layer": that fraction in each layer; "global": where it matters least
+    ranking: str = "global"  # that fraction "global": of all layers, where it matters least; "layer": of each layer
     # With a budget, heads and neurons go by importance per cost until the whole model meets it.
     budget: str = ""  # "parameters", "bytes" (of int8 constants) or "macs"
     keep: float = 0.5  # share of the budget's count that may stay
@@ -135,7 +136,7 @@ class PruneSettings:
     board: str = ""  # a target whose flash and RAM the model must fit; by estimate
     code_bytes: int = 24 * 1024  # flash of `board` that code and tables take beside the weights
     drop_layers: bool = False  # with a budget or a board: whole layers may go too
-    importance: str = "taylor"  # "taylor", "activation", "magnitude" or "random"
+    importance: str = "reconstruction"  # or "taylor", "activation", "magnitude", "random"
     reconstruct: bool = True  # what stays takes up, by least squares, what went
     rounds: int = 1  # an equal part of it all goes in each, with `round_epochs` of recovery in between
     round_epochs: int = 5
@@ -247,6 +248,8 @@ class QatSettings(TrainSettings):
         check_number("match_weight", self.match_weight, 0.0, 1e6)
         check_number("hidden_weight", self.hidden_weight, 0.0, 1e6)
         check_number("settle", self.settle, 0.0, 10.0)
+        if self.precision != "float32":
+            raise ConfigError(f"precision = {self.precision!r}; the integers' grids are finer: write 'float32'")
 
 
 def check_number(key: str, value: object, low: float, high: float) -> None:

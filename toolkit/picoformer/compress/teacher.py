@@ -144,8 +144,9 @@ class OnnxTeacher:
         }
 
     def fingerprint(self) -> str:
-        """Of the file, with data that lies beside it left to the user."""
-        return file_hash(self.path)
+        """Of the file, and of the external data that exporters put beside it."""
+        beside = self.path.with_name(f"{self.path.name}.data")
+        return file_hash(self.path) + (file_hash(beside) if beside.is_file() else "")
 
     def move(self, device: torch.device) -> None:
         """onnxruntime computes on the CPU."""

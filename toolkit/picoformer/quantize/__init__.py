@@ -1,20 +1,27 @@
 """From a float graph and calibration data to a graph typed with quantization parameters."""
 
 from picoformer.quantize.calibrate import METHODS, Method
+from picoformer.quantize.equalize import EQUALIZATIONS, Equalization
 from picoformer.quantize.observe import Observation, observe
-from picoformer.quantize.ptq import QuantizeSettings, quantize
+from picoformer.quantize.ptq import QuantizeSettings, equalized, quantize
 from picoformer.quantize.rounding import ROUNDINGS, Rounding
 from picoformer.quantize.schemes import SCHEMES, Scheme
+from picoformer.quantize.sensitivity import Sensitivity, measure
 
 __all__ = [
+    "EQUALIZATIONS",
     "METHODS",
     "ROUNDINGS",
     "SCHEMES",
+    "Equalization",
     "Method",
     "Observation",
     "QuantizeSettings",
     "Rounding",
     "Scheme",
+    "Sensitivity",
+    "equalized",
+    "measure",
     "observe",
     "quantize",
 ]

@@ -23,6 +23,13 @@ SMALLEST_RANGE = 1e-6
 
 def choose_range(seen: Observation, method: Method, percentile: float, levels: int = 256) -> tuple[float, float]:
     """(low, high), with zero inside, that the integers of `levels` steps should span."""
+    key = (method, percentile, levels)
+    if key not in seen.ranges:
+        seen.ranges[key] = _range(seen, method, percentile, levels)
+    return seen.ranges[key]
+
+
+def _range(seen: Observation, method: Method, percentile: float, levels: int) -> tuple[float, float]:
     low, high = min(seen.minimum, 0.0), max(seen.maximum, 0.0)
     if method == "minmax" or seen.histogram.sum() == 0:
         return low, high

@@ -46,12 +46,12 @@ def assign_grids(
     method: Method,
     percentile: float,
     headroom: float,
-    input_dtype: DType,
-    activations: DType = DType.INT8,
+    wanted: Mapping[str, DType],
 ) -> dict[str, TensorType]:
     """The type with QuantParams of every float value that is not a constant.
 
-    `headroom` widens the 16-bit ranges beyond what calibration saw; `activations` INT16 makes every value 16 bits wide.
+    `headroom` widens the 16-bit ranges beyond what calibration saw. `wanted`: value → INT16 where the rules above would
+    let it be narrow; all that shares its grid goes with it.
     """
     streams = Streams()
     for node in graph.nodes:
@@ -59,7 +59,7 @@ def assign_grids(
         if isinstance(node.op, (*LAYOUT, Add)):
             for name in dynamic:
                 streams.join(name, node.output)
-    wide = {name for name in seen if activations is DType.INT16 or _is_wide(graph, name, input_dtype)}
+    wide = {name for name in seen if wanted.get(name) is DType.INT16 or _is_wide(graph, name)}
     groups: dict[str, list[str]] = {}
     for name in seen:
         groups.setdefault(streams.root(name), []).append(name)
@@ -72,10 +72,10 @@ def assign_grids(
     return types
 
 
-def _is_wide(graph: Graph, name: str, input_dtype: DType) -> bool:
+def _is_wide(graph: Graph, name: str) -> bool:
     """Whether a value is 16 bits wide for its own sake; what shares its grid is then wide with it."""
     if name in graph.inputs:
-        return name in graph.outputs or input_dtype is DType.INT16
+        return name in graph.outputs
     op = graph.producers[name].op
     single_row = graph.types[name].rows == 1 and not isinstance(op, LAYOUT)
     return name in graph.outputs or isinstance(op, Add) or single_row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class Observation:
     maximum: float
     histogram: Array
     channel_maximum: Array
+    ranges: dict[tuple[str, float, int], tuple[float, float]] = field(default_factory=dict, compare=False, repr=False)
+    """Ranges chosen so far, by method, percentile and levels: many types are tried on one observation."""
 
     @property
     def largest(self) -> float:

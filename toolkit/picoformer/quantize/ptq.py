@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,10 +14,14 @@ from picoformer.ir.types import BLOCK
 from picoformer.ops import Add, Attention, Concat, Embedding, LayerNorm, Linear, Mul, Requantize
 from picoformer.ops.fixedpoint import quantize_real
 from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric
-from picoformer.quantize.grids import assign_grids, ends
+from picoformer.quantize.cost import constant_bytes
+from picoformer.quantize.equalize import Equalization, equalize
+from picoformer.quantize.grids import LAYOUT, assign_grids, ends
 from picoformer.quantize.int4 import quantize_int4
+from picoformer.quantize.mixed import choose_weights
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.rounding import Rounding, refine
+from picoformer.quantize.sensitivity import choose_wide
 from picoformer.quantize.weights import WEIGHT_LIMITS, bias_scale_floor, quantize_bias, quantize_constant, quantize_rows
 
 
@@ -29,7 +33,13 @@ class QuantizeSettings:
     inputs, `activations` INT16 that of every value, `weights` that of the Linears' weights; a scheme sets the latter
     two (see `schemes`). With INT4 weights `block` 32 gives each 32 of a row a multiplier of their own, 0 gives none.
     Linears at the ends stay INT8 (see `ends`); `weight_types`, by the weight's name in the float graph, says otherwise
-    for single ones."""
+    for single ones.
+
+    Beyond that, values whose rounding costs the outputs most are widened to 16 bits as long as no more than the share
+    `widen` of all multiply-accumulates reads 16 bits and RAM grows by no more than that share (see `sensitivity`).
+    `equalization` moves channel scales between layers, where the outputs gain by it or always (see `equalize`).
+    `budget` is the most bytes that constants may take: weights become INT4 where it costs the outputs least (see
+    `mixed`)."""
 
     method: Method = "percentile"
     percentile: float = 99.99
@@ -39,6 +49,9 @@ class QuantizeSettings:
     rounding: Rounding = "gptq"
     bias_correction: bool = True
     activations: DType = DType.INT8
+    widen: float = 0.01
+    equalization: Equalization = "off"
+    budget: int | None = None
     weights: DType = DType.INT8
     block: int = BLOCK
     weight_types: Mapping[str, DType] = field(default_factory=dict)
@@ -64,15 +77,73 @@ def quantize(
     a node that has no integer form.
     """
     settings = settings or QuantizeSettings()
+    graph = equalized(graph, calibration, run_float, settings)
     seen = observe(graph, calibration, run_float, progress)
-    types = assign_grids(
-        graph, seen, settings.method, settings.percentile, settings.headroom, settings.inputs, settings.activations
-    )
-    typed = verify(_Builder(graph, seen, types, settings).build())
+    typed = _choose_types(graph, seen, calibration, run_float, settings)
     if settings.rounding == "nearest" and not settings.bias_correction:
         return typed
     rounding, corrects = settings.rounding, settings.bias_correction
     return verify(refine(graph, typed, calibration, run_float, rounding, corrects, progress))
+
+
+def _choose_types(
+    graph: Graph,
+    seen: Mapping[str, Observation],
+    calibration: Mapping[str, Array],
+    run_float: RunFloat,
+    settings: QuantizeSettings,
+) -> Graph:
+    """The quantized graph, constants rounded to nearest, with what is widened and lowered by measurement."""
+    wanted, centred = wanted_types(graph, settings), settings.bias_correction
+
+    def build(values: Mapping[str, DType], weights: Mapping[str, DType]) -> Graph:
+        mixed = replace(settings, weight_types={**settings.weight_types, **weights})
+        return build_typed(graph, seen, mixed, {**wanted, **values})
+
+    wide, low = {}, {}
+    if settings.widen > 0:
+        wide = choose_wide(graph, calibration, run_float, lambda more: build(more, {}), settings.widen, centred)
+    if settings.budget is not None:
+        low = choose_weights(
+            graph, calibration, run_float, lambda more: build(wide, more), constant_bytes, settings.budget, centred
+        )
+    return build(wide, low)
+
+
+def equalized(graph: Graph, calibration: Mapping[str, Array], run_float: RunFloat, settings: QuantizeSettings) -> Graph:
+    """The float graph that `quantize` quantizes: `graph` itself unless the settings ask for equalization.
+
+    Whoever compares values inside with those of the quantized graph needs it, and then quantizes with "off".
+    """
+    if settings.equalization == "off":
+        return graph
+
+    def build(moved: Graph, seen: Mapping[str, Observation]) -> Graph:
+        return build_typed(moved, seen, settings, wanted_types(moved, settings))
+
+    return equalize(graph, calibration, run_float, build, settings.equalization == "on", settings.bias_correction)
+
+
+def wanted_types(graph: Graph, settings: QuantizeSettings) -> dict[str, DType]:
+    """What the settings ask for by name: 16 bits for every value, or for the float inputs."""
+    floats = [name for name, type_ in graph.types.items() if type_.dtype is DType.FLOAT32]
+    wide = settings.activations is DType.INT16
+    chosen = [name for name in floats if name not in graph.constants and (wide or name in graph.inputs)]
+    return dict.fromkeys(chosen, DType.INT16 if wide else settings.inputs)
+
+
+def build_typed(
+    graph: Graph, seen: Mapping[str, Observation], settings: QuantizeSettings, wanted: Mapping[str, DType]
+) -> Graph:
+    """The quantized graph, constants rounded to nearest. `wanted`: value → INT16 for one that is to be 16 bits wide and
+    that Linears are to read as it is; without it a Linear reads many rows of 16 bits through a bridge to 8. A Reshape,
+    Transpose, Slice or Concat of a wanted value is wanted, too."""
+    wanted = dict(wanted)
+    for node in graph.nodes:
+        if isinstance(node.op, LAYOUT) and any(wanted.get(name) is DType.INT16 for name in node.inputs):
+            wanted[node.output] = DType.INT16
+    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, wanted)
+    return verify(_Builder(graph, seen, types, settings, wanted).build())
 
 
 class _Builder:
@@ -84,8 +155,10 @@ class _Builder:
         seen: Mapping[str, Observation],
         types: dict[str, TensorType],
         settings: QuantizeSettings,
+        wanted: Mapping[str, DType],
     ) -> None:
         self.graph = graph
+        self.wanted = wanted
         self.seen = seen
         self.settings = settings
         self.types: dict[str, TensorType] = {name: types.get(name, graph.types[name]) for name in graph.inputs}
@@ -111,7 +184,7 @@ class _Builder:
         if current.quant is None:
             return name
         is_wide = current.dtype is DType.INT16 and current.rows > 1
-        if isinstance(node.op, Linear) and is_wide and self.settings.activations is DType.INT8:
+        if isinstance(node.op, Linear) and is_wide and self.wanted.get(name) is not DType.INT16:
             return self._bridge(name, "int8", affine_int8(*self._range(name)))
         if isinstance(node.op, Attention) and index < 3:
             all_wide = all(self.types[operand].dtype is DType.INT16 for operand in node.inputs[:3])

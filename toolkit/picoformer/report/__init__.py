@@ -1,12 +1,13 @@
 """The report: what was built and measured, for the terminal, as JSON and as a page."""
 
 from picoformer.report.files import load_report, save_report
-from picoformer.report.record import Capacity, LiveBytes, Report, StageFigures, assemble
+from picoformer.report.record import Capacity, LiveBytes, LossCurve, Report, StageFigures, assemble
 from picoformer.report.terminal import print_report, report_text
 
 __all__ = [
     "Capacity",
     "LiveBytes",
+    "LossCurve",
     "Report",
     "StageFigures",
     "assemble",

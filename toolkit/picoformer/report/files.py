@@ -8,7 +8,7 @@ from pathlib import Path
 from picoformer.errors import DataError
 from picoformer.files import atomic_write_text
 from picoformer.report.page import render_page
-from picoformer.report.record import Capacity, LiveBytes, Report, StageFigures
+from picoformer.report.record import Capacity, LiveBytes, LossCurve, Report, StageFigures
 
 
 def save_report(report: Report, folder: Path) -> tuple[Path, Path]:
@@ -27,7 +27,11 @@ def load_report(path: Path) -> Report:
         timeline = tuple(LiveBytes(**entry) for entry in memory.pop("timeline"))
         passed, failures = record.pop("passed"), tuple(record.pop("failures"))
         stages = tuple(StageFigures(**stage) for stage in record.pop("stages"))
-        return Report(record, passed, failures, stages, timeline, Capacity(**memory))
+        curves = tuple(
+            LossCurve(curve["stage"], tuple(curve["steps"]), tuple(curve["losses"]))
+            for curve in record.pop("curves", ())
+        )
+        return Report(record, passed, failures, stages, timeline, Capacity(**memory), curves)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: run the pipeline first") from None
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:

@@ -27,6 +27,7 @@ def render_page(report: Report) -> str:
         cards=_cards(report),
         tables=tables(report, most_steps=1000),
         chart=_chart(report),
+        curves=_curves(report),
     )
 
 
@@ -43,6 +44,23 @@ def _cards(report: Report) -> list[tuple[str, str]]:
         (count(record["instructions"]["per_inference"]), "instructions per inference"),
     ]
     return [card for card in cards if card is not None and card[0] != "-"]
+
+
+def _curves(report: Report) -> list[dict[str, Any]]:
+    """Each training's loss as a polyline from first to last step and from the least loss to the largest."""
+    found = []
+    for curve in report.curves:
+        if len(curve.steps) < 2:
+            continue
+        low, high, last = min(curve.losses), max(curve.losses), curve.steps[-1]
+        spread = (high - low) or 1.0
+        points = " ".join(
+            f"{CHART_WIDTH * step / last:.1f},{1 + (CHART_HEIGHT - 2) * (high - loss) / spread:.1f}"
+            for step, loss in zip(curve.steps, curve.losses, strict=True)
+        )
+        note = f"{curve.stage}: from {number(curve.losses[0], '.3f')} to {number(curve.losses[-1], '.3f')}"
+        found.append({"points": points, "note": f"{note} in {count(last)} steps"})
+    return found
 
 
 def _chart(report: Report) -> dict[str, Any] | None:

@@ -30,6 +30,15 @@ class LiveBytes:
 
 
 @dataclass(frozen=True)
+class LossCurve:
+    """The loss of a training over its steps."""
+
+    stage: str
+    steps: tuple[int, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Capacity:
     """What the plan could do at best (bytes) and what the target has (bytes); None: not known."""
 
@@ -48,6 +57,7 @@ class Report:
     stages: tuple[StageFigures, ...] = ()
     timeline: tuple[LiveBytes, ...] = ()
     capacity: Capacity = Capacity()
+    curves: tuple[LossCurve, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The object of report.json."""
@@ -56,6 +66,7 @@ class Report:
             "passed": self.passed,
             "failures": list(self.failures),
             "stages": [asdict(stage) for stage in self.stages],
+            "curves": [asdict(curve) for curve in self.curves],
             "memory": {**asdict(self.capacity), "timeline": [asdict(entry) for entry in self.timeline]},
         }
 

@@ -118,8 +118,8 @@ class Layout:
 
     def linear(self, dtype: DType, weight: DType = DType.INT8, wide: bool = False) -> LinearLayout:
         """The layout for inputs of one type and a weight of another; `wide`: sums of 64 bits."""
-        if wide and weight is DType.INT8:
-            return _PLAIN
+        if wide:
+            return _PLAIN_INT4 if weight is DType.INT4 else _PLAIN
         if weight is DType.INT4:
             return self.linear_s4_s8 if dtype is DType.INT8 else self.linear_s4_s16
         return {DType.INT8: self.linear_s8, DType.INT16: self.linear_s16}.get(dtype, _PLAIN)
@@ -157,10 +157,10 @@ def _up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-_PLAIN, _PLAIN_ATTENTION = LinearLayout(), AttentionLayout()
+_PLAIN, _PLAIN_INT4, _PLAIN_ATTENTION = LinearLayout(), Int4LinearLayout(), AttentionLayout()
 LINEAR: dict[str, LinearLayout] = {"generic": _PLAIN, "dsp": DspLinearLayout()}
 """Instruction set → the layout of its linear kernels; every name a target's `isa` list may hold."""
-LINEAR_INT4: dict[str, LinearLayout] = {"generic": Int4LinearLayout(), "dsp": DspInt4LinearLayout()}
+LINEAR_INT4: dict[str, LinearLayout] = {"generic": _PLAIN_INT4, "dsp": DspInt4LinearLayout()}
 """Instruction set → the layout of its linear kernels for int4 weights."""
 ATTENTION: dict[str, AttentionLayout] = {"generic": _PLAIN_ATTENTION, "dsp": DspAttentionLayout()}
 """Instruction set → the scratch of its int8 attention kernel."""

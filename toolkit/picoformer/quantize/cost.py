@@ -1,0 +1,71 @@
+"""What a choice of types costs on the device: multiply-accumulates on 16 bits, bytes of RAM, bytes of constants.
+
+A model of the cost, so that the quantizer can weigh choices without a target: the memory planner and the linked ELF
+have the last word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from picoformer.ir import DType, Graph
+from picoformer.ops import Activation, Add, Attention, LayerNorm, Linear, Mul, Requantize, Reshape
+
+IN_PLACE = (Activation, Add, LayerNorm, Mul, Requantize)
+"""Operators that may write over an operand that is no longer needed and as large."""
+
+
+def wide_macs(typed: Graph) -> int:
+    """Multiply-accumulates of one inference that read an int16 activation of more than one row."""
+    total = 0
+    for node in typed.nodes:
+        read = [typed.types[name] for name in node.inputs]
+        if isinstance(node.op, Linear | Attention):
+            wide = any(
+                t.dtype is DType.INT16 and t.rows > 1 for t in read[: 3 if isinstance(node.op, Attention) else 1]
+            )
+            total += wide * node.op.macs(read, typed.types[node.output])
+    return total
+
+
+def live_peak(typed: Graph) -> int:
+    """Most bytes of values alive at any one step, inputs included; a Reshape is the value it reads."""
+    root: dict[str, str] = {}
+    for node in typed.nodes:
+        if isinstance(node.op, Reshape):
+            root[node.output] = root.get(node.inputs[0], node.inputs[0])
+    steps = [node for node in typed.nodes if not isinstance(node.op, Reshape)]
+    last = {root.get(name, name): len(steps) for name in typed.outputs}
+    for index, node in enumerate(steps):
+        for name in typed.activations(node):
+            last[root.get(name, name)] = max(index, last.get(root.get(name, name), index))
+    live = {root.get(name, name) for name in typed.inputs}
+    peak = sum(typed.types[name].bytes for name in live)
+    for index, node in enumerate(steps):
+        size = typed.types[node.output].bytes
+        dying = {root.get(name, name) for name in typed.activations(node)}
+        dying = {name for name in dying if last[name] == index}
+        reused = isinstance(node.op, IN_PLACE) and any(typed.types[name].bytes >= size for name in dying)
+        peak = max(peak, sum(typed.types[name].bytes for name in live) + (0 if reused else size))
+        live = (live - dying) | {node.output}
+    return peak
+
+
+def constant_bytes(typed: Graph) -> int:
+    """Bytes of flash that the constants of a quantized graph take: weights, biases, multipliers and tables, equal ones
+    once. What the C adds to it, a struct a step and filling of odd sizes, is below one per cent as a rule."""
+    found: dict[tuple[str, bytes], int] = {}
+    for node in typed.nodes:
+        lowered = node.op.lower(typed.operands(node), typed.types[node.output])
+        kept_apart: tuple[str, ...] = ()
+        if isinstance(node.op, Linear):
+            kept_apart = ("weight", "block_multiplier")
+            weight = typed.constants[node.inputs[1]]
+            found[node.inputs[1], weight.tobytes()] = typed.types[node.inputs[1]].bytes
+        for field in dataclasses.fields(lowered):  # type: ignore[arg-type]
+            value = getattr(lowered, field.name)
+            if isinstance(value, np.ndarray) and field.name not in kept_apart:
+                found[str(value.dtype), value.tobytes()] = value.nbytes
+    return sum(found.values())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from c_host import FIRMWARE, GENERIC, STRICT, run
-from graphs import CASES, Builder, Case, tiny_classifier
+from graphs import CASES, Builder, Case, prenorm_encoder, quantize_by_range, tiny_classifier
 from picoformer.backends.c import emit_c
 from picoformer.backends.c.isa import layout_of
 from picoformer.backends.c.literals import float_literal
@@ -129,6 +129,23 @@ def test_the_dsp_layout_takes_rows_in_pairs_and_fills_up() -> None:
     assert layout.linear(DType.INT16, wide=True).pack_weight(weight).tolist() == list(range(1, 16)), (
         "the kernel is the generic one"
     )
+
+
+@pytest.mark.parametrize(
+    "isa,wide,expected",
+    [
+        (GENERIC, ("pooled",), {"pf_linear_s16_s16"}),
+        (["dsp", "generic"], ("pooled",), {"pf_linear_wide_s16_s16"}),
+        (["dsp", "generic"], ("pooled", "gelu"), {"pf_linear_s16_s16"}),
+    ],
+)
+def test_single_rows_of_int16_do_not_bring_the_kernel_for_many(
+    isa: list[str], wide: tuple[str, ...], expected: set[str], tmp_path: Path
+) -> None:
+    case = prenorm_encoder()
+    graph = quantize_by_range(case.graph, case.samples, lambda name: case.wide(name) or name in wide)
+    called = emit_c(graph, isa, "model", tmp_path).functions
+    assert {name for name in called if name.startswith(("pf_linear_s16", "pf_linear_wide"))} == expected
 
 
 # Small pieces.

@@ -12,6 +12,7 @@ from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node
 from picoformer.ir.operator import Array, Operand
 from picoformer.ops import Attention, Linear, LoweredLinear
+from picoformer.ops.linear import WIDE_SHIFT_MIN
 
 
 class LinearLayout:
@@ -123,6 +124,19 @@ class Layout:
             return self.linear_s4_s8 if dtype is DType.INT8 else self.linear_s4_s16
         return {DType.INT8: self.linear_s8, DType.INT16: self.linear_s16}.get(dtype, _PLAIN)
 
+    def is_wide(self, graph: Graph, node: Node) -> bool:
+        """Whether a Linear takes the kernel with 64-bit sums, which is plain C everywhere: where 32 bits are too few,
+        and where only single rows would need a kernel made for many, whose code would not pay."""
+        if graph.types[node.inputs[0]].dtype is not DType.INT16:
+            return False
+        operands = [Operand(graph.types[name], graph.constants.get(name)) for name in node.inputs]
+        lowered = node.op.lower(operands, graph.types[node.output])
+        assert isinstance(lowered, LoweredLinear)
+        if lowered.wide or lowered.weight_dtype is not DType.INT8 or self.linear_s16 is _PLAIN:
+            return lowered.wide
+        linears = [graph.types[other.inputs[0]] for other in graph.nodes if isinstance(other.op, Linear)]
+        return lowered.shift >= WIDE_SHIFT_MIN and all(x.rows == 1 for x in linears if x.dtype is DType.INT16)
+
     def attention(self, dtype: DType) -> AttentionLayout:
         """The scratch for queries, keys and values of one type; int16 and float take a word per key everywhere."""
         return self.attention_s8 if dtype is DType.INT8 else _PLAIN_ATTENTION
@@ -131,21 +145,12 @@ class Layout:
         """Bytes of arena a step needs for itself while it runs; 0 for most."""
         types = [graph.types[name] for name in node.inputs]
         if isinstance(node.op, Linear):
-            layout = self.linear(types[0].dtype, types[1].dtype, _is_wide(graph, node))
+            layout = self.linear(types[0].dtype, types[1].dtype, self.is_wide(graph, node))
             return layout.scratch_bytes(types[0].rows, types[0].width)
         if not isinstance(node.op, Attention):
             return 0
         head, heads = self.attention(types[0].dtype), node.op.kv_heads
         return head.scratch_bytes(types[1].shape[-2], types[1].width // heads, types[2].width // heads)
-
-
-def _is_wide(graph: Graph, node: Node) -> bool:
-    """Whether the sums of a Linear take 64 bits."""
-    if graph.types[node.inputs[0]].dtype is not DType.INT16:
-        return False
-    operands = [Operand(graph.types[name], graph.constants.get(name)) for name in node.inputs]
-    lowered = node.op.lower(operands, graph.types[node.output])
-    return isinstance(lowered, LoweredLinear) and lowered.wide
 
 
 def _up(count: int, multiple: int) -> int:

@@ -62,7 +62,8 @@ def linear(site: Site) -> str:
         bias = site.read(2) if len(site.types) > 2 else "NULL"
         p = site.struct("pf_linear_f32_params", weight=site.weight(1), bias=bias, n=n, k=k)
         return site.call("pf_linear_f32", p, site.read(0), site.write(), rows)
-    wide = "_wide" if low.wide else ""
+    is_wide = site.layout.is_wide(site.graph, site.node)
+    wide = "_wide" if is_wide else ""
     if low.wide and x.dtype is not DType.INT16:
         raise site.unsupported(f"a sum over its {k} inputs may pass 32 bits, and 8-bit inputs have no wide variant")
     is_int4 = low.weight_dtype is DType.INT4
@@ -82,7 +83,7 @@ def linear(site: Site) -> str:
         shift=low.shift,
         zero_point=low.zero_point,
         headroom=low.headroom,
-        block=site.layout.linear(x.dtype, w.dtype, low.wide).block(x.rows, k),
+        block=site.layout.linear(x.dtype, w.dtype, is_wide).block(x.rows, k),
     )
     types = (*([w.dtype] if is_int4 else []), x.dtype, site.out.dtype)
     function = f"pf_linear{wide}{site.types_suffix(*types)}"

@@ -14,7 +14,6 @@ from picoformer.backends.c.plan import MemoryPlan, scratch_name
 from picoformer.errors import UnsupportedError
 from picoformer.ir import DType, Graph, Lowered, Node, TensorType
 from picoformer.ir.operator import Array
-from picoformer.ops import LoweredLinear
 
 Scalar = int | float | str
 
@@ -128,7 +127,7 @@ class Site:
         """Symbol of a Linear's weight, packed as the instruction set wants it."""
         name = self.node.inputs[index]
         value, shape = self.graph.constants[name], self.graph.types[name]
-        wide = isinstance(self.lowered, LoweredLinear) and self.lowered.wide
+        wide = self.layout.is_wide(self.graph, self.node)
         packing = self.layout.linear(self.types[0].dtype, shape.dtype, wide)
         note = f"{name}, {describe(shape)}, {packing.weight_order}"
         return self.parts.array(name, packing.pack_weight(value), note)

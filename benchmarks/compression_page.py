@@ -84,12 +84,18 @@ def rows(*cells: Sequence[str]) -> str:
 
 def distillation(table: Table) -> str:
     """Teacher, student alone, student distilled."""
-    teacher, alone, distilled = (table.model(name) for name in ("teacher", "alone", "distilled"))
+    teacher, alone, soft, distilled = (table.model(name) for name in ("teacher", "alone", "soft", "distilled"))
     found = "### Distillation\n\n" + rows(
         ("model", "parameters", "result", "against alone"),
         ("teacher", f"{table.size('teacher'):,}", table.show(teacher), ""),
         ("student alone", f"{table.size('alone'):,}", table.show(alone), ""),
-        ("distilled", f"{table.size('distilled'):,}", table.show(distilled), table.difference(distilled, alone)),
+        ("from the teacher's outputs", f"{table.size('soft'):,}", table.show(soft), table.difference(soft, alone)),
+        (
+            "and from its weights",
+            f"{table.size('distilled'):,}",
+            table.show(distilled),
+            table.difference(distilled, alone),
+        ),
     )
     share = 100 * table.size("distilled") / table.size("teacher")
     found += f"\nThe student has {share:.1f} % of the teacher's parameters."
@@ -101,16 +107,14 @@ def distillation(table: Table) -> str:
 
 
 def pruning(table: Table) -> str:
-    """Half of the teacher's heads and neurons gone, by importance and by chance."""
+    """Half of the teacher's heads and neurons gone, or as many parameters, chosen in several ways."""
     teacher = table.model("teacher")
     lines = [("chosen by", "parameters", "before recovery", "after recovery", "against the teacher")]
-    for name, title in (("pruned", table.task.pruning.importance), ("pruned_random", "chance")):
-        before, after = table.values(name, "before"), table.model(name)
-        size = f"{table.size(name):,}"
-        lines.append((title, size, table.show(before), table.show(after), table.difference(after, teacher)))
-    on = table.model("trained_on")
-    size = f"{table.size('trained_on'):,}"
-    lines.append(("nothing pruned, trained as long", size, "", table.show(on), table.difference(on, teacher)))
+    for name in table.runs[0]["pruned"]:
+        before, after = table.values("pruned", name, "before"), table.values("pruned", name, table.task.metric)
+        size = round(float(np.mean([run["pruned"][name]["parameters"] for run in table.runs])))
+        against = table.difference(after, teacher)
+        lines.append((name, f"{size:,}", table.show(before), table.show(after), against))
     return "### Pruning: half of the heads and neurons of the teacher\n\n" + rows(*lines)
 
 
@@ -166,7 +170,8 @@ def vocabulary(runs: Results) -> str:
     return (
         "### Vocabulary\n\n"
         f"A student with {mean['tokens_before']:,.0f} byte-level BPE tokens, cut to those of the held-back tenth\n"
-        f"of the text: {mean['tokens_after']:,.0f} tokens, {mean['bytes_before']:,.0f} → {mean['bytes_after']:,.0f} "
-        f"bytes at int8 ({less:.0f} % less). Bits per character of that text: {mean['before']:.4f} → {mean['after']:.4f}.\n"
+        f"of the text: {mean['tokens_after']:,.0f} tokens, {mean['bytes_before']:,.0f} → "
+        f"{mean['bytes_after']:,.0f} bytes at int8 ({less:.0f} % less). Bits per character of "
+        f"that text: {mean['before']:.4f} → {mean['after']:.4f}.\n"
         f"Every text comes back equal, foreign ones too: {same}.\n"
     )

@@ -45,6 +45,10 @@ class Run:
     def data(self) -> Dataset:
         return self.task.data(self.folder, self.seed)
 
+    @property
+    def augment(self) -> Any:
+        return AUGMENT if self.task.augment else None
+
     def model(self, name: str) -> Transformer:
         return load_checkpoint(self.folder / f"{name}.safetensors")[0]
 
@@ -65,42 +69,52 @@ class Run:
 def teacher(run: Run) -> Result:
     data, task = run.data(), run.task
     model = Transformer(task.teacher(data), seed=run.seed)
-    train(model, data.x_train, data.y_train, run.seeded(task.teaching), AUGMENT if task.augment_teacher else None)
+    train(model, data.x_train, data.y_train, run.seeded(task.teaching), run.augment)
     return run.keep("teacher", model, data)
 
 
 def alone(run: Run) -> Result:
     data = run.data()
     model = Transformer(run.task.student(data), seed=run.seed)
-    train(model, data.x_train, data.y_train, run.seeded(run.task.alone))
+    train(model, data.x_train, data.y_train, run.seeded(run.task.alone), run.augment)
     return run.keep("alone", model, data)
 
 
-def distilled(run: Run) -> Result:
+def distilled(run: Run, name: str, **keys: Any) -> Result:
     data = run.data()
     model = Transformer(run.task.student(data), seed=run.seed)
-    settings = run.seeded(run.task.distilling)
-    distill(run.model("teacher"), model, data.x_train, data.y_train, settings, files=run.answers("teacher"))
-    return run.keep("distilled", model, data)
+    settings = dataclasses.replace(run.seeded(run.task.distilling), **keys)
+    files = run.answers("teacher")
+    distill(run.model("teacher"), model, data.x_train, data.y_train, settings, run.augment, files=files)
+    return run.keep(name, model, data)
 
 
-def pruned(run: Run, importance: str, name: str) -> Result:
-    """Half of the heads and neurons of the teacher, by an importance, and what recovery from it brings back."""
+def recovered(run: Run, name: str, model: Transformer) -> Result:
+    """A compressed teacher as it is, and after recovery from the teacher as it was."""
+    data = run.data()
+    before = judge_model(model, data)[run.task.metric]
+    settings, files = run.seeded(run.task.recovering), run.answers("teacher")
+    distill(run.model("teacher"), model, data.x_train, data.y_train, settings, run.augment, files=files)
+    return {**run.keep(name, model, data), "before": before}
+
+
+def pruned(run: Run) -> Result:
+    """Half of the heads and neurons of the teacher, or as many parameters, chosen in several ways."""
     data, whole = run.data(), run.model("teacher")
-    settings = dataclasses.replace(run.task.pruning, importance=importance, seed=run.seed)
-    smaller, _ = prune(whole, data.x_train, data.y_train, settings)
-    before = judge_model(smaller, data)[run.task.metric]
-    recovering = run.seeded(run.task.recovering)
-    distill(whole, smaller, data.x_train, data.y_train, recovering, files=run.answers("teacher"))
-    return {**run.keep(name, smaller, data), "before": before}
-
-
-def trained_on(run: Run) -> Result:
-    """The teacher with the recovery's training and nothing pruned: how much of a recovery is only more training."""
-    data, whole = run.data(), run.model("teacher")
-    same = run.model("teacher")
-    distill(whole, same, data.x_train, data.y_train, run.seeded(run.task.recovering), files=run.answers("teacher"))
-    return run.keep("trained_on", same, data)
+    half = dataclasses.replace(
+        whole.config,
+        heads=tuple(count // 2 for count in whole.config.heads),
+        d_ff=tuple(count // 2 for count in whole.config.d_ff),
+    )
+    found = {}
+    for name, settings in run.task.pruning.items():
+        limit = count_parameters(half) if settings.budget else 0
+        chosen = dataclasses.replace(settings, limit=limit, seed=run.seed)
+        smaller, _ = prune(whole, data.x_train, data.y_train, chosen)
+        found[name] = recovered(run, "pruned", smaller)
+    # How much of a recovery is only more training.
+    found["nothing pruned, trained as long"] = recovered(run, "trained_on", run.model("teacher"))
+    return found
 
 
 def factorized(run: Run) -> Result:
@@ -116,8 +130,7 @@ def factorized(run: Run) -> Result:
             }
     keep = run.task.keeps[1]
     smaller, _ = factorize(whole, data.x_train, FactorizeSettings(keep=keep, samples=512))
-    distill(whole, smaller, data.x_train, data.y_train, run.seeded(run.task.recovering), files=run.answers("teacher"))
-    found[f"{keep:g} recovered"] = run.keep("factorized", smaller, data)
+    found[f"{keep:g} recovered"] = recovered(run, "factorized", smaller)
     return found
 
 
@@ -219,10 +232,9 @@ def steps(task: Task) -> dict[str, Callable[[Run], Result]]:
     found: dict[str, Callable[[Run], Result]] = {
         "teacher": teacher,
         "alone": alone,
-        "distilled": distilled,
-        "pruned": lambda run: pruned(run, run.task.pruning.importance, "pruned"),
-        "pruned_random": lambda run: pruned(run, "random", "pruned_random"),
-        "trained_on": trained_on,
+        "soft": lambda run: distilled(run, "soft", init_from_teacher=False),
+        "distilled": lambda run: distilled(run, "distilled"),
+        "pruned": pruned,
         "factorized": factorized,
         "quantized": quantized,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +24,13 @@ class Task:
     better: int  # 1: higher is better, -1: lower
     runs: tuple[int, ...]
     data: Callable[[Path, int], Dataset]
-    augment_teacher: bool  # the teacher sees augmented images; nobody else does
+    augment: bool  # while training, for all alike
     teacher: Callable[[Dataset], TransformerConfig]
     student: Callable[[Dataset], TransformerConfig]
     teaching: TrainSettings
     alone: TrainSettings  # the student without a teacher: as many steps as with one
     distilling: DistillSettings
-    pruning: PruneSettings
+    pruning: dict[str, PruneSettings]  # by the name of the row; a budget's limit is set where it is used
     recovering: DistillSettings
     keeps: tuple[float, ...]  # shares of parameters that factorization leaves
     calibration: int  # samples
@@ -72,6 +72,13 @@ def language_model(layers: int, heads: int, d_ff: int, d_model: int) -> Callable
 
 AUGMENT = augment_digits
 
+PRUNING = {
+    "error, as many parameters": PruneSettings(budget="parameters"),
+    "error, half of each layer": PruneSettings(ranking="layer"),
+    "taylor, half of each layer": PruneSettings(ranking="layer", importance="taylor"),
+    "chance, half of each layer": PruneSettings(ranking="layer", importance="random", reconstruct=False),
+}
+
 DIGITS = Task(
     name="digits",
     title="Digits: accuracy in percent, five folds",
@@ -79,16 +86,24 @@ DIGITS = Task(
     better=1,
     runs=(0, 1, 2, 3, 4),
     data=digits_fold,
-    augment_teacher=True,
-    teacher=digits_model(4, 4, 256, 64),
-    student=digits_model(2, 2, 32, 16),
-    teaching=TrainSettings(epochs=50, batch=128, learning_rate=3e-3),
-    alone=TrainSettings(epochs=40, batch=64, learning_rate=5e-3),
+    augment=True,
+    teacher=digits_model(4, 4, 128, 64),
+    student=digits_model(2, 2, 32, 24),
+    teaching=TrainSettings(epochs=40, batch=128, learning_rate=3e-3),
+    alone=TrainSettings(epochs=50, batch=128, learning_rate=5e-3),
     distilling=DistillSettings(
-        epochs=40, batch=64, learning_rate=5e-3, temperature=2.0, soft_weight=0.9, label_smoothing=0.0
+        epochs=50, batch=128, learning_rate=5e-3, temperature=2.0, soft_weight=0.7, init_from_teacher=True
     ),
-    pruning=PruneSettings(),
-    recovering=DistillSettings(epochs=20, batch=128, learning_rate=2e-3, temperature=2.0, soft_weight=0.9),
+    pruning=PRUNING,
+    recovering=DistillSettings(
+        epochs=2,
+        batch=32,
+        learning_rate=1e-3,
+        label_smoothing=0.0,
+        temperature=1.0,
+        soft_weight=0.9,
+        cache_type="float16",
+    ),
     keeps=(0.8, 0.6, 0.4),
     calibration=256,
     qat=QatSettings(),
@@ -102,17 +117,30 @@ LANGUAGE = Task(
     better=-1,
     runs=(0, 1, 2),
     data=documentation,
-    augment_teacher=False,
+    augment=False,
     teacher=language_model(3, 4, 384, 96),
-    student=language_model(2, 4, 192, 48),
+    student=language_model(2, 4, 192, 64),
     teaching=TrainSettings(epochs=5, batch=32, learning_rate=2e-3, label_smoothing=0.0, weight_decay=0.1),
     alone=TrainSettings(epochs=3, batch=32, learning_rate=4e-3, label_smoothing=0.0),
     distilling=DistillSettings(
-        epochs=3, batch=32, learning_rate=4e-3, label_smoothing=0.0, temperature=1.0, soft_weight=0.9
+        epochs=3,
+        batch=32,
+        learning_rate=4e-3,
+        label_smoothing=0.0,
+        temperature=1.0,
+        soft_weight=0.9,
+        init_from_teacher=True,
+        cache_type="float16",
     ),
-    pruning=PruneSettings(samples=256),
+    pruning={name: replace(settings, samples=256) for name, settings in PRUNING.items()},
     recovering=DistillSettings(
-        epochs=1, batch=32, learning_rate=1e-3, label_smoothing=0.0, temperature=1.0, soft_weight=0.9
+        epochs=2,
+        batch=32,
+        learning_rate=1e-3,
+        label_smoothing=0.0,
+        temperature=1.0,
+        soft_weight=0.9,
+        cache_type="float16",
     ),
     keeps=(0.8, 0.6, 0.4),
     calibration=128,

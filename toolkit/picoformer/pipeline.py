@@ -25,7 +25,7 @@ Progress = Callable[[str, int, int, float], None]
 Announce = Callable[[str, str], None]
 """Stage, and what becomes of it: "running", "unchanged" or "done"."""
 
-TRAINING_ROOMS = ("models", "compress", "datasets.py", "metrics.py", "stages.py", "files.py")
+TRAINING_ROOMS = ("models", "compress", "datasets.py", "metrics.py", "stages", "files.py")
 FINETUNING_ROOMS = (
     "ir", "ops", "frontends", "passes", "quantize", "reference", "compress",
     "build_folder.py", "finetuning.py", "quantized_folder.py", "samples.py",

@@ -111,7 +111,7 @@ def distill(teacher: Path, data: Path, config: Path, output: Path, as_json: bool
 @click.command()
 @compress_options
 def prune(checkpoint: Path, data: Path, config: Path, teacher: Path | None, output: Path, as_json: bool) -> None:
-    """Drop heads, neurons, layers or width that matter least, then recover.
+    """Drop what matters least, then recover: heads, neurons, width.
 
     Settings come from [pruning] and [recovery]; CHECKPOINT is a .safetensors, DATA a data set.
     """

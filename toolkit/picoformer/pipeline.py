@@ -324,10 +324,8 @@ def _verify(
     found = verify_files(folder, inputs, None, checkpoint, wanted.samples, progress, wanted.min_sqnr_db)
     if not found.report.passed:
         raise DeviceError(f"parity does not hold: {found.report.failures[0]}")
-    record = found.to_json()
-    accuracy = record["accuracy"]
-    atomic_write_text(out, json.dumps(record, indent=1) + "\n")
-    return {"accuracy": accuracy, "instructions": found.report.instructions_per_inference}
+    atomic_write_text(out, json.dumps(found.to_json(), indent=1) + "\n")
+    return {"accuracy": found.accuracy, "instructions": found.report.instructions_per_inference}
 
 
 def _report(figures: Mapping[str, dict[str, Any]], folder: Path, verified: Path, out: Path) -> dict[str, Any]:

@@ -115,7 +115,6 @@ def _stages(
         read = (*sources, *(external_files(sources[0]) if sources[0].is_file() else ()))
         found.append(Stage("onnx", take, read, (model, calibration, inputs), given.model_dump(), training))
     else:
-        assert file.data is not None and file.teacher is not None and file.student is not None
         found, checkpoint = _training_stages(pipeline, training, progress, notify)
     quantized: Path | None = None
     if file.finetuning is not None:
@@ -156,10 +155,9 @@ def _training_stages(
 ) -> tuple[list[Stage], Path]:
     """From data to ONNX; also the checkpoint that was exported."""
     file, out = pipeline.file, pipeline.output
-    assert file.data is not None and file.teacher is not None and file.student is not None
-    data, teacher_section, student_section = file.data, file.teacher, file.student
-    teaching, distilling = file.teaching, file.distilling
-    samples, teacher, student = out / "data.npz", out / "teacher.safetensors", out / "student.safetensors"
+    assert file.data is not None and file.student is not None
+    data, student_section, distilling = file.data, file.student, file.distilling
+    samples, student = out / "data.npz", out / "student.safetensors"
     is_file = data.source.endswith((".npz", ".txt"))
     source = str(pipeline.beside(data.source)) if is_file else data.source
     own = data.tokenizer.endswith(".json")
@@ -167,23 +165,17 @@ def _training_stages(
         str(pipeline.beside(data.tokenizer)) if own else data.tokenizer, data.vocabulary, data.sequence
     )
     read = (*((Path(source),) if is_file else ()), *((Path(text.tokenizer),) if own else ()))
+    taught, teacher = _teacher_stage(pipeline, samples, code, progress, notify)
     found = [
         Stage(
             "data",
             lambda: stages.make_dataset(source, samples, file.seed, data.test_fraction, text),
             read,
-            (samples,),
+            (samples, stages.tokenizer_path(samples)) if stages.is_text(source) else (samples,),
             [data.model_dump(), file.seed],
             code,
         ),
-        Stage(
-            "teacher",
-            lambda: stages.train_model(samples, teacher_section, teaching, teacher, data.augment, progress, notify),
-            (samples,),
-            (teacher,),
-            [teacher_section.model_dump(), teaching, data.augment],
-            code,
-        ),
+        taught,
         Stage(
             "student",
             lambda: stages.distill_model(
@@ -237,6 +229,35 @@ def _training_stages(
     settings = [file.export.model_dump(), file.quantization.samples, file.seed]
     found.append(Stage("onnx", export, (checkpoint, samples), (model, calibration, inputs), settings, code))
     return found, checkpoint
+
+
+def _teacher_stage(
+    pipeline: Pipeline, samples: Path, code: str, progress: Progress | None, notify: stages.Notify | None
+) -> tuple[Stage, Path]:
+    """The teacher, trained or taken from where it is, and its file."""
+    file = pipeline.file
+    assert file.data is not None
+    if file.teacher_file is not None:
+        given = pipeline.beside(file.teacher_file.path)
+        if not given.is_file():
+            raise ConfigError(f"{pipeline.path}: [teacher] names {given}, which is not there; mend path")
+        teacher = pipeline.output / f"teacher{given.suffix}"
+        take = Stage(
+            "teacher", lambda: stages.take_teacher(given, samples, teacher), (given, samples), (teacher,), None, code
+        )
+        return take, teacher
+    assert file.teacher is not None
+    section, teaching, augment = file.teacher, file.teaching, file.data.augment
+    teacher = pipeline.output / "teacher.safetensors"
+    trained = Stage(
+        "teacher",
+        lambda: stages.train_model(samples, section, teaching, teacher, augment, progress, notify),
+        (samples,),
+        (teacher,),
+        [section.model_dump(), teaching, augment],
+        code,
+    )
+    return trained, teacher
 
 
 def _finetuning_stage(

@@ -35,6 +35,11 @@ class TextSettings:
     sequence: int = 64
 
 
+def is_text(source: str) -> bool:
+    """Whether a data source is text, which comes with a tokenizer."""
+    return source == "python_documentation" or source.endswith(".txt")
+
+
 def tokenizer_path(data: Path) -> Path:
     """Where the tokenizer of a data set of text lies: beside it."""
     return data.with_name("tokenizer.json")
@@ -47,7 +52,7 @@ def make_dataset(
 
     The tokenizer of a text is written beside it.
     """
-    if source == "python_documentation" or source.endswith(".txt"):
+    if is_text(source):
         return _make_text_dataset(source, out, seed, test_fraction, text or TextSettings())
     if source == "digits":
         data = digits(seed, test_fraction)

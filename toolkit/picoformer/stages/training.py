@@ -12,8 +12,8 @@ import numpy as np
 from picoformer.compress.settings import DistillSettings, TrainSettings
 from picoformer.config import ModelSection
 from picoformer.datasets import Dataset, augment_digits, load_dataset, save_dataset
-from picoformer.errors import ConfigError
-from picoformer.files import is_first_process
+from picoformer.errors import ConfigError, DataError
+from picoformer.files import atomic_write_bytes, is_first_process
 from picoformer.metrics import judge
 from picoformer.stages.data import model_config
 
@@ -21,6 +21,9 @@ Progress = Callable[[str, int, int, float], None]
 """Label, steps done, steps in all, last loss."""
 Notify = Callable[[str], None]
 """One line that somebody should read."""
+
+TAKEN_BATCH = 128
+"""Samples at a time of a teacher that is judged."""
 
 
 def judge_model(model: Any, data: Dataset) -> dict[str, Any]:
@@ -52,6 +55,36 @@ def train_model(
     augmentation, tick, files = _augmentation(data, augment), _tick(progress, "training"), run_files(out, notify)
     report = train(model, data.x_train, data.y_train, settings, augmentation, tick, files)
     return finish(model, data, out, files, **_training_figures(report))
+
+
+def take_teacher(path: Path, data_path: Path, out: Path) -> dict[str, Any]:
+    """Take a teacher that exists, a checkpoint or an ONNX file, and judge it on the test part of a data set."""
+    import torch
+
+    from picoformer.compress.count import count_macs, count_parameters
+    from picoformer.compress.teacher import load_teacher
+    from picoformer.frontends.onnx_load import self_contained
+
+    teacher = load_teacher(path)
+    atomic_write_bytes(out, self_contained(path) if path.suffix == ".onnx" else path.read_bytes())
+    data = load_dataset(data_path)
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(data.x_test), TAKEN_BATCH):
+            answers = teacher.answer(torch.from_numpy(data.x_test[start : start + TAKEN_BATCH]), ("logits",))
+            parts.append(answers["logits"].numpy())
+    logits = np.concatenate(parts)
+    if logits.shape[:-1] != data.y_test.shape or logits.shape[-1] != data.classes:
+        raise DataError(
+            f"{path}: gives {list(logits.shape[1:])} a sample, the data has {data.classes} classes"
+            f"{' for every row' if data.labels_rows else ''}; take a teacher of the same data"
+        )
+    config = teacher.config
+    return {
+        **judge(logits, data.y_test, data.characters_per_label).to_dict(),
+        "parameters": None if config is None else count_parameters(config),
+        "macs": None if config is None else count_macs(config),
+    }
 
 
 def distill_model(

@@ -20,7 +20,7 @@ from picoformer.compress.settings import FactorizeSettings
 from picoformer.compress.train import train
 from picoformer.compress.training_state import RunFiles
 from picoformer.compress.vocabulary import prune_vocabulary
-from picoformer.datasets import Dataset, load_dataset, next_tokens, python_documentation, split_text
+from picoformer.datasets import Dataset, next_tokens, python_documentation, split_text
 from picoformer.ir import DType, Graph
 from picoformer.models.checkpoint import load_checkpoint, save_checkpoint
 from picoformer.models.export import export_onnx
@@ -241,6 +241,3 @@ def steps(task: Task) -> dict[str, Callable[[Run], Result]]:
     if task.name == "language":
         found["vocabulary"] = vocabulary
     return found
-
-
-__all__ = ["Run", "load_dataset", "steps"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from picoformer.errors import ConfigError, DataError, ModelError
 from picoformer.files import file_hash
-from picoformer.models.checkpoint import load_checkpoint
+from picoformer.models.checkpoint import load_checkpoint, trained_tokenizer
 from picoformer.models.config import TransformerConfig
 from picoformer.models.transformer import Transformer
 
@@ -27,6 +27,7 @@ class Teacher(Protocol):
     """Answers batches of inputs with "logits" and, where it can, "hidden.0", "query.0" … of its layers."""
 
     name: str
+    tokenizer: str  # SHA-256 of the tokenizer.json whose tokens it was trained on; "" where that is not known
     is_frozen: bool  # its answers have to be computed beforehand
 
     @property
@@ -48,8 +49,8 @@ class TorchTeacher:
 
     is_frozen = False
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.name = module, type(module).__name__
+    def __init__(self, module: nn.Module, name: str = "", tokenizer: str = "") -> None:
+        self.module, self.name, self.tokenizer = module, name or type(module).__name__, tokenizer
 
     @property
     def config(self) -> TransformerConfig | None:
@@ -93,6 +94,7 @@ class OnnxTeacher:
     """
 
     config: TransformerConfig | None = None
+    tokenizer = ""
     is_frozen = True
 
     def __init__(self, path: Path) -> None:
@@ -163,7 +165,8 @@ def load_teacher(path: Path) -> Teacher:
         return OnnxTeacher(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such file; give the teacher's checkpoint or ONNX file")
-    return TorchTeacher(load_checkpoint(path)[0])
+    model, extra = load_checkpoint(path)
+    return TorchTeacher(model, path.name, trained_tokenizer(extra))
 
 
 def as_teacher(teacher: nn.Module | Path | Teacher) -> Teacher:

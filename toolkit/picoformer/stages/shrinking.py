@@ -25,7 +25,8 @@ def prune_model(
     notify: Notify | None = None,
 ) -> dict[str, Any]:
     """Prune, in rounds where the settings say so, then recover: from the teacher where there is one, else from the
-    labels. Between rounds it recovers likewise, with the rates of `recovery`."""
+    labels. Between rounds it recovers likewise, with the rates of `recovery`. A model that fits already stays as it is.
+    """
     from picoformer.compress.prune import prune
 
     model, data = _take(checkpoint, data_path, None if recovery is None else teacher_path)
@@ -37,19 +38,26 @@ def prune_model(
         short = dataclasses.replace(recovery, epochs=settings.round_epochs)
         recover(smaller, data, short, teacher_path, augment, progress)
 
+    limits = board_limits(settings)
     smaller, report = prune(
         model,
         data.x_train,
         data.y_train,
         settings,
-        board_limits(settings),
+        limits,
         recover_a_little,
         lambda found: float(judge_model(found, data)[_metric(data)]),
     )
-    before_recovery = report.rounds[-1].metric
     files = run_files(out, notify)
-    recover(smaller, data, recovery, teacher_path, augment, progress, files)
-    more = {f"{_metric(data)}_before_recovery": before_recovery, "bytes_int8": report.bytes_after}
+    more: dict[str, Any] = {f"{_metric(data)}_before_recovery": report.rounds[-1].metric}
+    more["bytes_int8"] = report.bytes_after
+    if settings.has_budget and smaller.config == model.config:
+        more["pruned"] = "fits already; nothing pruned"
+        files.curves.unlink(missing_ok=True)  # of a run that did train
+    else:
+        recover(smaller, data, recovery, teacher_path, augment, progress, files)
+    if limits is not None:
+        more |= {"board": limits.board.describe(smaller.config), "board_bytes": limits.board.estimate(smaller.config)}
     return finish(smaller, data, out, files, **more, pruning=report.to_dict())
 
 
@@ -74,8 +82,8 @@ def _metric(data: Dataset) -> str:
 
 
 def board_limits(settings: PruneSettings) -> Any:
-    """What the flash and RAM of `settings.board` leave for weights and activations; None without a board."""
-    from picoformer.compress.budget import Limits
+    """The Limits that flash and RAM of `settings.board` leave for weights and activations; None without a board."""
+    from picoformer.compress.budget import Board
     from picoformer.targets import load_target
 
     if not settings.board:
@@ -84,10 +92,7 @@ def board_limits(settings: PruneSettings) -> Any:
     if target.is_host:
         raise ConfigError(f"board = '{settings.board}' is this machine, which has no flash; name a board")
     flash, ram = target.region("code").length, target.region("data").length
-    room = flash - settings.code_bytes
-    if room <= 0:
-        raise ConfigError(f"code_bytes = {settings.code_bytes:,}, but {target.name} has {flash:,} bytes of flash")
-    return Limits(bytes=room, ram=ram - target.stack_bytes)
+    return Board(target.name, flash, settings.code_bytes, ram, target.stack_bytes, settings.runtime_bytes).limits()
 
 
 def prune_vocabulary_files(

@@ -64,12 +64,13 @@ def prune_model(
 def _take(checkpoint: Path, data_path: Path, teacher_path: Path | None) -> tuple[Any, Dataset]:
     """The model of a checkpoint and data that it and the teacher of its recovery go with; where the data does not say
     of which tokenizer it is, it counts as the checkpoint's."""
-    from picoformer.compress.teacher import load_teacher
+    from picoformer.compress.teacher import check_takes, load_teacher
     from picoformer.models.checkpoint import load_checkpoint, trained_tokenizer
 
     data = load_dataset(data_path)
     model, extra = load_checkpoint(checkpoint)
     check_tokenizer(checkpoint, trained_tokenizer(extra), data)
+    check_takes(str(checkpoint), model.config, data.x_train)
     data = dataclasses.replace(data, tokenizer=data.tokenizer or trained_tokenizer(extra))
     if teacher_path is not None:
         check_tokenizer(teacher_path, load_teacher(teacher_path).tokenizer, data)

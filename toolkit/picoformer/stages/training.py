@@ -62,11 +62,13 @@ def take_teacher(path: Path, data_path: Path, out: Path) -> dict[str, Any]:
     import torch
 
     from picoformer.compress.count import count_macs, count_parameters
-    from picoformer.compress.teacher import load_teacher
+    from picoformer.compress.teacher import check_takes, load_teacher
     from picoformer.frontends.onnx_load import self_contained
 
     teacher, data = load_teacher(path), load_dataset(data_path)
     check_tokenizer(path, teacher.tokenizer, data)
+    if teacher.config is not None:
+        check_takes(str(path), teacher.config, data.x_test)
     atomic_write_bytes(out, self_contained(path) if path.suffix == ".onnx" else path.read_bytes())
     parts = []
     with torch.no_grad():

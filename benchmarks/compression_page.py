@@ -120,8 +120,8 @@ def pruning(table: Table) -> str:
 
 def factorization(table: Table) -> str:
     """Bytes against metric, by plain SVD and activation-aware."""
-    lines = [("keep", "parameters", "plain SVD", "activation-aware", "difference")]
-    for keep in table.task.keeps:
+    lines = [("size", "parameters", "plain SVD", "activation-aware", "difference")]
+    for keep in (*table.task.ranks, *table.task.keeps):
         plain, aware = (table.values("factorized", f"{keep:g} {way}", "before") for way in ("plain", "activation"))
         size = np.mean([run["factorized"][f"{keep:g} activation"]["parameters"] for run in table.runs])
         lines.append(

@@ -125,13 +125,18 @@ def factorization(table: Table) -> str:
         plain, aware = (table.values("factorized", f"{keep:g} {way}", "before") for way in ("plain", "activation"))
         size = np.mean([run["factorized"][f"{keep:g} activation"]["parameters"] for run in table.runs])
         lines.append(
-            (f"{keep:g}", f"{size:,.0f}", table.show(plain), table.show(aware), table.difference(aware, plain))
+            (title(keep), f"{size:,.0f}", table.show(plain), table.show(aware), table.difference(aware, plain))
         )
     keep = table.task.keeps[1]
     recovered = table.values("factorized", f"{keep:g} recovered", table.task.metric)
     text = "### Low-rank factorization of the teacher, without recovery\n\n" + rows(*lines)
     against = table.difference(recovered, table.model("teacher"))
     return f"{text}\nActivation-aware at {keep:g}, recovered: {table.show(recovered)}, {against} against the teacher.\n"
+
+
+def title(size: float) -> str:
+    """What a size of a factorized model is: a rank, or a share of the parameters."""
+    return f"rank {size:g}" if size >= 1 else f"{size:g} of the parameters"
 
 
 def quantization(table: Table) -> str:

@@ -147,8 +147,8 @@ LANGUAGE = Task(
     ranks=(64, 48, 32),
     keeps=(0.8, 0.6, 0.4),
     calibration=128,
-    qat=QatSettings(epochs=2),
-    qat_samples=1500,
+    qat=QatSettings(epochs=4),
+    qat_samples=4000,
 )
 
 TASKS = {task.name: task for task in (DIGITS, LANGUAGE)}

@@ -153,7 +153,7 @@ def print_build(record: Mapping[str, Any]) -> None:
 def print_quality(record: Mapping[str, Any]) -> None:
     """Print how well each quantized tensor keeps its float values."""
     print(
-        f"{record['model']}: {record['scheme']}, constants {record['constant_bytes']:,} bytes with their tables, of them "
+        f"{record['model']}: {record['scheme']}, constants {record['constant_bytes']:,} bytes, of them "
         f"weights and biases {record['parameter_bytes']:,} (float: {record['float_parameter_bytes']:,})"
     )
     for tensor in record["tensors"]:

@@ -83,7 +83,7 @@ def quantize(
     if settings.rounding == "nearest" and not settings.bias_correction:
         return typed
     rounding, corrects = settings.rounding, settings.bias_correction
-    return verify(refine(graph, typed, calibration, run_float, rounding, corrects, progress))
+    return verify(refine(graph, typed, calibration, rounding, corrects, progress))
 
 
 def _choose_types(

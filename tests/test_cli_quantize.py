@@ -52,7 +52,9 @@ def test_settings_reach_the_quantizer(shop: Workshop, tmp_path: Path) -> None:
     succeeds(*quantize_words(shop, tmp_path / "even", "--equalization", "on"))
     gains = [len(node.inputs) for node in load_graph(tmp_path / "even").nodes if node.op.kind == "LayerNorm"]
     assert 3 in gains, "a norm takes up scales as its gain"
-    succeeds("build", shop.model, "--quantized", tmp_path / "even", "--target", "host", "-o", tmp_path / "built")
+    build = ["build", shop.model, "--quantized", tmp_path / "even", "--target", "host", "-o", tmp_path / "built"]
+    refuses([*build, "--budget", "9KB"], "--quantized", "--budget")
+    succeeds(*build)
 
 
 def test_an_equalized_build_is_equal_down_the_chain(shop: Workshop) -> None:

@@ -300,6 +300,14 @@ def test_answers_are_computed_once(teacher: Transformer, data: Dataset, tmp_path
         file.write_bytes(file.read_bytes()[:200])
     again, origin, asked = run(files)
     assert origin == "computed" and asked == 160 and (again == first).all()
+    files = RunFiles(teacher_outputs=tmp_path / "alone")
+    run(files)
+    (file,) = (tmp_path / "alone").rglob("logits.0.npy")
+    np.save(file, np.load(file).astype(np.float64))
+    assert run(files)[1:] == ("computed", 160), "of another type than it says"
+    np.save(file, np.load(file)[:, :1])
+    with pytest.raises(DataError, match="remove teacher-outputs"):
+        run(files)
 
 
 def test_layers_are_kept_too_and_views_are_frozen(teacher: Transformer, data: Dataset, tmp_path: Path) -> None:

@@ -224,6 +224,8 @@ def quantize_samples(
     if quantized is not None:
         if calibration is not None:
             raise ConfigError("--quantized and --calibration both say where the integers come from; keep one")
+        if settings is not None and settings.budget is not None:
+            raise ConfigError("--quantized holds integers that were chosen already; give --budget where they are made")
         return graph, load_quantized(quantized, graph), {}
     if scheme == "float32":
         if settings is not None and settings.budget is not None:

@@ -25,11 +25,12 @@ Progress = Callable[[str, int, int, float], None]
 Announce = Callable[[str, str], None]
 """Stage, and what becomes of it: "running", "unchanged" or "done"."""
 
-TRAINING_ROOMS = ("models", "compress", "datasets.py", "metrics.py", "stages.py", "files.py")
+TRAINING_ROOMS = ("models", "compress", "datasets.py", "metrics.py", "stages.py", "config.py", "files.py")
 FINETUNING_ROOMS = (
-    "ir", "ops", "frontends", "passes", "quantize", "reference", "compress",
-    "build_folder.py", "finetuning.py", "quantized_folder.py", "samples.py",
+    "ir", "ops", "frontends", "passes", "quantize", "reference", "compress", "build_folder.py", "config.py", "files.py",
+    "finetuning.py", "metrics.py", "quantization_report.py", "quantized_folder.py", "samples.py", "stages.py",
 )  # fmt: skip
+"""What these stages run of this package; `build` and what follows it depend on all of it."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def _training_stages(
             Stage(
                 "pruned",
                 lambda: stages.prune_model(
-                    student, samples, pruning, pruned, recovering, teacher, data.augment, progress
+                    student, samples, pruning, pruned, recovering, teacher, data.augment, progress, notify
                 ),
                 (samples, teacher, student),
                 (pruned,),
@@ -219,7 +220,7 @@ def _training_stages(
             Stage(
                 "factorized",
                 lambda: stages.factorize_model(
-                    whole, samples, factorization, factorized, mending, teacher, data.augment, progress
+                    whole, samples, factorization, factorized, mending, teacher, data.augment, progress, notify
                 ),
                 (samples, teacher, whole),
                 (factorized,),
@@ -301,7 +302,7 @@ def _build(
         target,
         folder,
         firmware.prefix,
-        wanted.settings(),
+        wanted.settings() if quantized is None else None,
         _shapes(pipeline),
         name=pipeline.file.name,
         quantized=quantized,
@@ -399,6 +400,8 @@ def code_hash(rooms: tuple[str, ...]) -> str:
     ]
     digest = hashlib.sha256()
     for root in roots:
+        if not root.exists():
+            raise FileNotFoundError(f"{root}: a room of the pipeline's stages that is not there")
         files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
         for file in files:
             if "__pycache__" not in file.parts:

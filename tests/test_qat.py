@@ -28,6 +28,7 @@ from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer
 from picoformer.ops import OPERATORS, Add, Attention, MatMul
 from picoformer.ops.fixedpoint import dequantize
+from picoformer.quantization_report import read_quantization
 from picoformer.quantize import SCHEMES, QuantizeSettings, quantize
 from picoformer.reference import lower_graph, run_float, run_integer
 
@@ -280,6 +281,12 @@ def test_from_samples_to_verified_firmware(model: Trained, tmp_path: Path) -> No
     assert link.equal
     build = open_build(tmp_path / "out")
     assert build.manifest.scheme == "int4x8"
+    tensors_of = read_quantization(tmp_path / "out")
+    assert tensors_of is not None and tensors_of == {
+        **(read_quantization(tmp_path / "quantized") or {}),
+        "model": "digits",
+    }
+    assert {row["type"] for row in tensors_of["tensors"]} >= {"s4", "s8"}
     assert sqnr(model.graph, build.graph, model.train) == pytest.approx(found["sqnr_db_after"], abs=0.1)
     picoformer.export(model.onnx, quantized=tmp_path / "quantized", out=tmp_path / "q.onnx")
     assert (tmp_path / "q.onnx").stat().st_size > 0

@@ -168,12 +168,13 @@ def _training_stages(
         str(pipeline.beside(data.tokenizer)) if own else data.tokenizer, data.vocabulary, data.sequence
     )
     read = (*((Path(source),) if is_file else ()), *((Path(text.tokenizer),) if own else ()))
+    is_text = data.source == "python_documentation" or data.source.endswith(".txt")
     found = [
         Stage(
             "data",
             lambda: stages.make_dataset(source, samples, file.seed, data.test_fraction, text),
             read,
-            (samples,),
+            (samples, *((stages.tokenizer_path(samples),) if is_text else ())),
             [data.model_dump(), file.seed],
             code,
         ),

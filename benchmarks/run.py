@@ -24,7 +24,7 @@ from picoformer.targets import load_target
 
 HERE = Path(__file__).parent
 SAMPLES = 64
-CASES = [("gelu", "int8"), ("relu", "int8"), ("gelu", "int8x16"), ("gelu", "float32")]
+CASES = [("relu", "int8"), *(("gelu", scheme) for scheme in ("int8", "int8x16", "int4x8", "int4x16", "float32"))]
 TARGET = "mps2-an386"
 TOLERANCE = 0.01
 """A change of more than this share in a figure has to be written into the tracked table."""

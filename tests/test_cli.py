@@ -240,6 +240,7 @@ def test_the_api_with_paths_and_with_arrays(shop: Workshop, tmp_path: Path) -> N
 
 
 def test_the_api_takes_a_module_and_its_checkpoint(tmp_path: Path) -> None:
+    from picoformer.compress.train import evaluate
     from picoformer.models.checkpoint import save_checkpoint
     from picoformer.models.config import TransformerConfig
     from picoformer.models.transformer import Transformer
@@ -251,8 +252,11 @@ def test_the_api_takes_a_module_and_its_checkpoint(tmp_path: Path) -> None:
     by_object = api.build(module, calibration=inputs, out=tmp_path / "object")
     by_file = api.build(tmp_path / "model.safetensors", calibration=inputs, out=tmp_path / "file")
     assert graph_identity(by_object.graph) == graph_identity(by_file.graph)
-    found = api.verify(by_file.folder, inputs=inputs, checkpoint=tmp_path / "model.safetensors")
+    labels = np.arange(8) % 3
+    answers = {**inputs, "labels": labels}
+    found = api.verify(by_file.folder, inputs=answers, checkpoint=tmp_path / "model.safetensors")
     assert found.report.passed and found.report.links[0].source == "torch"
+    assert found.accuracy["torch"] == evaluate(module, inputs["x"], labels) and "host" in found.accuracy
     np.savez(tmp_path / "c.npz", **inputs)
     words = ["--calibration", tmp_path / "c.npz", "--target", "host", "-o", tmp_path / "command"]
     succeeds("build", tmp_path / "model.safetensors", *words)

@@ -193,9 +193,12 @@ def test_the_code_that_a_stage_depends_on_is_there() -> None:
 
 def test_integers_are_trained_on_the_data_set(place: Path) -> None:
     (place / "tiny.toml").write_text(f"{TINY}\n[qat]\nepochs = 1\nbatch = 256\n")
-    assert ran(picoformer("run", place / "tiny.toml")) == ["finetuned", "build", "verify", "report"]
+    done = ran(picoformer("run", place / "tiny.toml"))
     assert ran(picoformer("run", place / "tiny.toml")) == []
     record = json.loads((place / "out" / "stages" / "finetuned.json").read_text())
+    # Where training finds nothing better the build is what it was, and nothing is to be verified again.
+    verified = ["verify"] if record["figures"]["improved"] else []
+    assert done == ["finetuned", "build", *verified, "report"]
     assert record["figures"]["samples"] == 2400 and record["figures"]["steps"] == 10
 
 
@@ -392,3 +395,44 @@ def test_ctrl_c_while_training(tmp_path: Path) -> None:
     assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["data.json", "data.npz"]
     toml.write_text(TINY)
     assert ran(picoformer("run", toml)) == STAGES[1:]
+
+
+TEACHER = TINY[TINY.index("[teacher]") : TINY.index("[student]")]
+
+
+@pytest.mark.parametrize("form", ["checkpoint", "onnx"])
+def test_a_teacher_that_exists_teaches(finished: tuple[Path, Answer], tmp_path: Path, form: str) -> None:
+    made = finished[0] / "out" / "teacher.safetensors"
+    if form == "checkpoint":
+        given = tmp_path / "mine.safetensors"
+        shutil.copy(made, given)
+    else:
+        given = tmp_path / "mine.onnx"
+        succeeds("export", made, "--format", "onnx", "--scheme", "float32", "-o", given)
+    text = TINY.replace(TEACHER, f'[teacher]\npath = "{given.name}"\n\n')
+    (tmp_path / "taken.toml").write_text(text)
+    answer = picoformer("run", tmp_path / "taken.toml", "--json")
+    assert ran(answer) == STAGES
+    teacher, trained = answer.record["stages"][0], finished[1].record["stages"][0]
+    assert teacher["name"] == "teacher" and teacher["accuracy"] == trained["accuracy"]
+    assert teacher["parameters"] == (trained["parameters"] if form == "checkpoint" else None)
+    student = (tmp_path / "out" / "student.safetensors").read_bytes()
+    if form == "checkpoint":
+        assert student == (finished[0] / "out" / "student.safetensors").read_bytes(), (
+            "the same teacher, the same student"
+        )
+    assert ran(picoformer("run", tmp_path / "taken.toml")) == []
+    edit(tmp_path / "taken.toml", "[student]", "[teacher_training]\nepochs = 1\n\n[student]")
+    refuses(["run", tmp_path / "taken.toml"], "[teacher_training] has nothing to train")
+
+
+def test_a_teacher_of_other_data_is_refused(tmp_path: Path, finished: tuple[Path, Answer]) -> None:
+    text = TINY.replace(TEACHER, '[teacher]\npath = "other.safetensors"\n\n')
+    (tmp_path / "taken.toml").write_text(text)
+    refuses(["run", tmp_path / "taken.toml"], "[teacher] names", "other.safetensors")
+    (tmp_path / "other.safetensors").write_bytes(b"nothing")
+    answer = picoformer("run", tmp_path / "taken.toml")
+    assert answer.code == 1 and "not a safetensors file" in answer.err.splitlines()[-1]
+    assert not (tmp_path / "out" / "teacher.safetensors").exists()
+    edit(tmp_path / "taken.toml", "other.safetensors", "other.txt")
+    refuses(["run", tmp_path / "taken.toml"], "path")

@@ -77,7 +77,7 @@ def train(data: Path, config: Path, output: Path, as_json: bool) -> None:
     """Train the model of [teacher] from scratch.
 
     DATA is an .npz that `picoformer dataset` wrote. A run that was stopped goes on where its state was last saved. For
-    several processes: torchrun --nproc-per-node 2 -m picoformer train …
+    several processes, put `torchrun --nproc-per-node 2 -m` in front.
     """
     from picoformer.stages import train_model
 
@@ -98,7 +98,7 @@ def distill(teacher: Path, data: Path, config: Path, output: Path, as_json: bool
 
     TEACHER is a checkpoint (.safetensors) or an ONNX file, DATA an .npz that `picoformer dataset` wrote. What the
     teacher says is kept in teacher-outputs beside OUTPUT. A run that was stopped goes on where its state was last
-    saved. For several processes: torchrun --nproc-per-node 2 -m picoformer distill …
+    saved. For several processes, put `torchrun --nproc-per-node 2 -m` in front.
     """
     from picoformer.stages import distill_model
 
@@ -111,7 +111,7 @@ def distill(teacher: Path, data: Path, config: Path, output: Path, as_json: bool
 @click.command()
 @compress_options
 def prune(checkpoint: Path, data: Path, config: Path, teacher: Path | None, output: Path, as_json: bool) -> None:
-    """Drop heads, neurons, layers or width that matter least, then recover.
+    """Drop what matters least, then recover: heads, neurons, width.
 
     Settings come from [pruning] and [recovery]; CHECKPOINT is a .safetensors, DATA a data set.
     """

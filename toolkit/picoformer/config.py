@@ -118,6 +118,12 @@ class ModelSection(_Section):
         )
 
 
+class TeacherFile(_Section):
+    """A teacher that exists: a checkpoint (.safetensors) or an ONNX file, relative to the TOML file."""
+
+    path: Annotated[str, Field(pattern=r"\.(safetensors|onnx)$")]
+
+
 class OnnxSection(_Section):
     """Start from a model that exists: paths relative to the TOML file."""
 
@@ -191,6 +197,7 @@ class PipelineFile(_Section):
     data: DataSection | None = None
     onnx: OnnxSection | None = None
     teacher: ModelSection | None = None
+    teacher_file: TeacherFile | None = None  # a section [teacher] that holds a path
     teacher_training: TrainSettings | None = None
     student: ModelSection | None = None
     distillation: DistillSettings | None = None
@@ -203,6 +210,15 @@ class PipelineFile(_Section):
     qat: QatSettings | None = None
     firmware: FirmwareSection = FirmwareSection()
     verification: VerificationSection = VerificationSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _teacher_that_exists(cls, given: Any) -> Any:
+        teacher = given.get("teacher") if isinstance(given, dict) else None
+        if isinstance(teacher, dict) and "path" in teacher:
+            rest = {key: value for key, value in given.items() if key != "teacher"}
+            return {**rest, "teacher_file": teacher}
+        return given
 
     @property
     def teaching(self) -> TrainSettings:
@@ -240,7 +256,11 @@ class PipelineFile(_Section):
 
     @model_validator(mode="after")
     def _one_start(self) -> PipelineFile:
-        trained = [key for key in ("data", "teacher", "student") if getattr(self, key) is not None]
+        if self.teacher_file is not None and self.teacher_training is not None:
+            raise ValueError("[teacher_training] has nothing to train: [teacher] names a file; remove one of them")
+        teacher = "teacher" if self.teacher_file is None else "teacher_file"
+        trained = [key for key in ("data", teacher, "student") if getattr(self, key) is not None]
+        trained = [key.removesuffix("_file") for key in trained]
         if self.onnx is None and len(trained) < 3:
             missing = [key for key in ("data", "teacher", "student") if key not in trained]
             raise ValueError(f"the section [{missing[0]}] is missing; or give [onnx] to start from a model that exists")

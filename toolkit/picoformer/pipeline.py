@@ -25,10 +25,10 @@ Progress = Callable[[str, int, int, float], None]
 Announce = Callable[[str, str], None]
 """Stage, and what becomes of it: "running", "unchanged" or "done"."""
 
-TRAINING_ROOMS = ("models", "compress", "datasets.py", "metrics.py", "stages.py", "config.py", "files.py")
+TRAINING_ROOMS = ("models", "compress", "datasets.py", "metrics.py", "stages", "config.py", "files.py")
 FINETUNING_ROOMS = (
     "ir", "ops", "frontends", "passes", "quantize", "reference", "compress", "build_folder.py", "config.py", "files.py",
-    "finetuning.py", "metrics.py", "quantization_report.py", "quantized_folder.py", "samples.py", "stages.py",
+    "finetuning.py", "metrics.py", "quantization_report.py", "quantized_folder.py", "samples.py", "stages",
 )  # fmt: skip
 """What these stages run of this package; `build` and what follows it depend on all of it."""
 
@@ -116,7 +116,6 @@ def _stages(
         read = (*sources, *(external_files(sources[0]) if sources[0].is_file() else ()))
         found.append(Stage("onnx", take, read, (model, calibration, inputs), given.model_dump(), training))
     else:
-        assert file.data is not None and file.teacher is not None and file.student is not None
         found, checkpoint = _training_stages(pipeline, training, progress, notify)
     quantized: Path | None = None
     if file.finetuning is not None:
@@ -157,10 +156,9 @@ def _training_stages(
 ) -> tuple[list[Stage], Path]:
     """From data to ONNX; also the checkpoint that was exported."""
     file, out = pipeline.file, pipeline.output
-    assert file.data is not None and file.teacher is not None and file.student is not None
-    data, teacher_section, student_section = file.data, file.teacher, file.student
-    teaching, distilling = file.teaching, file.distilling
-    samples, teacher, student = out / "data.npz", out / "teacher.safetensors", out / "student.safetensors"
+    assert file.data is not None and file.student is not None
+    data, student_section, distilling = file.data, file.student, file.distilling
+    samples, student = out / "data.npz", out / "student.safetensors"
     is_file = data.source.endswith((".npz", ".txt"))
     source = str(pipeline.beside(data.source)) if is_file else data.source
     own = data.tokenizer.endswith(".json")
@@ -168,24 +166,17 @@ def _training_stages(
         str(pipeline.beside(data.tokenizer)) if own else data.tokenizer, data.vocabulary, data.sequence
     )
     read = (*((Path(source),) if is_file else ()), *((Path(text.tokenizer),) if own else ()))
-    is_text = data.source == "python_documentation" or data.source.endswith(".txt")
+    taught, teacher = _teacher_stage(pipeline, samples, code, progress, notify)
     found = [
         Stage(
             "data",
             lambda: stages.make_dataset(source, samples, file.seed, data.test_fraction, text),
             read,
-            (samples, *((stages.tokenizer_path(samples),) if is_text else ())),
+            (samples, stages.tokenizer_path(samples)) if stages.is_text(source) else (samples,),
             [data.model_dump(), file.seed],
             code,
         ),
-        Stage(
-            "teacher",
-            lambda: stages.train_model(samples, teacher_section, teaching, teacher, data.augment, progress, notify),
-            (samples,),
-            (teacher,),
-            [teacher_section.model_dump(), teaching, data.augment],
-            code,
-        ),
+        taught,
         Stage(
             "student",
             lambda: stages.distill_model(
@@ -239,6 +230,36 @@ def _training_stages(
     settings = [file.export.model_dump(), file.quantization.samples, file.seed]
     found.append(Stage("onnx", export, (checkpoint, samples), (model, calibration, inputs), settings, code))
     return found, checkpoint
+
+
+def _teacher_stage(
+    pipeline: Pipeline, samples: Path, code: str, progress: Progress | None, notify: stages.Notify | None
+) -> tuple[Stage, Path]:
+    """The teacher, trained or taken from where it is, and its file."""
+    file = pipeline.file
+    assert file.data is not None
+    if file.teacher_file is not None:
+        from picoformer.frontends.onnx_load import external_files
+
+        given = pipeline.beside(file.teacher_file.path)
+        if not given.is_file():
+            raise ConfigError(f"{pipeline.path}: [teacher] names {given}, which is not there; mend path")
+        teacher = pipeline.output / f"teacher{given.suffix}"
+        read = (given, samples, *(external_files(given) if given.suffix == ".onnx" else ()))
+        take = Stage("teacher", lambda: stages.take_teacher(given, samples, teacher), read, (teacher,), None, code)
+        return take, teacher
+    assert file.teacher is not None
+    section, teaching, augment = file.teacher, file.teaching, file.data.augment
+    teacher = pipeline.output / "teacher.safetensors"
+    trained = Stage(
+        "teacher",
+        lambda: stages.train_model(samples, section, teaching, teacher, augment, progress, notify),
+        (samples,),
+        (teacher,),
+        [section.model_dump(), teaching, augment],
+        code,
+    )
+    return trained, teacher
 
 
 def _finetuning_stage(
@@ -326,10 +347,8 @@ def _verify(
     found = verify_files(folder, inputs, None, checkpoint, wanted.samples, progress, wanted.min_sqnr_db)
     if not found.report.passed:
         raise DeviceError(f"parity does not hold: {found.report.failures[0]}")
-    record = found.to_json()
-    accuracy = record["accuracy"]
-    atomic_write_text(out, json.dumps(record, indent=1) + "\n")
-    return {"accuracy": accuracy, "instructions": found.report.instructions_per_inference}
+    atomic_write_text(out, json.dumps(found.to_json(), indent=1) + "\n")
+    return {"accuracy": found.accuracy, "instructions": found.report.instructions_per_inference}
 
 
 def _report(figures: Mapping[str, dict[str, Any]], folder: Path, verified: Path, out: Path) -> dict[str, Any]:

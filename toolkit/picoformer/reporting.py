@@ -52,7 +52,7 @@ def write_reports(figures: Mapping[str, Mapping[str, Any]], folder: Path, verifi
             name,
             figures[name]["accuracy"],
             figures[name]["parameters"],
-            _size(out / f"{name}.safetensors"),
+            _size(out / f"{name}.safetensors") or _size(out / f"{name}.onnx"),
             figures[name]["bits_per_character"],
         )
         for name in TRAINED

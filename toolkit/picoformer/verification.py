@@ -64,12 +64,17 @@ class Verification:
     uncounted: str
     runtime_flash_bytes: int | None
 
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """The share of right answers of each form; empty without labels."""
+        return {form: judgement.accuracy for form, judgement in self.judgements.items()}
+
     def to_json(self) -> dict[str, Any]:
         """The object of `verify --json`, and beside it what a person may also want to know."""
         more = {
             "passed": self.report.passed,
             "failures": list(self.report.failures),
-            "accuracy": {form: judgement.accuracy for form, judgement in self.judgements.items()},
+            "accuracy": self.accuracy,
             "metrics": {form: judgement.to_dict() for form, judgement in self.judgements.items()},
             "sqnr_db_per_tensor": [{"name": q.name, "op": q.op, "sqnr_db": q.sqnr_db} for q in self.quality],
             "instructions_uncounted": self.uncounted or None,

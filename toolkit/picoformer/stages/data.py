@@ -1,0 +1,105 @@
+"""From names and files to a data set, and from a data set to the configuration of a model for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from picoformer.config import ModelSection
+from picoformer.datasets import (
+    Dataset,
+    digits,
+    load_dataset,
+    next_tokens,
+    python_documentation,
+    save_dataset,
+    split_text,
+    synthetic_signal,
+)
+from picoformer.errors import ConfigError, DataError
+from picoformer.models.config import TransformerConfig
+
+SOURCES = ("digits", "synthetic_signal", "python_documentation")
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How text becomes a data set: windows of `sequence` tokens of a tokenizer ("character", "bpe" with `vocabulary`
+    tokens, or the path of a tokenizer.json)."""
+
+    tokenizer: str = "character"
+    vocabulary: int = 512
+    sequence: int = 64
+
+
+def is_text(source: str) -> bool:
+    """Whether a data source is text, which comes with a tokenizer."""
+    return source == "python_documentation" or source.endswith(".txt")
+
+
+def tokenizer_path(data: Path) -> Path:
+    """Where the tokenizer of a data set of text lies: beside it."""
+    return data.with_name("tokenizer.json")
+
+
+def make_dataset(
+    source: str, out: Path, seed: int = 0, test_fraction: float = 0.2, text: TextSettings | None = None
+) -> dict[str, Any]:
+    """Write the data set `source` (a name in SOURCES, the path of a .txt or of an .npz) to `out`; returns its sizes.
+
+    The tokenizer of a text is written beside it.
+    """
+    if is_text(source):
+        return _make_text_dataset(source, out, seed, test_fraction, text or TextSettings())
+    if source == "digits":
+        data = digits(seed, test_fraction)
+    elif source == "synthetic_signal":
+        data = synthetic_signal(seed)
+    elif source.endswith(".npz"):
+        data = load_dataset(Path(source))
+    else:
+        raise ConfigError(f"unknown data source '{source}'; use {', '.join(SOURCES)} or the path of a .txt or .npz")
+    save_dataset(data, out)
+    return {"train": len(data.x_train), "test": len(data.x_test), "classes": data.classes}
+
+
+def _make_text_dataset(source: str, out: Path, seed: int, test_fraction: float, wanted: TextSettings) -> dict[str, Any]:
+    from picoformer.models.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+
+    text = python_documentation() if source == "python_documentation" else read_text(Path(source))
+    train, test = split_text(text, seed, test_fraction)
+    if wanted.tokenizer.endswith(".json"):
+        tokenizer = load_tokenizer(Path(wanted.tokenizer))
+    else:
+        tokenizer = train_tokenizer("".join(train), wanted.tokenizer, wanted.vocabulary)
+    parts = [[np.array(tokenizer.encode(block).ids, np.int64) for block in blocks] for blocks in (train, test)]
+    characters = sum(map(len, test)) / sum(map(len, parts[1]))
+    name = "python_documentation" if source == "python_documentation" else "text"
+    data = next_tokens(parts[0], parts[1], wanted.sequence, tokenizer.get_vocab_size(), characters, name)
+    save_tokenizer(tokenizer, tokenizer_path(out))
+    save_dataset(data, out)
+    sizes = {"train": len(data.x_train), "test": len(data.x_test), "classes": data.classes}
+    return {**sizes, "characters": len(text), "characters_per_token": characters}
+
+
+def read_text(path: Path) -> str:
+    """A text as UTF-8; raises DataError for what is none."""
+    try:
+        return path.read_text("utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; give the path of a text") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 (byte {error.start}); save the text as UTF-8") from error
+
+
+def model_config(section: ModelSection, data: Dataset) -> TransformerConfig:
+    """The configuration of a model for this data."""
+    is_tokens = data.x_train.dtype.kind in "iu"
+    vocabulary = 0
+    if is_tokens:
+        seen = int(max(data.x_train.max(), data.x_test.max())) + 1
+        vocabulary = max(seen, data.classes) if data.labels_rows else seen
+    return section.transformer(data.x_train.shape[1:], is_tokens, vocabulary, data.classes, data.labels_rows)

@@ -129,7 +129,7 @@ def test_a_wrong_import_is_seen(tmp_path: Path, room: str, source: str) -> None:
 
 def test_the_documents_name_every_room() -> None:
     text = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text("utf-8")
-    rows = [row for row in text[text.index("| room |") :].split("\n\n")[0].splitlines()[2:]]
+    rows = text[text.index("| room |") :].split("\n\n")[0].splitlines()[2:]
     named = {name.split("/")[0].rstrip("*") for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
     rooms = {room_of(path) for path in FILES} - {"__init__", "__main__"}
     assert named == rooms and set(MAY_IMPORT) <= rooms

@@ -20,7 +20,7 @@ from picoformer.compress.settings import FactorizeSettings
 from picoformer.compress.train import train
 from picoformer.compress.training_state import RunFiles
 from picoformer.compress.vocabulary import prune_vocabulary
-from picoformer.datasets import Dataset, load_dataset, next_tokens, python_documentation, split_text
+from picoformer.datasets import Dataset, next_tokens, python_documentation, split_text
 from picoformer.ir import DType, Graph
 from picoformer.models.checkpoint import load_checkpoint, save_checkpoint
 from picoformer.models.export import export_onnx
@@ -121,10 +121,11 @@ def factorized(run: Run) -> Result:
     """The teacher at several sizes, by plain SVD and by that of the inputs' second moment, without recovery."""
     data, whole = run.data(), run.model("teacher")
     found = {}
-    for keep in run.task.keeps:
+    sizes: list[dict[str, Any]] = [{"rank": rank} for rank in run.task.ranks]
+    for keys in (*sizes, *({"keep": keep} for keep in run.task.keeps)):
         for method in ("plain", "activation"):
-            smaller, report = factorize(whole, data.x_train, FactorizeSettings(keep=keep, method=method, samples=512))
-            found[f"{keep:g} {method}"] = {
+            smaller, report = factorize(whole, data.x_train, FactorizeSettings(method=method, samples=512, **keys))
+            found[f"{next(iter(keys.values())):g} {method}"] = {
                 "parameters": report.parameters_after,
                 "before": judge_model(smaller, data)[run.task.metric],
             }
@@ -241,6 +242,3 @@ def steps(task: Task) -> dict[str, Callable[[Run], Result]]:
     if task.name == "language":
         found["vocabulary"] = vocabulary
     return found
-
-
-__all__ = ["Run", "load_dataset", "steps"]

@@ -27,6 +27,9 @@ HOST = "host"
 BUILD_MARKS = ("float/graph.json", "quantized/graph.json", "host/firmware.elf")
 """What tells an earlier build from a folder of a person's own files."""
 
+CALIBRATION_SAMPLES = 256
+"""How many training samples of a data set calibrate, where one is given in place of calibration samples."""
+
 Progress = Callable[[str, int, int], None]
 """What is under way, how much of it is done, how much there is."""
 
@@ -238,7 +241,7 @@ def quantize_samples(
     if calibration is None:
         wanted = ", ".join(graph.inputs)
         raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {wanted}")
-    arrays, labels = split_labels(load_samples(calibration), calibration)
+    arrays, labels = split_labels(load_samples(calibration, "train", CALIBRATION_SAMPLES), calibration)
     check_calibration(arrays, labels, calibration)
     samples = fit_samples(graph, with_full_length(graph, arrays), calibration)
     chosen = SCHEMES[scheme]

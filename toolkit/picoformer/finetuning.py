@@ -45,7 +45,7 @@ def finetune_files(
         raise ConfigError("scheme float32 has no integers to train; choose int8 or another integer scheme")
     refuse_to_replace(out, ("graph.json",))
     source = data or calibration
-    arrays, found = split_labels(load_samples(source), source)
+    arrays, found = split_labels(load_samples(source, "train"), source)
     tick = None if progress is None else lambda what, done, total: progress(what, done, total, 0.0)
     graph, typed, calibrated = quantize_samples(
         model, calibration, scheme, settings, shapes, valid_length, progress=tick

@@ -54,6 +54,7 @@ def write_reports(figures: Mapping[str, Mapping[str, Any]], folder: Path, verifi
             figures[name]["parameters"],
             _size(out / f"{name}.safetensors") or _size(out / f"{name}.onnx"),
             figures[name]["bits_per_character"],
+            figures.get("data", {}).get("test"),
         )
         for name in TRAINED
         if name in figures
@@ -65,7 +66,8 @@ def write_reports(figures: Mapping[str, Mapping[str, Any]], folder: Path, verifi
         if form != "torch":
             name = FORMS.get(form, f"firmware, {form}")
             bits = found["bits_per_character"]
-            stages.append(StageFigures(name, found["accuracy"], manifest.parameters, sizes.get(form), bits))
+            size, samples = sizes.get(form), record["samples"]
+            stages.append(StageFigures(name, found["accuracy"], manifest.parameters, size, bits, samples))
     curves = tuple(curve for name in TRAINED if name in figures for curve in _curve(out, name))
     save_report(dataclasses.replace(_report(record, tuple(stages), folder), curves=curves), out)
 
@@ -151,8 +153,8 @@ def print_build(record: Mapping[str, Any]) -> None:
 def print_quality(record: Mapping[str, Any]) -> None:
     """Print how well each quantized tensor keeps its float values."""
     print(
-        f"{record['model']}: {record['scheme']}, constants {record['parameter_bytes']:,} bytes "
-        f"(float: {record['float_parameter_bytes']:,})"
+        f"{record['model']}: {record['scheme']}, constants {record['constant_bytes']:,} bytes with their tables, of them "
+        f"weights and biases {record['parameter_bytes']:,} (float: {record['float_parameter_bytes']:,})"
     )
     for tensor in record["tensors"]:
         quality = "exact" if tensor["sqnr_db"] is None else f"{tensor['sqnr_db']:.1f} dB"

@@ -10,17 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from picoformer.compress.count import count_macs, count_parameters
-from picoformer.compress.ranks import Choice, Site, choose_ranks, find_sites, site_macs, site_parameters
+from picoformer.compress.ranks import Choice, Site, choose_ranks, find_sites, middle_rank, site_macs, site_parameters
 from picoformer.compress.settings import FactorizeSettings
-from picoformer.compress.train import use_threads
+from picoformer.compress.train import predict, use_threads
 from picoformer.errors import DataError, PicoformerError
 from picoformer.models.config import PROJECTIONS
 from picoformer.models.transformer import LowRankLinear, Transformer
 
 Array = NDArray[np.float64]
 
+WEIGHT_SAMPLES = 128
+"""Samples on which each site is cut alone."""
 DAMPING = 1e-4
 """Share of the mean second moment added to every direction: those that no calibration sample took stay invertible."""
 
@@ -85,7 +88,9 @@ def factorize(model: Transformer, x: NDArray[Any], settings: FactorizeSettings) 
         site.name: decompose(matrices[site.name], moments[site.name] if settings.method == "activation" else None)
         for site in sites
     }
-    choices = choose_ranks(model.config, sites, {name: part.values for name, part in parts.items()}, settings)
+    values = {name: part.values for name, part in parts.items()}
+    weights = None if settings.rank else measure_weights(model, x, sites, parts, settings)
+    choices = choose_ranks(model.config, sites, values, settings, weights)
     smaller = replace_matrices(model, sites, parts, choices)
     layers = []
     for site in sites:
@@ -184,6 +189,44 @@ def measure_moments(
         if not np.isfinite(total).all():
             raise PicoformerError(f"factorization found no finite inputs of '{name}'; check model and data for NaN")
     return {name: total / rows[name] for name, total in sums.items()}
+
+
+def measure_weights(
+    model: Transformer,
+    x: NDArray[Any],
+    sites: tuple[Site, ...],
+    parts: dict[str, Decomposition],
+    settings: FactorizeSettings,
+) -> dict[str, float]:
+    """What losing all of a site's energy would do to the outputs, by name, as losing a part of it suggests.
+
+    Each site alone is cut to a middle rank; the outputs' divergence from those of the whole model is divided by the
+    share of energy that was lost. Raises PicoformerError when outputs are not finite.
+    """
+    samples = x[: min(WEIGHT_SAMPLES, settings.samples)]
+    whole = predict(model, samples, settings.threads)
+    weights = {}
+    for site in sites:
+        rank, lost = middle_rank(model.config, site, parts[site.name].values, settings)
+        if lost <= 0.0:
+            weights[site.name] = 0.0
+            continue
+        choices = {other.name: Choice(other.rank) for other in sites} | {site.name: Choice(rank)}
+        cut = predict(replace_matrices(model, sites, parts, choices), samples, settings.threads)
+        change = divergence(whole, cut)
+        if not np.isfinite(change):
+            raise PicoformerError(f"outputs are not finite with '{site.name}' at rank {rank}; check the model for NaN")
+        weights[site.name] = change / lost
+    return weights
+
+
+def divergence(outputs: NDArray[Any], other: NDArray[Any]) -> float:
+    """Mean KL(softmax(outputs) ‖ softmax(other)) over rows; of outputs of one number, the squared error instead."""
+    a, b = (torch.from_numpy(np.asarray(part)).double() for part in (outputs, other))
+    if a.shape[-1] < 2:
+        return float(functional.mse_loss(b, a))
+    ours, theirs = (functional.log_softmax(part.flatten(0, -2), dim=-1) for part in (a, b))
+    return float(functional.kl_div(theirs, ours, reduction="batchmean", log_target=True))
 
 
 def matrix(model: Transformer, site: Site) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,15 +77,19 @@ def choose_ranks(
     sites: tuple[Site, ...],
     values: Mapping[str, NDArray[np.float64]],
     settings: FactorizeSettings,
+    weights: Mapping[str, float] | None = None,
 ) -> dict[str, Choice]:
     """The rank of each site, from the singular `values` (k,) of each by name, largest first.
 
     All sites start at their cheapest; then, as long as the budget lasts, the step that regains the largest share of a
-    site's energy per cost is taken. Shares, because the energies of layers are of different scales. A site whose pair
-    would cost no less than it does now stays. Raises ConfigError for a budget that nothing can meet, naming the
+    site's energy per cost is taken. Shares, because the energies of layers are of different scales; each times the
+    site's weight, by name: what losing a share of it does to the model's outputs. A site whose pair would cost no less
+    than it does now stays. Raises ConfigError for a budget that nothing can meet, naming the
     nearest that can, and for a `settings.rank` that saves nowhere.
     """
     options = {site.name: _options(config, site, values[site.name], settings) for site in sites}
+    for name, weight in (weights or {}).items():
+        options[name] = replace(options[name], errors=options[name].errors * weight)
     if settings.rank:
         return _fixed(sites, options, settings.rank)
     counted = count_parameters if settings.budget == "parameters" else count_macs
@@ -123,6 +127,15 @@ def choose_ranks(
             note = "within the budget as it is"
         choices[site.name] = Choice(int(ranks[index]), note)
     return choices
+
+
+def middle_rank(
+    config: TransformerConfig, site: Site, values: NDArray[np.float64], settings: FactorizeSettings
+) -> tuple[int, float]:
+    """A rank in the middle of those a site may get, and the share of its energy lost there; (site.rank, 0) for none."""
+    found = _options(config, site, values, settings)
+    index = (len(found.ranks) - 1) // 2
+    return int(found.ranks[index]), float(found.errors[index])
 
 
 def _options(

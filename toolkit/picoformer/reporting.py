@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from picoformer.build_folder import Build, load_manifest, read_memory, read_target
+from picoformer.errors import ModelError
 from picoformer.quantization_report import print_quantization, read_quantization
 from picoformer.report import (
     Capacity,
@@ -77,8 +79,13 @@ def _curve(out: Path, stage: str) -> list[LossCurve]:
     path = out / f"{stage}.curves.json"
     if not path.is_file():
         return []
-    points = json.loads(path.read_text("utf-8"))["points"]
-    return [LossCurve(stage, tuple(point["step"] for point in points), tuple(point["loss"] for point in points))]
+    try:
+        points = [(int(point["step"]), float(point["loss"])) for point in json.loads(path.read_text("utf-8"))["points"]]
+        if not all(step > 0 and math.isfinite(loss) for step, loss in points):
+            raise ValueError("a step or a loss that cannot be")
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{path} is broken; remove it, or train '{stage}' again") from None
+    return [LossCurve(stage, tuple(step for step, _ in points), tuple(loss for _, loss in points))]
 
 
 def read_report(folder: Path) -> Report:
@@ -153,8 +160,8 @@ def print_build(record: Mapping[str, Any]) -> None:
 def print_quality(record: Mapping[str, Any]) -> None:
     """Print how well each quantized tensor keeps its float values."""
     print(
-        f"{record['model']}: {record['scheme']}, constants {record['constant_bytes']:,} bytes with their tables, of them "
-        f"weights and biases {record['parameter_bytes']:,} (float: {record['float_parameter_bytes']:,})"
+        f"{record['model']}: {record['scheme']}, constants {record['constant_bytes']:,} bytes with their tables, of "
+        f"them weights and biases {record['parameter_bytes']:,} (float: {record['float_parameter_bytes']:,})"
     )
     for tensor in record["tensors"]:
         quality = "exact" if tensor["sqnr_db"] is None else f"{tensor['sqnr_db']:.1f} dB"

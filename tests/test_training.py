@@ -114,16 +114,16 @@ def test_the_state_of_another_run_is_left_with_a_line(data: Dataset, tmp_path: P
     lines: list[str] = []
     files = RunFiles(tmp_path / "state", notify=lines.append)
 
-    def run(x: Any = data.x_train, start: int = 0, **change: Any) -> Any:
+    def run(x: Any = data.x_train, start: int = 0, augment: Any = None, **change: Any) -> Any:
         model = Transformer(CONFIG, seed=start)
-        return train(model, x, data.y_train, dataclasses.replace(SETTINGS, **change), files=files)
+        return train(model, x, data.y_train, dataclasses.replace(SETTINGS, **change), augment, files=files)
 
     settings: dict[str, Any] = {"epochs": 1}
     assert run(**settings).resumed_at == 0 and not lines
     assert run(**settings).resumed_at == run(**settings, checkpoint_steps=5).resumed_at == 6
     assert all("goes on after step 6 of 6" in line for line in lines)
     state = (tmp_path / "state").read_bytes()
-    for change in ({"learning_rate": 1e-3}, {"x": data.x_train * np.float32(2)}, {"start": 1}):
+    for change in ({"learning_rate": 1e-3}, {"x": data.x_train * np.float32(2)}, {"start": 1}, {"augment": noisy}):
         lines.clear()
         (tmp_path / "state").write_bytes(state)
         assert run(**{**settings, **change}).resumed_at == 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from picoformer.build_folder import Build, load_manifest, read_memory, read_target
+from picoformer.errors import ModelError
 from picoformer.quantization_report import print_quantization, read_quantization
 from picoformer.report import (
     Capacity,
@@ -77,8 +79,13 @@ def _curve(out: Path, stage: str) -> list[LossCurve]:
     path = out / f"{stage}.curves.json"
     if not path.is_file():
         return []
-    points = json.loads(path.read_text("utf-8"))["points"]
-    return [LossCurve(stage, tuple(point["step"] for point in points), tuple(point["loss"] for point in points))]
+    try:
+        points = [(int(point["step"]), float(point["loss"])) for point in json.loads(path.read_text("utf-8"))["points"]]
+        if not all(step > 0 and math.isfinite(loss) for step, loss in points):
+            raise ValueError("a step or a loss that cannot be")
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{path} is broken; remove it, or train '{stage}' again") from None
+    return [LossCurve(stage, tuple(step for step, _ in points), tuple(loss for _, loss in points))]
 
 
 def read_report(folder: Path) -> Report:

@@ -39,8 +39,9 @@ def load_samples(path: Path, part: str = "test", most: int = 0) -> dict[str, Arr
     if not set(arrays) >= DATASET:
         return arrays
     x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
-    if len(x) != len(y):
-        raise DataError(f"{path}: x_{part} has {len(x)} samples and y_{part} {len(y)}; make the data set again")
+    if x.shape[:1] != y.shape[:1] or not x.ndim:
+        shapes = f"x_{part} is {list(x.shape)} and y_{part} {list(y.shape)}"
+        raise DataError(f"{path}: {shapes}, which are not samples and their labels; make the data set again")
     chosen = np.linspace(0, len(x) - 1, most).astype(np.int64) if 0 < most < len(x) else slice(None)
     characters = {CHARACTERS: arrays[CHARACTERS]} if CHARACTERS in arrays else {}
     return {DATASET_INPUT: x[chosen], LABELS: y[chosen], **characters}

@@ -66,6 +66,7 @@ def take_teacher(path: Path, data_path: Path, out: Path) -> dict[str, Any]:
     from picoformer.frontends.onnx_load import self_contained
 
     teacher = load_teacher(path)
+    run_files(out, None).curves.unlink(missing_ok=True)  # of an earlier run, which trained one
     atomic_write_bytes(out, self_contained(path) if path.suffix == ".onnx" else path.read_bytes())
     data = load_dataset(data_path)
     parts = []
@@ -147,6 +148,8 @@ def recover(
     from picoformer.compress.train import train
 
     if settings is None:
+        if files is not None:
+            files.curves.unlink(missing_ok=True)  # of an earlier run, which trained
         return
     augmentation, tick = _augmentation(data, augment), _tick(progress, "recovering")
     if teacher_path is None:

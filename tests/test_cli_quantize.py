@@ -54,6 +54,8 @@ def test_settings_reach_the_quantizer(shop: Workshop, tmp_path: Path) -> None:
     assert 3 in gains, "a norm takes up scales as its gain"
     build = ["build", shop.model, "--quantized", tmp_path / "even", "--target", "host", "-o", tmp_path / "built"]
     refuses([*build, "--budget", "9KB"], "--quantized", "--budget")
+    refuses([*build, "--scheme", "int4x8"], "--quantized", "--scheme")
+    refuses([*build, "--inputs-dtype", "int16"], "--quantized", "--inputs-dtype")
     succeeds(*build)
     assert any(n.op.kind == "LayerNorm" and len(n.inputs) == 3 for n in load_graph(tmp_path / "built" / "float").nodes)
     records = [json.loads((tmp_path / name / "quantization.json").read_text()) for name in ("even", "built")]

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from command_line import picoformer, refuses, succeeds
@@ -134,6 +136,29 @@ def test_the_state_of_another_run_is_left_with_a_line(data: Dataset, tmp_path: P
     assert len(lines) == 1 and "not the state of a training" in lines[0]
     files.finish()
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("what", ["order", "weights", "record"])
+def test_a_doctored_state_is_refused_by_name(data: Dataset, tmp_path: Path, what: str) -> None:
+    files = RunFiles(tmp_path / "state")
+    settings = dataclasses.replace(SETTINGS, epochs=1)
+
+    def run() -> Any:
+        return train(Transformer(CONFIG, seed=0), data.x_train, data.y_train, settings, files=files)
+
+    run()
+    with safe_open(tmp_path / "state", framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())
+    if what == "order":
+        tensors["order"] += 10_000
+    elif what == "weights":
+        name = next(name for name in tensors if name.startswith("module."))
+        tensors[name] = torch.zeros(3)
+    else:
+        metadata = {key: value.replace('"losses"', '"loses"') for key, value in metadata.items()}
+    save_file(tensors, tmp_path / "state", metadata=metadata)
+    with pytest.raises(PicoformerError, match="is broken .*delete it"):
+        run()
 
 
 # --- when it stops -------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def test_a_doctored_state_is_refused_by_name(data: Dataset, tmp_path: Path, what
 
     run()
     with safe_open(tmp_path / "state", framework="pt") as file:
-        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata())
+        tensors, metadata = {name: file.get_tensor(name) for name in list(file.keys())}, dict(file.metadata())
     if what == "order":
         tensors["order"] += 10_000
     elif what == "weights":
@@ -157,7 +157,7 @@ def test_a_doctored_state_is_refused_by_name(data: Dataset, tmp_path: Path, what
     else:
         metadata = {key: value.replace('"losses"', '"loses"') for key, value in metadata.items()}
     save_file(tensors, tmp_path / "state", metadata=metadata)
-    with pytest.raises(PicoformerError, match="is broken .*delete it"):
+    with pytest.raises(PicoformerError, match=r"is broken .*delete it"):
         run()
 
 

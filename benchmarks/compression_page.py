@@ -120,18 +120,23 @@ def pruning(table: Table) -> str:
 
 def factorization(table: Table) -> str:
     """Bytes against metric, by plain SVD and activation-aware."""
-    lines = [("keep", "parameters", "plain SVD", "activation-aware", "difference")]
-    for keep in table.task.keeps:
+    lines = [("size", "parameters", "plain SVD", "activation-aware", "difference")]
+    for keep in (*table.task.ranks, *table.task.keeps):
         plain, aware = (table.values("factorized", f"{keep:g} {way}", "before") for way in ("plain", "activation"))
         size = np.mean([run["factorized"][f"{keep:g} activation"]["parameters"] for run in table.runs])
         lines.append(
-            (f"{keep:g}", f"{size:,.0f}", table.show(plain), table.show(aware), table.difference(aware, plain))
+            (title(keep), f"{size:,.0f}", table.show(plain), table.show(aware), table.difference(aware, plain))
         )
     keep = table.task.keeps[1]
     recovered = table.values("factorized", f"{keep:g} recovered", table.task.metric)
     text = "### Low-rank factorization of the teacher, without recovery\n\n" + rows(*lines)
     against = table.difference(recovered, table.model("teacher"))
     return f"{text}\nActivation-aware at {keep:g}, recovered: {table.show(recovered)}, {against} against the teacher.\n"
+
+
+def title(size: float) -> str:
+    """What a size of a factorized model is: a rank, or a share of the parameters."""
+    return f"rank {size:g}" if size >= 1 else f"{size:g} of the parameters"
 
 
 def quantization(table: Table) -> str:

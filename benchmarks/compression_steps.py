@@ -121,10 +121,11 @@ def factorized(run: Run) -> Result:
     """The teacher at several sizes, by plain SVD and by that of the inputs' second moment, without recovery."""
     data, whole = run.data(), run.model("teacher")
     found = {}
-    for keep in run.task.keeps:
+    sizes: list[dict[str, Any]] = [{"rank": rank} for rank in run.task.ranks]
+    for keys in (*sizes, *({"keep": keep} for keep in run.task.keeps)):
         for method in ("plain", "activation"):
-            smaller, report = factorize(whole, data.x_train, FactorizeSettings(keep=keep, method=method, samples=512))
-            found[f"{keep:g} {method}"] = {
+            smaller, report = factorize(whole, data.x_train, FactorizeSettings(method=method, samples=512, **keys))
+            found[f"{next(iter(keys.values())):g} {method}"] = {
                 "parameters": report.parameters_after,
                 "before": judge_model(smaller, data)[run.task.metric],
             }

@@ -32,7 +32,8 @@ class Task:
     distilling: DistillSettings
     pruning: dict[str, PruneSettings]  # by the name of the row; a budget's limit is set where it is used
     recovering: DistillSettings
-    keeps: tuple[float, ...]  # shares of parameters that factorization leaves
+    ranks: tuple[int, ...]  # the same of every layer's matrices
+    keeps: tuple[float, ...]  # shares of parameters that factorization leaves, ranks chosen
     calibration: int  # samples
     qat: QatSettings
     qat_samples: int
@@ -104,6 +105,7 @@ DIGITS = Task(
         soft_weight=0.9,
         cache_type="float16",
     ),
+    ranks=(24, 16, 8),
     keeps=(0.8, 0.6, 0.4),
     calibration=256,
     qat=QatSettings(),
@@ -132,7 +134,7 @@ LANGUAGE = Task(
         init_from_teacher=True,
         cache_type="float16",
     ),
-    pruning={name: replace(settings, samples=256) for name, settings in PRUNING.items()},
+    pruning={name: replace(way, samples=256) for name, way in PRUNING.items() if way.importance != "taylor"},
     recovering=DistillSettings(
         epochs=2,
         batch=32,
@@ -142,10 +144,11 @@ LANGUAGE = Task(
         soft_weight=0.9,
         cache_type="float16",
     ),
+    ranks=(64, 48, 32),
     keeps=(0.8, 0.6, 0.4),
     calibration=128,
-    qat=QatSettings(epochs=2),
-    qat_samples=1500,
+    qat=QatSettings(epochs=4),
+    qat_samples=4000,
 )
 
 TASKS = {task.name: task for task in (DIGITS, LANGUAGE)}

@@ -52,7 +52,18 @@ def test_settings_reach_the_quantizer(shop: Workshop, tmp_path: Path) -> None:
     succeeds(*quantize_words(shop, tmp_path / "even", "--equalization", "on"))
     gains = [len(node.inputs) for node in load_graph(tmp_path / "even").nodes if node.op.kind == "LayerNorm"]
     assert 3 in gains, "a norm takes up scales as its gain"
-    succeeds("build", shop.model, "--quantized", tmp_path / "even", "--target", "host", "-o", tmp_path / "built")
+    build = ["build", shop.model, "--quantized", tmp_path / "even", "--target", "host", "-o", tmp_path / "built"]
+    refuses([*build, "--budget", "9KB"], "--quantized", "--budget")
+    refuses([*build, "--scheme", "int4x8"], "--quantized", "--scheme")
+    refuses([*build, "--inputs-dtype", "int16"], "--quantized", "--inputs-dtype")
+    succeeds(*build)
+    assert any(n.op.kind == "LayerNorm" and len(n.inputs) == 3 for n in load_graph(tmp_path / "built" / "float").nodes)
+    records = [json.loads((tmp_path / name / "quantization.json").read_text()) for name in ("even", "built")]
+    assert records[0]["tensors"] == records[1]["tensors"]
+    kept = json.loads((tmp_path / "even" / "equalized" / "graph.json").read_text())
+    kept["types"] = {name: {**type_, "shape": type_["shape"][:1]} for name, type_ in kept["types"].items()}
+    (tmp_path / "even" / "equalized" / "graph.json").write_text(json.dumps(kept))
+    refuses(build, "not a graph of this program")
 
 
 def test_an_equalized_build_is_equal_down_the_chain(shop: Workshop) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from picoformer.datasets import Dataset, augment_digits, digits, load_dataset, save_dataset, synthetic_signal
 from picoformer.errors import DataError
+from picoformer.samples import load_samples
 
 
 @pytest.fixture
@@ -162,3 +163,14 @@ def test_no_broken_byte_gets_through_as_another_error(small: Dataset, tmp_path: 
 def test_sizes_are_checked() -> None:
     with pytest.raises(DataError, match="classes = 1"):
         synthetic_signal(classes=1)
+
+
+def test_samples_come_out_of_a_data_set_or_are_refused(tmp_path: Path) -> None:
+    x, y = np.arange(12, dtype=np.float32).reshape(6, 2), np.arange(6)
+    np.savez(tmp_path / "data.npz", x_train=x, y_train=y, x_test=x[:2], y_test=y[:2])
+    assert load_samples(tmp_path / "data.npz")["labels"].tolist() == [0, 1]
+    assert load_samples(tmp_path / "data.npz", "train", 3)["labels"].tolist() == [0, 2, 5]
+    for bad in (np.float32(1), x[:1]):
+        np.savez(tmp_path / "bad.npz", x_train=x, y_train=y, x_test=bad, y_test=y[:2])
+        with pytest.raises(DataError, match=r"bad\.npz: x_test is .* make the data set again"):
+            load_samples(tmp_path / "bad.npz")

@@ -13,7 +13,8 @@ import onnx.numpy_helper
 import pytest
 from onnx.helper import make_node
 
-from onnx_models import EncoderOptions, export, exported, run_onnxruntime, sample_inputs, save_model, spell_out
+from onnx_models import EncoderOptions, export, exported, run_onnxruntime, sample_inputs, save_model
+from onnx_spelling import spell_out
 from picoformer.errors import ModelError, UnsupportedError
 from picoformer.frontends.onnx import load_onnx
 from picoformer.ir import DType

@@ -76,3 +76,31 @@ def test_bytes_as_people_write_them(text: str | int, count: int) -> None:
 def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="write 98304, 96KB or 96KiB"):
         read_bytes(text)
+
+
+@pytest.mark.parametrize("activations", [DType.INT8, DType.INT16])
+def test_equal_biases_that_come_apart_stay_within_the_budget(activations: DType) -> None:
+    """Biases of zero are one array before they are corrected, and one for each layer behind it."""
+    rng = np.random.default_rng(0)
+    b, value = Builder(x=(1, 8, 12)), "x"
+    for index in range(6):
+        value = b.linear(value, 12, f"layer{index}", rng)
+        b.constants[f"layer{index}.b"] *= 0
+    graph = b.graph(value)
+    rounded = QuantizeSettings(activations=activations, rounding="nearest", bias_correction=False)
+    budget = constant_bytes(quantize(graph, samples(48), run_float, rounded)) - 100
+    typed = quantize(graph, samples(48), run_float, QuantizeSettings(activations=activations, budget=budget))
+    assert constant_bytes(typed) <= budget
+
+
+def test_a_weight_that_two_layers_share_counts_for_both() -> None:
+    """Each Linear gets integers of its own for what it reads."""
+    from picoformer.ops import Linear
+
+    rng = np.random.default_rng(0)
+    b = Builder(x=(1, 8, 12))
+    shared = b.add(Linear(), b.linear("x", 12, "first", rng), "first.w", "first.b", name="second")
+    graph = b.graph(b.linear(shared, 6, "logits", rng))
+    full = constant_bytes(quantize(graph, samples(48), run_float))
+    typed = quantize(graph, samples(48), run_float, QuantizeSettings(budget=full - 60))
+    assert constant_bytes(typed) <= full - 60

@@ -28,6 +28,7 @@ from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer
 from picoformer.ops import OPERATORS, Add, Attention, MatMul
 from picoformer.ops.fixedpoint import dequantize
+from picoformer.quantization_report import read_quantization
 from picoformer.quantize import SCHEMES, QuantizeSettings, quantize
 from picoformer.reference import lower_graph, run_float, run_integer
 
@@ -252,6 +253,20 @@ def test_labels_of_rows_teach_where_they_are_judged() -> None:
     assert (before == 2).mean() < 0.5 < 0.9 < (after == 2).mean()
 
 
+def test_rows_that_are_not_judged_are_no_error_of_the_outputs() -> None:
+    b = Builder("rows", seed=1)
+    b.linear(b.input("x", 6, 8), 5, "logits")
+    graph = b.graph("logits")
+    samples = {"x": np.random.default_rng(0).normal(0, 1, (64, 6, 8)).astype(np.float32)}
+    labels = np.full((64, 6), IGNORED, np.int64)
+    labels[:, 3] = np.arange(64) % 5
+    typed = quantize(graph, samples, run_float)
+    other = {"x": samples["x"] * np.where(np.arange(6) == 3, 1.0, 9.0).astype(np.float32)[:, None]}
+    settings = QatSettings(epochs=1, soft_weight=0.5)
+    losses = [train_quantized(graph, typed, x, settings, labels)[1].loss_before for x in (samples, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_a_constant_that_two_layers_share_stays_one() -> None:
     case = postnorm_tokens()
     typed = case.quantized()
@@ -280,6 +295,12 @@ def test_from_samples_to_verified_firmware(model: Trained, tmp_path: Path) -> No
     assert link.equal
     build = open_build(tmp_path / "out")
     assert build.manifest.scheme == "int4x8"
+    tensors_of = read_quantization(tmp_path / "out")
+    assert tensors_of is not None and tensors_of == {
+        **(read_quantization(tmp_path / "quantized") or {}),
+        "model": "digits",
+    }
+    assert {row["type"] for row in tensors_of["tensors"]} >= {"s4", "s8"}
     assert sqnr(model.graph, build.graph, model.train) == pytest.approx(found["sqnr_db_after"], abs=0.1)
     picoformer.export(model.onnx, quantized=tmp_path / "quantized", out=tmp_path / "q.onnx")
     assert (tmp_path / "q.onnx").stat().st_size > 0

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import picoformer
-from onnx_models import spell_out
+from onnx_spelling import spell_out
 from picoformer.compress.settings import TrainSettings
 from picoformer.compress.train import evaluate, train
 from picoformer.datasets import Dataset, synthetic_signal

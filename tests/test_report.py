@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from picoformer.errors import DataError
+from picoformer.datasets import synthetic_signal
+from picoformer.errors import DataError, ModelError
 from picoformer.parity import FlashBytes, Link, OperatorCost, ParityReport, RamBytes
 from picoformer.report import (
     Capacity,
@@ -28,6 +29,8 @@ from picoformer.report import (
 from picoformer.report.figures import tables
 from picoformer.report.page import render_page
 from picoformer.report.terminal import bar
+from picoformer.reporting import _curve
+from picoformer.stages.training import recover, run_files
 
 PARITY = ParityReport(
     model="digits",
@@ -219,3 +222,22 @@ def test_curves_are_drawn_and_read_again(tmp_path: Path) -> None:
     assert '<polyline points="180.0,1.0 360.0,60.0 720.0,119.0"/>' in page
     assert "teacher: from 2.500 to 0.500 in 4 steps" in page
     assert "<polyline" not in render_page(REPORT)
+
+
+@pytest.mark.parametrize(
+    "points", ["{", "{}", '{"points": [{"step": 1}]}', '{"points": [{"step": 0, "loss": 1}]}',
+               '{"points": [{"step": 1, "loss": NaN}]}'],
+)  # fmt: skip
+def test_broken_curves_are_named(points: str, tmp_path: Path) -> None:
+    (tmp_path / "student.curves.json").write_text(points)
+    with pytest.raises(ModelError, match=r"student\.curves\.json is broken; remove it, or train 'student' again"):
+        _curve(tmp_path, "student")
+
+
+def test_a_stage_that_did_not_train_shows_no_curve_of_an_earlier_run(tmp_path: Path) -> None:
+    out = tmp_path / "pruned.safetensors"
+    (tmp_path / "pruned.curves.json").write_text('{"points": [{"step": 1, "loss": 2.0}]}')
+    assert _curve(tmp_path, "pruned")
+    data = synthetic_signal(n=8)
+    recover(None, data, None, None, False, None, run_files(out, None))
+    assert _curve(tmp_path, "pruned") == []

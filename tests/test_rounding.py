@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from picoformer.ir import Graph
+from picoformer.ir import DType, Graph
 from picoformer.ops import Linear
 from picoformer.ops.fixedpoint import dequantize
 from picoformer.quantize import QuantizeSettings, quantize
-from picoformer.quantize.rounding import InputMoments, gptq
+from picoformer.quantize.rounding import InputMoments, compensated, gptq
 from picoformer.quantize.weights import quantize_rows
 from picoformer.reference import lower_graph, run_float, run_integer
 from test_quantize import Builder, block, samples
@@ -143,3 +143,45 @@ def test_a_linear_without_bias_keeps_none() -> None:
     weight = b.constant("w", np.random.default_rng(0).normal(0, 0.3, (6, 12)))
     typed = quantize(b.graph(b.add(Linear(), "x", weight, name="y")), samples(), run_float)
     assert len(typed.producers["y"].inputs) == 2
+
+
+def test_a_compensated_weight_makes_up_for_what_its_inputs_lost() -> None:
+    rng = np.random.default_rng(7)
+    real = correlated(500, 8)
+    rounded = np.round(real @ (np.eye(8) + rng.normal(0, 0.1, (8, 8))), 0)
+    weight = rng.normal(0, 0.3, (5, 8))
+    moments = InputMoments(8)
+    for rows in np.array_split(np.arange(500), 4):
+        moments.add(rounded[rows], real[rows])
+    np.testing.assert_allclose(moments.real_mean, real.mean(axis=0))
+    np.testing.assert_allclose(moments.cross(False), real.T @ rounded / 500)
+    for centred in (False, True):
+        x, y = (part - part.mean(axis=0) if centred else part for part in (rounded, real))
+        found = compensated(weight, moments, centred)
+        errors = [np.square(y @ weight.T - x @ w.T).sum() for w in (weight, found)]
+        best, *_ = np.linalg.lstsq(x, y @ weight.T, rcond=None)
+        least = np.square(y @ weight.T - x @ best).sum()
+        assert errors[1] < 0.9 * errors[0] and errors[1] < 1.5 * least
+    same = InputMoments(8)
+    same.add(real)
+    np.testing.assert_allclose(compensated(weight, same, True), weight, atol=1e-12)
+
+
+def test_compensation_brings_outputs_of_4_bit_weights_nearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    b, name = Builder(x=(1, 8, 12)), "x"
+    for layer in ("first", "second", "third", "last"):
+        name = b.linear(name, 12, layer, rng)
+    graph, data = b.graph(name), samples(64)
+    settings = QuantizeSettings(weights=DType.INT4, block=0)
+
+    def loss() -> float:
+        typed = quantize(graph, data, run_float, settings)
+        quant = typed.types["last"].quant
+        assert quant is not None
+        found = dequantize(run_integer(lower_graph(typed), data)["last"], quant)
+        return float(np.square(found - run_float(graph, data)["last"]).mean())
+
+    ours = loss()
+    monkeypatch.setattr("picoformer.quantize.rounding.compensated", lambda weight, _moments, centred: weight)
+    assert ours < 0.8 * loss()

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from command_line import picoformer, refuses, succeeds
@@ -114,16 +116,16 @@ def test_the_state_of_another_run_is_left_with_a_line(data: Dataset, tmp_path: P
     lines: list[str] = []
     files = RunFiles(tmp_path / "state", notify=lines.append)
 
-    def run(x: Any = data.x_train, start: int = 0, **change: Any) -> Any:
+    def run(x: Any = data.x_train, start: int = 0, augment: Any = None, **change: Any) -> Any:
         model = Transformer(CONFIG, seed=start)
-        return train(model, x, data.y_train, dataclasses.replace(SETTINGS, **change), files=files)
+        return train(model, x, data.y_train, dataclasses.replace(SETTINGS, **change), augment, files=files)
 
     settings: dict[str, Any] = {"epochs": 1}
     assert run(**settings).resumed_at == 0 and not lines
     assert run(**settings).resumed_at == run(**settings, checkpoint_steps=5).resumed_at == 6
     assert all("goes on after step 6 of 6" in line for line in lines)
     state = (tmp_path / "state").read_bytes()
-    for change in ({"learning_rate": 1e-3}, {"x": data.x_train * np.float32(2)}, {"start": 1}):
+    for change in ({"learning_rate": 1e-3}, {"x": data.x_train * np.float32(2)}, {"start": 1}, {"augment": noisy}):
         lines.clear()
         (tmp_path / "state").write_bytes(state)
         assert run(**{**settings, **change}).resumed_at == 0
@@ -134,6 +136,29 @@ def test_the_state_of_another_run_is_left_with_a_line(data: Dataset, tmp_path: P
     assert len(lines) == 1 and "not the state of a training" in lines[0]
     files.finish()
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize("what", ["order", "weights", "record"])
+def test_a_doctored_state_is_refused_by_name(data: Dataset, tmp_path: Path, what: str) -> None:
+    files = RunFiles(tmp_path / "state")
+    settings = dataclasses.replace(SETTINGS, epochs=1)
+
+    def run() -> Any:
+        return train(Transformer(CONFIG, seed=0), data.x_train, data.y_train, settings, files=files)
+
+    run()
+    with safe_open(tmp_path / "state", framework="pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in list(file.keys())}, dict(file.metadata())
+    if what == "order":
+        tensors["order"] += 10_000
+    elif what == "weights":
+        name = next(name for name in tensors if name.startswith("module."))
+        tensors[name] = torch.zeros(3)
+    else:
+        metadata = {key: value.replace('"losses"', '"loses"') for key, value in metadata.items()}
+    save_file(tensors, tmp_path / "state", metadata=metadata)
+    with pytest.raises(PicoformerError, match=r"is broken .*delete it"):
+        run()
 
 
 # --- when it stops -------------------------------------------------------------------------------------------

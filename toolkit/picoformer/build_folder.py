@@ -14,7 +14,7 @@ from picoformer.files import atomic_folder, atomic_write_bytes, atomic_write_tex
 from picoformer.firmware import FirmwareBuild, build_firmware, load_build
 from picoformer.ir import Graph, Node
 from picoformer.ir.operator import Array, LoweringError
-from picoformer.quantization_report import write_quantization
+from picoformer.quantization_report import copy_quantization, write_quantization
 from picoformer.samples import check_calibration, fit_samples, load_samples, split_labels
 from picoformer.targets import Target, load_target
 
@@ -26,6 +26,9 @@ FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
 HOST = "host"
 BUILD_MARKS = ("float/graph.json", "quantized/graph.json", "host/firmware.elf")
 """What tells an earlier build from a folder of a person's own files."""
+
+CALIBRATION_SAMPLES = 256
+"""How many training samples of a data set calibrate, where one is given in place of calibration samples."""
 
 Progress = Callable[[str, int, int], None]
 """What is under way, how much of it is done, how much there is."""
@@ -146,10 +149,12 @@ def write_build(
     valid_length_added: bool = False,
     progress: Progress | None = None,
     samples: Mapping[str, Array] | None = None,
+    quantized: Path | None = None,
 ) -> Build:
     """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target.
 
-    With calibration `samples` quantization.json says what each rounding costs.
+    With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
+    rounding costs.
     """
     from picoformer.backends.c import emit_c
     from picoformer.backends.onnx import export_onnx
@@ -184,6 +189,8 @@ def write_build(
             export_onnx(graph, folder / "model_qdq.onnx", _provenance(manifest))
             if samples:
                 write_quantization(float_graph, graph, samples, folder)
+            elif quantized is not None:
+                copy_quantization(quantized, folder, graph.name)
         card = [f"{key}: {value}" for key, value in _provenance(manifest).items()]
         for number, board in enumerate(boards, start=1):
             tick(board.name, number)
@@ -210,7 +217,7 @@ def quantize_samples(
     """From files: (float graph, the graph in `scheme`, the calibration samples (samples, *shape) by input).
 
     The float graph is the equalized one where the settings ask for that: its values are those that were rounded.
-    `quantized`: a folder that holds the quantized graph already; then there are no samples.
+    `quantized`: a folder that holds both graphs already; then there are no samples.
     """
     from picoformer.quantize import SCHEMES, QuantizeSettings, equalized
     from picoformer.quantized_folder import load_quantized
@@ -224,7 +231,9 @@ def quantize_samples(
     if quantized is not None:
         if calibration is not None:
             raise ConfigError("--quantized and --calibration both say where the integers come from; keep one")
-        return graph, load_quantized(quantized, graph), {}
+        if settings is not None and settings.budget is not None:
+            raise ConfigError("--quantized holds integers that were chosen already; give --budget where they are made")
+        return *load_quantized(quantized, graph), {}
     if scheme == "float32":
         if settings is not None and settings.budget is not None:
             raise ConfigError("a budget of bytes is met by integers; use an integer scheme with it")
@@ -232,7 +241,7 @@ def quantize_samples(
     if calibration is None:
         wanted = ", ".join(graph.inputs)
         raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {wanted}")
-    arrays, labels = split_labels(load_samples(calibration), calibration)
+    arrays, labels = split_labels(load_samples(calibration, "train", CALIBRATION_SAMPLES), calibration)
     check_calibration(arrays, labels, calibration)
     samples = fit_samples(graph, with_full_length(graph, arrays), calibration)
     chosen = SCHEMES[scheme]
@@ -270,7 +279,9 @@ def build_files(
         float_graph, graph, samples = quantize_samples(
             source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized
         )
-        return write_build(source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples)
+        return write_build(
+            source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples, quantized
+        )
 
 
 def _write_memory(plan: MemoryPlan, folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from picoformer.errors import ConfigError
 
@@ -43,6 +44,12 @@ def quantize_options(function: F) -> F:
 
     @functools.wraps(function)
     def with_settings(**options: Any) -> Any:
+        if options.get("quantized") is not None:
+            source = click.get_current_context().get_parameter_source
+            for name in ("scheme", *QUANTIZE_OPTIONS):
+                if source(name) is ParameterSource.COMMANDLINE:
+                    option = "inputs-dtype" if name == "inputs" else name.replace("_", "-")
+                    raise ConfigError(f"--{option} says how to quantize, and --quantized that it is done; keep one")
         given = {name: options.pop(name) for name in QUANTIZE_OPTIONS}
         return function(settings=quantize_settings(**given), **options)
 

@@ -233,7 +233,15 @@ def finetune(
         figures = finetune_files(
             model, calibration, data, scheme, output, training, settings, read_shapes(shapes), valid_length, tick
         )
-    show(figures, as_json, lambda: show_figures({k: v for k, v in figures.items() if k != "losses"}))
+    if not figures["improved"]:
+        notice("trained integers were no better on their own samples: kept those from before; lower --learning-rate")
+
+    def table() -> None:
+        kept = {key: value for key, value in figures.items() if key not in ("losses", "changed", "improved")}
+        show_figures(kept)
+        click.echo(f"  {'integers changed':<26} {figures['changed']:.2%}")
+
+    show(figures, as_json, table)
 
 
 COMMANDS = (dataset, train, distill, prune, prune_vocabulary, factorize, finetune)

@@ -45,7 +45,7 @@ def quantize_files(
     model_graph = import_model(model, shapes) if is_moved else graph  # a build starts from the model as it is
     constants = sum(typed.types[name].bytes for name in typed.constants)
     with atomic_folder(out) as folder:
-        save_quantized(folder, model_graph, typed, scheme)
+        save_quantized(folder, model_graph, typed, scheme, graph if is_moved else None)
         if samples:
             constants = write_quantization(graph, typed, samples, folder)["constant_bytes"]
     few = {name: value[:64] for name, value in samples.items()}

@@ -10,6 +10,7 @@ from picoformer.build_folder import import_model, quantize_samples, refuse_to_re
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.files import atomic_folder
 from picoformer.ir.operator import LoweringError
+from picoformer.quantization_report import write_quantization
 from picoformer.quantized_folder import save_quantized
 from picoformer.samples import check_labels, fit_samples, load_samples, split_labels
 
@@ -44,9 +45,11 @@ def finetune_files(
         raise ConfigError("scheme float32 has no integers to train; choose int8 or another integer scheme")
     refuse_to_replace(out, ("graph.json",))
     source = data or calibration
-    arrays, found = split_labels(load_samples(source), source)
+    arrays, found = split_labels(load_samples(source, "train"), source)
     tick = None if progress is None else lambda what, done, total: progress(what, done, total, 0.0)
-    graph, typed, _ = quantize_samples(model, calibration, scheme, settings, shapes, valid_length, progress=tick)
+    graph, typed, calibrated = quantize_samples(
+        model, calibration, scheme, settings, shapes, valid_length, progress=tick
+    )
     is_moved = settings is not None and settings.equalization != "off"
     model_graph = import_model(model, shapes, valid_length) if is_moved else graph
     samples = fit_samples(graph, with_full_length(graph, arrays), source)
@@ -59,5 +62,6 @@ def finetune_files(
         raise UnsupportedError(f"{error}; train with a lower learning rate") from None
     figures = report.to_dict()
     with atomic_folder(out) as folder:
-        save_quantized(folder, model_graph, trained, scheme, training=figures)
+        save_quantized(folder, model_graph, trained, scheme, graph if is_moved else None, training=figures)
+        write_quantization(graph, trained, calibrated, folder)
     return {"model": trained.name, "scheme": scheme, "samples": len(next(iter(samples.values()))), **figures}

@@ -25,11 +25,12 @@ Progress = Callable[[str, int, int, float], None]
 Announce = Callable[[str, str], None]
 """Stage, and what becomes of it: "running", "unchanged" or "done"."""
 
-TRAINING_ROOMS = ("models", "compress", "datasets.py", "metrics.py", "stages", "files.py")
+TRAINING_ROOMS = ("models", "compress", "datasets.py", "metrics.py", "stages", "config.py", "files.py")
 FINETUNING_ROOMS = (
-    "ir", "ops", "frontends", "passes", "quantize", "reference", "compress",
-    "build_folder.py", "finetuning.py", "quantized_folder.py", "samples.py",
+    "ir", "ops", "frontends", "passes", "quantize", "reference", "compress", "build_folder.py", "config.py", "files.py",
+    "finetuning.py", "metrics.py", "quantization_report.py", "quantized_folder.py", "samples.py", "stages",
 )  # fmt: skip
+"""What these stages run of this package; `build` and what follows it depend on all of it."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ def _training_stages(
             Stage(
                 "pruned",
                 lambda: stages.prune_model(
-                    student, samples, pruning, pruned, recovering, teacher, data.augment, progress
+                    student, samples, pruning, pruned, recovering, teacher, data.augment, progress, notify
                 ),
                 (samples, teacher, student),
                 (pruned,),
@@ -211,7 +212,7 @@ def _training_stages(
             Stage(
                 "factorized",
                 lambda: stages.factorize_model(
-                    whole, samples, factorization, factorized, mending, teacher, data.augment, progress
+                    whole, samples, factorization, factorized, mending, teacher, data.augment, progress, notify
                 ),
                 (samples, teacher, whole),
                 (factorized,),
@@ -238,13 +239,14 @@ def _teacher_stage(
     file = pipeline.file
     assert file.data is not None
     if file.teacher_file is not None:
+        from picoformer.frontends.onnx_load import external_files
+
         given = pipeline.beside(file.teacher_file.path)
         if not given.is_file():
             raise ConfigError(f"{pipeline.path}: [teacher] names {given}, which is not there; mend path")
         teacher = pipeline.output / f"teacher{given.suffix}"
-        take = Stage(
-            "teacher", lambda: stages.take_teacher(given, samples, teacher), (given, samples), (teacher,), None, code
-        )
+        read = (given, samples, *(external_files(given) if given.suffix == ".onnx" else ()))
+        take = Stage("teacher", lambda: stages.take_teacher(given, samples, teacher), read, (teacher,), None, code)
         return take, teacher
     assert file.teacher is not None
     section, teaching, augment = file.teacher, file.teaching, file.data.augment
@@ -322,7 +324,7 @@ def _build(
         target,
         folder,
         firmware.prefix,
-        wanted.settings(),
+        wanted.settings() if quantized is None else None,
         _shapes(pipeline),
         name=pipeline.file.name,
         quantized=quantized,
@@ -418,6 +420,8 @@ def code_hash(rooms: tuple[str, ...]) -> str:
     ]
     digest = hashlib.sha256()
     for root in roots:
+        if not root.exists():
+            raise FileNotFoundError(f"{root}: a room of the pipeline's stages that is not there")
         files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
         for file in files:
             if "__pycache__" not in file.parts:

@@ -39,7 +39,7 @@ def write_quantization(graph: Graph, typed: Graph, samples: Mapping[str, Array],
 
 
 def read_quantization(folder: Path) -> dict[str, Any] | None:
-    """The record that a build or `picoformer quantize` kept; None for a folder without one (float32).
+    """The record that a build, `picoformer quantize` or `finetune` kept; None for a folder without one (float32).
 
     Raises ModelError when it is broken.
     """
@@ -53,6 +53,13 @@ def read_quantization(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(f"{folder / FILE_NAME} is broken; build again") from None
     return {**figures, "tensors": tensors}
+
+
+def copy_quantization(source: Path, folder: Path, name: str) -> None:
+    """Put the record that `picoformer quantize` or `finetune` kept in `source` into `folder`, for the model `name`."""
+    record = read_quantization(source)
+    if record is not None:
+        atomic_write_text(folder / FILE_NAME, json.dumps({**record, "model": name}, indent=1) + "\n")
 
 
 def print_quantization(record: Mapping[str, Any], most: int = 0) -> None:

@@ -11,12 +11,19 @@ from picoformer.files import atomic_write_text
 from picoformer.ir import Graph
 from picoformer.ops.graph_file import graph_identity, load_graph, save_graph
 
-RECORD = "quantized.json"
+RECORD, EQUALIZED = "quantized.json", "equalized"
 
 
-def save_quantized(folder: Path, float_graph: Graph, typed: Graph, scheme: str, **figures: Any) -> None:
-    """Write graph.json, graph.npz, and quantized.json, which says of what model and how it was made."""
+def save_quantized(
+    folder: Path, float_graph: Graph, typed: Graph, scheme: str, equalized: Graph | None = None, **figures: Any
+) -> None:
+    """Write graph.json, graph.npz, and quantized.json, which says of what model and how it was made.
+
+    `equalized`: the float graph whose values were rounded, where that is not the model as it came.
+    """
     save_graph(typed, folder)
+    if equalized is not None:
+        save_graph(equalized, folder / EQUALIZED)
     record = {"scheme": scheme, "float_graph": _identity(float_graph), **figures}
     atomic_write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
 
@@ -26,13 +33,23 @@ def quantized_scheme(folder: Path) -> str:
     return str(_record(folder)["scheme"])
 
 
-def load_quantized(folder: Path, float_graph: Graph) -> Graph:
-    """The graph in `folder`, under the name of `float_graph`; raises ModelError when it was made of another model."""
+def load_quantized(folder: Path, float_graph: Graph) -> tuple[Graph, Graph]:
+    """(the float graph whose values were rounded, the quantized one) of `folder`, under the name of `float_graph`;
+    raises ModelError when they were made of another model."""
     if _record(folder)["float_graph"] != _identity(float_graph):
         raise ModelError(
             f"{folder}: was quantized from another model, or with other shapes; give the model it was made of"
         )
-    return load_graph(folder).replace(name=float_graph.name)
+    equalized = load_graph(folder / EQUALIZED) if (folder / EQUALIZED).is_dir() else float_graph
+    typed = load_graph(folder)
+    for graph in (equalized, typed):
+        if _interface(graph) != _interface(float_graph):
+            raise ModelError(f"{folder}: its inputs and outputs are not the model's; quantize again")
+    return equalized.replace(name=float_graph.name), typed.replace(name=float_graph.name)
+
+
+def _interface(graph: Graph) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, graph.types[name].shape) for name in (*graph.inputs, *graph.outputs)]
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from picoformer.build_folder import Build, load_manifest, read_memory, read_target
+from picoformer.errors import ModelError
 from picoformer.quantization_report import print_quantization, read_quantization
 from picoformer.report import (
     Capacity,
@@ -54,6 +56,7 @@ def write_reports(figures: Mapping[str, Mapping[str, Any]], folder: Path, verifi
             figures[name]["parameters"],
             _size(out / f"{name}.safetensors") or _size(out / f"{name}.onnx"),
             figures[name]["bits_per_character"],
+            figures.get("data", {}).get("test"),
         )
         for name in TRAINED
         if name in figures
@@ -65,7 +68,8 @@ def write_reports(figures: Mapping[str, Mapping[str, Any]], folder: Path, verifi
         if form != "torch":
             name = FORMS.get(form, f"firmware, {form}")
             bits = found["bits_per_character"]
-            stages.append(StageFigures(name, found["accuracy"], manifest.parameters, sizes.get(form), bits))
+            size, samples = sizes.get(form), record["samples"]
+            stages.append(StageFigures(name, found["accuracy"], manifest.parameters, size, bits, samples))
     curves = tuple(curve for name in TRAINED if name in figures for curve in _curve(out, name))
     save_report(dataclasses.replace(_report(record, tuple(stages), folder), curves=curves), out)
 
@@ -75,8 +79,13 @@ def _curve(out: Path, stage: str) -> list[LossCurve]:
     path = out / f"{stage}.curves.json"
     if not path.is_file():
         return []
-    points = json.loads(path.read_text("utf-8"))["points"]
-    return [LossCurve(stage, tuple(point["step"] for point in points), tuple(point["loss"] for point in points))]
+    try:
+        points = [(int(point["step"]), float(point["loss"])) for point in json.loads(path.read_text("utf-8"))["points"]]
+        if not all(step > 0 and math.isfinite(loss) for step, loss in points):
+            raise ValueError("a step or a loss that cannot be")
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{path} is broken; remove it, or train '{stage}' again") from None
+    return [LossCurve(stage, tuple(step for step, _ in points), tuple(loss for _, loss in points))]
 
 
 def read_report(folder: Path) -> Report:
@@ -151,8 +160,8 @@ def print_build(record: Mapping[str, Any]) -> None:
 def print_quality(record: Mapping[str, Any]) -> None:
     """Print how well each quantized tensor keeps its float values."""
     print(
-        f"{record['model']}: {record['scheme']}, constants {record['parameter_bytes']:,} bytes "
-        f"(float: {record['float_parameter_bytes']:,})"
+        f"{record['model']}: {record['scheme']}, constants {record['constant_bytes']:,} bytes, of them "
+        f"weights and biases {record['parameter_bytes']:,} (float: {record['float_parameter_bytes']:,})"
     )
     for tensor in record["tensors"]:
         quality = "exact" if tensor["sqnr_db"] is None else f"{tensor['sqnr_db']:.1f} dB"

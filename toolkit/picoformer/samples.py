@@ -23,8 +23,31 @@ CHARACTERS = "characters_per_label"
 """Nor is this: one number, how many characters of text a label stands for."""
 
 
-def load_samples(path: Path) -> dict[str, Array]:
-    """The arrays of an .npz file; raises DataError when it is missing or is not one."""
+DATASET = {"x_train", "y_train", "x_test", "y_test"}
+"""Arrays by which a data set of `picoformer dataset` is known."""
+DATASET_INPUT = "x"
+"""The input that its samples are for: that of every model trained here."""
+
+
+def load_samples(path: Path, part: str = "test", most: int = 0) -> dict[str, Array]:
+    """The arrays of an .npz file; raises DataError when it is missing or is not one.
+
+    Of a data set of `picoformer dataset` the `part` "train" or "test" with its labels, `most` samples spread over it
+    (0: all).
+    """
+    arrays = _read_arrays(path)
+    if not set(arrays) >= DATASET:
+        return arrays
+    x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    if x.shape[:1] != y.shape[:1] or not x.ndim:
+        shapes = f"x_{part} is {list(x.shape)} and y_{part} {list(y.shape)}"
+        raise DataError(f"{path}: {shapes}, which are not samples and their labels; make the data set again")
+    chosen = np.linspace(0, len(x) - 1, most).astype(np.int64) if 0 < most < len(x) else slice(None)
+    characters = {CHARACTERS: arrays[CHARACTERS]} if CHARACTERS in arrays else {}
+    return {DATASET_INPUT: x[chosen], LABELS: y[chosen], **characters}
+
+
+def _read_arrays(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; give an .npz with an array for each input of the model")
     try:

@@ -207,6 +207,9 @@ def _losses(
     if settings.relation_weight:
         wanted += [f"{part}.{last}" for part in PARTS]
     found = observe(student, inputs, list(dict.fromkeys(wanted)))
+    if targets["logits"].shape != found["logits"].shape:  # kept answers are a file, which may hold anything
+        shapes = [list(values["logits"].shape) for values in (targets, found)]
+        raise DataError(f"the teacher's logits are {shapes[0]}, the student's {shapes[1]}; remove teacher-outputs")
     judged = labels != IGNORED if labels.ndim == 2 else None
     parts: dict[str, Tensor] = {}
     if settings.soft_weight < 1.0:

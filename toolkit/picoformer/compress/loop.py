@@ -303,7 +303,17 @@ class _Loop:
             raise PicoformerError(f"{self.files.state}: not seen by all processes; give every machine the same folder")
         if found is None:
             return 0
-        tensors, plain = found
+        try:
+            self._take_up(*found)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise PicoformerError(
+                f"{self.files.state}: is broken ({type(error).__name__}); delete it to train anew"
+            ) from error
+        self.files.notify(f"{self.files.state}: goes on after step {self.record.step} of {self.total}")
+        return self.record.step
+
+    def _take_up(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """Be as the run was that saved this state; raises whatever a state that is none leads to."""
         self.record = _Record(**plain)
         self.rng.bit_generator.state = self.record.rng
         self.order = tensors["order"].numpy()
@@ -320,8 +330,8 @@ class _Loop:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         if self.record.scaler:
             self.scaler.load_state_dict(self.record.scaler)
-        self.files.notify(f"{self.files.state}: goes on after step {self.record.step} of {self.total}")
-        return self.record.step
+        if len(self.order) != len(self.train_set) or set(self.order.tolist()) != set(self.train_set.tolist()):
+            raise ValueError("order")
 
 
 def schedule(step: int, total: int, warmup: int) -> float:

@@ -155,7 +155,8 @@ class _Objective:
         return self.module(inputs, wanted), target
 
     def __call__(self, chosen: Tensor, labels: Tensor | None) -> Tensor:
-        """The loss of a batch: soft targets and labels, errors of outputs and of residual sums."""
+        """The loss of a batch: soft targets and labels, errors of outputs and of residual sums. Of outputs with a label
+        for each row only those rows count that are judged."""
         found, target = self.values(chosen)
         return self.loss(found, target, labels)
 
@@ -164,11 +165,14 @@ class _Objective:
         settings = self.settings
         soft = 1.0 if labels is None else settings.soft_weight
         value = torch.zeros((), device=found[self.outputs[0]].device)
+        judged = None if labels is None or labels.ndim < 2 else (labels != IGNORED).flatten().to(value.device)
         for name in self.outputs:
             rows, goal = (values[name].reshape(-1, values[name].shape[-1]) for values in (found, target))
             if soft:
-                value = value + soft * soft_target_loss(rows, goal, settings.temperature)
-            value = value + settings.match_weight * relative_error(found[name], target[name])
+                value = value + soft * soft_target_loss(rows, goal, settings.temperature, judged)
+            if judged is not None:  # what is not judged is nothing's error
+                rows, goal = rows * judged[:, None], goal * judged[:, None]
+            value = value + settings.match_weight * relative_error(rows, goal)
         if labels is not None and soft < 1.0:
             logits = found[self.outputs[0]]
             logits = logits.reshape(*labels.shape, -1)

@@ -60,8 +60,9 @@ class Samples:
         return float((self.labels[chosen] != IGNORED).sum())
 
     def digest(self) -> str:
-        """The SHA-256 of inputs and labels."""
-        return hash_arrays([*self.views, self.labels])
+        """The SHA-256 of inputs and labels, and of how they are augmented, by name."""
+        augmented = "" if self.augment is None else getattr(self.augment, "__qualname__", type(self.augment).__name__)
+        return hashlib.sha256(f"{hash_arrays([*self.views, self.labels])} {augmented}".encode()).hexdigest()
 
 
 def hash_arrays(arrays: Sequence[NDArray[Any]]) -> str:

@@ -58,12 +58,12 @@ def teacher_outputs(
              "outputs": sorted(wanted), "type": kind}  # fmt: skip
     folder = root / hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
     with processes.one_by_machine():
-        found = _read(folder, views, wanted)
+        found = _read(folder, about, views, wanted)
         if found is None:
             with atomic_folder(folder) as fresh:
                 _compute(teacher, views, wanted, kind, fresh, processes)
                 atomic_write_text(fresh / "about.json", json.dumps(about, indent=1) + "\n")
-            found = _read(folder, views, wanted)
+            found = _read(folder, about, views, wanted)
             if found is not None:
                 found.were_read = False
     if found is None:
@@ -71,17 +71,23 @@ def teacher_outputs(
     return found
 
 
-def _read(folder: Path, views: Sequence[NDArray[Any]], wanted: Sequence[str]) -> TeacherOutputs | None:
+def _read(
+    folder: Path, about: dict[str, Any], views: Sequence[NDArray[Any]], wanted: Sequence[str]
+) -> TeacherOutputs | None:
+    """What lies in `folder`; None unless all that `about` says is there, one shape in all views."""
     if not (folder / "about.json").is_file():
         return None
     arrays: dict[str, list[NDArray[Any]]] = {}
     try:
+        if json.loads((folder / "about.json").read_text("utf-8")) != about:
+            return None
         for name in wanted:
             arrays[name] = [
                 np.load(folder / f"{name}.{view}.npy", mmap_mode="r", allow_pickle=False) for view in range(len(views))
             ]
-            if any(len(array) != len(view) for array, view in zip(arrays[name], views, strict=True)):
-                return None
+            for array, view in zip(arrays[name], views, strict=True):
+                if array.shape != (len(view), *arrays[name][0].shape[1:]) or array.dtype != np.dtype(about["type"]):
+                    return None
     except (OSError, ValueError, EOFError):
         return None
     return TeacherOutputs(arrays, were_read=True)

@@ -61,6 +61,11 @@ def round_to_float32(scale: float) -> float:
     return float(np.float32(scale))
 
 
+def _is_scale(scale: float) -> bool:
+    """Whether a number is positive and finite, rounded to float32 too."""
+    return 0 < scale <= float(np.finfo(np.float32).max) and round_to_float32(scale) > 0
+
+
 BLOCK = 32
 """Weights that share a block multiplier."""
 BLOCK_MULTIPLIER_MAX = 15
@@ -85,8 +90,8 @@ class QuantParams:
     block_multipliers: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.scale or not all(math.isfinite(s) and s > 0 for s in self.scale):
-            raise ValueError(f"scales must be positive and finite, got {self.scale[:4]}")
+        if not self.scale or not all(_is_scale(s) for s in self.scale):
+            raise ValueError(f"scales must be positive and finite as float32, got {self.scale[:4]}")
         if (self.axis is None) != (len(self.scale) == 1) and self.axis is None:
             raise ValueError("several scales need an axis")
         if self.axis is not None and (self.axis >= 0 or self.zero_point != 0):

@@ -141,6 +141,9 @@ class Attention(Operator):
     def __post_init__(self) -> None:
         if self.kv_heads == 0:
             object.__setattr__(self, "kv_heads", self.heads)
+        whole = all(type(number) is int and number > 0 for number in (self.heads, self.kv_heads))
+        if not whole or type(self.causal) is not bool or not math.isfinite(self.scale):
+            raise ValueError(f"{self.heads} and {self.kv_heads} heads, causal {self.causal}, scale {self.scale}")
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.kv_heads} heads of keys and values do not divide {self.heads} heads of queries")
 

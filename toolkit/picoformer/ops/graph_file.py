@@ -50,7 +50,7 @@ def load_graph(folder: Path) -> Graph:
         ) from None
     except ModelError:
         raise
-    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, OSError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError, AssertionError, OSError) as error:
         raise ModelError(f"{folder}/graph.json is not a graph of this program ({error}): build it again") from None
 
 

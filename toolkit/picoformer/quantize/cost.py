@@ -53,9 +53,12 @@ def live_peak(typed: Graph) -> int:
     return peak
 
 
-def constant_bytes(typed: Graph) -> int:
+def constant_bytes(typed: Graph, refined: bool = False) -> int:
     """Bytes of flash that the constants of a quantized graph take: weights, biases, multipliers and tables, equal ones
-    once. What the C adds to it, a struct a step and filling of odd sizes, is below one per cent as a rule."""
+    once. What the C adds to it, a struct a step and filling of odd sizes, is below one per cent as a rule.
+
+    `refined`: what they take at most once `refine` has given each Linear a weight and a bias of its own.
+    """
     found: dict[tuple[str, bytes], int] = {}
     for node in typed.nodes:
         lowered = node.op.lower(typed.operands(node), typed.types[node.output])
@@ -63,9 +66,11 @@ def constant_bytes(typed: Graph) -> int:
         if isinstance(node.op, Linear):
             kept_apart = ("weight", "block_multiplier")
             weight = typed.constants[node.inputs[1]]
-            found[node.inputs[1], weight.tobytes()] = typed.types[node.inputs[1]].bytes
+            owner = node.name if refined else node.inputs[1]
+            found[f"weight of {owner}", weight.tobytes()] = typed.types[node.inputs[1]].bytes
         for field in dataclasses.fields(lowered):  # type: ignore[arg-type]
             value = getattr(lowered, field.name)
             if isinstance(value, np.ndarray) and field.name not in kept_apart:
-                found[str(value.dtype), value.tobytes()] = value.nbytes
+                is_own = refined and isinstance(node.op, Linear) and field.name == "bias"
+                found[f"bias of {node.name}" if is_own else str(value.dtype), value.tobytes()] = value.nbytes
     return sum(found.values())

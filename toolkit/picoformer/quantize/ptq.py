@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -63,6 +64,11 @@ class QuantizeSettings:
         if self.block not in (0, BLOCK):
             raise ConfigError(f"a block of {self.block} weights is not known; use {BLOCK}, or 0 for none")
 
+    @property
+    def refines(self) -> bool:
+        """Whether integers are chosen anew once types and grids stand (see `rounding`)."""
+        return self.rounding != "nearest" or self.bias_correction
+
 
 def quantize(
     graph: Graph,
@@ -80,10 +86,10 @@ def quantize(
     graph = equalized(graph, calibration, run_float, settings)
     seen = observe(graph, calibration, run_float, progress)
     typed = _choose_types(graph, seen, calibration, run_float, settings)
-    if settings.rounding == "nearest" and not settings.bias_correction:
+    if not settings.refines:
         return typed
     rounding, corrects = settings.rounding, settings.bias_correction
-    return verify(refine(graph, typed, calibration, run_float, rounding, corrects, progress))
+    return verify(refine(graph, typed, calibration, rounding, corrects, progress))
 
 
 def _choose_types(
@@ -104,8 +110,9 @@ def _choose_types(
     if settings.widen > 0:
         wide = choose_wide(graph, calibration, run_float, lambda more: build(more, {}), settings.widen, centred)
     if settings.budget is not None:
+        count = functools.partial(constant_bytes, refined=settings.refines)
         low = choose_weights(
-            graph, calibration, run_float, lambda more: build(wide, more), constant_bytes, settings.budget, centred
+            graph, calibration, run_float, lambda more: build(wide, more), count, settings.budget, centred
         )
     return build(wide, low)
 

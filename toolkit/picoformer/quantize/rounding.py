@@ -1,8 +1,9 @@
 """Which integer each weight and bias becomes, from what the Linear reads on the calibration data.
 
-GPTQ (Frantar et al. 2022): columns are rounded one after the other, and what a column loses is made up for in the
-columns that are still real, along the inverse of the covariance of the inputs. Bias correction (Nagel et al. 2019): the
-bias takes up what the rounded weights and the rounded inputs move the mean output.
+First a weight makes up for what the rounding before it changed in its inputs. GPTQ (Frantar et al. 2022): columns are
+rounded one after the other, and what a column loses is made up for in the columns that are still real, along the
+inverse of the covariance of the inputs. Bias correction (Nagel et al. 2019): the bias takes up what the rounded weights
+and the rounded inputs move the mean output.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from picoformer.ir.operator import Array, LoweringError, Operand
 from picoformer.ops import Linear
 from picoformer.ops.fixedpoint import dequantize, quantize_real
 from picoformer.quantize.int4 import element_scales
-from picoformer.quantize.observe import BATCH, RunFloat
+from picoformer.quantize.observe import BATCH
 from picoformer.quantize.weights import BIAS_LIMIT, WEIGHT_LIMIT, WEIGHT_LIMITS, quantize_bias
 
 Rounding = Literal["nearest", "gptq"]
@@ -27,31 +28,63 @@ DAMPING = 0.01
 """Share of the mean variance that is added to each input's: the covariance of dead or few inputs has no inverse."""
 
 
+COMPENSATION_DAMPING = 0.1
+"""The same where weights make up for what their inputs lost: this much pulls them back to what they were."""
+
+
 class InputMoments:
-    """Sums over rows that a Linear reads: K × K numbers, however many rows there were."""
+    """Sums over rows that a Linear reads, rounded and real: K × K numbers, however many rows there were."""
 
     def __init__(self, width: int) -> None:
         self.rows = 0
         self._sum = np.zeros(width)
+        self._real_sum = np.zeros(width)
         self._products = np.zeros((width, width))
+        self._cross = np.zeros((width, width))
 
-    def add(self, rounded: Array) -> None:
-        """Count in rows (…, K), as the integers stand for them."""
+    def add(self, rounded: Array, real: Array | None = None) -> None:
+        """Count in rows (…, K), as the integers stand for them and as they are in float (default: the same)."""
         x = rounded.reshape(-1, rounded.shape[-1]).astype(np.float64)
+        y = x if real is None else real.reshape(x.shape).astype(np.float64)
         self.rows += len(x)
         self._sum += x.sum(axis=0)
+        self._real_sum += y.sum(axis=0)
         self._products += x.T @ x
+        self._cross += y.T @ x
 
     @property
     def mean(self) -> Array:
-        """(K,) mean of the rows."""
+        """(K,) mean of the rounded rows."""
         result: Array = self._sum / self.rows
         return result
 
+    @property
+    def real_mean(self) -> Array:
+        """(K,) mean of the rows in float."""
+        result: Array = self._real_sum / self.rows
+        return result
+
     def hessian(self, centred: bool) -> Array:
-        """(K, K) mean of xᵀx, or with `centred` the covariance, for a bias that takes up the mean."""
+        """(K, K) mean of xᵀx of rounded rows, or with `centred` the covariance, for a bias that takes up the mean."""
         result: Array = self._products / self.rows
         return result - np.outer(self.mean, self.mean) if centred else result
+
+    def cross(self, centred: bool) -> Array:
+        """(K, K) mean of yᵀx of real rows y and rounded rows x, or with `centred` their covariance."""
+        result: Array = self._cross / self.rows
+        return result - np.outer(self.real_mean, self.mean) if centred else result
+
+
+def compensated(weight: Array, moments: InputMoments, centred: bool) -> Array:
+    """(N, K) float weight whose product with the rounded inputs is nearest to that of `weight` with the real ones.
+
+    The least squares of ‖W·y − W′·x‖² + λ‖W − W′‖² over rows (Li et al. 2025, GPTAQ, solve it column by column).
+    """
+    hessian = moments.hessian(centred)
+    damping = COMPENSATION_DAMPING * float(np.diag(hessian).mean()) or 1.0
+    lost = weight.astype(np.float64) @ (moments.cross(centred) - hessian)
+    result: Array = weight + np.linalg.solve(hessian + damping * np.eye(len(hessian)), lost.T).T
+    return result
 
 
 def gptq(weight: Array, scale: Array, hessian: Array, limit: int = WEIGHT_LIMIT) -> Array:
@@ -89,22 +122,20 @@ def refine(
     graph: Graph,
     typed: Graph,
     calibration: Mapping[str, Array],
-    run_float: RunFloat,
     rounding: Rounding,
     bias_correction: bool,
     progress: Callable[[int, int], None] | None = None,
 ) -> Graph:
     """`typed`, the quantized `graph`, with the integers of every Linear chosen anew; all grids of values stay.
 
-    Each Linear sees its inputs as the integer steps before it, already refined, produce them. `calibration`: input
-    name → (samples, *shape). Raises LoweringError naming a node that has no integer form.
+    Each Linear sees its inputs as the integer steps before it, already refined, produce them, and what they are in
+    float. `calibration`: input name → (samples, *shape). Raises LoweringError naming a node that has no integer form.
     """
     batches = [
         {name: value[start : start + BATCH] for name, value in calibration.items()}
         for start in range(0, len(next(iter(calibration.values()))), BATCH)
     ]
-    linears = {node.output: node.inputs[0] for node in graph.nodes if isinstance(node.op, Linear)}
-    real_means = _means(graph, batches, run_float, set(linears.values()))
+    walks = [_FloatWalk(graph, batch) for batch in batches]
     live = [_integer_inputs(typed, batch) for batch in batches]
     last_use = {name: index for index, node in enumerate(typed.nodes) for name in node.inputs}
     types, constants, nodes = dict(typed.types), dict(typed.constants), []
@@ -113,11 +144,11 @@ def refine(
             quant = types[node.inputs[0]].quant
             assert quant is not None
             moments = InputMoments(types[node.inputs[0]].width)
-            for values in live:
-                moments.add(dequantize(values[node.inputs[0]], quant))
-            real = [graph.constants[name] for name in graph.producers[node.output].inputs[1:]]
-            mean = real_means[linears[node.output]] if bias_correction and len(real) > 1 else None
-            chosen = _linear_constants(typed, node, real, moments, rounding, mean)
+            read, *real_names = graph.producers[node.output].inputs
+            for values, walk in zip(live, walks, strict=True):
+                moments.add(dequantize(values[node.inputs[0]], quant), walk.value(read))
+            real = [graph.constants[name] for name in real_names]
+            chosen = _linear_constants(typed, node, real, moments, rounding, bias_correction)
             names = [name if typed.is_used_once(name) else f"{name}_{node.name}" for name in node.inputs[1:]]
             for name, old, value in zip(names, node.inputs[1:], chosen, strict=True):
                 types[name], constants[name] = typed.types[old], value
@@ -136,8 +167,8 @@ def refine(
                 del values[name]
         if progress:
             progress(index + 1, len(typed.nodes))
-    read = {name for node in nodes for name in node.inputs}
-    unread = set(typed.constants) - read
+    used = {name for node in nodes for name in node.inputs}
+    unread = set(typed.constants) - used
     return typed.replace(
         nodes=nodes,
         types={name: type_ for name, type_ in types.items() if name not in unread},
@@ -145,17 +176,28 @@ def refine(
     )
 
 
-def _means(graph: Graph, batches: list[dict[str, Array]], run_float: RunFloat, names: set[str]) -> dict[str, Array]:
-    """Mean over all rows of float values, (width,) each."""
-    sums: dict[str, Array] = {}
-    rows: dict[str, int] = {}
-    for batch in batches:
-        values = run_float(graph, batch)
-        for name in names:
-            value = values[name].reshape(-1, values[name].shape[-1])
-            sums[name] = sums.get(name, np.zeros(value.shape[1])) + value.sum(axis=0, dtype=np.float64)
-            rows[name] = rows.get(name, 0) + len(value)
-    return {name: total / rows[name] for name, total in sums.items()}
+class _FloatWalk:
+    """The float meaning of a graph on one batch, node by node, holding only what is still to be read."""
+
+    def __init__(self, graph: Graph, batch: Mapping[str, Array]) -> None:
+        self._graph = graph
+        self._values = {name: batch[name] for name in graph.inputs}
+        self._last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.inputs}
+        self._done = 0
+
+    def value(self, name: str) -> Array:
+        """A value (samples, *shape) that a node not yet executed reads; executes what leads to it."""
+        graph = self._graph
+        while name not in self._values:
+            node = graph.nodes[self._done]
+            arguments = [graph.constants[n] if n in graph.constants else self._values[n] for n in node.inputs]
+            with np.errstate(over="ignore", under="ignore"):
+                result = np.asarray(node.op.compute(*arguments))
+            self._values[node.output] = result.reshape(-1, *graph.types[node.output].shape)
+            for read in {n for n in node.inputs if n in self._values and self._last_use[n] == self._done}:
+                del self._values[read]
+            self._done += 1
+        return self._values[name]
 
 
 def _integer_inputs(typed: Graph, batch: Mapping[str, Array]) -> dict[str, Array]:
@@ -168,23 +210,23 @@ def _integer_inputs(typed: Graph, batch: Mapping[str, Array]) -> dict[str, Array
 
 
 def _linear_constants(
-    typed: Graph, node: Node, real: list[Array], moments: InputMoments, rounding: Rounding, real_mean: Array | None
+    typed: Graph, node: Node, real: list[Array], moments: InputMoments, rounding: Rounding, bias_correction: bool
 ) -> list[Array]:
-    """The integers of a Linear's weight and, where it has one, bias. `real`: the same constants in float; `real_mean`:
-    the mean of its float inputs, where the bias is to be corrected."""
+    """The integers of a Linear's weight and, where it has one, bias. `real`: the same constants in float."""
     x_quant, weight = typed.types[node.inputs[0]].quant, typed.types[node.inputs[1]]
     quant = weight.quant
     assert x_quant is not None and quant is not None
     scale, scales = np.asarray(quant.scale, np.float64), element_scales(quant, weight.shape)
     steps = typed.constants[node.inputs[1]]
+    corrects = bias_correction and len(real) > 1
     if rounding == "gptq":
-        hessian = moments.hessian(centred=real_mean is not None)
-        steps = gptq(real[0], scales, hessian, WEIGHT_LIMITS[weight.dtype])
+        wanted = compensated(real[0], moments, centred=corrects)
+        steps = gptq(wanted, scales, moments.hessian(centred=corrects), WEIGHT_LIMITS[weight.dtype])
     if len(real) == 1:
         return [steps]
     bias = typed.constants[node.inputs[2]]
-    if real_mean is not None:
-        wanted = corrected_bias(real[0], real[1], real_mean, steps * scales, moments.mean)
-        fits = np.abs(wanted) < scale * x_quant.per_tensor_scale * BIAS_LIMIT
-        bias, _ = quantize_bias(np.where(fits, wanted, real[1]), x_quant.per_tensor_scale, quant)
+    if corrects:
+        mended = corrected_bias(real[0], real[1], moments.real_mean, steps * scales, moments.mean)
+        fits = np.abs(mended) < scale * x_quant.per_tensor_scale * BIAS_LIMIT
+        bias, _ = quantize_bias(np.where(fits, mended, real[1]), x_quant.per_tensor_scale, quant)
     return [steps, bias]

@@ -102,7 +102,20 @@ def _stages(report: Report) -> Figures:
     if set(bits) - {UNKNOWN}:
         columns = (*columns[:2], ("bits/character", True), *columns[2:])
         rows = tuple((*row[:2], text, *row[2:]) for row, text in zip(rows, bits, strict=True))
-    return Figures("From teacher to firmware", columns, rows)
+    return Figures("From teacher to firmware", columns, rows, note=_judged_on(report))
+
+
+def _judged_on(report: Report) -> str:
+    """Which rows were judged on how many samples, where not all on the same."""
+    counts = [stage.samples for stage in report.stages]
+    if len(set(counts)) < 2:
+        return ""
+    parts = []
+    for samples in dict.fromkeys(counts):
+        names = [stage.name for stage in report.stages if stage.samples == samples]
+        span = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+        parts.append(f"{span}: {count(samples)} samples")
+    return "; ".join(parts)
 
 
 def _links(links: Sequence[Mapping[str, Any]]) -> Figures:

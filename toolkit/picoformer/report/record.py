@@ -12,13 +12,14 @@ from picoformer.report.verification import ParityReport
 @dataclass(frozen=True)
 class StageFigures:
     """One form of the model on its way: accuracy in [0, 1] on the test split, parameters, bytes of its weights or
-    file, bits per character of text. None: not measured, or without meaning there."""
+    file, bits per character of text, samples it was judged on. None: not measured, or without meaning there."""
 
     name: str
     accuracy: float | None = None
     parameters: int | None = None
     bytes: int | None = None
     bits_per_character: float | None = None
+    samples: int | None = None
 
 
 @dataclass(frozen=True)

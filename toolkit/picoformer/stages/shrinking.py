@@ -51,11 +51,10 @@ def prune_model(
     files = run_files(out, notify)
     more: dict[str, Any] = {f"{_metric(data)}_before_recovery": report.rounds[-1].metric}
     more["bytes_int8"] = report.bytes_after
-    if settings.has_budget and smaller.config == model.config:
+    fits = settings.has_budget and smaller.config == model.config
+    if fits:
         more["pruned"] = "fits already; nothing pruned"
-        files.curves.unlink(missing_ok=True)  # of a run that did train
-    else:
-        recover(smaller, data, recovery, teacher_path, augment, progress, files)
+    recover(smaller, data, None if fits else recovery, teacher_path, augment, progress, files)
     if limits is not None:
         more |= {"board": limits.board.describe(smaller.config), "board_bytes": limits.board.estimate(smaller.config)}
     return finish(smaller, data, out, files, **more, pruning=report.to_dict())

@@ -69,6 +69,7 @@ def take_teacher(path: Path, data_path: Path, out: Path) -> dict[str, Any]:
     check_tokenizer(path, teacher.tokenizer, data)
     if teacher.config is not None:
         check_takes(str(path), teacher.config, data.x_test)
+    run_files(out, None).curves.unlink(missing_ok=True)  # of an earlier run, which trained one
     atomic_write_bytes(out, self_contained(path) if path.suffix == ".onnx" else path.read_bytes())
     parts = []
     with torch.no_grad():
@@ -150,6 +151,8 @@ def recover(
     from picoformer.compress.train import train
 
     if settings is None:
+        if files is not None:
+            files.curves.unlink(missing_ok=True)  # of an earlier run, which trained
         return
     augmentation, tick = _augmentation(data, augment), _tick(progress, "recovering")
     if teacher_path is None:

@@ -230,11 +230,11 @@ def test_layers_are_mapped_last_to_last() -> None:
 
 def test_models_that_do_not_go_together(trained: Transformer, data: Dataset) -> None:
     other = Transformer(dataclasses.replace(CONFIG, classes=4))
-    with pytest.raises(DataError, match="teacher has 3 classes, student 4"):
+    with pytest.raises(DataError, match="has 3 classes, data and student have 4"):
         distill(trained, other, data.x_train, data.y_train, DISTILL)
     longer = Transformer(dataclasses.replace(CONFIG, cls_token=True))
     settings = dataclasses.replace(DISTILL, hidden_weight=1.0)
-    with pytest.raises(DataError, match="12 rows, student 13"):
+    with pytest.raises(DataError, match="12 rows, data and student have 13"):
         distill(trained, longer, data.x_train, data.y_train, settings)
 
 

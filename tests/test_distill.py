@@ -21,15 +21,16 @@ from picoformer.compress.distill_losses import (
 )
 from picoformer.compress.generate import generate, sequence_targets
 from picoformer.compress.initialise import init_from_teacher
-from picoformer.compress.settings import DistillSettings, TrainSettings
+from picoformer.compress.settings import DistillSettings, PruneSettings, TrainSettings
 from picoformer.compress.teacher import load_teacher, observe
 from picoformer.compress.train import IGNORED, RunFiles, predict, train
-from picoformer.datasets import Dataset, augment_digits, synthetic_signal
+from picoformer.datasets import Dataset, augment_digits, save_dataset, synthetic_signal
 from picoformer.errors import ConfigError, DataError, ModelError
 from picoformer.models.checkpoint import save_checkpoint
 from picoformer.models.config import TransformerConfig
 from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer
+from picoformer.stages import prune_model, take_teacher
 
 torch.set_num_threads(1)
 
@@ -186,6 +187,12 @@ def test_what_cannot_be_taken_over_is_left() -> None:
     after = student.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in report.left)
     assert sorted((*report.copied, *report.cut, *report.left)) == sorted(dict(student.named_parameters()))
+
+
+def test_a_student_wider_than_its_teacher_is_refused() -> None:
+    wider = Transformer(dataclasses.replace(CONFIG, d_model=24))
+    with pytest.raises(ConfigError, match=r"d_model = 24 is more than the teacher's 16.*set init_from_teacher = false"):
+        init_from_teacher(wider, Transformer(CONFIG))
 
 
 # --- teachers and their answers ------------------------------------------------------------------------------
@@ -358,11 +365,11 @@ def test_the_student_learns_from_what_the_teacher_wrote(counter: Transformer, te
 @pytest.mark.parametrize(
     ("teacher_change", "settings", "error", "message"),
     [
-        ({"classes": 4}, {}, DataError, "teacher has 4 classes, student 3"),
-        ({"input_size": 5}, {}, DataError, "input has shape"),
-        ({"sequence": 4}, {}, DataError, "input has shape"),
-        ({"pooling": "none"}, {}, DataError, r"teacher gives logits \[1, 6, 3\] to one sample, student \[1, 3\]"),
-        ({"sequence": 8}, {"relation_weight": 1.0}, DataError, "teacher has 8 rows, student 6"),
+        ({"classes": 4}, {}, DataError, "teacher Transformer has 4 classes, data and student have 3; distill on"),
+        ({"input_size": 5}, {}, DataError, r"takes samples \[6, 5\], the data has \[6, 3\]"),
+        ({"sequence": 4}, {}, DataError, r"takes samples \[4, 3\], the data has \[6, 3\]"),
+        ({"pooling": "none"}, {}, DataError, r"gives logits \[1, 6, 3\] to one sample, student \[1, 3\]"),
+        ({"sequence": 8}, {"relation_weight": 1.0}, DataError, "has 8 rows, data and student have 6; give both"),
         ({}, {"layer_map": (2,)}, ConfigError, r"layer_map\[0\] = 2; the teacher has 0 to 1"),
         ({}, {"layer_map": (0, 1)}, ConfigError, "layer_map has 2 entries; give one for each of 1"),
         ({"heads": (3, 3)}, {"attention_weight": 1.0}, ConfigError, "3 heads, the student's layer 0 has 2"),
@@ -389,7 +396,7 @@ def test_modules_vocabularies_labels_and_files_that_do_not_fit(
     student = Transformer(SMALL)
     with pytest.raises(DataError, match="teacher Linear does not take samples"):
         distill(nn.Linear(4, 3), student, x, y, SETTINGS)
-    with pytest.raises(DataError, match=r"teacher gives logits \[1, 6, 3\]"):
+    with pytest.raises(DataError, match=r"teacher Linear gives logits \[1, 6, 3\]"):
         distill(nn.Linear(3, 3), student, x, y, SETTINGS)
     inside = dataclasses.replace(SETTINGS, hidden_weight=1.0)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(18, 3))
@@ -397,7 +404,7 @@ def test_modules_vocabularies_labels_and_files_that_do_not_fit(
         distill(flat, student, x, y, inside)
     with pytest.raises(ConfigError, match="no layers to start from"):
         distill(flat, student, x, y, dataclasses.replace(SETTINGS, init_from_teacher=True))
-    with pytest.raises(DataError, match="vocabulary of 9, student 7"):
+    with pytest.raises(DataError, match=r"vocabulary of 9 tokens, data and student have 7; make .* --tokenizer"):
         distill(Transformer(dataclasses.replace(TEXT, vocab_size=9)), Transformer(TEXT), *text, SETTINGS)
     with pytest.raises(DataError, match=r"no labels, and soft_weight = 0\.7"):
         distill(teacher, student, x, None, SETTINGS)
@@ -413,8 +420,46 @@ def test_modules_vocabularies_labels_and_files_that_do_not_fit(
     with pytest.raises(ModelError, match=r"bad\.onnx: onnxruntime cannot load it"):
         load_teacher(tmp_path / "bad.onnx")
     short = Transformer(dataclasses.replace(SMALL, sequence=4))
-    with pytest.raises(DataError, match=r"t\.onnx: takes tensor\(float\) \[1, 6, 3\], samples are float32 \[1, 4"):
+    with pytest.raises(
+        DataError,
+        match=r"t\.onnx: takes tensor\(float\) \[1, 6, 3\], the data has float32 \[1, 4.*; use data of its shape",
+    ):
         distill(onnx_file, short, np.ascontiguousarray(x[:, :4]), y, SETTINGS)
+
+
+def test_what_a_teachers_file_does_not_fit_is_said_with_its_name(text: Any, tmp_path: Path) -> None:
+    """Windows of another length, other classes, other tokens: what the data has, what the teacher has, and the mend."""
+    x, y = text
+    path, exported = tmp_path / "taught.safetensors", tmp_path / "taught.onnx"
+    model = Transformer(dataclasses.replace(TEXT, sequence=5))
+    save_checkpoint(model, path)
+    export_onnx(model, exported)
+    with pytest.raises(
+        DataError, match=r"taught\.safetensors takes at most 5 tokens a sample, .* has 8; .*--sequence 5`"
+    ):
+        distill(path, Transformer(TEXT), x, y, SETTINGS)
+    with pytest.raises(DataError, match=r"taught\.onnx: takes .*\[1, 5\], the data has .*\[1, 8\]; .*--sequence 5`"):
+        distill(exported, Transformer(TEXT), x, y, SETTINGS)
+    brief = Transformer(dataclasses.replace(TEXT, sequence=4))
+    with pytest.raises(DataError, match=r"taught\.safetensors has 5 rows, data and student have 4; .* --sequence 5`"):
+        distill(path, brief, x[:, :4].copy(), y[:, :4].copy(), dataclasses.replace(SETTINGS, hidden_weight=1.0))
+    distill(path, brief, x[:, :4].copy(), y[:, :4].copy(), dataclasses.replace(SETTINGS, epochs=1))
+    labelled = dataclasses.replace(TEXT, causal=False, pooling="mean", classes=4)
+    save_checkpoint(Transformer(labelled), path)
+    student = Transformer(dataclasses.replace(labelled, classes=3))
+    with pytest.raises(DataError, match=r"taught\.safetensors has 4 classes, data and student have 3; .* this data"):
+        distill(path, student, x, y[:, 0] % 3, SETTINGS)
+
+    numbers = Dataset(x[..., None].astype(np.float32), y[:, 0], x[..., None].astype(np.float32), y[:, 0], "numbers", 7)
+    more = Dataset(x + 3, y[:, 0], x + 3, y[:, 0], "more", 7)
+    for data, message in ((numbers, "takes tokens, the data holds numbers"), (more, "takes tokens 0 to 6, .* 3 to 9")):
+        save_dataset(data, tmp_path / "data.npz")
+        for stage in (
+            lambda out: take_teacher(path, tmp_path / "data.npz", out),
+            lambda out: prune_model(path, tmp_path / "data.npz", PruneSettings(samples=8), out),
+        ):
+            with pytest.raises(DataError, match=rf"taught\.safetensors {message}"):
+                stage(tmp_path / "out.safetensors")
 
 
 def test_outputs_too_large_for_float16_are_refused(data: Dataset, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from command_line import refuses, succeeds
+from picoformer.api import build as build_model
 from picoformer.compress.budget import Limits, choose_under, find_limits
 from picoformer.compress.count import count_bytes, count_macs, count_parameters, count_parts, count_ram
 from picoformer.compress.covariance import eliminate
@@ -295,12 +296,16 @@ def test_a_board_is_flash_and_ram(tmp_path: Path) -> None:
     board = tmp_path / "small.toml"
     board.write_text(text.replace("0x00400000", "0x00008000"))
     limits = board_limits(PruneSettings(board=str(board), code_bytes=20_000))
-    assert limits == Limits(bytes=0x8000 - 20_000, ram=0x8000 - 4096)
+    assert limits == Limits(bytes=0x8000 - 20_000, ram=0x8000 - 4096 - 2816)
     assert find_limits(ENCODER, PruneSettings(board=str(board), budget="bytes", limit=5), limits) == Limits(
         bytes=5, ram=limits.ram
     )
     with pytest.raises(ConfigError, match="code_bytes"):
         board_limits(PruneSettings(board=str(board), code_bytes=40_000))
+    with pytest.raises(
+        ConfigError, match=r"32,768 bytes of RAM less a stack of 4,096 and runtime_bytes = 30,000: nothing"
+    ):
+        board_limits(PruneSettings(board=str(board), runtime_bytes=30_000))
     with pytest.raises(ConfigError, match="this machine"):
         board_limits(PruneSettings(board="host"))
     assert board_limits(PruneSettings()) is None
@@ -432,6 +437,37 @@ def test_the_stage_recovers_between_rounds(trained: Transformer, data: Dataset, 
         prune_model(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("keys", "fits"),
+    [({"budget": "macs", "keep": 1.0}, True), ({"budget": "bytes", "limit": 10**6, "rounds": 3}, True),
+     ({"budget": "macs", "keep": 0.9}, False), ({"budget": "macs", "keep": 1.0, "width_fraction": 0.25}, False)],
+)  # fmt: skip
+def test_what_fits_already_is_neither_pruned_nor_trained(
+    trained: Transformer, data: Dataset, tmp_path: Path, keys: dict[str, Any], fits: bool
+) -> None:
+    save_dataset(data, tmp_path / "data.npz")
+    save_checkpoint(trained, tmp_path / "model.safetensors")
+    out, curves = tmp_path / "small.safetensors", tmp_path / "small.curves.json"
+    curves.write_text("{}")
+    figures = prune_model(
+        tmp_path / "model.safetensors", tmp_path / "data.npz", PruneSettings(samples=64, **keys), out,
+        DistillSettings(epochs=1, batch=64),
+    )  # fmt: skip
+    assert figures.get("pruned") == ("fits already; nothing pruned" if fits else None)
+    weights, before = load_checkpoint(out)[0].state_dict(), trained.state_dict()
+    assert fits == all(torch.equal(weights[name], before[name]) for name in weights)
+    assert curves.is_file() != fits, "curves are of a training that there was"
+    assert len(figures["pruning"]["rounds"]) == 1
+
+
+def test_the_ram_and_flash_beside_the_model_are_what_a_build_takes(tmp_path: Path, arm_tools: None) -> None:
+    build_model(Transformer(ENCODER), scheme="float32", target="mps2-an386", out=tmp_path / "out")
+    sizes = json.loads((tmp_path / "out" / "mps2-an386" / "size.json").read_text())
+    beside, settings = sizes["ram"]["data"] + sizes["ram"]["runtime"], PruneSettings()
+    assert 0 <= settings.runtime_bytes - beside <= 256, beside
+    assert sizes["flash"]["code"] + sizes["flash"]["runtime"] < settings.code_bytes
+
+
 # --- the command line -------------------------------------------------------------------------------------------
 
 
@@ -449,7 +485,23 @@ def test_prune_and_inspect_by_command(trained: Transformer, data: Dataset, tmp_p
     board = (Path(__file__).parents[1] / "targets" / "mps2-an386.toml").read_text().replace("0x00400000", "0x00008000")
     (tmp_path / "tiny.toml").write_text(board)
     (tmp_path / "board.toml").write_text(text + 'board = "tiny.toml"\ncode_bytes = 32000\n')
-    refuses([*common, "--config", tmp_path / "board.toml"], "at most 768 bytes of weights")
+    toml = tmp_path / "board.toml"
+    flash = "at most 768 bytes of weights (mps2-an386 has 32,768 bytes of flash less code_bytes = 32,000) cannot be met"
+    refuses([*common, "--config", toml], flash)
+    toml.write_text(text + 'board = "tiny.toml"\nruntime_bytes = 28000\n')
+    ram = (
+        "at most 672 bytes of RAM (mps2-an386 has 32,768 bytes of RAM less a stack of 4,096 and runtime_bytes = 28,000)"
+    )
+    refuses([*common, "--config", toml], ram, "or a shorter sequence")
+    toml.write_text(text + 'board = "tiny.toml"\n')
+    record = succeeds(*common, "--config", toml, "--json").record
+    assert record["pruned"] == "fits already; nothing pruned"
+    used = {"flash": count_bytes(ENCODER) + 24_576, "ram": count_ram(ENCODER) + 4096 + 2816}
+    assert record["board_bytes"] == {**used, "flash_available": 32_768, "ram_available": 32_768}
+    said = f"mps2-an386: flash {used['flash']:,} of 32,768 bytes, RAM {used['ram']:,} of 32,768 (estimates)"
+    assert record["board"] == said and said in succeeds(*common, "--config", toml).out
+    toml.write_text(text + 'budget = "bytes"\nkeep = 0.6\n')
+    succeeds(*common, "--config", toml)
     record = succeeds("inspect", tmp_path / "small.safetensors", "--json").record
     assert [part["name"] for part in record["parts"]] == ["embedding", "layers.0", "layers.1", "layers.2", "head"]
     assert sum(part["bytes"] for part in record["parts"]) == count_bytes(small.config)

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from command_line import refuses, succeeds
 from picoformer.compress.count import count_parameters
-from picoformer.compress.settings import TrainSettings
+from picoformer.compress.settings import DistillSettings, FactorizeSettings, PruneSettings, TrainSettings
 from picoformer.compress.train import bits_per_label, evaluate, train
 from picoformer.config import ModelSection
-from picoformer.datasets import TEXT_BLOCK, Dataset, load_dataset, next_tokens, python_documentation, split_text
+from picoformer.datasets import (
+    TEXT_BLOCK,
+    Dataset,
+    load_dataset,
+    next_tokens,
+    python_documentation,
+    save_dataset,
+    split_text,
+)
 from picoformer.errors import ConfigError, DataError
+from picoformer.files import file_hash
 from picoformer.metrics import IGNORED, judge
-from picoformer.models.checkpoint import load_checkpoint, save_checkpoint
+from picoformer.models.checkpoint import load_checkpoint, save_checkpoint, trained_tokenizer
 from picoformer.models.config import TransformerConfig
-from picoformer.models.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from picoformer.models.tokenizer import hash_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from picoformer.models.transformer import Transformer
-from picoformer.stages import TextSettings, judge_model, make_dataset, model_config, tokenizer_path
+from picoformer.stages import (
+    TextSettings,
+    distill_model,
+    factorize_model,
+    generate_targets,
+    judge_model,
+    make_dataset,
+    model_config,
+    prune_model,
+    prune_vocabulary_files,
+    take_teacher,
+    tokenizer_path,
+    train_model,
+)
 
 TEXT = python_documentation()[:20_000]
 FOREIGN = "naïve 日本 🙂\n\ttabs\x00 and «quotes»"
@@ -75,6 +99,14 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: bytes) -> None:
         load_tokenizer(path)
 
 
+@pytest.mark.parametrize("content", [b'{"a": 1}', b"[]", b'{"model": 1}'])
+def test_json_that_is_no_tokenizer_is_not_called_broken_json(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"tokenizer\.json: JSON, but not a tokenizer, which has a table 'model'"):
+        load_tokenizer(path)
+
+
 def test_windows_are_labelled_with_what_comes_next() -> None:
     blocks = [np.arange(20), np.arange(100, 109)]
     data = next_tokens(blocks, blocks, 8, 200, 1.5)
@@ -107,6 +139,78 @@ def test_make_dataset_of_a_text_file(tmp_path: Path) -> None:
         make_dataset(str(source), out)
     with pytest.raises(DataError, match="no such file"):
         make_dataset(str(tmp_path / "none.txt"), out)
+
+
+def test_every_data_set_of_a_folder_has_its_own_tokenizer(tmp_path: Path) -> None:
+    for name, kind, size in (("one", "character", 0), ("two", "bpe", 300)):
+        source, out = tmp_path / f"{name}.txt", tmp_path / f"{name}.npz"
+        source.write_text(TEXT)
+        make_dataset(str(source), out, text=TextSettings(kind, size, 16))
+    for name in ("one", "two"):
+        path = tmp_path / f"{name}.tokenizer.json"
+        data, tokenizer = load_dataset(tmp_path / f"{name}.npz"), load_tokenizer(path)
+        assert data.classes == tokenizer.get_vocab_size()
+        assert data.tokenizer == hash_tokenizer(tokenizer) == file_hash(path)
+
+
+def test_tokenizers_of_one_size_and_other_content_do_not_go_together(tmp_path: Path) -> None:
+    """Everything that takes a model and data says so, and what goes together is still taken."""
+    section = ModelSection(layers=1, d_model=8, heads=2, d_ff=8)
+    brief = DistillSettings(epochs=1, batch=64)
+    for name, text in (
+        ("one", TEXT),
+        ("two", TEXT.translate(str.maketrans("eat", "\N{SNOWMAN}\N{COMET}\N{STAR OF DAVID}"))),
+    ):
+        (tmp_path / f"{name}.txt").write_text(text, "utf-8")
+        make_dataset(str(tmp_path / f"{name}.txt"), tmp_path / f"{name}.npz", text=TextSettings(sequence=16))
+    mine, other = tmp_path / "one.npz", tmp_path / "two.npz"
+    assert load_dataset(mine).classes == load_dataset(other).classes
+    model, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
+    train_model(mine, section, TrainSettings(epochs=1, batch=64), model)
+    known = load_dataset(mine).tokenizer
+    assert trained_tokenizer(load_checkpoint(model)[1]) == known
+    pruning, thin = PruneSettings(samples=8), FactorizeSettings(keep=0.9, samples=8)
+    stages = (
+        lambda data, to: take_teacher(model, data, to),
+        lambda data, to: distill_model(model, data, section, brief, to),
+        lambda data, to: prune_model(model, data, pruning, to),
+        lambda data, to: factorize_model(model, data, thin, to),
+        lambda data, to: generate_targets(model, data, dataclasses.replace(brief, sequence_samples=1), to),
+    )
+    for stage in stages:
+        with pytest.raises(
+            DataError, match=r"model\.safetensors: trained on the tokens of another tokenizer .*--tokeniz"
+        ):
+            stage(other, out)
+        assert not out.exists()
+    unknown = tmp_path / "unknown.npz"
+    save_dataset(dataclasses.replace(load_dataset(mine), tokenizer=""), unknown)
+    for stage, data in ((stages[1], mine), (stages[2], mine), (stages[3], unknown)):
+        stage(data, out)
+        assert trained_tokenizer(load_checkpoint(out)[1]) == known
+    stranger = tmp_path / "stranger.safetensors"
+    save_checkpoint(load_checkpoint(model)[0], stranger, {"tokenizer": load_dataset(other).tokenizer})
+    with pytest.raises(DataError, match="stranger"):
+        prune_model(model, mine, pruning, out, brief, stranger)
+
+    corpus, smaller, ids = tmp_path / "corpus.txt", tmp_path / "smaller.safetensors", tmp_path / "smaller.json"
+    corpus.write_text(TEXT[:5000])
+    with pytest.raises(
+        DataError, match=r"two\.tokenizer\.json: not the tokenizer that .*model\.safetensors was trained with"
+    ):
+        prune_vocabulary_files(model, tokenizer_path(other), (corpus,), smaller, ids)
+    prune_vocabulary_files(model, tokenizer_path(mine), (corpus,), smaller, ids)
+    make_dataset(str(tmp_path / "one.txt"), other, text=TextSettings(str(ids), 0, 16))
+    take_teacher(smaller, other, out)
+    assert trained_tokenizer(load_checkpoint(smaller)[1]) == load_dataset(other).tokenizer != known
+
+
+@pytest.mark.parametrize("words", [["--tokenizer", "bpe"], ["--vocabulary", "300"], ["--sequence", "8"]])
+def test_options_of_text_with_a_source_that_is_none(tmp_path: Path, words: list[str]) -> None:
+    out = tmp_path / "data.npz"
+    refuses(["dataset", "digits", "-o", out, *words], f"{words[0][2:]} = ", "is for text, and 'digits' is none")
+    assert not out.exists()
+    succeeds("dataset", "digits", "-o", out)
 
 
 @pytest.mark.parametrize("keys", [{}, {"kv_heads": 2}, {"tied_head": True}, {"norm_position": "post"}])

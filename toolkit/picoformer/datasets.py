@@ -35,6 +35,7 @@ class Dataset:
     name: str
     classes: int
     characters_per_label: float = 0.0  # mean characters of text a label stands for; 0: no text
+    tokenizer: str = ""  # SHA-256 of the tokenizer.json whose tokens these are; "" for none, or an unknown one
 
     @property
     def labels_rows(self) -> bool:
@@ -78,7 +79,8 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {key: getattr(dataset, key) for key in ARRAYS}
     arrays |= {"name": np.array(dataset.name), "classes": np.array(dataset.classes)}
-    np.savez_compressed(buffer, **arrays, characters_per_label=np.array(dataset.characters_per_label))
+    arrays |= {key: np.array(getattr(dataset, key)) for key in ("characters_per_label", "tokenizer")}
+    np.savez_compressed(buffer, **arrays)
     atomic_write_bytes(Path(path), buffer.getvalue())
 
 
@@ -107,9 +109,15 @@ def load_dataset(path: Path) -> Dataset:
     characters = arrays.get("characters_per_label", np.array(0.0))
     if characters.shape or characters.dtype.kind != "f":
         raise DataError(f"{path}: characters_per_label must be one number; save the data set again")
+    tokenizer = arrays.get("tokenizer", np.array(""))
+    if tokenizer.shape or tokenizer.dtype.kind != "U":
+        raise DataError(f"{path}: tokenizer must be one string; save the data set again")
     try:
         parts = {key: arrays[key] for key in ARRAYS}
-        return Dataset(**parts, name=str(name), classes=int(classes), characters_per_label=float(characters))
+        return Dataset(
+            **parts, name=str(name), classes=int(classes), characters_per_label=float(characters),
+            tokenizer=str(tokenizer),
+        )  # fmt: skip
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -221,6 +229,7 @@ def next_tokens(
     vocabulary: int,
     characters_per_label: float,
     name: str = "text",
+    tokenizer: str = "",
 ) -> Dataset:
     """Windows of `sequence` token ids, each labelled with the ids one further; blocks of ids in, none is crossed.
 
@@ -235,4 +244,6 @@ def next_tokens(
             raise DataError(f"no block of the {part} text has more than {sequence} tokens; lower sequence")
         rows = np.stack(windows).astype(np.int64)
         parts |= {f"x_{part}": rows[:, :-1].copy(), f"y_{part}": rows[:, 1:].copy()}
-    return Dataset(**parts, name=name, classes=vocabulary, characters_per_label=characters_per_label)
+    return Dataset(
+        **parts, name=name, classes=vocabulary, characters_per_label=characters_per_label, tokenizer=tokenizer
+    )

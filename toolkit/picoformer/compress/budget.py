@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,48 @@ UNITS = {"parameters": "parameters", "bytes": "bytes of weights", "macs": "multi
 
 
 @dataclass(frozen=True)
+class Board:
+    """What a board has, and what of it is not for the model, in bytes."""
+
+    name: str
+    flash: int
+    code: int  # of flash
+    ram: int
+    stack: int  # of RAM
+    runtime: int  # of RAM
+
+    def limits(self) -> Limits:
+        """What is left for weights and activations. Raises ConfigError for nothing."""
+        room = Limits(bytes=self.flash - self.code, ram=self.ram - self.stack - self.runtime, board=self)
+        for key, value in room.items():
+            if value <= 0:
+                raise ConfigError(f"{self.origin(key)}: nothing is left for the model; name a larger board")
+        return room
+
+    def origin(self, key: str) -> str:
+        """Where its limit of this key comes from."""
+        if key == "bytes":
+            return f"{self.name} has {self.flash:,} bytes of flash less code_bytes = {self.code:,}"
+        return (
+            f"{self.name} has {self.ram:,} bytes of RAM less a stack of {self.stack:,} and "
+            f"runtime_bytes = {self.runtime:,}"
+        )
+
+    def estimate(self, config: TransformerConfig) -> dict[str, int]:
+        """Flash and RAM that a model of this configuration takes with all that is not the model, and what there is."""
+        flash, ram = count_bytes(config) + self.code, count_ram(config) + self.stack + self.runtime
+        return {"flash": flash, "flash_available": self.flash, "ram": ram, "ram_available": self.ram}
+
+    def describe(self, config: TransformerConfig) -> str:
+        """`estimate` in words."""
+        found = self.estimate(config)
+        return (
+            f"{self.name}: flash {found['flash']:,} of {self.flash:,} bytes, RAM {found['ram']:,} of {self.ram:,} "
+            "(estimates)"
+        )
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a model may cost at most; None is no limit. `bytes` of int8 constants and `ram` are estimates."""
 
@@ -29,10 +72,11 @@ class Limits:
     bytes: int | None = None
     macs: int | None = None
     ram: int | None = None
+    board: Board | None = dataclasses.field(default=None, compare=False)  # where they come from
 
     def items(self) -> list[tuple[str, int]]:
         """(key of COUNTS, limit) of those that are set."""
-        return [(key, value) for key, value in dataclasses.asdict(self).items() if value is not None]
+        return [(key, getattr(self, key)) for key in COUNTS if getattr(self, key) is not None]
 
     def are_met(self, config: TransformerConfig) -> bool:
         """Whether a model of this configuration costs no more."""
@@ -41,7 +85,15 @@ class Limits:
     def part_way(self, whole: TransformerConfig, share: float) -> Limits:
         """Limits that `share` of the way from `whole` to these leads to."""
         counts = {key: COUNTS[key](whole) for key, _ in self.items()}
-        return Limits(**{key: math.ceil(counts[key] - share * (counts[key] - limit)) for key, limit in self.items()})
+        part: dict[str, Any] = {
+            key: math.ceil(counts[key] - share * (counts[key] - limit)) for key, limit in self.items()
+        }
+        return dataclasses.replace(self, **part)
+
+    def origin(self, key: str) -> str:
+        """In brackets, the board that the limit of this key comes from; "" where it is none."""
+        given = None if self.board is None else dict(self.board.limits().items()).get(key)
+        return "" if self.board is None or given != getattr(self, key) else f" ({self.board.origin(key)})"
 
 
 def find_limits(config: TransformerConfig, settings: PruneSettings, limits: Limits | None = None) -> Limits | None:
@@ -51,7 +103,8 @@ def find_limits(config: TransformerConfig, settings: PruneSettings, limits: Limi
     most = settings.limit or math.floor(settings.keep * COUNTS[settings.budget](config) + 1e-9)
     limits = Limits() if limits is None else limits
     given = dict(limits.items()).get(settings.budget)
-    return dataclasses.replace(limits, **{settings.budget: most if given is None else min(most, given)})
+    part: dict[str, Any] = {settings.budget: most if given is None else min(most, given)}
+    return dataclasses.replace(limits, **part)
 
 
 def head_unit(config: TransformerConfig, layer: int) -> int:
@@ -226,9 +279,13 @@ def _check_reachable(state: _State, limits: Limits, now: TransformerConfig) -> N
     for key, limit in limits.items():
         if COUNTS[key](least) > limit:
             more = [] if state.settings.drop_layers or state.config.layers == 1 else ["drop_layers = true"]
-            more += ["a larger width_fraction", "a smaller vocabulary"][: 1 + bool(state.config.vocab_size)]
+            more += ["a larger width_fraction"]
+            if key == "ram":
+                more += ["a shorter sequence"]
+            elif key != "macs" and state.config.vocab_size:
+                more += ["a smaller vocabulary"]
             raise ConfigError(
-                f"at most {limit:,} {UNITS[key]} cannot be met: {COUNTS[key](now):,} now, and with one head and "
-                f"{state.settings.neuron_multiple} neurons a layer {COUNTS[key](least):,}; allow that, or try "
-                f"{' or '.join(more)}"
+                f"at most {limit:,} {UNITS[key]}{limits.origin(key)} cannot be met: {COUNTS[key](now):,} now, "
+                f"and with one head and {state.settings.neuron_multiple} neurons a layer "
+                f"{COUNTS[key](least):,}; allow that, or try {' or '.join(more)}"
             )

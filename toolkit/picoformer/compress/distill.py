@@ -150,9 +150,12 @@ def _plan(source: Teacher, student: Transformer, x: NDArray[Any], settings: Dist
                 )
         return _Plan(("logits", *wanted), pairs, tuple(found[f"hidden.{layer}"].shape[2] for layer in pairs))
     if theirs.tokens != ours.tokens or theirs.cls_token != ours.cls_token:
+        mend = "give both the same rows and cls_token"
+        if theirs.vocab_size and theirs.cls_token == ours.cls_token:
+            mend = f"make the data with `picoformer dataset --sequence {theirs.sequence}`"
         raise DataError(
-            f"teacher has {theirs.tokens} rows, student {ours.tokens}; give both the same sequence and cls_token, or "
-            "set hidden_weight, attention_weight and relation_weight to 0"
+            f"teacher {source.name} has {theirs.tokens} rows, data and student have {ours.tokens}; {mend}, or set "
+            "hidden_weight, attention_weight and relation_weight to 0"
         )
     pairs = map_layers(ours.layers, theirs.layers, settings.layer_map)
     names: list[str] = []

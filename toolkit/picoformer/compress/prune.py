@@ -15,7 +15,7 @@ from picoformer.compress.count import count_bytes, count_macs, count_parameters,
 from picoformer.compress.importance import Importance, measure_importance
 from picoformer.compress.reconstruct import reconstruct
 from picoformer.compress.settings import PruneSettings
-from picoformer.compress.shrink import Keep, kept_layers, shrink
+from picoformer.compress.shrink import Keep, keep_all, kept_layers, shrink
 from picoformer.models.config import TransformerConfig
 from picoformer.models.transformer import Transformer
 
@@ -91,7 +91,8 @@ def prune(
     """A smaller dense model, chosen with samples `x` (n, *input) and labels `y` (n,) or (n, rows), and what changed;
     `model` stays.
 
-    `limits` are those of a board, and `settings.board` alone means nothing here. In several rounds `recover` trains
+    `limits` are those of a board, and `settings.board` alone means nothing here. A model that meets budget and board
+    already is copied as it is. In several rounds `recover` trains
     what a round left before the next one measures it; after the last, recover with `train` or `distill`. `judge` gives
     the report a metric of every round. Raises DataError, ConfigError for a budget that nothing can meet, and
     PicoformerError.
@@ -99,6 +100,9 @@ def prune(
     whole = model.config
     final = find_limits(whole, settings, limits)
     layers = tuple(range(whole.layers))
+    if final is not None and final.are_met(whole) and not (settings.layer_fraction or settings.width_fraction):
+        fits = PruneRound(count_parameters(whole), None if judge is None else judge(model), None)
+        return shrink(model, keep_all(whole)), _report(whole, whole, layers, (fits,))
     rounds = []
     for index in range(settings.rounds):
         share = (index + 1) / settings.rounds

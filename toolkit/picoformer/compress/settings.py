@@ -135,6 +135,8 @@ class PruneSettings:
     limit: int = 0  # not 0: that many may stay, whatever `keep` says
     board: str = ""  # a target whose flash and RAM the model must fit; by estimate
     code_bytes: int = 24 * 1024  # flash of `board` that code and tables take beside the weights
+    # RAM of `board` that the image takes beside activations and stack: buffers of the wire, 2,704 with frames of 1,040.
+    runtime_bytes: int = 2816
     drop_layers: bool = False  # with a budget or a board: whole layers may go too
     importance: str = "reconstruction"  # or "taylor", "activation", "magnitude", "random"
     reconstruct: bool = True  # what stays takes up, by least squares, what went
@@ -173,6 +175,7 @@ class PruneSettings:
             raise ConfigError(f"limit = {self.limit} of what? set budget to one of {', '.join(PRUNE_BUDGETS)}")
         check_int("limit", self.limit, 0, 1 << 60)
         check_int("code_bytes", self.code_bytes, 0, 1 << 40)
+        check_int("runtime_bytes", self.runtime_bytes, 0, 1 << 40)
         check_int("rounds", self.rounds, 1, 1000)
         check_int("round_epochs", self.round_epochs, 1, 1_000_000)
         check_int("neuron_multiple", self.neuron_multiple, 1, 1 << 20)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from picoformer.errors import ConfigError, DataError, ModelError
 from picoformer.files import file_hash
-from picoformer.models.checkpoint import load_checkpoint
+from picoformer.models.checkpoint import load_checkpoint, trained_tokenizer
 from picoformer.models.config import TransformerConfig
 from picoformer.models.transformer import Transformer
 
@@ -27,6 +27,7 @@ class Teacher(Protocol):
     """Answers batches of inputs with "logits" and, where it can, "hidden.0", "query.0" … of its layers."""
 
     name: str
+    tokenizer: str  # SHA-256 of the tokenizer.json whose tokens it was trained on; "" where that is not known
     is_frozen: bool  # its answers have to be computed beforehand
 
     @property
@@ -48,8 +49,8 @@ class TorchTeacher:
 
     is_frozen = False
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module, self.name = module, type(module).__name__
+    def __init__(self, module: nn.Module, name: str = "", tokenizer: str = "") -> None:
+        self.module, self.name, self.tokenizer = module, name or type(module).__name__, tokenizer
 
     @property
     def config(self) -> TransformerConfig | None:
@@ -93,6 +94,7 @@ class OnnxTeacher:
     """
 
     config: TransformerConfig | None = None
+    tokenizer = ""
     is_frozen = True
 
     def __init__(self, path: Path) -> None:
@@ -134,9 +136,16 @@ class OnnxTeacher:
                 for start in range(0, len(samples), size)
             ]
         except Exception as error:
+            wanted_rows = self.input.shape[1] if len(self.input.shape) == 2 else None
+            is_longer = (
+                samples.dtype.kind in "iu" and isinstance(wanted_rows, int) and samples.shape[1:] != (wanted_rows,)
+            )
+            mend = (
+                f"make it with `picoformer dataset --sequence {wanted_rows}`" if is_longer else "use data of its shape"
+            )
             raise DataError(
-                f"{self.path}: takes {self.input.type} {list(self.input.shape)}, samples are {samples.dtype} "
-                f"{[1, *samples.shape[1:]]}; use data of the teacher's shape ({str(error).splitlines()[0]})"
+                f"{self.path}: takes {self.input.type} {list(self.input.shape)}, the data has {samples.dtype} "
+                f"{[1, *samples.shape[1:]]}; {mend} ({str(error).splitlines()[0]})"
             ) from error
         return {
             name: torch.from_numpy(np.concatenate([row[index] for row in rows])).to(x.device)
@@ -163,7 +172,8 @@ def load_teacher(path: Path) -> Teacher:
         return OnnxTeacher(path)
     if not path.is_file():
         raise ModelError(f"{path}: no such file; give the teacher's checkpoint or ONNX file")
-    return TorchTeacher(load_checkpoint(path)[0])
+    model, extra = load_checkpoint(path)
+    return TorchTeacher(model, path.name, trained_tokenizer(extra))
 
 
 def as_teacher(teacher: nn.Module | Path | Teacher) -> Teacher:
@@ -209,12 +219,14 @@ def check_pair(teacher: Teacher, student: Transformer, x: NDArray[Any]) -> None:
     """Raise DataError unless both take samples like x (n, *input) and answer with logits of the same shape."""
     ours, theirs = student.config, teacher.config
     if theirs is not None:
-        if theirs.classes != ours.classes:
-            raise DataError(f"teacher has {theirs.classes} classes, student {ours.classes}; give both the same")
-        if theirs.vocab_size != ours.vocab_size:
+        if theirs.vocab_size != ours.vocab_size and theirs.vocab_size and ours.vocab_size:
             raise DataError(
-                f"teacher has a vocabulary of {theirs.vocab_size}, student {ours.vocab_size}; give both the same tokens"
+                f"teacher {teacher.name} has a vocabulary of {theirs.vocab_size} tokens, data and student have "
+                f"{ours.vocab_size}; make the data with `picoformer dataset --tokenizer` and the teacher's tokenizer"
             )
+        if theirs.classes != ours.classes:
+            raise _other_classes(teacher, theirs.classes, ours.classes)
+        check_takes(f"teacher {teacher.name}", theirs, x)
     device = next(student.parameters()).device
     sample = torch.from_numpy(x[:1]).to(device)
     with torch.no_grad():
@@ -230,12 +242,44 @@ def check_pair(teacher: Teacher, student: Transformer, x: NDArray[Any]) -> None:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise DataError(f"teacher {teacher.name} does not take samples {list(x.shape[1:])}: {reason}") from error
     if len(found) == len(wanted) and found[-1] != wanted[-1]:
-        raise DataError(f"teacher has {found[-1]} classes, student {wanted[-1]}; give both the same")
+        raise _other_classes(teacher, found[-1], wanted[-1])
     if found != wanted:
         raise DataError(
-            f"teacher gives logits {list(found)} to one sample, student {list(wanted)}; give both the same "
-            "pooling and cls_token"
+            f"teacher {teacher.name} gives logits {list(found)} to one sample, student {list(wanted)}; give both "
+            "the same pooling and cls_token"
         )
+
+
+def check_takes(what: str, config: TransformerConfig, x: NDArray[Any]) -> None:
+    """Raise DataError, which names the model as `what`, unless a model of this configuration takes samples x
+    (n, *input), with as many rows as it has or fewer."""
+    is_tokens = x.dtype.kind in "iu"
+    if is_tokens != bool(config.vocab_size):
+        takes, has = ("tokens", "numbers") if config.vocab_size else ("numbers", "tokens")
+        raise DataError(f"{what} takes {takes}, the data holds {has}; give the data that it was trained on")
+    if is_tokens and x.ndim == 2 and x.shape[1] > config.sequence:
+        raise DataError(
+            f"{what} takes at most {config.sequence} tokens a sample, the data has {x.shape[1]}; make the data with "
+            f"`picoformer dataset --sequence {config.sequence}`"
+        )
+    expected, found = config.input_shape, tuple(x.shape[1:])
+    rows = range(expected[0] if config.image is not None else 1, expected[0] + 1)
+    if len(found) != len(expected) or found[0] not in rows or found[1:] != expected[1:]:
+        raise DataError(
+            f"{what} takes samples {list(expected)}, the data has {list(found)}; give the data that it was trained on"
+        )
+    if is_tokens and not 0 <= int(x.min()) <= int(x.max()) < config.vocab_size:
+        raise DataError(
+            f"{what} takes tokens 0 to {config.vocab_size - 1}, the data has {x.min()} to {x.max()}; make the data "
+            "with `picoformer dataset --tokenizer` and the tokenizer that it was trained with"
+        )
+
+
+def _other_classes(teacher: Teacher, theirs: int, ours: int) -> DataError:
+    return DataError(
+        f"teacher {teacher.name} has {theirs} classes, data and student have {ours}; distill on the data that it was "
+        "trained on, or take a teacher of this data"
+    )
 
 
 def refuse_layers(teacher: Teacher, key: str) -> ConfigError:

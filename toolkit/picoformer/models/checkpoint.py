@@ -62,6 +62,12 @@ def load_checkpoint(path: Path) -> tuple[Transformer, dict[str, Any]]:
     return model.eval(), extra
 
 
+def trained_tokenizer(extra: Mapping[str, Any]) -> str:
+    """The SHA-256 of the tokenizer.json whose tokens a checkpoint was trained on, from its `extra`; "" if not known."""
+    found = extra.get("tokenizer")
+    return found if isinstance(found, str) else ""
+
+
 def _read_header(path: Path, metadata: Mapping[str, str] | None) -> tuple[TransformerConfig, dict[str, Any]]:
     text = (metadata or {}).get("picoformer")
     if text is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,11 +59,30 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if path.stat().st_size > MAX_FILE:
         raise DataError(f"{path}: {path.stat().st_size} bytes is no tokenizer.json; give a smaller file")
     try:
-        return Tokenizer.from_str(path.read_text("utf-8"))
-    except Exception as error:  # the library raises a bare Exception, and UnicodeDecodeError comes from the text
+        text = path.read_text("utf-8")
+        parsed = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a tokenizer.json, as it is no JSON ({error}); save it again") from error
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("model"), dict):
+        raise DataError(
+            f"{path}: JSON, but not a tokenizer, which has a table 'model'; give a tokenizer.json that `picoformer "
+            "dataset` or the library tokenizers wrote"
+        )
+    try:
+        return Tokenizer.from_str(text)
+    except Exception as error:  # the library raises a bare Exception
         raise DataError(f"{path}: not a tokenizer.json ({str(error).splitlines()[0]}); save it again") from error
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Write tokenizer.json, atomically."""
-    atomic_write_text(path, tokenizer.to_str(pretty=True) + "\n")
+    atomic_write_text(path, _text(tokenizer))
+
+
+def hash_tokenizer(tokenizer: Tokenizer) -> str:
+    """The SHA-256 of the file that `save_tokenizer` writes: the same however the one it was loaded from is laid out."""
+    return hashlib.sha256(_text(tokenizer).encode()).hexdigest()
+
+
+def _text(tokenizer: Tokenizer) -> str:
+    return tokenizer.to_str(pretty=True) + "\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,8 @@ def is_text(source: str) -> bool:
 
 
 def tokenizer_path(data: Path) -> Path:
-    """Where the tokenizer of a data set of text lies: beside it."""
-    return data.with_name("tokenizer.json")
+    """Where the tokenizer of a data set of text lies: beside it, data.tokenizer.json for data.npz."""
+    return data.with_name(f"{data.stem}.tokenizer.json")
 
 
 def make_dataset(
@@ -54,6 +55,10 @@ def make_dataset(
     """
     if is_text(source):
         return _make_text_dataset(source, out, seed, test_fraction, text or TextSettings())
+    if given := _text_only(text):
+        raise ConfigError(
+            f"{given} is for text, and '{source}' is none; leave it out, or give python_documentation or a .txt"
+        )
     if source == "digits":
         data = digits(seed, test_fraction)
     elif source == "synthetic_signal":
@@ -66,8 +71,17 @@ def make_dataset(
     return {"train": len(data.x_train), "test": len(data.x_test), "classes": data.classes}
 
 
+def _text_only(text: TextSettings | None) -> str:
+    """The first key of `text` that is not as it is by default, with its value; "" for none."""
+    usual = TextSettings()
+    for key, value in dataclasses.asdict(text or usual).items():
+        if value != getattr(usual, key):
+            return f"{key} = {value!r}"
+    return ""
+
+
 def _make_text_dataset(source: str, out: Path, seed: int, test_fraction: float, wanted: TextSettings) -> dict[str, Any]:
-    from picoformer.models.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+    from picoformer.models.tokenizer import hash_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
     text = python_documentation() if source == "python_documentation" else read_text(Path(source))
     train, test = split_text(text, seed, test_fraction)
@@ -78,11 +92,22 @@ def _make_text_dataset(source: str, out: Path, seed: int, test_fraction: float, 
     parts = [[np.array(tokenizer.encode(block).ids, np.int64) for block in blocks] for blocks in (train, test)]
     characters = sum(map(len, test)) / sum(map(len, parts[1]))
     name = "python_documentation" if source == "python_documentation" else "text"
-    data = next_tokens(parts[0], parts[1], wanted.sequence, tokenizer.get_vocab_size(), characters, name)
+    size, digest = tokenizer.get_vocab_size(), hash_tokenizer(tokenizer)
+    data = next_tokens(parts[0], parts[1], wanted.sequence, size, characters, name, digest)
     save_tokenizer(tokenizer, tokenizer_path(out))
     save_dataset(data, out)
     sizes = {"train": len(data.x_train), "test": len(data.x_test), "classes": data.classes}
     return {**sizes, "characters": len(text), "characters_per_token": characters}
+
+
+def check_tokenizer(model: Path, trained_on: str, data: Dataset) -> None:
+    """Raise DataError when a model was trained on the tokens of another tokenizer than this data has; hashes, "" for
+    one that is not known."""
+    if trained_on and data.tokenizer and trained_on != data.tokenizer:
+        raise DataError(
+            f"{model}: trained on the tokens of another tokenizer (SHA-256 {trained_on[:12]}…) than the data's "
+            f"({data.tokenizer[:12]}…); make the data with `picoformer dataset --tokenizer` and that tokenizer's file"
+        )
 
 
 def read_text(path: Path) -> str:

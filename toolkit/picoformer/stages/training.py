@@ -15,7 +15,7 @@ from picoformer.datasets import Dataset, augment_digits, load_dataset, save_data
 from picoformer.errors import ConfigError, DataError
 from picoformer.files import atomic_write_bytes, is_first_process
 from picoformer.metrics import judge
-from picoformer.stages.data import model_config
+from picoformer.stages.data import check_tokenizer, model_config
 
 Progress = Callable[[str, int, int, float], None]
 """Label, steps done, steps in all, last loss."""
@@ -62,13 +62,15 @@ def take_teacher(path: Path, data_path: Path, out: Path) -> dict[str, Any]:
     import torch
 
     from picoformer.compress.count import count_macs, count_parameters
-    from picoformer.compress.teacher import load_teacher
+    from picoformer.compress.teacher import check_takes, load_teacher
     from picoformer.frontends.onnx_load import self_contained
 
-    teacher = load_teacher(path)
+    teacher, data = load_teacher(path), load_dataset(data_path)
+    check_tokenizer(path, teacher.tokenizer, data)
+    if teacher.config is not None:
+        check_takes(str(path), teacher.config, data.x_test)
     run_files(out, None).curves.unlink(missing_ok=True)  # of an earlier run, which trained one
     atomic_write_bytes(out, self_contained(path) if path.suffix == ".onnx" else path.read_bytes())
-    data = load_dataset(data_path)
     parts = []
     with torch.no_grad():
         for start in range(0, len(data.x_test), TAKEN_BATCH):
@@ -106,8 +108,8 @@ def distill_model(
     from picoformer.compress.teacher import load_teacher
     from picoformer.models.transformer import Transformer
 
-    teacher = load_teacher(teacher_path)
-    data = load_dataset(data_path)
+    teacher, data = load_teacher(teacher_path), load_dataset(data_path)
+    check_tokenizer(teacher_path, teacher.tokenizer, data)
     student = Transformer(model_config(section, data), seed=settings.seed)
     augmentation, tick, files = _augmentation(data, augment), _tick(progress, "distilling"), run_files(out, notify)
     report = distill(teacher, student, data.x_train, data.y_train, settings, augmentation, tick, files)
@@ -120,10 +122,11 @@ def generate_targets(
     """Write a data set for sequence-level distillation: `settings.sequence_samples` windows that the teacher wrote,
     behind those of the training text or, without `keep_text`, in their place; the test part stays."""
     from picoformer.compress.generate import sequence_targets
-    from picoformer.models.checkpoint import load_checkpoint
+    from picoformer.models.checkpoint import load_checkpoint, trained_tokenizer
 
     data = load_dataset(data_path)
-    teacher, _ = load_checkpoint(teacher_path)
+    teacher, extra = load_checkpoint(teacher_path)
+    check_tokenizer(teacher_path, trained_tokenizer(extra), data)
     if not data.labels_rows or settings.sequence_samples < 1:
         raise ConfigError("sequences need a data set of text and sequence_samples of at least 1; set both")
     x, y = sequence_targets(teacher, data.x_train, settings)
@@ -169,12 +172,12 @@ def _figures(model: Any, data: Dataset, **more: Any) -> dict[str, Any]:
     }
 
 
-def _write(model: Any, out: Path, figures: dict[str, Any]) -> None:
+def _write(model: Any, out: Path, figures: dict[str, Any], tokenizer: str) -> None:
     from picoformer.models.checkpoint import save_checkpoint
 
     # The same weights give the same file, however they came about.
     kept = {key: value for key, value in figures.items() if key not in ("resumed_at", "teacher_outputs")}
-    save_checkpoint(model, out, {"figures": kept})
+    save_checkpoint(model, out, {"figures": kept, **({"tokenizer": tokenizer} if tokenizer else {})})
 
 
 def _augmentation(data: Dataset, wanted: bool) -> Any:
@@ -196,7 +199,7 @@ def finish(model: Any, data: Dataset, out: Path, files: Any, **more: Any) -> dic
     """Write what a training made, by one process of several, and remove what it needed to go on; returns figures."""
     figures = _figures(model, data, **more)
     if is_first_process():
-        _write(model, out, figures)
+        _write(model, out, figures, data.tokenizer)
         files.finish()
     return figures
 

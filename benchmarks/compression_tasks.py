@@ -96,15 +96,7 @@ DIGITS = Task(
         epochs=50, batch=128, learning_rate=5e-3, temperature=2.0, soft_weight=0.7, init_from_teacher=True
     ),
     pruning=PRUNING,
-    recovering=DistillSettings(
-        epochs=2,
-        batch=32,
-        learning_rate=1e-3,
-        label_smoothing=0.0,
-        temperature=1.0,
-        soft_weight=0.9,
-        cache_type="float16",
-    ),
+    recovering=DistillSettings(epochs=15, batch=128, learning_rate=5e-4, temperature=2.0, soft_weight=0.7),
     ranks=(24, 16, 8),
     keeps=(0.8, 0.6, 0.4),
     calibration=256,
@@ -136,9 +128,9 @@ LANGUAGE = Task(
     ),
     pruning={name: replace(way, samples=256) for name, way in PRUNING.items() if way.importance != "taylor"},
     recovering=DistillSettings(
-        epochs=2,
+        epochs=3,
         batch=32,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         label_smoothing=0.0,
         temperature=1.0,
         soft_weight=0.9,

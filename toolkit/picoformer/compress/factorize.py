@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from picoformer.compress.count import count_macs, count_parameters
-from picoformer.compress.ranks import Choice, Site, choose_ranks, find_sites, middle_rank, site_macs, site_parameters
+from picoformer.compress.ranks import Choice, Site, choose_ranks, find_sites, option_ranks, site_macs, site_parameters
 from picoformer.compress.settings import FactorizeSettings
 from picoformer.compress.train import predict, use_threads
 from picoformer.errors import DataError, PicoformerError
@@ -22,8 +22,10 @@ from picoformer.models.transformer import LowRankLinear, Transformer
 
 Array = NDArray[np.float64]
 
-WEIGHT_SAMPLES = 128
+ERROR_SAMPLES = 128
 """Samples on which each site is cut alone."""
+MEASURED_RANKS = 5
+"""Ranks at which it is."""
 DAMPING = 1e-4
 """Share of the mean second moment added to every direction: those that no calibration sample took stay invertible."""
 
@@ -89,8 +91,8 @@ def factorize(model: Transformer, x: NDArray[Any], settings: FactorizeSettings) 
         for site in sites
     }
     values = {name: part.values for name, part in parts.items()}
-    weights = None if settings.rank else measure_weights(model, x, sites, parts, settings)
-    choices = choose_ranks(model.config, sites, values, settings, weights)
+    errors = None if settings.rank else measure_errors(model, x, sites, parts, settings)
+    choices = choose_ranks(model.config, sites, values, settings, errors)
     smaller = replace_matrices(model, sites, parts, choices)
     layers = []
     for site in sites:
@@ -191,33 +193,40 @@ def measure_moments(
     return {name: total / rows[name] for name, total in sums.items()}
 
 
-def measure_weights(
+def measure_errors(
     model: Transformer,
     x: NDArray[Any],
     sites: tuple[Site, ...],
     parts: dict[str, Decomposition],
     settings: FactorizeSettings,
-) -> dict[str, float]:
-    """What losing all of a site's energy would do to the outputs, by name, as losing a part of it suggests.
+) -> dict[str, Array]:
+    """How far the outputs move when one site alone is cut, by name, for each of its `option_ranks`.
 
-    Each site alone is cut to a middle rank; the outputs' divergence from those of the whole model is divided by the
-    share of energy that was lost. Raises PicoformerError when outputs are not finite.
+    Measured at MEASURED_RANKS of them on ERROR_SAMPLES samples, and in between on a line through the logarithms. Raises
+    PicoformerError when outputs are not finite.
     """
-    samples = x[: min(WEIGHT_SAMPLES, settings.samples)]
+    samples = x[: min(ERROR_SAMPLES, settings.samples)]
     whole = predict(model, samples, settings.threads)
-    weights = {}
+    present = {site.name: Choice(site.rank) for site in sites}
+    errors = {}
     for site in sites:
-        rank, lost = middle_rank(model.config, site, parts[site.name].values, settings)
-        if lost <= 0.0:
-            weights[site.name] = 0.0
+        ranks = option_ranks(model.config, site, parts[site.name].values, settings)
+        points = np.unique(np.linspace(0, max(len(ranks) - 2, 0), MEASURED_RANKS).astype(np.int64))
+        found: list[float] = []
+        if len(ranks) == 1:
+            errors[site.name] = np.zeros(1)
             continue
-        choices = {other.name: Choice(other.rank) for other in sites} | {site.name: Choice(rank)}
-        cut = predict(replace_matrices(model, sites, parts, choices), samples, settings.threads)
-        change = divergence(whole, cut)
-        if not np.isfinite(change):
-            raise PicoformerError(f"outputs are not finite with '{site.name}' at rank {rank}; check the model for NaN")
-        weights[site.name] = change / lost
-    return weights
+        for point in points:
+            cut = replace_matrices(model, sites, parts, {**present, site.name: Choice(int(ranks[point]))})
+            found.append(divergence(whole, predict(cut, samples, settings.threads)))
+            if not np.isfinite(found[-1]):
+                raise PicoformerError(
+                    f"outputs are not finite with '{site.name}' at rank {ranks[point]}; check the model for NaN"
+                )
+        errors[site.name] = np.zeros(len(ranks))
+        falling = np.minimum.accumulate(np.maximum(found, 1e-12))
+        errors[site.name][:-1] = np.exp(np.interp(np.arange(len(ranks) - 1), points, np.log(falling)))
+    return errors
 
 
 def divergence(outputs: NDArray[Any], other: NDArray[Any]) -> float:

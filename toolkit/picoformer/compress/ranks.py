@@ -77,19 +77,19 @@ def choose_ranks(
     sites: tuple[Site, ...],
     values: Mapping[str, NDArray[np.float64]],
     settings: FactorizeSettings,
-    weights: Mapping[str, float] | None = None,
+    errors: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> dict[str, Choice]:
     """The rank of each site, from the singular `values` (k,) of each by name, largest first.
 
-    All sites start at their cheapest; then, as long as the budget lasts, the step that regains the largest share of a
-    site's energy per cost is taken. Shares, because the energies of layers are of different scales; each times the
-    site's weight, by name: what losing a share of it does to the model's outputs. A site whose pair would cost no less
-    than it does now stays. Raises ConfigError for a budget that nothing can meet, naming the
+    All sites start at their cheapest; then, as long as the budget lasts, the step that regains most per cost is taken:
+    of what the outputs lose, where `errors` has that by name for each of `option_ranks`, else of the site's share of
+    energy (shares, because the energies of layers are of different scales). A site whose pair would cost no less than
+    it does now stays. Raises ConfigError for a budget that nothing can meet, naming the
     nearest that can, and for a `settings.rank` that saves nowhere.
     """
     options = {site.name: _options(config, site, values[site.name], settings) for site in sites}
-    for name, weight in (weights or {}).items():
-        options[name] = replace(options[name], errors=options[name].errors * weight)
+    for name, measured in (errors or {}).items():
+        options[name] = replace(options[name], errors=measured)
     if settings.rank:
         return _fixed(sites, options, settings.rank)
     counted = count_parameters if settings.budget == "parameters" else count_macs
@@ -129,13 +129,11 @@ def choose_ranks(
     return choices
 
 
-def middle_rank(
+def option_ranks(
     config: TransformerConfig, site: Site, values: NDArray[np.float64], settings: FactorizeSettings
-) -> tuple[int, float]:
-    """A rank in the middle of those a site may get, and the share of its energy lost there; (site.rank, 0) for none."""
-    found = _options(config, site, values, settings)
-    index = (len(found.ranks) - 1) // 2
-    return int(found.ranks[index]), float(found.errors[index])
+) -> NDArray[np.int64]:
+    """The ranks a site may get, cheapest first; the last is what it has now."""
+    return _options(config, site, values, settings).ranks
 
 
 def _options(

@@ -169,6 +169,7 @@ def test_report_json_is_the_verification_and_what_stands_beside_it(tmp_path: Pat
         "parameters": 26_346,
         "bytes": 105_384,
         "bits_per_character": None,
+        "samples": None,
     }
     assert written["memory"]["timeline"][1] == {"step": "layers.0/attention", "bytes": 6_143}
     assert written["memory"]["arena_lower_bound"] == 5_888
@@ -241,3 +242,14 @@ def test_a_stage_that_did_not_train_shows_no_curve_of_an_earlier_run(tmp_path: P
     data = synthetic_signal(n=8)
     recover(None, data, None, None, False, None, run_files(out, None))
     assert _curve(tmp_path, "pruned") == []
+
+
+def test_rows_that_were_judged_on_other_samples_are_said_to_be() -> None:
+    stages = (
+        StageFigures("teacher", 0.9, samples=900),
+        StageFigures("student", 0.8, samples=900),
+        StageFigures("firmware, host", 0.85, samples=4),
+    )
+    table = tables(dataclasses.replace(REPORT, stages=stages))[0]
+    assert table.note == "teacher to student: 900 samples; firmware, host: 4 samples"
+    assert not tables(dataclasses.replace(REPORT, stages=stages[:2]))[0].note

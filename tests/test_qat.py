@@ -29,7 +29,7 @@ from picoformer.models.transformer import Transformer
 from picoformer.ops import OPERATORS, Add, Attention, MatMul
 from picoformer.ops.fixedpoint import dequantize
 from picoformer.quantization_report import read_quantization
-from picoformer.quantize import SCHEMES, QuantizeSettings, quantize
+from picoformer.quantize import SCHEMES, QuantizeSettings, Rounding, quantize
 from picoformer.reference import lower_graph, run_float, run_integer
 
 torch.set_num_threads(1)
@@ -48,9 +48,11 @@ class Trained:
     train_labels: np.ndarray
     test: Samples
 
-    def quantized(self, scheme: str, block: int = 0) -> Graph:
+    def quantized(self, scheme: str, block: int = 0, rounding: Rounding = "gptq") -> Graph:
         wanted = SCHEMES[scheme]
-        settings = QuantizeSettings(activations=wanted.activations, weights=wanted.weights, block=block)
+        settings = QuantizeSettings(
+            activations=wanted.activations, weights=wanted.weights, block=block, rounding=rounding
+        )
         few = {name: value[:128] for name, value in self.train.items()}
         return quantize(self.graph, few, run_float, settings)
 
@@ -70,7 +72,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def int4(model: Trained) -> Graph:
-    return model.quantized("int4x8")
+    """Weights to the nearest of 4 bits: much to gain in a short training."""
+    return model.quantized("int4x8", rounding="nearest")
 
 
 def tensors(samples: Samples) -> dict[str, torch.Tensor]:
@@ -78,7 +81,7 @@ def tensors(samples: Samples) -> dict[str, torch.Tensor]:
 
 
 def distance(typed: Graph, samples: Samples, module: GraphModule) -> np.ndarray:
-    """How many steps every element of every value is from the integer reference's."""
+    """How many steps every element of every value is from the integer reference's: (samples, elements)."""
     names = [node.output for node in typed.nodes]
     with torch.no_grad():
         found = module(tensors(samples), names)
@@ -89,8 +92,8 @@ def distance(typed: Graph, samples: Samples, module: GraphModule) -> np.ndarray:
         assert type_.quant is not None
         real = found[name].double().numpy() / type_.quant.scale_array(type_.rank) + type_.quant.zero_point
         assert np.abs(real - np.rint(real)).max() < 0.02, f"{name} is not on its grid"
-        steps.append(np.abs(np.rint(real) - wanted[name]).reshape(-1))
-    return np.concatenate(steps)
+        steps.append(np.abs(np.rint(real) - wanted[name]).reshape(len(real), -1))
+    return np.concatenate(steps, axis=1)
 
 
 def sqnr(graph: Graph, typed: Graph, samples: Samples) -> float:
@@ -151,8 +154,11 @@ def test_a_trained_model_is_simulated_to_the_step(model: Trained, scheme: str, b
         assert exact.max() < 100 and (exact > 4).mean() < 0.01
         assert trained.max() < 200 and (trained > 4).mean() < 0.02
         return
-    assert (exact > 0).mean() < 1e-3 and (exact > 1).mean() < 5e-4
-    assert (trained > 0).mean() < 0.03 and (scheme != "int8" or (trained > 1).mean() < 1e-3)
+    # A tie that falls to the other side changes what follows in its sample, and nothing in the others.
+    assert (exact > 0).any(axis=1).sum() <= 2
+    first = [row[np.flatnonzero(row)[0]] for row in exact if row.any()]
+    assert all(step == 1 for step in first)
+    assert (trained > 0).mean() < 0.03 and (scheme != "int8" or (trained > 1).any(axis=1).sum() <= 6)
 
 
 def test_the_operators_that_can_be_trained_are_those_with_an_integer_form() -> None:
@@ -285,7 +291,7 @@ def test_from_samples_to_verified_firmware(model: Trained, tmp_path: Path) -> No
     calibration = {"x": model.train["x"][:128]}
     found = picoformer.finetune(
         model.onnx, calibration=calibration, data={**model.train, "labels": model.train_labels}, scheme="int4x8",
-        out=tmp_path / "quantized", training=QUICK,
+        out=tmp_path / "quantized", training=QUICK, settings=QuantizeSettings(rounding="nearest"),
     )  # fmt: skip
     assert found["sqnr_db_after"] > found["sqnr_db_before"] + 1.0 and found["samples"] == 512
     picoformer.build(model.onnx, quantized=tmp_path / "quantized", target="host", out=tmp_path / "out")

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -51,9 +52,10 @@ def is_first_process() -> bool:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; on success it replaces `path`, on any failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    # Named before it is made: an interrupt that comes with its making finds it inside the block.
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     try:
-        os.chmod(temporary, 0o755)
+        temporary.mkdir(mode=0o755)
         yield temporary
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))

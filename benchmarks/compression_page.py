@@ -158,11 +158,13 @@ def quantization(table: Table) -> str:
         found = table.values("quantized", name)
         size = np.mean([run["quantized"]["weights"][name.split()[0]] for run in table.runs])
         lines.append((name, f"{size:,.0f}", table.show(found), table.difference(found, floats)))
+    weight = 1.0 - table.task.qat.soft_weight
+    labels = f"labels counting {weight:g} beside the float model's outputs" if weight else "from the float model alone"
     return (
         "### Quantization of the distilled student\n\n"
         + rows(*lines)
         + '\n"nearest": one scale per channel, weights to the nearest step, no bias correction; else the defaults.\n'
-        + '"qat": trained on from there, on the grid it had.\n'
+        + f'"qat": trained on from there, on the grid it had, {labels}.\n'
     )
 
 

@@ -139,7 +139,7 @@ LANGUAGE = Task(
     ranks=(64, 48, 32),
     keeps=(0.8, 0.6, 0.4),
     calibration=128,
-    qat=QatSettings(epochs=4),
+    qat=QatSettings(epochs=4, soft_weight=0.5, temperature=1.0),
     qat_samples=4000,
 )
 

@@ -1,0 +1,77 @@
+"""What a target's list of instruction sets wants: each kernel file with the layout of the directory it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from picoformer.backends.c.isa.dsp import DSP
+from picoformer.backends.c.isa.generic import GENERIC
+from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout
+from picoformer.backends.c.sources import kernel_isa
+from picoformer.errors import ConfigError
+from picoformer.ir import DType, Graph, Node
+from picoformer.ir.operator import Operand
+from picoformer.ops import Attention, Linear, LoweredLinear
+from picoformer.ops.linear import WIDE_SHIFT_MIN
+
+INSTRUCTION_SETS: dict[str, InstructionSet] = {"generic": GENERIC, "dsp": DSP}
+"""Every name a target's `isa` list may hold, and what the kernels in the directory of that name want."""
+
+
+class Layout(InstructionSet):
+    """The kernels of a target, file by file, and what a step of a graph takes of them."""
+
+    def linear(self, dtype: DType, weight: DType = DType.INT8, wide: bool = False) -> LinearLayout:
+        """The layout for inputs of one type and a weight of another; `wide`: sums of 64 bits, plain C everywhere."""
+        kernels = GENERIC if wide or dtype not in (DType.INT8, DType.INT16) else self
+        if weight is DType.INT4:
+            return kernels.linear_s4_s8 if dtype is DType.INT8 else kernels.linear_s4_s16
+        return kernels.linear_s8 if dtype is DType.INT8 else kernels.linear_s16
+
+    def is_wide(self, graph: Graph, node: Node) -> bool:
+        """Whether a Linear takes the kernel with 64-bit sums, which is plain C everywhere: where 32 bits are too few,
+        and where only single rows would need a kernel made for many, whose code would not pay."""
+        if graph.types[node.inputs[0]].dtype is not DType.INT16:
+            return False
+        operands = [Operand(graph.types[name], graph.constants.get(name)) for name in node.inputs]
+        lowered = node.op.lower(operands, graph.types[node.output])
+        assert isinstance(lowered, LoweredLinear)
+        if lowered.wide or lowered.weight_dtype is not DType.INT8 or self.linear_s16 is GENERIC.linear_s16:
+            return lowered.wide
+        linears = [graph.types[other.inputs[0]] for other in graph.nodes if isinstance(other.op, Linear)]
+        return lowered.shift >= WIDE_SHIFT_MIN and all(x.rows == 1 for x in linears if x.dtype is DType.INT16)
+
+    def attention(self, dtype: DType) -> AttentionLayout:
+        """The scratch for queries, keys and values of one type; float takes a word per key everywhere."""
+        kernels = {DType.INT8: self.attention_head_s8, DType.INT16: self.attention_head_s16}
+        return kernels.get(dtype, GENERIC.attention_head_s8)
+
+    def scratch_bytes(self, graph: Graph, node: Node) -> int:
+        """Bytes of arena a step needs for itself while it runs; 0 for most."""
+        types = [graph.types[name] for name in node.inputs]
+        if isinstance(node.op, Linear):
+            layout = self.linear(types[0].dtype, types[1].dtype, self.is_wide(graph, node))
+            return layout.scratch_bytes(types[0].rows, types[0].width)
+        if not isinstance(node.op, Attention):
+            return 0
+        head, heads = self.attention(types[0].dtype), node.op.kv_heads
+        return head.scratch_bytes(types[1].shape[-2], types[1].width // heads, types[2].width // heads)
+
+
+def layout_of(target_isa: Sequence[str]) -> Layout:
+    """What a target's list of instruction sets wants: each kernel file is that of the first one that has it.
+
+    Raises ConfigError for a name that is not known.
+    """
+    for name in target_isa:
+        if name not in INSTRUCTION_SETS:
+            known = ", ".join(INSTRUCTION_SETS)
+            raise ConfigError(f"instruction set '{name}' is not known; use one of {known}")
+    if not target_isa:
+        raise ConfigError("the list of instruction sets is empty; give at least 'generic'")
+    chosen = {
+        kernel.name: getattr(INSTRUCTION_SETS[kernel_isa(f"{kernel.name}.c", target_isa)], kernel.name)
+        for kernel in fields(InstructionSet)
+    }
+    return Layout(**chosen)

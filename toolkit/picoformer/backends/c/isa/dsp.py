@@ -1,0 +1,59 @@
+"""Arm's DSP extension (Cortex-M4, M7, M33): products of 16-bit pairs, so that scratch holds everything widened."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, nibbles, padded, up
+from picoformer.ir.operator import Array
+
+
+class DspLinearLayout(LinearLayout):
+    """Rows in pairs, four bytes of each in turn; scratch for a pair and a block of inputs, both widened to 16 bits."""
+
+    weight_order = "rows in pairs, 4 bytes of each in turn, filled up with zeros"
+
+    _BLOCK_BYTES = 4096
+    """Widened inputs kept at a time: each block widens all weights once, 0.8 instructions a weight."""
+
+    def pack_weight(self, weight: Array) -> Array:
+        filled = padded(weight, 2, 4)
+        return _in_pairs(filled.reshape(len(filled) // 2, 2, -1, 4))
+
+    def block(self, rows: int, k: int) -> int:
+        return min(up(rows, 2), max(2, self._BLOCK_BYTES // (2 * up(k, 4)) // 2 * 2))
+
+    def scratch_bytes(self, rows: int, k: int) -> int:
+        return 2 * up(k, 4) * (2 + self.block(rows, k))
+
+
+class DspInt4LinearLayout(DspLinearLayout):
+    """Rows in pairs, a byte of each in turn, so that a word has four weights of each; scratch as for int8 weights."""
+
+    weight_order = "two to a byte, rows in pairs, a byte of each in turn, filled up with zeros"
+
+    def pack_weight(self, weight: Array) -> Array:
+        filled = nibbles(padded(weight, 2, 4))
+        return _in_pairs(filled.reshape(len(filled) // 2, 2, -1))
+
+
+def _in_pairs(weight: Array) -> Array:
+    """(pairs, 2, pieces, …) with the pieces of the two rows of a pair taking turns, flat."""
+    return np.ascontiguousarray(weight.swapaxes(1, 2)).reshape(-1)
+
+
+class DspAttentionLayout(AttentionLayout):
+    """Two queries, all keys and all values of a head widened to 16 bits (values transposed), and two rows of scores."""
+
+    def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
+        head, fours, values = up(head_size, 4), up(keys, 4), up(value_size, 2)
+        return 2 * head * (2 + fours) + 2 * values * fours + 8 * fours + 8 * values
+
+
+DSP = InstructionSet(
+    linear_s8=DspLinearLayout(),
+    linear_s16=DspLinearLayout(),
+    linear_s4_s8=DspInt4LinearLayout(),
+    linear_s4_s16=DspInt4LinearLayout(),
+    attention_head_s8=DspAttentionLayout(),
+)

@@ -1,0 +1,83 @@
+"""What a kernel may want of its data: weight packing, rows at a time, scratch sizes. The defaults are plain C's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from picoformer.ir.operator import Array
+
+
+class LinearLayout:
+    """How a linear kernel wants its weight; this one is the plain C kernel's. Activations are row-major everywhere."""
+
+    weight_order = "row by row"
+    """How a weight lies in memory, in words, for the comment above it."""
+
+    def pack_weight(self, weight: Array) -> Array:
+        """The (n, k) weight as the kernel reads it, flat."""
+        return weight.reshape(-1)
+
+    def block(self, rows: int, k: int) -> int:
+        """Rows of the input that the scratch holds at a time: the `block` of pf_linear; 0 where there is no scratch."""
+        return 0
+
+    def scratch_bytes(self, rows: int, k: int) -> int:
+        """Bytes of scratch for `rows` inputs of `k` elements."""
+        return 0
+
+
+class Int4LinearLayout(LinearLayout):
+    """Weights of 4 bits, two to a byte; scratch for one row of them as int8. This one is the plain C kernel's."""
+
+    weight_order = "row by row, two to a byte, the earlier one in the low half"
+
+    def pack_weight(self, weight: Array) -> Array:
+        return nibbles(weight).reshape(-1)
+
+    def scratch_bytes(self, rows: int, k: int) -> int:
+        return k
+
+
+class AttentionLayout:
+    """The scratch of an integer attention; this one is the plain C kernel's."""
+
+    def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
+        """Bytes for one head: a 4-byte word per key."""
+        return 4 * keys
+
+
+_PLAIN, _PLAIN_INT4, _PLAIN_ATTENTION = LinearLayout(), Int4LinearLayout(), AttentionLayout()
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """What the kernel files of one directory of firmware/kernels want; a field is named after its file."""
+
+    linear_s8: LinearLayout = _PLAIN
+    linear_s16: LinearLayout = _PLAIN
+    linear_s4_s8: LinearLayout = _PLAIN_INT4
+    linear_s4_s16: LinearLayout = _PLAIN_INT4
+    attention_head_s8: AttentionLayout = _PLAIN_ATTENTION
+    attention_head_s16: AttentionLayout = _PLAIN_ATTENTION
+
+
+def up(count: int, multiple: int) -> int:
+    """The least multiple of `multiple` that is not below `count`."""
+    return -(-count // multiple) * multiple
+
+
+def padded(weight: Array, rows: int, columns: int) -> Array:
+    """The (n, k) weight filled up with zeros to a multiple of `rows` by a multiple of `columns`."""
+    n, k = weight.shape
+    filled = np.zeros((up(n, rows), up(k, columns)), weight.dtype)
+    filled[:n, :k] = weight
+    return filled
+
+
+def nibbles(weight: Array) -> Array:
+    """(n, k) int4 as (n, ⌈k / 2⌉) bytes: two's complement, the earlier of two in the low half."""
+    halves = padded(weight.astype(np.int8).view(np.uint8) & 15, 1, 2)
+    result: Array = halves[:, 0::2] | halves[:, 1::2] << 4
+    return result

@@ -1,4 +1,4 @@
-"""A model as a library for a vendor's SDK: sources with a build file to drop in, compiled where the compiler is there."""
+"""A model as a library for a vendor's SDK: sources with a build file, compiled where the compiler is there."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from picoformer import __version__
 from picoformer.errors import FitError, ToolError
@@ -162,7 +163,7 @@ def _functions(path: Path) -> list[str]:
     from elftools.elf.elffile import ELFFile
 
     with path.open("rb") as stream:
-        table = ELFFile(stream).get_section_by_name(".symtab")
+        table: Any = ELFFile(stream).get_section_by_name(".symtab")
         return [
             symbol.name
             for symbol in table.iter_symbols()

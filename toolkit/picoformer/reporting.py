@@ -167,9 +167,7 @@ def print_build(record: Mapping[str, Any]) -> None:
     if "not_compiled" in record:
         print(f"  not compiled, so flash and RAM are not known: {record['not_compiled']}")
     if "stands_in" in record:
-        print(
-            f"  {record['target']} has no emulator: emulate and verify run the firmware of {record['stands_in']} instead"
-        )
+        print(f"  {record['target']} has no emulator: emulate and verify run firmware of {record['stands_in']} instead")
     if "quantization" in record:
         print_quantization(record["quantization"], most=3)
 

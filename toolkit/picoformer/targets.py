@@ -283,7 +283,7 @@ def _emulated() -> list[str]:
 
 
 def _check_port(path: Path, source: str, target: Target) -> None:
-    """The port is a directory, and a board's choices name files in it: uart_<kind>.c, watchdog_<kind>.c, exit_<exit>.c."""
+    """The port is a directory, and a board's choices name files in it: uart_<kind>.c and so on."""
     if target.is_library:
         return
     ports = resource_root("firmware") / "port"

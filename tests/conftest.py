@@ -41,7 +41,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["PICOFORMER_CACHE"] = before
 
 
-@pytest.fixture(params=["host", "mps2-an386"])
+@pytest.fixture(params=["host", "mps2-an386", "mps2-an505", "mps3-an547"])
 def device_target(request: pytest.FixtureRequest) -> str:
     """The name of each target that device tests run on."""
     name: str = request.param

@@ -51,6 +51,11 @@ __attribute__((naked)) void pf_reset(void) {
                      "dsb\n"
                      "isb\n"
 #endif
+#if PF_HAS_STACK_LIMITS /* handlers may go on into the stack that a fault leaves behind, no further */
+                     "ldr r0, =pf_stack_limit\n"
+                     "msr psplim, r0\n"
+                     "msr msplim, r0\n"
+#endif
                      "ldr r0, =pf_stack_top\n"
                      "msr psp, r0\n"
                      "movs r0, #2\n" /* CONTROL.SPSEL: this program's stack is the process stack */
@@ -96,7 +101,11 @@ void pf_start(void) {
 void pf_port_init(void) {
 #if PF_HAS_FAULT_REGISTERS
     SCB_SHCSR |= 7u << 16;               /* MemManage, BusFault and UsageFault on their own */
-    PF_REGISTER(0xE000ED14u) |= 1u << 4; /* CCR.DIV_0_TRP */
+    SCB_CCR |= 1u << 4; /* DIV_0_TRP */
+#if defined(__ARM_ARCH_8_1M_MAIN__)
+    SCB_CCR |= 1u << 19; /* LOB: the ends of low-overhead loops are remembered, so that they cost no cycle */
+    __asm__ volatile("dsb\n isb" ::: "memory");
+#endif
 #endif
     start_cycle_counter();
     pf_mpu_init();

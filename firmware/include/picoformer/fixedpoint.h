@@ -24,6 +24,20 @@ typedef char pf_conversion_keeps_low_bits[(int32_t)0x80000000u == INT32_MIN ? 1 
 /* Softmax numerators: entries of their table. */
 #define PF_EXP_ENTRIES 1024u
 
+/* (a * b + 2^31) >> 32 for b >= 0, exact. A core whose products have 32 bits takes halves: with a = 2^16 ah + al, b = 2^16 bh + bl
+ * it is a * b = 2^32 ah bh + 2^16 (ah bl + al bh) + al bl. */
+static inline int32_t pf_rounded_high(int32_t a, int32_t b) {
+#if defined(__ARM_ARCH_6M__)
+    const uint32_t al = (uint32_t)a & 0xFFFFu, bl = (uint32_t)b & 0xFFFFu, bh = (uint32_t)b >> 16;
+    const int32_t ah = a >> 16;
+    const int32_t middle = ah * (int32_t)bl + (int32_t)(al * bl >> 16);
+    const uint32_t rest = al * bh + ((uint32_t)middle & 0xFFFFu) + 0x8000u;
+    return ah * (int32_t)bh + (middle >> 16) + (int32_t)(rest >> 16);
+#else
+    return (int32_t)(((int64_t)a * b + ((int64_t)1 << 31)) >> 32);
+#endif
+}
+
 /* (value + 2^(shift-1)) >> shift, shift 1..62; the sum must fit. */
 static inline int64_t pf_rounding_shift(int64_t value, int32_t shift) {
     return (value + ((int64_t)1 << (shift - 1))) >> shift;
@@ -32,11 +46,10 @@ static inline int64_t pf_rounding_shift(int64_t value, int32_t shift) {
 /* (acc * multiplier + 2^(shift-1)) >> shift clamped to 17 bits, so that a zero point may be added; shift 1..32. With
  * shift 32 the result is the rounded high word and below 2^30 in magnitude, so only the final clamp is needed. */
 static inline int32_t pf_rescale(int32_t acc, int32_t multiplier, int32_t shift) {
-    const int64_t product = (int64_t)acc * multiplier;
     if (shift == 32) {
-        return (int32_t)((product + ((int64_t)1 << 31)) >> 32);
+        return pf_rounded_high(acc, multiplier);
     }
-    const int64_t scaled = pf_rounding_shift(product, shift);
+    const int64_t scaled = pf_rounding_shift((int64_t)acc * multiplier, shift);
     return scaled < -65536 ? -65536 : scaled > 65535 ? 65535 : (int32_t)scaled;
 }
 

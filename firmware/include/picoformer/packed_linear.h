@@ -63,7 +63,7 @@ static int32_t pf_single_products(const uint8_t *w, const int8_t *x, int32_t k) 
             block = rows < p->block ? rows : p->block;                                                                           \
             const int32_t groups = block > 1 ? (block + PF_PACKED_ROWS - 1) / PF_PACKED_ROWS : 0;                                \
             for (int32_t g = 0; g < groups; g++) {                                                                               \
-                pf_pack_six(x + g * PF_PACKED_ROWS * k, k, block - g * PF_PACKED_ROWS, k, a + g * words);                        \
+                pf_pack_six(x + g * PF_PACKED_ROWS * k, k, block - g * PF_PACKED_ROWS, k, 0u, a + g * words);                        \
             }                                                                                                                    \
             for (int32_t i = 0; i < n; i += PF_WEIGHT_ROWS) {                                                                    \
                 const int32_t count = n - i < PF_WEIGHT_ROWS ? n - i : PF_WEIGHT_ROWS;                                           \

@@ -27,9 +27,10 @@ static inline int32_t pf_packed_words(int32_t k) {
     return 4 * (columns + (columns + PF_PACKED_CHUNK - 1) / PF_PACKED_CHUNK);
 }
 
-/* Three rows into every first and second word; `columns` of this chunk, `present` of them there. */
+/* Three rows into every first and second word; `columns` of this chunk, `present` of them there. The first and the
+ * third sum of each chunk come out lower by `lower`. */
 static inline void pf_pack_three(const int8_t *x0, const int8_t *x1, const int8_t *x2, int32_t present, int32_t columns,
-                                 uint32_t *out) {
+                                 uint32_t lower, uint32_t *out) {
     uint32_t sum_p = 0, sum_q = 0, *to = out + 4;
     for (int32_t j = 0; j < present; j++, to += 4) {
         const uint32_t middle = (uint32_t)(int32_t)x1[j];
@@ -42,12 +43,12 @@ static inline void pf_pack_three(const int8_t *x0, const int8_t *x1, const int8_
     for (int32_t j = present; j < columns; j++, to += 4) {
         to[0] = to[1] = 0;
     }
-    out[0] = 0u - (sum_p << 7);
-    out[1] = 0u - (sum_q << 7);
+    out[0] = 0u - (sum_p << 7) - lower;
+    out[1] = 0u - (sum_q << 7) - lower;
 }
 
 /* Up to six rows, `stride` elements apart; the place of those that are missing repeats the last. */
-static inline void pf_pack_six(const int8_t *x, int32_t stride, int32_t rows, int32_t k, uint32_t *out) {
+static inline void pf_pack_six(const int8_t *x, int32_t stride, int32_t rows, int32_t k, uint32_t lower, uint32_t *out) {
     const int8_t *row[PF_PACKED_ROWS];
     for (int32_t r = 0; r < PF_PACKED_ROWS; r++) {
         row[r] = x + (r < rows ? r : rows - 1) * stride;
@@ -55,8 +56,8 @@ static inline void pf_pack_six(const int8_t *x, int32_t stride, int32_t rows, in
     for (int32_t start = 0; start < k; start += PF_PACKED_CHUNK) {
         const int32_t present = k - start < PF_PACKED_CHUNK ? k - start : PF_PACKED_CHUNK;
         const int32_t columns = pf_packed_columns(present);
-        pf_pack_three(row[0] + start, row[1] + start, row[2] + start, present, columns, out);
-        pf_pack_three(row[3] + start, row[4] + start, row[5] + start, present, columns, out + 2);
+        pf_pack_three(row[0] + start, row[1] + start, row[2] + start, present, columns, lower, out);
+        pf_pack_three(row[3] + start, row[4] + start, row[5] + start, present, columns, lower, out + 2);
         out += 4 * (columns + 1);
     }
 }

@@ -24,8 +24,8 @@ typedef char pf_conversion_keeps_low_bits[(int32_t)0x80000000u == INT32_MIN ? 1 
 /* Softmax numerators: entries of their table. */
 #define PF_EXP_ENTRIES 1024u
 
-/* (a * b) >> 32 and (a * b + 2^31) >> 32 for b >= 0, exact. A core whose products have 32 bits takes halves: with a = 2^16 ah + al,
- * b = 2^16 bh + bl it is a * b = 2^32 ah bh + 2^16 (ah bl + al bh) + al bl. */
+/* (a * b) >> 32 and (a * b + 2^31) >> 32 for b >= 0, exact. A core whose products have 32 bits takes halves: with a = 2^16 ah +
+ * al, b = 2^16 bh + bl it is a * b = 2^32 ah bh + 2^16 (ah bl + al bh) + al bl. */
 static inline int32_t pf_high_plus(int32_t a, int32_t b, uint32_t half) {
 #if defined(__ARM_ARCH_6M__)
     const uint32_t al = (uint32_t)a & 0xFFFFu, bl = (uint32_t)b & 0xFFFFu, bh = (uint32_t)b >> 16;
@@ -135,6 +135,11 @@ static inline pf_factor pf_scaled_reciprocal(int32_t mantissa, int32_t exponent,
 
 /* table[min(1023, (distance * multiplier + 2^(shift-1)) >> shift)]; distance = row maximum - score. */
 static inline uint32_t pf_numerator(const uint16_t *table, uint32_t distance, uint32_t multiplier, int32_t shift) {
+    if (shift == 32 && distance < 0x10000u) { /* a product of 32 bits at a time, for cores that have no more */
+        const uint32_t high = distance * (multiplier >> 16) + (distance * (multiplier & 0xFFFFu) >> 16);
+        const uint32_t index = (high + 0x8000u) >> 16;
+        return table[index < PF_EXP_ENTRIES ? index : PF_EXP_ENTRIES - 1u];
+    }
     const uint64_t product = (uint64_t)distance * multiplier;
     if (shift == 32) {
         const uint32_t index = (uint32_t)((product + 0x80000000u) >> 32);

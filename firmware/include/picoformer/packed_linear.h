@@ -38,12 +38,15 @@ static int32_t pf_single_products(const uint8_t *w, const int8_t *x, int32_t k) 
     return sum - total * 128;
 }
 
-#define PF_DEFINE_FINISH(OUT)                                                                                                    \
-    static void pf_finish_##OUT(const int32_t *sums, int32_t multiplier, int32_t shift, int32_t zero_point, PF_TYPE_##OUT *y,    \
-                                int32_t n, int32_t count) {                                                                      \
-        if (shift == 32) {                                                                                                       \
+/* Outputs of one row of weights, `n` elements apart. A sum is shifted left for its rounded high word where it was proven to fit.
+ */
+#define PF_DEFINE_FINISH(PARAMETERS, NAME, OUT)                                                                                  \
+    static void NAME(const PARAMETERS *p, int32_t i, const int32_t *sums, PF_TYPE_##OUT *y, int32_t count) {                     \
+        const int32_t multiplier = p->multiplier[i], shift = p->shift, zero_point = p->zero_point, n = p->n;                     \
+        const int32_t left = 32 - shift;                                                                                         \
+        if (left <= p->headroom) {                                                                                               \
             for (int32_t c = 0; c < count; c++, y += n) {                                                                        \
-                const int32_t value = zero_point + pf_rounded_high(sums[c], multiplier);                                         \
+                const int32_t value = zero_point + pf_rounded_high((int32_t)((uint32_t)sums[c] << left), multiplier);            \
                 *y = PF_SATURATE(OUT, value);                                                                                    \
             }                                                                                                                    \
             return;                                                                                                              \
@@ -56,6 +59,7 @@ static int32_t pf_single_products(const uint8_t *w, const int8_t *x, int32_t k) 
 
 /* WEIGHTS(p, i, count, w, columns): rows i ... i + count - 1 of the weights, `columns` bytes each; w is room for them. */
 #define PF_DEFINE_PACKED_LINEAR(SYMBOL, PARAMETERS, WEIGHTS, OUT)                                                                \
+    PF_DEFINE_FINISH(PARAMETERS, SYMBOL##_finish, OUT)                                                                           \
     void SYMBOL(const PARAMETERS *p, const int8_t *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                           \
         const int32_t n = p->n, k = p->k, columns = pf_packed_columns(k), words = pf_packed_words(k);                            \
         uint32_t *const a = scratch;                                                                                             \
@@ -63,14 +67,14 @@ static int32_t pf_single_products(const uint8_t *w, const int8_t *x, int32_t k) 
             block = rows < p->block ? rows : p->block;                                                                           \
             const int32_t groups = block > 1 ? (block + PF_PACKED_ROWS - 1) / PF_PACKED_ROWS : 0;                                \
             for (int32_t g = 0; g < groups; g++) {                                                                               \
-                pf_pack_six(x + g * PF_PACKED_ROWS * k, k, block - g * PF_PACKED_ROWS, k, 0u, a + g * words);                        \
+                pf_pack_six(x + g * PF_PACKED_ROWS * k, k, block - g * PF_PACKED_ROWS, k, 0u, a + g * words);                    \
             }                                                                                                                    \
             for (int32_t i = 0; i < n; i += PF_WEIGHT_ROWS) {                                                                    \
                 const int32_t count = n - i < PF_WEIGHT_ROWS ? n - i : PF_WEIGHT_ROWS;                                           \
                 const uint8_t *const w = WEIGHTS(p, i, count, (uint8_t *)(a + groups * words), columns);                         \
                 for (int32_t r = 0; r < count && groups == 0; r++) {                                                             \
                     const int32_t sum = p->bias[i + r] + pf_single_products(w + r * columns, x, k);                              \
-                    pf_finish_##OUT(&sum, p->multiplier[i + r], p->shift, p->zero_point, y + i + r, n, 1);                       \
+                    SYMBOL##_finish(p, i + r, &sum, y + i + r, 1);                                                               \
                 }                                                                                                                \
                 for (int32_t g = 0, left = block; g < groups; g++, left -= PF_PACKED_ROWS) {                                     \
                     int32_t sums[PF_PACKED_ROWS * PF_WEIGHT_ROWS];                                                               \
@@ -79,8 +83,8 @@ static int32_t pf_single_products(const uint8_t *w, const int8_t *x, int32_t k) 
                     }                                                                                                            \
                     pf_packed_products(w, count > 1 ? columns : 0, a + g * words, columns, sums);                                \
                     for (int32_t r = 0; r < count; r++) {                                                                        \
-                        pf_finish_##OUT(sums + PF_PACKED_ROWS * r, p->multiplier[i + r], p->shift, p->zero_point,                \
-                                        y + (block - left) * n + i + r, n, left < PF_PACKED_ROWS ? left : PF_PACKED_ROWS);       \
+                        SYMBOL##_finish(p, i + r, sums + PF_PACKED_ROWS * r, y + (block - left) * n + i + r,                     \
+                                        left < PF_PACKED_ROWS ? left : PF_PACKED_ROWS);                                          \
                     }                                                                                                            \
                 }                                                                                                                \
             }                                                                                                                    \

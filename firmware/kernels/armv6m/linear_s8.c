@@ -3,7 +3,5 @@
 
 #include "picoformer/packed_linear.h"
 
-PF_DEFINE_FINISH(s8)
-PF_DEFINE_FINISH(s16)
 PF_DEFINE_PACKED_LINEAR(pf_linear_s8_s8, pf_linear, pf_stored_weights, s8)
 PF_DEFINE_PACKED_LINEAR(pf_linear_s8_s16, pf_linear, pf_stored_weights, s16)

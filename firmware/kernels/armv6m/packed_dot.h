@@ -36,22 +36,22 @@ __attribute__((naked, noinline)) static void packed_dot(const uint8_t *w __attri
                      " mov r9, r4\n"
                      " mov r10, r5\n"
                      " mov r11, r6\n"
-                     "1:\n" PF_STEP(0) PF_STEP(1) PF_STEP(2) PF_STEP(3) PF_STEP(4) PF_STEP(5) PF_STEP(6) PF_STEP(7)
-                     " adds r0, #8\n"
-                     " cmp r0, r7\n"
-                     " bne 1b\n"
-                     " pop {r0}\n"
-                     " mov r3, r8\n"
-                     " mov r4, r9\n"
-                     " mov r5, r10\n"
-                     " mov r6, r11\n"
-                     " stmia r0!, {r3-r6}\n"
-                     " pop {r4-r7}\n"
-                     " mov r8, r4\n"
-                     " mov r9, r5\n"
-                     " mov r10, r6\n"
-                     " mov r11, r7\n"
-                     " pop {r4-r7, pc}\n");
+                     "1:\n" PF_STEP(0) PF_STEP(1) PF_STEP(2) PF_STEP(3) PF_STEP(4) PF_STEP(5) PF_STEP(6)
+                         PF_STEP(7) " adds r0, #8\n"
+                                    " cmp r0, r7\n"
+                                    " bne 1b\n"
+                                    " pop {r0}\n"
+                                    " mov r3, r8\n"
+                                    " mov r4, r9\n"
+                                    " mov r5, r10\n"
+                                    " mov r6, r11\n"
+                                    " stmia r0!, {r3-r6}\n"
+                                    " pop {r4-r7}\n"
+                                    " mov r8, r4\n"
+                                    " mov r9, r5\n"
+                                    " mov r10, r6\n"
+                                    " mov r11, r7\n"
+                                    " pop {r4-r7, pc}\n");
 }
 
 static inline void pf_packed_dot(const uint8_t *w, int32_t stride, const uint32_t *a, int32_t count, uint32_t *sums) {

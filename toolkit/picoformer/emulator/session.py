@@ -49,7 +49,9 @@ class Session:
 
 
 def emulator_for(target: Target, *, count: bool = True) -> Emulator:
-    """The emulator that the target names."""
+    """The emulator that the target names; DeviceError when another target stands in for it."""
+    if target.emulator is None:
+        raise DeviceError(f"{target.name} has no emulator; run the firmware of {target.stands_in}, which stands in for it")
     return HostEmulator() if target.emulator.kind == "host" else QemuEmulator(count=count)
 
 
@@ -80,7 +82,7 @@ def open_device(
     try:
         if port is not None:
             transport = SerialTransport(port, target.uart.baud if target.uart else 115200)
-            device = Device(transport, run_seconds=seconds, symbolize=name)
+            device = Device(transport, run_seconds=seconds, symbolize=name, machine=target.port)
         else:
             running = emulator_for(target, count=count).start(build.elf, target)
             device = Device(
@@ -88,7 +90,7 @@ def open_device(
                 run_seconds=seconds,
                 symbolize=name,
                 post_mortem=running.post_mortem,
-                is_host=target.is_host,
+                machine=target.port,
             )
         hello = device.hello()
         if identity is not None and hello.identity != identity:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from picoformer import __version__
-from picoformer.errors import FitError, ToolError
+from picoformer.compilers import PACKAGES, find_program, named_compiler
+from picoformer.errors import FitError
 from picoformer.files import atomic_write_text
 from picoformer.firmware import (
     SECTIONS,
@@ -20,10 +21,10 @@ from picoformer.firmware import (
     SizeReport,
     attribute,
     model_units,
-    read_map,
 )
+from picoformer.link_map import read_map
 from picoformer.targets import Target, resource_root
-from picoformer.toolchain import compile_units, find_program, run_tool
+from picoformer.toolchain import compile_units, run_tool
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,17 @@ def build_library(
     alone is larger than the board, ToolError when the compiler is there and fails.
     """
     folder = _write_component(model_dir, target, out / prefix, prefix)
-    archive, sizes, reason = None, None, ""
-    try:
-        find_program(target.toolchain.program)
-    except ToolError:
-        reason = f"{target.toolchain.program} is not installed: it comes with {target.library_sdk}"
-    else:
+    archive, sizes, reason, program = None, None, "", target.toolchain.program
+    if shutil.which(program):
         archive, sizes = _compile(folder, model_dir, target, out, prefix, arena_bytes, strict)
         _refuse_overflow(sizes, target)
-    record = {**(asdict(sizes) if sizes else {"flash": None, "ram": None}), "reason": reason or None}
+        record: dict[str, Any] = {**asdict(sizes), "compiler": named_compiler(program).version}
+    else:
+        source = (
+            f"with: sudo apt-get install {PACKAGES[program]}" if program in PACKAGES else f"from {target.library_sdk}"
+        )
+        reason = f"{program} is not installed; get it {source}"
+        record = {"flash": None, "ram": None, "reason": reason}
     atomic_write_text(out / "size.json", json.dumps(record, indent=2) + "\n")
     return LibraryBuild(folder, archive, sizes, reason)
 
@@ -128,18 +131,19 @@ def _compile(
 ) -> tuple[Path, SizeReport]:
     """lib<prefix>.a beside the sources, from the very files in `folder`, and what is reachable of it."""
     tools = target.toolchain
-    flags = ["-std=c99", tools.optimize, *tools.flags, *SECTIONS, *WARNINGS, "-ffp-contract=off"]
+    compiler = named_compiler(tools.program, tools.flags)
+    flags = ["-std=c99", tools.optimize, *SECTIONS, *WARNINGS, "-ffp-contract=off"]
     flags += ["-Werror"] if strict else []
     includes = [folder / "include", folder, folder / "firmware" / "include"]
     archive = out / f"lib{prefix}.a"
     with tempfile.TemporaryDirectory(dir=out, prefix=".build.") as place:
         build = Path(place)
         units = model_units(model_dir, folder / "firmware", sources=folder)
-        objects = compile_units(tools.program, flags, includes, units, build)
+        objects = compile_units(compiler, flags, includes, units, build)
         names = [str(path) for path in objects]
         run_tool([find_program(f"{tools.prefix}ar"), "rcsD", archive.name, *names], build, archive.name)
         roots = [f"-Wl,-u,{name}" for name in _functions(build / "model" / f"{prefix}.o")]
-        link = [find_program(tools.program), *tools.flags, "-r", "-nostdlib", "-Wl,--gc-sections", *roots]
+        link = [*compiler.compile, "-r", "-nostdlib", "-Wl,--gc-sections", *roots]
         run_tool([*link, "-Wl,-Map,map", "-o", "reachable.o", *names], build, "the library's reachable part")
         pieces = read_map((build / "map").read_text("utf-8", errors="replace"))
         (build / archive.name).replace(archive)

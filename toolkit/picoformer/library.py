@@ -53,10 +53,8 @@ def build_library(
         _refuse_overflow(sizes, target)
         record: dict[str, Any] = {**asdict(sizes), "compiler": named_compiler(program).version}
     else:
-        source = (
-            f"with: sudo apt-get install {PACKAGES[program]}" if program in PACKAGES else f"from {target.library_sdk}"
-        )
-        reason = f"{program} is not installed; get it {source}"
+        apt = f"with: sudo apt-get install {PACKAGES[program]}" if program in PACKAGES else ""
+        reason = f"{program} is not installed; get it {apt or 'with ' + target.library_sdk}"
         record = {"flash": None, "ram": None, "reason": reason}
     atomic_write_text(out / "size.json", json.dumps(record, indent=2) + "\n")
     return LibraryBuild(folder, archive, sizes, reason)
@@ -89,7 +87,8 @@ def _cmake(target: Target, prefix: str, sources: list[str]) -> dict[str, str]:
     listed = "\n".join(f"    {name}" for name in sources)
     own = "add_library_m4" if target.cpu == "cortex-m4" else "add_library_m7"
     text = f"""\
-# Model {prefix} for {target.description}. In your project's CMakeLists.txt, after the SDK is there:
+# Model {prefix} for {target.description}.
+# In your project's CMakeLists.txt, after the SDK is there:
 #   add_subdirectory({prefix})
 #   target_link_libraries(your_program {prefix})
 # include/{prefix}.h says how to run it.
@@ -112,8 +111,9 @@ target_compile_options({prefix} PRIVATE {target.toolchain.optimize} -ffp-contrac
 def _esp_idf(target: Target, prefix: str, sources: list[str]) -> dict[str, str]:
     listed = "\n".join(f'        "{name}"' for name in sources)
     text = f"""\
-# Model {prefix} for {target.description}: a component of ESP-IDF. Put this folder into your project's components/
-# and REQUIRE {prefix} where it is called; include/{prefix}.h says how to run it.
+# Model {prefix} for {target.description}.
+# A component of ESP-IDF: put this folder into your project's components/ and REQUIRE {prefix} where it is called;
+# include/{prefix}.h says how to run it.
 idf_component_register(
     SRCS
 {listed}
@@ -143,7 +143,8 @@ def _compile(
         names = [str(path) for path in objects]
         run_tool([find_program(f"{tools.prefix}ar"), "rcsD", archive.name, *names], build, archive.name)
         roots = [f"-Wl,-u,{name}" for name in _functions(build / "model" / f"{prefix}.o")]
-        link = [*compiler.compile, "-r", "-nostdlib", "-Wl,--gc-sections", *roots]
+        bare = [flag for flag in compiler.compile if not flag.startswith("--specs")]  # they bring a linker script
+        link = [*bare, "-r", "-nostdlib", "-Wl,--gc-sections", *roots]
         run_tool([*link, "-Wl,-Map,map", "-o", "reachable.o", *names], build, "the library's reachable part")
         pieces = read_map((build / "map").read_text("utf-8", errors="replace"))
         (build / archive.name).replace(archive)

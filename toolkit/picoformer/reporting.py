@@ -158,7 +158,8 @@ def print_build(record: Mapping[str, Any]) -> None:
     ]
     image = "library" if "library" in record else "image"
     for kind, title in (("flash_bytes", f"flash of the {image}"), ("ram_bytes", f"RAM of the {image}")):
-        rows += [(f"{title}, {part}, bytes", value) for part, value in (record.get(kind) or {}).items()]
+        rows += [(f"{title}, {part}, bytes", value) for part, value in (record.get(kind) or {}).items()
+                 if image == "image" or part not in ("runtime", "stack")]  # fmt: skip
     print(f"{record['model']}: {record['scheme']} for {record['target']} in {record['folder']}")
     for name, value in rows:
         print(f"  {name:<32}{value:>12,}")

@@ -17,6 +17,7 @@ import pytest
 
 import device_fixture
 from conftest import TinyFirmware
+from picoformer.compilers import named_compiler
 from picoformer.emulator.counting import plugin_for, read_counts
 from picoformer.emulator.session import open_device
 from picoformer.emulator.symbols import symbolize
@@ -195,6 +196,8 @@ def test_a_missing_program_names_its_package(
 ) -> None:
     build, target = tiny_firmware(device_target)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PICOFORMER_TOOLCHAIN", "gcc")
+    monkeypatch.setenv("PICOFORMER_EMULATOR", "qemu")
     package = "gcc libc6-dev" if device_target == "host" else "gcc-arm-none-eabi libnewlib-arm-none-eabi"
     with pytest.raises(ToolError, match=f"is not installed; get it with: sudo apt-get install {package}"):
         build_firmware(device_fixture.write_model(tmp_path / "model"), target, tmp_path / "out")
@@ -387,6 +390,6 @@ def test_a_changed_header_beside_a_source_is_noticed(tmp_path: Path, monkeypatch
     units, objects = [Unit(tmp_path / "source" / "own.c", Path("own.o"))], []
     for value in (1, 2, 1):
         (tmp_path / "source" / "own.h").write_text(f"#define OWN {value}\n")
-        compile_units("gcc", ["-O2"], [], units, tmp_path)
+        compile_units(named_compiler("gcc"), ["-O2"], [], units, tmp_path)
         objects.append((tmp_path / "own.o").read_bytes())
     assert objects[0] == objects[2] != objects[1]

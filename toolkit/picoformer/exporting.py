@@ -113,7 +113,12 @@ def export_files(
 
 
 def emulate_files(
-    folder: Path, inputs_path: Path, out: Path | None, limit: int = 0, progress: Progress | None = None
+    folder: Path,
+    inputs_path: Path,
+    out: Path | None,
+    limit: int = 0,
+    progress: Progress | None = None,
+    emulator: str = "auto",
 ) -> dict[str, Any]:
     """Run a build's firmware in its target's emulator; `out` gets the outputs as real numbers, samples on axis 0."""
     from picoformer.emulator.session import open_device
@@ -128,7 +133,8 @@ def emulate_files(
     labels = check_labels(labels, graph, inputs, inputs_path)
     if limit:
         inputs = {name: value[:limit] for name, value in inputs.items()}
-    with open_device(build.firmware(target), target, identity=graph_identity(graph)[:16]) as session:
+    identity = graph_identity(graph)[:16]
+    with open_device(build.firmware(target), target, identity=identity, emulator=emulator) as session:
         runner = Runner(session, graph, len(build.steps(target)), target.name, progress)
         outputs = runner(inputs).outputs
         measured = runner.measured()
@@ -141,6 +147,7 @@ def emulate_files(
     record: dict[str, Any] = {"target": target.name, "samples": len(next(iter(real.values())))}
     record["instructions_per_inference"] = None if measured.instructions is None else measured.instructions.total
     record["stack_bytes"] = measured.stack_used
+    record |= {"compiler": build.firmware(target).compiler, "emulator": measured.emulator}
     if labels is not None:
         rows = next(iter(real.values()))
         judgement = judge_outputs(graph, rows, labels.first(len(rows)))

@@ -130,6 +130,7 @@ def build_record(build: Build, target: Target) -> dict[str, Any]:
         "macs": build.manifest.macs,
         "arena_bytes": memory["peak"],
         "arena_lower_bound_bytes": memory["lower_bound"],
+        "compilers": dict(build.manifest.compilers),
     }
     if not target.is_host:
         record["flash_bytes"] = vars(sizes.flash)
@@ -153,6 +154,8 @@ def print_build(record: Mapping[str, Any]) -> None:
     print(f"{record['model']}: {record['scheme']} for {record['target']} in {record['folder']}")
     for name, value in rows:
         print(f"  {name:<32}{value:>12,}")
+    for name, compiler in record["compilers"].items():
+        print(f"  {f'compiled for {name} by':<32}{compiler}")
     if "quantization" in record:
         print_quantization(record["quantization"], most=3)
 

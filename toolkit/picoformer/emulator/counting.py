@@ -58,13 +58,19 @@ def plugin_for(qemu: str) -> tuple[Path | None, str]:
 @lru_cache(maxsize=4)
 def _qemu(program: str) -> tuple[int, bool]:
     """QEMU's major version, and whether it takes plugins."""
+    found = re.search(r"QEMU (\d+)\.", qemu_version(program))
+    return (int(found[1]) if found else 0), "\n-plugin " in _says(program, "-help")
 
-    def says(option: str) -> str:
-        done = subprocess.run([program, option], capture_output=True, text=True, timeout=30, check=False)
-        return done.stdout
 
-    found = re.search(r"version (\d+)\.", says("--version"))
-    return (int(found[1]) if found else 0), "\n-plugin " in says("-help")
+@lru_cache(maxsize=4)
+def qemu_version(program: str) -> str:
+    """ "QEMU 7.2.22"; "QEMU" when it does not say."""
+    found = re.search(r"version (\d[\w.]*)", _says(program, "--version"))
+    return f"QEMU {found[1]}" if found else "QEMU"
+
+
+def _says(program: str, option: str) -> str:
+    return subprocess.run([program, option], capture_output=True, text=True, timeout=30, check=False).stdout
 
 
 def read_counts(path: Path, steps: int) -> Instructions | None:

@@ -130,4 +130,3 @@ def uart_of(target: Target, on_wait: Callable[[], None]) -> Uart:
             f"{', '.join(UARTS)}); use QEMU or a board"
         )
     return UARTS[kind](on_wait)
-

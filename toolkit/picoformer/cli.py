@@ -310,23 +310,25 @@ def targets(as_json: bool) -> None:
 @main.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Show which tools are there, and how to get the rest.
+    """Show which tools are there, how to get the rest, and which of them build and run each target.
 
-    Exit code 1 when one is missing that builds need.
+    Exit code 1 when no board's firmware can be built and run here.
     """
     from picoformer.doctor import examine
 
     found = examine()
-    record = [vars(tool) for tool in found]
 
     def table() -> None:
-        for tool in found:
+        for tool in found.tools:
             click.echo(f"{'found  ' if tool.found else 'MISSING'} {tool.name:<20} {tool.found or tool.purpose}")
             if not tool.found:
                 click.echo(f"{'':8}{'':20} {tool.mend}")
+        click.echo()
+        for line in found.summary:
+            click.echo(line)
 
-    show(record, as_json, table)
-    if any(tool.required and not tool.found for tool in found):
+    show(found.to_json(), as_json, table)
+    if not found.is_ready:
         sys.exit(1)
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 
-from picoformer.compilers import PACKAGES
+from picoformer.compilers import PACKAGES, find_program
 from picoformer.errors import ConfigError, ToolError
 from picoformer.targets import Target
 
@@ -36,6 +36,8 @@ def choose_emulator(target: Target, choice: str = "auto") -> str:
         return "host"
     choice = asked_emulator(choice)
     program = target.emulator.program
+    if choice == "qemu":
+        find_program(program)
     if choice == "qemu" or (choice == "auto" and shutil.which(program)):
         return "qemu"
     mend = f"get it with: sudo apt-get install {PACKAGES.get(program, program)}"

@@ -17,7 +17,7 @@ from picoformer.config import Pipeline
 from picoformer.emulator.choice import asked_emulator, choose_emulator
 from picoformer.errors import ConfigError, DeviceError
 from picoformer.files import atomic_write_bytes, atomic_write_text, file_hash, several_processes
-from picoformer.targets import Target, load_target
+from picoformer.targets import Target, load_target, stand_in
 
 HOST = "host"
 
@@ -95,9 +95,10 @@ def _target(pipeline: Pipeline) -> Target:
 
 def _require_tools(target: Target, tools: Tools) -> None:
     """Raise ToolError before any work is done when a program that a later stage needs is missing."""
-    for board in (load_target(HOST), target):
-        choose_compiler(board, tools.toolchain)
-        choose_emulator(board, tools.emulator)
+    runs = stand_in(target)
+    for built in (load_target(HOST), runs, *([] if target.is_library else [target])):
+        choose_compiler(built, tools.toolchain)
+    choose_emulator(runs, tools.emulator)
 
 
 def _stages(

@@ -7,7 +7,7 @@ import os
 import shutil
 
 from picoformer.compilers import PACKAGES, find_program
-from picoformer.errors import ConfigError, ToolError
+from picoformer.errors import ConfigError, DeviceError, ToolError
 from picoformer.targets import Target
 
 EMULATORS = ("auto", "qemu", "unicorn")
@@ -32,6 +32,10 @@ def choose_emulator(target: Target, choice: str = "auto") -> str:
 
     Raises ToolError when what was chosen, or each of the two, is missing or has no such core: it names what brings one.
     """
+    if target.emulator is None:
+        raise DeviceError(
+            f"{target.name} has no emulator; run the firmware of {target.stands_in}, which stands in for it"
+        )
     if target.emulator.kind == "host":
         return "host"
     choice = asked_emulator(choice)

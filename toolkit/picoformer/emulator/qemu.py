@@ -28,6 +28,7 @@ class QemuProcess:
 
     def __init__(self, elf: Path, target: Target, *, count: bool) -> None:
         choice = target.emulator
+        assert choice is not None
         program = find_program(choice.program)
         self.name = qemu_version(program)
         self._folder = Path(tempfile.mkdtemp(prefix="picoformer-"))

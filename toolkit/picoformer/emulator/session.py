@@ -94,7 +94,7 @@ def open_device(
     try:
         if port is not None:
             transport = SerialTransport(port, target.uart.baud if target.uart else 115200)
-            device = Device(transport, run_seconds=seconds, symbolize=name)
+            device = Device(transport, run_seconds=seconds, symbolize=name, machine=target.port)
         else:
             running = emulator_for(target, count=count, choice=emulator).start(build.elf, target)
             device = Device(
@@ -102,7 +102,7 @@ def open_device(
                 run_seconds=seconds,
                 symbolize=name,
                 post_mortem=running.post_mortem,
-                is_host=target.is_host,
+                machine=target.port,
             )
         hello = device.hello()
         if identity is not None and hello.identity != identity:

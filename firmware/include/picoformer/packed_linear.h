@@ -53,12 +53,13 @@ static inline void pf_products_six_s16(const uint8_t *w, int32_t stride, const u
 /* A single row of x as it is. */
 #define PF_DEFINE_SINGLE(IN)                                                                                                     \
     static inline int32_t pf_products_single_##IN(const uint8_t *w, const PF_TYPE_##IN *x, int32_t k) {                          \
-        uint32_t sum = 0, total = 0;                                                                                             \
+        uint32_t sum = 0;                                                                                                        \
+        int32_t total = 0;                                                                                                       \
         for (int32_t j = 0; j < k; j++) {                                                                                        \
             sum += (uint32_t)(w[j] * x[j]);                                                                                      \
-            total += (uint32_t)(int32_t)x[j];                                                                                    \
+            total += x[j];                                                                                                       \
         }                                                                                                                        \
-        return (int32_t)(sum - (total << 7));                                                                                    \
+        return (int32_t)(sum - ((uint32_t)total << 7));                                                                          \
     }
 
 /* WEIGHTS(p, i, count, room, columns): rows i ... i + count - 1 of the weights, `columns` bytes each. Blocks of rows of x are

@@ -1,4 +1,4 @@
-"""The kernels of firmware/kernels/word and armv6m: the bytes of the definition, on the host and as a Cortex-M0 has them."""
+"""Kernels that take six rows at a time (word, armv6m, armv7m): the bytes of the definition, on the host and in QEMU."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arm_library import FLAGS_M0, FLAGS_M3, M0, ArmLibrary, dsp_opcodes
+from arm_library import FLAGS_M0, FLAGS_M3, M0, M3, ArmLibrary, dsp_opcodes
 from c_library import FIRMWARE, FLAGS, Library, execute
 from operator_cases import CASES, Case, of
 from picoformer.backends.c.isa.armv6m import ARMV6M
+from picoformer.backends.c.isa.armv7m import ARMV7M
 from picoformer.backends.c.isa.word import WORD
 from picoformer.ir.operator import Operand
 from picoformer.ir.types import DType
@@ -21,11 +22,12 @@ from test_c_ops import ALIASES
 
 S8, S16 = DType.INT8, DType.INT16
 SYMBOLS = [name for name in CASES if "linear" in name or "attention" in name]
-SETS = {"word": WORD, "armv6m": ARMV6M}
+SETS = {"word": WORD, "armv6m": ARMV6M, "armv7m": ARMV7M}
+CORES = {"armv6m": M0, "armv7m": M3}
 
 
 class Waiting:
-    """Results with what they must be; those of a core are there when it has run, which it does when its memory is full."""
+    """Results with what they must be; those of a core are there when it has run, as it does when its memory is full."""
 
     def __init__(self, library: Library) -> None:
         self.library, self.results = library, []
@@ -44,19 +46,19 @@ class Waiting:
         self.results.clear()
 
 
-@pytest.fixture(scope="module", params=["clang", "cortex-m0"])
+@pytest.fixture(scope="module", params=["clang", "armv6m", "armv7m"])
 def waiting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Waiting:
-    """`word` on the host, `armv6m` in QEMU."""
+    """`word` on the host, `armv6m` and `armv7m` in QEMU."""
     folder = tmp_path_factory.mktemp("operators")
-    if request.param == "cortex-m0":
+    if request.param in CORES:
         request.getfixturevalue("arm_tools")
-        return Waiting(ArmLibrary(folder, ["armv6m", "generic"], M0))
+        return Waiting(ArmLibrary(folder, [request.param, "generic"], CORES[request.param]))
     return Waiting(Library.build(folder, request.param, ["word", "generic"]))
 
 
 @pytest.mark.parametrize("symbol", CASES)
 def test_equal_to_the_definition(symbol: str, waiting: Waiting) -> None:
-    """Every case of an operator, and every one that may be computed in place so: `generic` is compiled for the core too."""
+    """Every case of an operator, and every one that may be computed in place so; on a core those of `generic` too."""
     if symbol not in SYMBOLS and not isinstance(waiting.library, ArmLibrary):
         return
     for case in CASES[symbol]():
@@ -99,7 +101,15 @@ def test_the_largest_sums_of_three(columns: int, waiting: Waiting) -> None:
 def test_attention_of_odd_sizes(causal: bool, waiting: Waiting) -> None:
     """Heads that fill no turn and more than a chunk, queries and keys around six and eight, extremes of both signs."""
     rng = np.random.default_rng(3)
-    sizes = [(1, 1, 1, 1), (5, 5, 7, 3), (6, 9, 8, 5), (7, 16, 64, 8), (13, 17, 65, 9), (12, 12, 16, 16), (2, 8, 130, 1)]
+    sizes = [
+        (1, 1, 1, 1),
+        (5, 5, 7, 3),
+        (6, 9, 8, 5),
+        (7, 16, 64, 8),
+        (13, 17, 65, 9),
+        (12, 12, 16, 16),
+        (2, 8, 130, 1),
+    ]
     for index, (queries, keys, size, value) in enumerate(sizes):
         for heads, groups in ((1, 1), (4, 2)):
             values = [-128, 127, int(rng.integers(-128, 128))]
@@ -114,7 +124,7 @@ def test_attention_of_odd_sizes(causal: bool, waiting: Waiting) -> None:
     waiting.check()
 
 
-@pytest.mark.parametrize("isa,core", [("word", FLAGS_M3), ("word", FLAGS_M0), ("armv6m", FLAGS_M0)])
+@pytest.mark.parametrize("isa,core", [("word", FLAGS_M3), ("armv7m", FLAGS_M3), ("armv6m", FLAGS_M0)])
 def test_free_of_warnings_and_of_opcodes_that_the_core_lacks(
     isa: str, core: list[str], tmp_path: Path, arm_tools: None
 ) -> None:

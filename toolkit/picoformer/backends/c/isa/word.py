@@ -1,4 +1,4 @@
-"""Cores without SIMD (Cortex-M3, RV32): six rows at a time, and of int8 three lie in two words of scratch."""
+"""Cores without SIMD (RV32): six rows at a time, and of int8 three lie in two words of scratch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _word_bytes(k: int) -> int:
 class SixRowsLayout(LinearLayout):
     """Weights with 128 added; scratch for six rows of the input, packed or in words."""
 
-    weight_order: ClassVar[str] = "row by row, 128 added to each, filled up with 128 to a multiple of 8"
+    weight_order = "row by row, 128 added to each, filled up with 128 to a multiple of 8"
 
     is_packed: bool
 
@@ -53,7 +53,7 @@ class Int4SixRowsLayout(SixRowsLayout):
     """Weights of 4 bits as in plain C; scratch for some sixes of rows, and behind them the rows of weights that
     the kernel takes at a time, widened."""
 
-    weight_order: ClassVar[str] = "row by row, two to a byte, the earlier one in the low half"
+    weight_order = "row by row, two to a byte, the earlier one in the low half"
 
     weight_rows: int
 

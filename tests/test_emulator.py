@@ -17,6 +17,7 @@ import pytest
 
 import device_fixture
 from conftest import TinyFirmware
+from picoformer.compilers import PACKAGES
 from picoformer.emulator.counting import plugin_for, read_counts
 from picoformer.emulator.session import open_device
 from picoformer.emulator.symbols import symbolize
@@ -25,7 +26,7 @@ from picoformer.firmware import build_firmware, load_build, target_defines
 from picoformer.link.device import Device, RefusedError
 from picoformer.link.messages import Status, Table
 from picoformer.targets import load_target, resource_root
-from picoformer.toolchain import PACKAGES, Unit, compile_units
+from picoformer.toolchain import Unit, compile_units
 
 
 def _write_inputs(device: Device, seed: int) -> list[bytes]:

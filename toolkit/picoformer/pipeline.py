@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from picoformer import stages
+from picoformer.compilers import choose_compiler
 from picoformer.compress.settings import QatSettings
 from picoformer.config import Pipeline
+from picoformer.emulator.choice import choose_emulator
 from picoformer.errors import ConfigError, DeviceError
 from picoformer.files import atomic_write_bytes, atomic_write_text, file_hash, several_processes
 from picoformer.targets import Target, load_target, stand_in
-from picoformer.toolchain import find_program
 
 HOST = "host"
 
@@ -81,10 +82,9 @@ def _target(pipeline: Pipeline) -> Target:
 def _require_tools(target: Target) -> None:
     """Raise ToolError before any work is done when a program that a later stage needs is missing."""
     runs = stand_in(target)
-    programs = [load_target(HOST).toolchain.program, runs.toolchain.program]
-    programs += [runs.emulator.program if runs.emulator else "", "" if target.is_library else target.toolchain.program]
-    for program in dict.fromkeys(filter(None, programs)):
-        find_program(program)
+    for built in (load_target(HOST), runs, *([] if target.is_library else [target])):
+        choose_compiler(built)
+    choose_emulator(runs)
 
 
 def _stages(

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from picoformer.compilers import find_program
 from picoformer.emulator.counting import plugin_for, read_counts
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.process import Child
@@ -17,7 +18,6 @@ from picoformer.emulator.symbols import symbol_address
 from picoformer.errors import DeviceError
 from picoformer.link.transport import DescriptorTransport, Transport
 from picoformer.targets import Target
-from picoformer.toolchain import find_program
 
 _START_SECONDS = 20.0
 _LONGEST_SOCKET_PATH = 100

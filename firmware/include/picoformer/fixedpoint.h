@@ -51,6 +51,11 @@ static inline int64_t pf_rounding_shift(int64_t value, int32_t shift) {
     return (value + ((int64_t)1 << (shift - 1))) >> shift;
 }
 
+/* (value + 2^(drop-1)) >> drop, and value itself where drop is 0. */
+static inline int32_t pf_narrow(int32_t value, int32_t drop) {
+    return (value + ((int32_t)1 << drop >> 1)) >> drop;
+}
+
 /* (acc * multiplier + 2^(shift-1)) >> shift clamped to 17 bits, so that a zero point may be added; shift 1..32. With
  * shift 32 the result is the rounded high word and below 2^30 in magnitude, so only the final clamp is needed. */
 static inline int32_t pf_rescale(int32_t acc, int32_t multiplier, int32_t shift) {

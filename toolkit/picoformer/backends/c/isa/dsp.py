@@ -43,11 +43,11 @@ def _in_pairs(weight: Array) -> Array:
 
 
 class DspAttentionLayout(AttentionLayout):
-    """Two queries, all keys and all values of a head widened to 16 bits (values transposed), and two rows of scores."""
+    """Two queries, their scores, and all keys and values of a head in pairs of 16 bits, values transposed."""
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
-        head, fours, values = up(head_size, 4), up(keys, 4), up(value_size, 2)
-        return 2 * head * (2 + fours) + 2 * values * fours + 8 * fours + 8 * values
+        head, fours = up(head_size, 4), up(keys, 4)
+        return 2 * head * (2 + up(keys, 2)) + 8 * fours + 2 * up(value_size, 4) * fours
 
 
 DSP = InstructionSet(
@@ -56,4 +56,5 @@ DSP = InstructionSet(
     linear_s4_s8=DspInt4LinearLayout(),
     linear_s4_s16=DspInt4LinearLayout(),
     attention_head_s8=DspAttentionLayout(),
+    attention_head_s16=DspAttentionLayout(),
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from c_library import FIRMWARE, FLAGS, Guarded, Library, preprocessed_header, prototypes, structures
+from c_library import FIRMWARE, FLAGS, Guarded, Library, of_kind, preprocessed_header, prototypes, structures
 from picoformer.backends.c.isa import layout_of
 from picoformer.backends.c.sources import kernel_isa
 from picoformer.ir.operator import Array, Lowered
@@ -156,7 +156,7 @@ class ArmLibrary(Library):
         for field, _ in kind._fields_:
             value = fields[field] if field in fields else getattr(source, field)
             if field in pointers:
-                array = None if value is None else np.ascontiguousarray(value, pointers[field])
+                array = None if value is None else of_kind(value, pointers[field])
                 value = 0 if array is None else self._place(array)
             setattr(struct_, field, value)
         return struct_

@@ -86,6 +86,13 @@ def structures(header: str) -> dict[str, tuple[type[ctypes.Structure], dict[str,
     return found
 
 
+def of_kind(value: Array, kind: str) -> Array:
+    """The elements as a pointer to `kind` wants them; any array behind one to void."""
+    array = np.ascontiguousarray(value, None if kind == "void" else kind)
+    assert (array == value).all()
+    return array
+
+
 class Library:
     """The operators of ops.h; `build` compiles them into a folder."""
 
@@ -140,8 +147,7 @@ class Library:
         for field, _ in kind._fields_:
             value = fields[field] if field in fields else getattr(source, field)
             if field in pointers and value is not None:
-                array = np.ascontiguousarray(value, pointers[field])
-                assert (array == value).all()
+                array = of_kind(value, pointers[field])
                 struct.arrays.append(array)
                 value = array.ctypes.data
             setattr(struct, field, value)
@@ -198,13 +204,20 @@ def broadcast_of(library: Library, a: Array, b: Array) -> ctypes.Structure:
     return library.structure("pf_broadcast", count=a.size, period=b.size, inner=inner)
 
 
-def execute(library: Library, lowered: Lowered, *activations: Array, alias: int | None = None) -> tuple[str, Array]:
+def execute(
+    library: Library,
+    lowered: Lowered,
+    *activations: Array,
+    alias: int | None = None,
+    then: LoweredTable | LoweredInterpolatedTable | None = None,
+) -> tuple[str, Array]:
     """What `lowered.execute` computes, by the C function for its types: (its name, the result).
 
-    With `alias` the result is written over the activation of that index.
+    With `alias` the result is written over the activation of that index. `then`: the activation that a Linear computes
+    along.
     """
     x = np.ascontiguousarray(activations[0])
-    output: TensorType = lowered.output  # type: ignore[attr-defined]
+    output: TensorType = (then or lowered).output  # type: ignore[union-attr]
     y = Guarded(output.shape, output.dtype.numpy, None if alias is None else activations[alias])
     if alias == 0:
         x = y.array
@@ -218,7 +231,8 @@ def execute(library: Library, lowered: Lowered, *activations: Array, alias: int 
             n, k = lowered.weight.shape
             rows, layout = x.size // k, library.layout.linear(lowered.input.dtype, lowered.weight_dtype, lowered.wide)
             weight, block = layout.pack_weight(lowered.weight), layout.block(rows, k)
-            p = library.structure(kind, lowered, n=n, k=k, weight=weight, block=block)
+            table = {"table": None, "entries": 0} if then is None else {"table": then.table, "entries": len(then.table)}
+            p = library.structure(kind, lowered, n=n, k=k, weight=weight, block=block, **table)
             scratch = Guarded((layout.scratch_bytes(rows, k),), np.uint8)
             library.call(name, p, x, y.array, rows, scratch.array)
             library.guard(scratch)

@@ -10,7 +10,7 @@ import pytest
 
 from arm_library import FLAGS_M0, FLAGS_M3, M0, M3, ArmLibrary, dsp_opcodes
 from c_library import FIRMWARE, FLAGS, Library, execute
-from operator_cases import CASES, Case, of
+from operator_cases import CASES, Case, of, then_activation
 from picoformer.backends.c.isa.armv6m import ARMV6M
 from picoformer.backends.c.isa.armv7m import ARMV7M
 from picoformer.backends.c.isa.word import WORD
@@ -32,9 +32,11 @@ class Waiting:
     def __init__(self, library: Library) -> None:
         self.library, self.results = library, []
 
-    def add(self, case: Case, alias: int | None = None) -> None:
-        result = execute(self.library, case.lowered, *case.activations, alias=alias)[1]
-        self.results.append((case.note, result, case.expected))
+    def add(self, case: Case, alias: int | None = None, activated: DType | None = None) -> None:
+        """A case; `activated`: with an activation to that type behind it."""
+        then, expected = (None, case.expected) if activated is None else then_activation(case, activated)
+        result = execute(self.library, case.lowered, *case.activations, alias=alias, then=then)[1]
+        self.results.append((case.note, result, expected))
         if isinstance(self.library, ArmLibrary) and self.library.is_full:
             self.check()
 
@@ -71,7 +73,8 @@ def test_equal_to_the_definition(symbol: str, waiting: Waiting) -> None:
 @pytest.mark.parametrize("dtype", [S8, S16])
 @pytest.mark.parametrize("weight", [S8, DType.INT4])
 def test_linear_of_every_small_size(dtype: DType, weight: DType, waiting: Waiting) -> None:
-    """K around every turn and chunk, odd N, rows below, at and past six, extremes only, outputs that clamp."""
+    """K around every turn and chunk, odd N, rows below, at and past six, extremes only, outputs that clamp, with and
+    without an activation."""
     rng = np.random.default_rng(0)
     sizes = [(1 + k % 9, 1 + k % 5, k) for k in (*range(1, 26), 63, 64, 65, 72, 127, 128, 129)]
     for index, (rows, n, k) in enumerate([*sizes, (13, 3, 200), (31, 2, 64), (50, 1, 9)]):
@@ -83,6 +86,7 @@ def test_linear_of_every_small_size(dtype: DType, weight: DType, waiting: Waitin
         case = linear_case(data, values, (S8, S16)[index % 2], factor, weight, tuple(map(tuple, blocks)))
         if not case.lowered.wide:
             waiting.add(case)
+            waiting.add(case, activated=(S8, S16)[index // 2 % 2])
     waiting.check()
 
 

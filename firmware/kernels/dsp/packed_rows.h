@@ -35,7 +35,8 @@ __attribute__((naked, noinline)) static void widen_packed(const int8_t *packed _
                      "4: pop {r4-r11, pc}\n");
 }
 
-static void widen_rows_s8(const pf_linear *p, int32_t i, int32_t second, uint32_t *w, int32_t words) {
+static void widen_rows_s8(const void *parameters, int32_t i, int32_t second, uint32_t *w, int32_t words) {
+    const pf_linear *p = parameters;
     (void)second;
     widen_packed(p->weight + i * words, w, words / 4);
 }

@@ -47,7 +47,8 @@ __attribute__((naked, noinline)) static void widen_block(const uint8_t *packed _
                      " pop {r4-r11, pc}\n");
 }
 
-static void widen_rows_s4(const pf_linear_s4 *p, int32_t i, int32_t second, uint32_t *w, int32_t words) {
+static void widen_rows_s4(const void *parameters, int32_t i, int32_t second, uint32_t *w, int32_t words) {
+    const pf_linear_s4 *p = parameters;
     const uint8_t *packed = p->weight + i / 2 * words;
     uint32_t multipliers[2] = {1u, 1u};
     if (p->block_multiplier == 0) {

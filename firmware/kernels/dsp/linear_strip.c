@@ -18,8 +18,8 @@ enum {
 
 /* Behind a pair of weight rows, as the code below loads it. */
 typedef struct pf_dsp_ending {
-    uint32_t table;    /* its entry for 0; without an activation anything; for `raw` where the four sums go */
-    int32_t left;      /* what sums are shifted left by, for `shifted` */
+    uint32_t table; /* its entry for 0; without an activation anything; for `raw` where the four sums go */
+    int32_t left;   /* what sums are shifted left by, for `shifted` */
     int32_t multiplier[2];
     int32_t zero_point;
     int32_t column[2]; /* bytes from a row of y to its two outputs; the same twice where there is no second */
@@ -27,15 +27,25 @@ typedef struct pf_dsp_ending {
     uint32_t finish;   /* one of the endings */
 } pf_dsp_ending;
 
-/* r0 on the stack, the sums' start, and the entry into the unrolled loop, as one LDM takes them. */
-typedef struct pf_dsp_start {
-    const uint32_t *w, *a;
-    int32_t bias[4];
-    uint32_t entry;
-} pf_dsp_start;
+/* What pf_dsp_linear_pairs keeps on the stack; the first six words are taken by one LDM, the last of them by pc. */
+typedef struct pf_dsp_frame {
+    const uint32_t *w;
+    int32_t start[4]; /* of the sums: the biases twice */
+    uint32_t next;    /* `entry`; `end` while the last two rows are finished */
+    const uint32_t *a;
+    const int32_t *bias, *multiplier, *bias_end;
+    int32_t step; /* bytes of two outputs */
+    const uint8_t *weight, *blocks;
+    int32_t quads;
+    void (*widen)(void);
+    int32_t second; /* PF_DSP_BLOCKS */
+    uint32_t entry; /* into the unrolled loop */
+    uint32_t end;
+} pf_dsp_frame;
 
-void pf_dsp_linear_strip(const pf_dsp_start *start);
-void pf_dsp_linear_loop(void), pf_dsp_linear_last(void), pf_dsp_linear_shifted(void), pf_dsp_linear_raw(void);
+void pf_dsp_linear_pairs(const pf_dsp_frame *frame);
+void pf_dsp_linear_loop(void), pf_dsp_linear_last(void), pf_dsp_linear_end(void);
+void pf_dsp_linear_shifted(void), pf_dsp_linear_raw(void);
 void pf_dsp_linear_s8(void), pf_dsp_linear_s16(void), pf_dsp_linear_table_s8(void), pf_dsp_linear_table_s16(void);
 void pf_dsp_linear_line_s8(void), pf_dsp_linear_line_s16(void);
 
@@ -54,55 +64,89 @@ void pf_dsp_linear_line_s8(void), pf_dsp_linear_line_s16(void);
     " " STORE " r10, [r8, r7]\n " STORE " r12, [lr, r7]\n " STORE " r9, [r8, r6]\n " STORE " r11, [lr, r6]\n"                    \
     " ldm.w sp, {r0, r9-r12, pc}\n"
 
-/* In C, for two rows of x and of the weight, each r of four:
- *     sum[r] = bias[r]; for each element: sum[r] += w * x, as pf_dsp_products has it
+/* For each pair of weight rows and outputs, from bias to bias_end; in C, for two rows of x, each r of four:
+ *     sum[r] = start[r]; for each element: sum[r] += w * x, as pf_dsp_products has it
  *     value[r] = zero_point + rescale(sum[r] << left); y[r] = activation(clamp(value[r]))
  * A table is read by its middle. The line between entries e0 and e1 at f of 128: ((128 - f) * e0 + f * e1 + 64) >> 7, with
  * f * 65535 + 128 the pair (128 - f, f). */
-__attribute__((naked, noinline)) void pf_dsp_linear_strip(const pf_dsp_start *start __attribute__((unused))) {
-    __asm__ volatile(" push {r4-r11, lr}\n"
-                     " ldm r0, {r0-r6}\n"
-                     " push {r0, r2-r6}\n"
-                     " ldm.w sp, {r0, r9-r12, pc}\n"
-                     LABEL(pf_dsp_linear_loop)
-                     " .rept 16\n"
-                     " ldmia.n r0!, {r2-r5}\n"
-                     " ldmia.w r1!, {r6-r8, lr}\n"
-                     " smlad r9, r2, r6, r9\n"
-                     " smlad r10, r4, r6, r10\n"
-                     " smlad r11, r2, r8, r11\n"
-                     " smlad r12, r4, r8, r12\n"
-                     " smlad r9, r3, r7, r9\n"
-                     " smlad r10, r5, r7, r10\n"
-                     " smlad r11, r3, lr, r11\n"
-                     " smlad r12, r5, lr, r12\n"
-                     " .endr\n"
-                     " ldr.w pc, [r1], #4\n"
-                     LABEL(pf_dsp_linear_last)
-                     " adr.w r2, 1f\n"
-                     " orr.w r2, r2, #1\n"
-                     " str r2, [sp, #20]\n"
-                     " ldr.w pc, [r0, #28]\n"
-                     " .balign 4\n"
-                     "1: add sp, #24\n"
-                     " pop {r4-r11, pc}\n"
-                     LABEL(pf_dsp_linear_shifted)
-                     " ldr r2, [r0, #4]\n"
-                     " lsl.w r9, r9, r2\n"
-                     " lsl.w r10, r10, r2\n"
-                     " lsl.w r11, r11, r2\n"
-                     " lsl.w r12, r12, r2\n"
-                     " ldr.w pc, [r0, #32]\n"
-                     LABEL(pf_dsp_linear_raw)
-                     " ldr r2, [r0]\n"
-                     " stmia.w r2, {r9-r12}\n"
-                     " ldm.w sp, {r0, r9-r12, pc}\n"
-                     LABEL(pf_dsp_linear_s8) RESCALE EACH(LIMIT("8")) KEEP("strb.w")
-                     LABEL(pf_dsp_linear_s16) RESCALE EACH(LIMIT("16")) KEEP("strh.w")
-                     LABEL(pf_dsp_linear_table_s8) RESCALE EACH(LIMIT("8")) EACH(" ldrsb.w \\r, [r0, \\r]\n") KEEP("strb.w")
-                     LABEL(pf_dsp_linear_table_s16) RESCALE EACH(LIMIT("8")) EACH(" ldrsh.w \\r, [r0, \\r, lsl #1]\n") KEEP("strh.w")
-                     LABEL(pf_dsp_linear_line_s8) RESCALE LINE("8") KEEP("strb.w")
-                     LABEL(pf_dsp_linear_line_s16) RESCALE LINE("16") KEEP("strh.w"));
+__attribute__((naked, noinline)) void pf_dsp_linear_pairs(const pf_dsp_frame *frame __attribute__((unused))) {
+    __asm__ volatile(
+        " push {r4-r11, lr}\n"
+        " sub sp, #72\n"
+        " mov r1, sp\n"
+        " ldmia.w r0!, {r2-r10}\n"
+        " stmia.w r1!, {r2-r10}\n"
+        " ldmia.w r0!, {r2-r10}\n"
+        " stmia.w r1!, {r2-r10}\n"
+        "1: ldrd r0, r3, [sp, #44]\n"
+        " ldrd r2, r12, [sp, #52]\n"
+        " ldr r1, [sp]\n"
+        " blx r12\n"
+        " strd r0, r3, [sp, #44]\n"
+        " ldrd r2, r3, [sp, #28]\n"
+        " ldrd r4, r5, [r2], #8\n"
+        " ldrd r6, r7, [r3], #8\n"
+        " strd r2, r3, [sp, #28]\n"
+        " strd r4, r5, [sp, #4]\n"
+        " strd r4, r5, [sp, #12]\n"
+        " strd r6, r7, [r1, #8]\n"
+        " ldrd r4, r5, [r1, #20]\n"
+        " ldr r6, [sp, #40]\n"
+        " add r4, r6\n"
+        " add r5, r6\n"
+        " strd r4, r5, [r1, #20]\n"
+        " ldr r2, [sp, #64]\n"
+        " str r2, [sp, #20]\n"
+        " ldr r1, [sp, #24]\n"
+        " ldm.w sp, {r0, r9-r12, pc}\n" LABEL(
+            pf_dsp_linear_end) " ldr r2, [sp, #28]\n"
+                               " ldr r3, [sp, #36]\n"
+                               " cmp r2, r3\n"
+                               " bne 1b\n"
+                               " add sp, #72\n"
+                               " pop {r4-r11, pc}\n" LABEL(
+                                   pf_dsp_linear_loop) " .rept 16\n"
+                                                       " ldmia.n r0!, {r2-r5}\n"
+                                                       " ldmia.w r1!, {r6-r8, lr}\n"
+                                                       " smlad r9, r2, r6, r9\n"
+                                                       " smlad r10, r4, r6, r10\n"
+                                                       " smlad r11, r2, r8, r11\n"
+                                                       " smlad r12, r4, r8, r12\n"
+                                                       " smlad r9, r3, r7, r9\n"
+                                                       " smlad r10, r5, r7, r10\n"
+                                                       " smlad r11, r3, lr, r11\n"
+                                                       " smlad r12, r5, lr, r12\n"
+                                                       " .endr\n"
+                                                       " ldr.w pc, [r1], #4\n" LABEL(
+                                                           pf_dsp_linear_last) " ldr r2, [sp, #68]\n"
+                                                                               " str r2, [sp, #20]\n"
+                                                                               " ldr.w pc, [r0, #28]\n" LABEL(
+                                                                                   pf_dsp_linear_shifted) " ldr r2, [r0, #4]\n"
+                                                                                                          " lsl.w r9, r9, r2\n"
+                                                                                                          " lsl.w r10, r10, r2\n"
+                                                                                                          " lsl.w r11, r11, r2\n"
+                                                                                                          " lsl.w r12, r12, r2\n"
+                                                                                                          " ldr.w pc, [r0, "
+                                                                                                          "#32]\n" LABEL(
+                                                                                                              pf_dsp_linear_raw) " ldr r2, [r0]\n"
+                                                                                                                                 " stmia.w r2, {r9-r12}\n"
+                                                                                                                                 " ldm.w sp, {r0, r9-r12, pc}\n" LABEL(pf_dsp_linear_s8) RESCALE EACH(
+                                                                                                                                     LIMIT(
+                                                                                                                                         "8")) KEEP("strb.w") LABEL(pf_dsp_linear_s16) RESCALE
+                                                                                                                                     EACH(LIMIT("16")) KEEP(
+                                                                                                                                         "strh.w") LABEL(pf_dsp_linear_table_s8) RESCALE
+                                                                                                                                         EACH(LIMIT("8")) EACH(" ldrsb.w \\r, [r0, \\r]\n") KEEP(
+                                                                                                                                             "strb.w") LABEL(pf_dsp_linear_table_s16)
+                                                                                                                                             RESCALE EACH(LIMIT(
+                                                                                                                                                 "8")) EACH(" ldrsh.w \\r, [r0, \\r, lsl #1]\n")
+                                                                                                                                                 KEEP("strh.w") LABEL(
+                                                                                                                                                     pf_dsp_linear_line_s8) RESCALE
+                                                                                                                                                     LINE("8") KEEP(
+                                                                                                                                                         "strb.w")
+                                                                                                                                                         LABEL(
+                                                                                                                                                             pf_dsp_linear_line_s16) RESCALE
+                                                                                                                                                             LINE("16") KEEP(
+                                                                                                                                                                 "strh.w"));
 }
 
 static inline uint32_t code(void (*label)(void)) {
@@ -123,7 +167,8 @@ static uint32_t ending(int32_t entries, int32_t out_bytes, const char **table) {
 }
 
 /* Four sums as pf_rescale has them, where they may not be shifted left. */
-__attribute__((noinline)) static void keep_exact(const pf_dsp_layer *layer, const int32_t *sums, int32_t i, const uint32_t *rows) {
+__attribute__((noinline)) static void keep_exact(const pf_dsp_layer *layer, const int32_t *sums, int32_t i,
+                                                 const uint32_t *rows) {
     for (int32_t c = 0; c < 4; c++) {
         const int32_t n = i + (c & 1);
         if (n < layer->n) {
@@ -137,62 +182,82 @@ __attribute__((noinline)) static void keep_exact(const pf_dsp_layer *layer, cons
     }
 }
 
+/* Outputs i and i + second, and those behind them up to `stop`: two and two, `second` the same for all. */
+static void outputs(pf_dsp_frame *frame, pf_dsp_ending *end, const pf_dsp_layer *layer, int32_t i, int32_t stop, int32_t second) {
+    const int32_t bias[2] = {layer->bias[i], layer->bias[i]}, multiplier[2] = {layer->multiplier[i], layer->multiplier[i]};
+    const int32_t blocks = (layer->k + 31) / 32;
+    frame->bias = second != 0 ? layer->bias + i : bias;
+    frame->multiplier = second != 0 ? layer->multiplier + i : multiplier;
+    frame->bias_end = frame->bias + (second != 0 ? stop - i : 2);
+    frame->weight = (const uint8_t *)layer->weight + i / 2 * frame->quads * layer->quad_bytes;
+    frame->blocks = layer->block_multiplier != 0 ? layer->block_multiplier + i * blocks : 0;
+    frame->second = second * blocks;
+    end->column[0] = i * layer->out_bytes - frame->step;
+    end->column[1] = end->column[0] + second * layer->out_bytes;
+    pf_dsp_linear_pairs(frame);
+}
+
+/* `count` rows of x into quad layout at `a`, with what stands behind each pair; the end of them. */
+static uint32_t *arrange(const pf_dsp_layer *layer, const char *x, char *y, int32_t count, uint32_t *a, uint32_t after,
+                         int32_t first) {
+    const int32_t k = layer->k, x_step = k * layer->in_bytes, y_step = layer->n * layer->out_bytes;
+    for (int32_t r = 0; r < count; r += 2, x += 2 * x_step, y += 2 * y_step) {
+        const int32_t second = r + 1 < count ? 1 : 0;
+        int32_t done = 0, now = first;
+        for (;; now = CHUNK) {
+            const char *from = x + done * layer->in_bytes;
+            layer->arrange(from, from + second * x_step, a, k - done < now ? k - done : now);
+            done += now;
+            a += now;
+            if (done >= k) {
+                break;
+            }
+            *a++ = code(pf_dsp_linear_loop);
+        }
+        *a++ = r + 2 < count ? after : code(pf_dsp_linear_last);
+        *a++ = (uint32_t)(uintptr_t)y;
+        *a++ = (uint32_t)(uintptr_t)(y + second * y_step);
+    }
+    return a;
+}
+
 void pf_dsp_linear(const pf_dsp_layer *layer, const void *x_rows, void *y_rows, int32_t rows, void *scratch) {
     const char *x = x_rows, *table = layer->table;
     char *y = y_rows;
-    const int32_t n = layer->n, k = layer->k, words = quad_words(k), out_bytes = layer->out_bytes;
-    const int32_t x_step = k * layer->in_bytes, y_step = n * out_bytes, left = 32 - layer->shift;
-    const int32_t first = (words - 1) % CHUNK + 1, pair_words = words + (words - 1) / CHUNK + 3;
-    const int is_exact = left > layer->headroom;
+    const int32_t n = layer->n, k = layer->k, words = quad_words(k), left = 32 - layer->shift;
+    const int32_t first = (words - 1) % CHUNK + 1;
     uint32_t *const w = scratch;
     pf_dsp_ending *const end = (pf_dsp_ending *)(void *)(w + words);
     uint32_t *const a = (uint32_t *)(void *)(end + 1);
+    pf_dsp_frame frame = {.w = w,
+                          .a = a,
+                          .step = 2 * layer->out_bytes,
+                          .quads = words / 4,
+                          .widen = layer->widen,
+                          .entry = code(pf_dsp_linear_loop) + (uint32_t)(CHUNK - first) / 4u * GROUP_BYTES,
+                          .end = code(pf_dsp_linear_end)};
+    const int is_exact = left > layer->headroom;
     int32_t sums[4];
-    pf_dsp_start start = {.w = w, .entry = code(pf_dsp_linear_loop) + (uint32_t)(CHUNK - first) / 4u * GROUP_BYTES};
-    end->finish = is_exact ? code(pf_dsp_linear_raw) : ending(layer->entries, out_bytes, &table);
+    end->finish = is_exact ? code(pf_dsp_linear_raw) : ending(layer->entries, layer->out_bytes, &table);
     end->after = left > 0 && !is_exact ? code(pf_dsp_linear_shifted) : end->finish;
     end->table = (uint32_t)(uintptr_t)(is_exact ? (const char *)sums : table);
     end->left = left;
     end->zero_point = layer->zero_point;
-    for (int32_t count; rows > 0; rows -= count) {
-        count = rows < layer->block ? rows : layer->block;
-        uint32_t *to = a;
-        for (int32_t r = 0; r < count; r += 2) {
-            const int32_t second = r + 1 < count ? 1 : 0;
-            for (int32_t done = 0, now = first; done < k; done += now, now = CHUNK) {
-                const char *from = x + done * layer->in_bytes;
-                layer->arrange(from, from + second * x_step, to, k - done < now ? k - done : now);
-                to += now;
-                *to++ = done + now < k ? code(pf_dsp_linear_loop)
-                                       : (r + 2 < count && !is_exact ? end->after : code(pf_dsp_linear_last));
-            }
-            *to++ = (uint32_t)(uintptr_t)y;
-            *to++ = (uint32_t)(uintptr_t)(y + second * y_step);
-            x += 2 * x_step;
-            y += 2 * y_step;
+    const int32_t block = is_exact ? 2 : layer->block;
+    for (int32_t count; rows > 0; rows -= count, x += count * k * layer->in_bytes, y += count * n * layer->out_bytes) {
+        count = rows < block ? rows : block;
+        const uint32_t *const a_end = arrange(layer, x, y, count, a, end->after, first);
+        for (int32_t i = 0; i < n && is_exact; i += 2) {
+            outputs(&frame, end, layer, i, i + 2, i + 1 < n ? 1 : 0);
+            keep_exact(layer, sums, i, a_end - 2);
         }
-        for (int32_t i = 0; i < n; i += 2) {
-            const int32_t second = i + 1 < n ? 1 : 0;
-            layer->widen(layer->parameters, i, second, w, words);
-            start.a = a;
-            start.bias[0] = start.bias[2] = layer->bias[i];
-            start.bias[1] = start.bias[3] = layer->bias[i + second];
-            end->multiplier[0] = layer->multiplier[i];
-            end->multiplier[1] = layer->multiplier[i + second];
-            end->column[0] = i * out_bytes;
-            end->column[1] = (i + second) * out_bytes;
-            if (!is_exact) {
-                pf_dsp_linear_strip(&start);
-                continue;
+        if (!is_exact) {
+            if (n > 1) {
+                outputs(&frame, end, layer, 0, n & ~1, 1);
             }
-            for (; start.a != to; start.a += pair_words) {
-                pf_dsp_linear_strip(&start);
-                keep_exact(layer, sums, i, start.a + pair_words - 2);
+            if (n % 2 != 0) {
+                outputs(&frame, end, layer, n - 1, n, 0);
             }
-        }
-        if (count % 2 != 0) {
-            x -= x_step;
-            y -= y_step;
         }
     }
 }

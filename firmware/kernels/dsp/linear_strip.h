@@ -7,26 +7,32 @@
 #include "picoformer/fixedpoint.h"
 #include "picoformer/ops.h"
 
-/* What a type of layer brings along: pf_linear and pf_linear_s4 differ in their weights only. */
+/* pf_linear or pf_linear_s4 with what makes them one: how each is widened. */
 typedef struct pf_dsp_layer {
-    /* Rows i and i + second of the weight into quad layout (products.h). */
-    void (*widen)(const void *parameters, int32_t i, int32_t second, uint32_t *w, int32_t words);
+    /* A pair of weight rows into quad layout (products.h). Called from assembly: r0 weight, r1 where to, r2 quads, r3 block
+     * multipliers; r0, r1 and r3 come back moved on to the next pair, r2 and r4 to r12 changed. */
+    void (*widen)(void);
     /* `count` elements of two rows of x into quad layout, filled up with zeros. */
     void (*arrange)(const void *first, const void *second, uint32_t *a, int32_t count);
     int32_t in_bytes, out_bytes;
-    const void *parameters;
+    const void *weight;
+    const uint8_t *block_multiplier;
+    int32_t quad_bytes; /* of a pair of rows of the weight */
     const int32_t *bias, *multiplier;
     const void *table;
     int32_t entries, n, k, shift, zero_point, headroom, block;
 } pf_dsp_layer;
 
+/* From the stack pointer to how many bytes the block multipliers of the second row lie behind those of the first. */
+#define PF_DSP_BLOCKS "60"
+
 void pf_dsp_linear(const pf_dsp_layer *layer, const void *x, void *y, int32_t rows, void *scratch);
 
-#define DEFINE_LINEAR(SYMBOL, PARAMETERS, WIDEN, IN, ARRANGE, OUT)                                                               \
+#define DEFINE_LINEAR(SYMBOL, PARAMETERS, WIDEN, MULTIPLIERS, QUAD_BYTES, IN, ARRANGE, OUT)                                      \
     void SYMBOL(const PARAMETERS *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                     \
-        const pf_dsp_layer layer = {WIDEN,         ARRANGE,  (int32_t)sizeof *x, (int32_t)sizeof *y, p,                          \
-                                    p->bias,       p->multiplier, p->table, p->entries, p->n,                                    \
-                                    p->k,          p->shift, p->zero_point, p->headroom, p->block};                              \
+        const pf_dsp_layer layer = {WIDEN,      ARRANGE,  (int32_t)sizeof *x, (int32_t)sizeof *y, p->weight,  MULTIPLIERS,       \
+                                    QUAD_BYTES, p->bias,  p->multiplier,      p->table,           p->entries, p->n,              \
+                                    p->k,       p->shift, p->zero_point,      p->headroom,        p->block};                     \
         pf_dsp_linear(&layer, x, y, rows, scratch);                                                                              \
     }
 

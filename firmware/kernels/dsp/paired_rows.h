@@ -28,8 +28,7 @@
 
 #define ONE_S8  " sxtb16 r2, r8\n sxtb16 r3, r8, ror #8\n sxtb16 r4, r9\n sxtb16 r5, r9, ror #8\n"
 #define MORE_S8 " sxtb16 r6, r10\n sxtb16 r7, r10, ror #8\n sxtb16 r8, r11\n sxtb16 r9, r11, ror #8\n"
-#define ONE_S16                                                                                                                  \
-    " pkhbt r2, r3, r4, lsl #16\n pkhtb r3, r4, r3, asr #16\n pkhbt r4, r5, r6, lsl #16\n pkhtb r5, r6, r5, asr #16\n"
+#define ONE_S16 " pkhbt r2, r3, r4, lsl #16\n pkhtb r3, r4, r3, asr #16\n pkhbt r4, r5, r6, lsl #16\n pkhtb r5, r6, r5, asr #16\n"
 #define MORE_S16                                                                                                                 \
     " pkhbt r6, r7, r8, lsl #16\n pkhtb r7, r8, r7, asr #16\n pkhbt r8, r9, r10, lsl #16\n pkhtb r9, r10, r9, asr #16\n"
 

@@ -34,12 +34,12 @@ class DspLinearLayout(LinearLayout):
 
 
 class DspInt4LinearLayout(DspLinearLayout):
-    """Rows in pairs, a byte of each in turn, so that a word has four weights of each; scratch as for int8 weights."""
+    """Rows in pairs, a byte of each in turn, so that a word has four weights of each, 8 added; scratch as for int8."""
 
-    weight_order = "two to a byte, rows in pairs, a byte of each in turn, filled up with zeros"
+    weight_order = "two to a byte, 8 added to each, rows in pairs, a byte of each in turn, filled up"
 
     def pack_weight(self, weight: Array) -> Array:
-        filled = nibbles(padded(weight, 2, 4))
+        filled = nibbles(padded(weight, 2, 4)) ^ 0x88
         return _in_pairs(filled.reshape(len(filled) // 2, 2, -1))
 
 

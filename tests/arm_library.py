@@ -14,7 +14,7 @@ import numpy as np
 
 from c_library import FIRMWARE, FLAGS, Guarded, Library, of_kind, preprocessed_header, prototypes, structures
 from picoformer.backends.c.isa import layout_of
-from picoformer.backends.c.sources import kernel_isa
+from picoformer.backends.c.sources import kernel_files
 from picoformer.ir.operator import Array, Lowered
 
 FLAGS_M0 = ["-mthumb", "-mcpu=cortex-m0", "-ffreestanding", "-O2"]
@@ -113,7 +113,7 @@ class ArmLibrary(Library):
         self.layout = layout_of(target_isa)
         self.structures = _narrow(structures(header))
         names = [path.name for path in sorted((FIRMWARE / "kernels" / "generic").glob("*.c"))]
-        kernels = [FIRMWARE / "kernels" / kernel_isa(name, target_isa) / name for name in names]
+        kernels = sorted({FIRMWARE / file for name in names for file in kernel_files(name, target_isa)})
         self._names = [name for name in prototypes(header) if not name.endswith("_f32")]
         self._folder = folder
         table = ", ".join(f"(function *)(void *){name}" for name in self._names)

@@ -19,7 +19,7 @@ from picoformer.samples import check_calibration, fit_samples, load_samples, spl
 from picoformer.targets import Target, load_target
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import MemoryPlan
+    from picoformer.backends.c import Draft, MemoryPlan
     from picoformer.quantize import QuantizeSettings
 
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
@@ -156,7 +156,7 @@ def write_build(
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
     rounding costs.
     """
-    from picoformer.backends.c import emit_c
+    from picoformer.backends.c import draft_c, write_c
     from picoformer.backends.onnx import export_onnx
     from picoformer.frontends.onnx_load import self_contained
     from picoformer.ops.graph_file import save_graph
@@ -164,6 +164,8 @@ def write_build(
     refuse_to_replace(out, BUILD_MARKS)
     content = self_contained(source)
     boards = [target] if target.is_host else [load_target(HOST), target]
+    drafts = [draft_c(graph, board.isa, prefix) for board in boards]
+    refuse_too_large(drafts[-1], target, float_graph, scheme)
     manifest = Manifest(
         graph.name,
         scheme,
@@ -192,15 +194,27 @@ def write_build(
             elif quantized is not None:
                 copy_quantization(quantized, folder, graph.name)
         card = [f"{key}: {value}" for key, value in _provenance(manifest).items()]
-        for number, board in enumerate(boards, start=1):
+        for number, (board, draft) in enumerate(zip(boards, drafts, strict=True), start=1):
             tick(board.name, number)
-            model = emit_c(graph, board.isa, prefix, folder / board.name / "source", card=card)
+            model = write_c(draft, folder / board.name / "source", card=card)
             _write_memory(model.plan, folder / board.name)
             build_firmware(folder / board.name / "source", board, folder / board.name)
         tick("done", 1 + len(boards))
         atomic_write_text(folder / "target.json", target.model_dump_json(indent=1) + "\n")
         atomic_write_text(folder / "build.json", json.dumps(asdict(manifest), indent=1) + "\n")
     return Build(out, manifest, float_graph, graph)
+
+
+def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: str) -> None:
+    """Raise FitError when a board cannot hold the image, before anything is compiled."""
+    if target.is_host:
+        return
+    from picoformer.estimate.mend import mends
+    from picoformer.estimate.need import refuse_misfit
+    from picoformer.estimate.sizes import image_sizes
+
+    sizes = image_sizes(draft, target)
+    refuse_misfit(draft, target, sizes, lambda: mends(float_graph, scheme, target, sizes))
 
 
 def quantize_samples(

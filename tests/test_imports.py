@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "link": set(),
     "emulator": {"link", "targets", "toolchain"},
     "firmware": {"targets", "toolchain"},
+    "cycles": {"emulator", "targets"},
 }
 """Room → rooms it may import beside itself. Rooms not named orchestrate and may see all of these."""
 

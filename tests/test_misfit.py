@@ -43,7 +43,8 @@ def test_refused_before_any_compile(
     tmp_path: Path, no_compiler: None, workshop: Workshop, sizes: dict[str, int], said: tuple[str, ...]
 ) -> None:
     target, out = board(tmp_path, **sizes), tmp_path / "out"
-    line = refuses(workshop.build_words(out, target), "the model does not fit small: ", *said, "mps2-an386 has the room")
+    words = workshop.build_words(out, target)
+    line = refuses(words, "the model does not fit small: ", *said, "mps2-an386 has the room")
     assert "biggest: " in line
     biggest = line.partition("biggest: ")[2].partition(";")[0].split(", ")
     counts = [int(part.rpartition(" ")[2].replace(",", "")) for part in biggest]

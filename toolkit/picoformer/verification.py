@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from picoformer.build_folder import HOST, Build, full_length, open_build, with_full_length
+from picoformer.cycles import Cycles, count_cycles, timings_of
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.session import Session, open_device
 from picoformer.errors import DeviceError
@@ -63,6 +64,8 @@ class Verification:
     quality: tuple[TensorQuality, ...]
     uncounted: str
     runtime_flash_bytes: int | None
+    cycles: Cycles | str = "not modelled"
+    """What the instructions take by the core's published timings, or why that cannot be said."""
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -79,8 +82,16 @@ class Verification:
             "sqnr_db_per_tensor": [{"name": q.name, "op": q.op, "sqnr_db": q.sqnr_db} for q in self.quality],
             "instructions_uncounted": self.uncounted or None,
             "flash_runtime_bytes": self.runtime_flash_bytes,
+            "cycles": None if isinstance(self.cycles, str) else self._cycles(self.cycles),
+            "cycles_unmodelled": self.cycles if isinstance(self.cycles, str) else None,
         }
         return {**self.report.to_json(), **more}
+
+    def _cycles(self, cycles: Cycles) -> dict[str, Any]:
+        ranges = zip(self.report.per_operator, cycles.per_step, strict=True)
+        steps = [{"name": cost.name, "op": cost.op, "low": low, "high": high} for cost, (low, high) in ranges]
+        low, high = cycles.total
+        return {"low": low, "high": high, "source": cycles.source, "per_operator": steps}
 
 
 class Runner:
@@ -233,7 +244,25 @@ def verify_build(
     runtime = None if boards[-1].is_host else firmware.sizes.flash.runtime
     ordered = sorted(forms, key=lambda name: FORMS.index(name) if name in FORMS else len(FORMS))
     forms = {name: forms[name] for name in ordered}
-    return Verification(report, _judge(forms, graph, labels), quality, last.uncounted, runtime)
+    cycles = model_cycles(build, boards[-1], inputs) if port is None else "cycles are modelled in an emulator only"
+    return Verification(report, _judge(forms, graph, labels), quality, last.uncounted, runtime, cycles)
+
+
+def model_cycles(build: Build, board: Target, inputs: Mapping[str, Array]) -> Cycles | str:
+    """Cycles of the first sample of `inputs` on an emulated board, by the published timings of its core; or why not."""
+    timings = timings_of(board)
+    if board.is_host or isinstance(timings, str):
+        return "cycles of a native process are not modelled" if board.is_host else str(timings)
+    first = {name: value[:1] for name, value in inputs.items()}
+    firmware = build.firmware(board)
+    with open_device(firmware, board, profile=True) as session:
+        Runner(session, build.graph, len(build.steps(board)), board.name, None)(first)
+        profile = session.profile
+    return (
+        session.uncounted or "its emulator keeps no profile"
+        if profile is None
+        else count_cycles(firmware.elf, board, profile)
+    )
 
 
 def _unmasked_link(build: Build, inputs: Mapping[str, Array]) -> tuple[Link, list[str]]:

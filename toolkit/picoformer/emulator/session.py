@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from picoformer.emulator.host import HostEmulator
-from picoformer.emulator.interface import Emulator, Instructions, Running
-from picoformer.emulator.qemu import QemuEmulator
+from picoformer.emulator.interface import Emulator, Instructions, Region, Running
+from picoformer.emulator.qemu import QemuEmulator, QemuProcess
 from picoformer.emulator.symbols import symbolize
 from picoformer.errors import DeviceError
 from picoformer.link.device import Device
@@ -43,14 +43,20 @@ class Session:
         return self.running.instructions(self.device.steps_run) if self.running else None
 
     @property
+    def profile(self) -> tuple[Region, ...] | None:
+        """What init and each step of the last run executed; None where it was not profiled."""
+        running = self.running
+        return running.profile(self.device.steps_run) if isinstance(running, QemuProcess) else None
+
+    @property
     def uncounted(self) -> str:
         """Why instructions are not counted; empty when they are."""
         return self.running.uncounted if self.running else "instructions are counted in an emulator only"
 
 
-def emulator_for(target: Target, *, count: bool = True) -> Emulator:
+def emulator_for(target: Target, *, count: bool = True, profile: bool = False) -> Emulator:
     """The emulator that the target names."""
-    return HostEmulator() if target.emulator.kind == "host" else QemuEmulator(count=count)
+    return HostEmulator() if target.emulator.kind == "host" else QemuEmulator(count=count, profile=profile)
 
 
 @contextmanager
@@ -61,13 +67,14 @@ def open_device(
     *,
     identity: bytes | None = None,
     count: bool = True,
+    profile: bool = False,
     run_seconds: float | None = None,
 ) -> Iterator[Session]:
     """Start the firmware in the target's emulator, or reach it over the serial `port`, and greet it.
 
-    `identity` (16 bytes): DeviceError when the device runs another model. `run_seconds` bounds one run; by
-    default two minutes, or longer where the target's watchdog allows one step more. The emulator is ended when
-    the context is left, whatever happens.
+    `identity` (16 bytes): DeviceError when the device runs another model. `profile` keeps which instructions ran.
+    `run_seconds` bounds one run; by default two minutes, or longer where the target's watchdog allows one step more.
+    The emulator is ended when the context is left, whatever happens.
     """
     longest = max(_RUN_SECONDS, target.watchdog.seconds + _MARGIN_SECONDS)
     seconds = longest if run_seconds is None else run_seconds
@@ -82,7 +89,7 @@ def open_device(
             transport = SerialTransport(port, target.uart.baud if target.uart else 115200)
             device = Device(transport, run_seconds=seconds, symbolize=name)
         else:
-            running = emulator_for(target, count=count).start(build.elf, target)
+            running = emulator_for(target, count=count, profile=profile).start(build.elf, target)
             device = Device(
                 running.transport,
                 run_seconds=seconds,

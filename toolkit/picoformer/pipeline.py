@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from picoformer import stages
 from picoformer.compress.settings import QatSettings
 from picoformer.config import Pipeline
 from picoformer.errors import ConfigError, DeviceError
-from picoformer.files import atomic_write_bytes, atomic_write_text, file_hash
+from picoformer.files import atomic_write_bytes, atomic_write_text, file_hash, several_processes
 from picoformer.targets import Target, load_target
 from picoformer.toolchain import find_program
 
@@ -52,7 +51,7 @@ def run_pipeline(
     force: bool = False,
 ) -> Path:
     """Run every stage that is out of date; returns the output folder, report.json and report.html in it."""
-    if int(os.environ.get("WORLD_SIZE", "1") or 1) > 1:
+    if several_processes():
         raise ConfigError("run takes one process; start its commands `train` and `distill` with torchrun")
     out = pipeline.output
     out.mkdir(parents=True, exist_ok=True)

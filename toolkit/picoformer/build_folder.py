@@ -12,14 +12,14 @@ from picoformer import __version__
 from picoformer.errors import ConfigError, DataError, ModelError, UnsupportedError
 from picoformer.files import atomic_folder, atomic_write_bytes, atomic_write_text, content_hash
 from picoformer.firmware import FirmwareBuild, build_firmware, load_build
-from picoformer.ir import Graph, Node
+from picoformer.ir import Graph
 from picoformer.ir.operator import Array, LoweringError
 from picoformer.quantization_report import copy_quantization, write_quantization
 from picoformer.samples import check_calibration, fit_samples, load_samples, split_labels
 from picoformer.targets import Target, load_target
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import Draft, MemoryPlan
+    from picoformer.backends.c import Draft, MemoryPlan, Step
     from picoformer.quantize import QuantizeSettings
 
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
@@ -77,13 +77,15 @@ class Build:
         """The linked firmware for `target`; raises ModelError when this folder has none."""
         return load_build(self.folder / target.name, target)
 
-    def steps(self, target: Target) -> tuple[Node, ...]:
-        """The nodes that are steps of the firmware for `target`, in order."""
-        names = [entry["step"] for entry in read_memory(self.folder / target.name)["live"]]
-        unknown = [name for name in names if name not in self.graph.producers]
+    def steps(self, target: Target) -> tuple[Step, ...]:
+        """The steps of the firmware for `target`, in order."""
+        from picoformer.backends.c import Step
+
+        steps = [entry["nodes"] for entry in read_memory(self.folder / target.name)["live"]]
+        unknown = [name for names in steps for name in names if name not in self.graph.producers]
         if unknown:
             raise ModelError(f"{self.folder}: step '{unknown[0]}' is not in its graph; build again")
-        return tuple(self.graph.producers[name] for name in names)
+        return tuple(Step(tuple(self.graph.producers[name] for name in names)) for names in steps)
 
 
 def import_model(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, valid_length: bool = False) -> Graph:
@@ -300,7 +302,10 @@ def build_files(
 
 def _write_memory(plan: MemoryPlan, folder: Path) -> None:
     """Keep the memory plan beside the firmware: its figures as memory.json, its drawing as memory.txt."""
-    live = [{"step": node.output, "bytes": plan.live(index)} for index, node in enumerate(plan.steps)]
+    live = [
+        {"step": step.output, "nodes": [node.output for node in step.nodes], "bytes": plan.live(index)}
+        for index, step in enumerate(plan.steps)
+    ]
     record = {"peak": plan.peak, "lower_bound": plan.lower_bound, "live": live}
     atomic_write_text(folder / "memory.json", json.dumps(record, indent=1) + "\n")
     atomic_write_text(folder / "memory.txt", plan.timeline() + "\n")
@@ -310,7 +315,10 @@ def read_memory(folder: Path) -> dict[str, Any]:
     """The memory plan's figures that a build kept beside its firmware; raises ModelError without them."""
     try:
         record: dict[str, Any] = json.loads((folder / "memory.json").read_text("utf-8"))
-        live = [{"step": str(entry["step"]), "bytes": int(entry["bytes"])} for entry in record["live"]]
+        live = [
+            {"step": str(entry["step"]), "nodes": list(map(str, entry["nodes"])), "bytes": int(entry["bytes"])}
+            for entry in record["live"]
+        ]
         return {"peak": int(record["peak"]), "lower_bound": int(record["lower_bound"]), "live": live}
     except OSError as error:
         raise ModelError(f"{folder}/memory.json cannot be read ({error.strerror}); build again") from None

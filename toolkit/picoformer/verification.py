@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,6 +37,9 @@ from picoformer.parity import (
 )
 from picoformer.samples import Labels, check_labels, fit_samples, judge_outputs, load_samples, split_labels
 from picoformer.targets import Target, load_target
+
+if TYPE_CHECKING:
+    from picoformer.backends.c import Step as DeviceStep
 
 LEAST_SQNR_DB = 10.0
 """Logits further from the float model than this are no rounding but a model that calibration has destroyed."""
@@ -168,7 +171,7 @@ def verify_build(
     boards = [target] if target.is_host else [load_target(HOST), target]
     if target.is_host and port is not None:
         raise DeviceError("this build is for the host: build for the board that is on the port")
-    nodes = build.steps(boards[-1])
+    steps = build.steps(boards[-1])
     quantized = None if manifest.scheme == "float32" else lower_graph(graph)
     forms: dict[str, Mapping[str, Array]] = {} if torch_outputs is None else {"torch": torch_outputs}
     measured: dict[str, Measured] = {}
@@ -190,7 +193,7 @@ def verify_build(
             def run(values: Mapping[str, Array]) -> DeviceRun:
                 firmware, identity = build.firmware(board), graph_identity(graph)[:16]
                 session = sessions.enter_context(open_device(firmware, board, where, identity=identity))
-                runner = Runner(session, graph, len(nodes), where or board.name, progress)
+                runner = Runner(session, graph, len(steps), where or board.name, progress)
                 result = runner(values)
                 measured[board.name] = runner.measured()
                 forms[result.name] = result.outputs
@@ -208,7 +211,7 @@ def verify_build(
             float_model=kept("float onnx", lambda v: run_onnx(build.float_onnx, v)) if comparable else None,
             qdq_model=None if quantized is None else kept("qdq onnx", lambda v: run_onnx(build.qdq_onnx, v)),
             devices=[device(board) for board in boards],
-            steps=[Step(node.name, node.output) for node in nodes],
+            steps=[Step(step.name, step.output) for step in steps],
         )
     links, failures = list(chain.links), list(chain.failures)
     if unmasked is not None:
@@ -230,7 +233,7 @@ def verify_build(
         manifest.macs,
         tuple(links),
         None if last.instructions is None else last.instructions.total,
-        _costs(graph, nodes, last.instructions),
+        _costs(graph, steps, last.instructions),
         _ram(firmware, boards[-1], last),
         _flash(firmware, boards[-1]),
         tuple(failures),
@@ -289,12 +292,11 @@ def _is_full(graph: Graph, inputs: Mapping[str, Array]) -> bool:
     return bool((inputs["valid_length"] == full_length(graph)).all())
 
 
-def _costs(graph: Graph, nodes: Any, instructions: Instructions | None) -> tuple[OperatorCost, ...]:
+def _costs(graph: Graph, steps: Sequence[DeviceStep], instructions: Instructions | None) -> tuple[OperatorCost, ...]:
     costs = []
-    for index, node in enumerate(nodes):
-        macs = node.op.macs([graph.types[name] for name in node.inputs], graph.types[node.output])
+    for index, step in enumerate(steps):
         count = None if instructions is None else instructions.per_step[index]
-        costs.append(OperatorCost(node.output, node.op.kind, count, macs))
+        costs.append(OperatorCost(step.output, step.kind, count, step.macs(graph)))
     return tuple(costs)
 
 

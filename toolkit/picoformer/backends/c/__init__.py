@@ -2,5 +2,17 @@
 
 from picoformer.backends.c.emit import CModel, Draft, draft_c, emit_c, write_c
 from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
+from picoformer.backends.c.schedule import Step, steps_of
 
-__all__ = ["CModel", "Draft", "MemoryPlan", "PlacedValue", "draft_c", "emit_c", "plan_memory", "write_c"]
+__all__ = [
+    "CModel",
+    "Draft",
+    "MemoryPlan",
+    "PlacedValue",
+    "Step",
+    "draft_c",
+    "emit_c",
+    "plan_memory",
+    "steps_of",
+    "write_c",
+]

@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 
 from picoformer.errors import FitError, ModelError
 from picoformer.files import atomic_write_text
-from picoformer.targets import MemoryRegion, Target, resource_root
+from picoformer.targets import MemoryRegion, RegisterBits, Target, resource_root
 from picoformer.toolchain import CompilerFailure, Unit, compile_units, find_program, run_tool
 
 _WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion")
@@ -84,7 +84,7 @@ def build_firmware(
     units, includes = _units(model_dir, firmware, target)
     flags = ["-std=c99", "-g", target.toolchain.optimize, *target.toolchain.flags, *_SECTIONS, *_WARNINGS]
     flags += [
-        *_defines(target),
+        *target_defines(target),
         *(["-DPF_FAULT_TESTS"] if fault_tests else []),
         *(["-Werror"] if strict else []),
     ]
@@ -102,7 +102,7 @@ def build_firmware(
         link += ["-Wl,-Map,firmware.map", "-Wl,--build-id=none"]
         if not target.is_host:
             (build / "link.ld").write_text(linker_script(target), encoding="utf-8")
-            link += ["-Wl,-T,link.ld"]
+            link += ["-T", "link.ld"]  # not through -Wl: picolibc's specs would bring a script of their own
         try:
             run_tool([*link, "-o", "firmware.elf", *map(str, objects)], build, "the link of the firmware")
         except CompilerFailure as error:
@@ -163,24 +163,39 @@ def _unit(source: Path, group: str, stem: str) -> Unit:
     return Unit(source, Path(group) / f"{stem}.o")
 
 
-def _defines(target: Target) -> list[str]:
+def target_defines(target: Target) -> list[str]:
+    """What the C of the runtime and the port is told of a target, as -D options."""
     values = {
         "PF_FRAME_BYTES": target.frame_bytes,
         "PF_CLOCK_HZ": target.clock_hz,
         "PF_WATCHDOG_SECONDS": target.watchdog.seconds,
     }
+    lists: dict[str, list[RegisterBits]] = {}
     if target.uart is not None:
-        code = target.region("code")
+        uart, watchdog, code = target.uart, target.watchdog, target.region("code")
         values |= {
-            "PF_WATCHDOG_BASE": target.watchdog.base,
-            "PF_UART_BASE": target.uart.base,
-            "PF_UART_BAUD": target.uart.baud,
-            "PF_UART_RX_IRQ": target.uart.rx_irq,
+            "PF_WATCHDOG_BASE": watchdog.base,
+            "PF_WATCHDOG_IRQ": watchdog.irq,
+            "PF_WATCHDOG_CLOCK_HZ": watchdog.clock_hz or target.clock_hz,
+            "PF_UART_BASE": uart.base,
+            "PF_UART_BAUD": uart.baud,
+            "PF_UART_RX_IRQ": uart.rx_irq,
+            "PF_UART_CLOCK_HZ": uart.clock_hz or target.clock_hz,
+            "PF_UART_TX_PIN": uart.tx_pin,
+            "PF_UART_RX_PIN": uart.rx_pin,
+            "PF_UART_GPIO": uart.gpio,
+            "PF_UART_ALTERNATE": uart.alternate,
             "PF_CODE_ORIGIN": code.origin,
             "PF_CODE_SIZE_LOG2": _protected_log2(code),
             "PF_GUARD_SIZE_LOG2": max(target.guard_bytes.bit_length() - 1, 0),
+            "PF_NULL_GUARD": int(all(region.origin >= 0x1000 for region in target.memory)),
         }
-    return [f"-D{name}={value}u" for name, value in values.items()]
+        lists = {"PF_UART_ENABLE": uart.enable, "PF_WATCHDOG_ENABLE": watchdog.enable}
+    defines = [f"-D{name}={value}u" for name, value in values.items()]
+    for name, entries in lists.items():  # an initialiser, ended by a pair of zeros
+        pairs = [f"{{{entry.address:#x}u,{entry.bits:#x}u}}" for entry in entries]
+        defines.append(f"-D{name}={{{','.join([*pairs, '{0u,0u}'])}}}")
+    return defines
 
 
 def _protected_log2(region: MemoryRegion) -> int:

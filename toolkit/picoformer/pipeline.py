@@ -15,7 +15,7 @@ from picoformer.compress.settings import QatSettings
 from picoformer.config import Pipeline
 from picoformer.errors import ConfigError, DeviceError
 from picoformer.files import atomic_write_bytes, atomic_write_text, file_hash, several_processes
-from picoformer.targets import Target, load_target
+from picoformer.targets import Target, load_target, stand_in
 from picoformer.toolchain import find_program
 
 HOST = "host"
@@ -80,7 +80,9 @@ def _target(pipeline: Pipeline) -> Target:
 
 def _require_tools(target: Target) -> None:
     """Raise ToolError before any work is done when a program that a later stage needs is missing."""
-    programs = [load_target(HOST).toolchain.program, target.toolchain.program, target.emulator.program]
+    runs = stand_in(target)
+    programs = [load_target(HOST).toolchain.program, runs.toolchain.program]
+    programs += [runs.emulator.program if runs.emulator else "", "" if target.is_library else target.toolchain.program]
     for program in dict.fromkeys(filter(None, programs)):
         find_program(program)
 

@@ -28,6 +28,7 @@ class QemuProcess:
 
     def __init__(self, elf: Path, target: Target, *, count: bool, profile: bool = False) -> None:
         choice = target.emulator
+        assert choice is not None
         program = find_program(choice.program)
         self._folder = Path(tempfile.mkdtemp(prefix="picoformer-"))
         if len(str(self._folder)) > _LONGEST_SOCKET_PATH:

@@ -55,7 +55,9 @@ class Session:
 
 
 def emulator_for(target: Target, *, count: bool = True, profile: bool = False) -> Emulator:
-    """The emulator that the target names."""
+    """The emulator that the target names; DeviceError when another target stands in for it."""
+    if target.emulator is None:
+        raise DeviceError(f"{target.name} has no emulator; run the firmware of {target.stands_in}, which stands in for it")
     return HostEmulator() if target.emulator.kind == "host" else QemuEmulator(count=count, profile=profile)
 
 
@@ -87,7 +89,7 @@ def open_device(
     try:
         if port is not None:
             transport = SerialTransport(port, target.uart.baud if target.uart else 115200)
-            device = Device(transport, run_seconds=seconds, symbolize=name)
+            device = Device(transport, run_seconds=seconds, symbolize=name, machine=target.port)
         else:
             running = emulator_for(target, count=count, profile=profile).start(build.elf, target)
             device = Device(
@@ -95,7 +97,7 @@ def open_device(
                 run_seconds=seconds,
                 symbolize=name,
                 post_mortem=running.post_mortem,
-                is_host=target.is_host,
+                machine=target.port,
             )
         hello = device.hello()
         if identity is not None and hello.identity != identity:

@@ -56,7 +56,8 @@ class Device:
     refuses.
 
     `reply_seconds` bounds the wait for an answer, `run_seconds` that for a run. `symbolize` turns an address
-    into a function's name; `post_mortem` says what became of a process whose line closed.
+    into a function's name; `post_mortem` says what became of a process whose line closed. `machine` is the
+    target's port: whose exceptions a fault frame numbers.
     """
 
     def __init__(
@@ -67,14 +68,14 @@ class Device:
         run_seconds: float = 120.0,
         symbolize: Symbolizer | None = None,
         post_mortem: Callable[[], str] | None = None,
-        is_host: bool = False,
+        machine: str = "cortex_m",
     ) -> None:
         self._transport = transport
         self._reply_seconds = reply_seconds
         self._run_seconds = run_seconds
         self._symbolize = symbolize
         self._post_mortem = post_mortem
-        self._is_host = is_host
+        self._machine = machine
         self._reader = FrameReader()
         self._received: list[bytes] = []
         self._sequence = 0
@@ -264,7 +265,7 @@ class Device:
     def _raise_fault(self, body: bytes) -> None:
         fault = Fault.parse(body[_REPLY_HEADER:])
         steps = self._tables.get(Table.STEPS, [])
-        raise FaultError(explain(fault, self._symbolize, steps, self._is_host), fault)
+        raise FaultError(explain(fault, self._symbolize, steps, self._machine), fault)
 
     def _gone(self, error: TransportClosed) -> str:
         return f"the device died: {self._post_mortem()}" if self._post_mortem else str(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
+from picoformer.backends.c.isa.armv6m import ARMV6M
 from picoformer.backends.c.isa.dsp import DSP
 from picoformer.backends.c.isa.generic import GENERIC
 from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout
@@ -15,7 +16,7 @@ from picoformer.ir.operator import Operand
 from picoformer.ops import Attention, Linear, LoweredLinear
 from picoformer.ops.linear import WIDE_SHIFT_MIN
 
-INSTRUCTION_SETS: dict[str, InstructionSet] = {"generic": GENERIC, "dsp": DSP}
+INSTRUCTION_SETS: dict[str, InstructionSet] = {"generic": GENERIC, "dsp": DSP, "armv6m": ARMV6M}
 """Every name a target's `isa` list may hold, and what the kernels in the directory of that name want."""
 
 

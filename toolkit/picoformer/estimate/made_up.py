@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from picoformer.errors import UnsupportedError
@@ -12,7 +14,9 @@ from picoformer.quantize import SCHEMES, QuantizeSettings, quantize
 from picoformer.quantize.grids import LAYOUT
 from picoformer.reference import run_float
 
-SAMPLES = 2
+SAMPLES = 8
+LARGE_MACS = 50_000_000
+"""Models from here on are estimated with fewer samples, and without the search for values to widen."""
 
 
 def made_up_samples(graph: Graph, count: int = SAMPLES, seed: int = 0) -> dict[str, Array]:
@@ -45,22 +49,18 @@ def _rows_read(graph: Graph, name: str) -> int:
 
 
 def made_up_graph(graph: Graph, scheme: str) -> Graph:
-    """The fused float graph in `scheme`, as a build would type it but for the values that measurement widens: at most
-    one per cent of the multiply-accumulates and of RAM. Weights are rounded to nearest.
+    """The fused float graph in `scheme`, typed as a build would type it with this data; weights are rounded to nearest.
 
     Raises UnsupportedError naming a node that has no integer form.
     """
     if scheme == "float32":
         return graph
     chosen = SCHEMES[scheme]
-    settings = QuantizeSettings(
-        rounding="nearest",
-        bias_correction=False,
-        widen=0.0,
-        activations=chosen.activations,
-        weights=chosen.weights,
-    )
+    large = graph.macs >= LARGE_MACS
+    settings = QuantizeSettings(rounding="nearest", bias_correction=False)
+    settings = replace(settings, activations=chosen.activations, weights=chosen.weights)
     try:
-        return quantize(graph, made_up_samples(graph), run_float, settings)
+        samples = made_up_samples(graph, 2 if large else SAMPLES)
+        return quantize(graph, samples, run_float, replace(settings, widen=0.0) if large else settings)
     except LoweringError as error:
         raise UnsupportedError(f"{error}; estimate with --scheme float32, or change the model there") from None

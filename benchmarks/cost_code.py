@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from picoformer.link_map import Piece, group_of, read_map
+from picoformer.firmware import read_map
 
 KEEP_RELOCATIONS = "-Wl,--emit-relocs"
 """A link option that `reached` needs."""
@@ -25,44 +26,33 @@ class Code:
     model_text: int
 
 
+Piece = Any
+"""An input section of the link, as read_map gives it."""
+
+_LIBRARY_CODE = re.compile(r"libgcc\.a\(|libc\w*\.a\([\w-]*mem(cpy|move|set)")
+
+
+def group_of(piece: Piece) -> str:
+    """Whose a piece is: the "model"'s, "code" of the operators, or the "runtime"'s, as `size_report` counts them."""
+    folder = piece.object.partition("/")[0]
+    if folder in ("model", "code"):
+        return str(folder)
+    return "code" if _LIBRARY_CODE.search(piece.object) else "runtime"
+
+
 def reached(elf: Path, map_file: Path, functions: Iterable[str]) -> Code:
     """Follow the relocations of an image that was linked with KEEP_RELOCATIONS."""
     from elftools.elf.elffile import ELFFile
 
-    pieces = sorted(read_map(map_file.read_text("utf-8", errors="replace")), key=lambda piece: piece.address)
-    stored = [piece for piece in pieces if not piece.output.startswith((".bss", ".stack", ".debug", ".comment"))]
-    stored = [piece for piece in stored if not piece.output.startswith((".rel", ".symtab", ".strtab", ".riscv", ".ARM.att"))]
-    starts = [piece.address for piece in stored]
-
-    def piece_at(address: int) -> Piece | None:
-        at = bisect_right(starts, address) - 1
-        while at >= 0 and starts[at] + stored[at].size <= address and starts[at] + 64 > address:
-            at -= 1
-        found = stored[at] if at >= 0 else None
-        return found if found is not None and found.address <= address < found.address + found.size else None
-
     with elf.open("rb") as stream:
         image = ELFFile(stream)
+        stored = {s.name for s in image.iter_sections() if s["sh_flags"] & 2 and s["sh_type"] != "SHT_NOBITS"}
+        everything = read_map(map_file.read_text("utf-8", errors="replace"))
+        pieces = _Pieces([piece for piece in everything if piece.output in stored])
         thumb = 1 if image["e_machine"] == "EM_ARM" else 0
         table: Any = image.get_section_by_name(".symtab")
         places = {symbol.name: symbol["st_value"] & ~thumb for symbol in table.iter_symbols()}
-        edges: dict[Piece, set[Piece]] = {piece: set() for piece in stored}
-        for section in image.iter_sections():
-            if section["sh_type"] not in ("SHT_REL", "SHT_RELA") or section.name.startswith((".rel.debug", ".rela.debug")):
-                continue
-            data = image.get_section(section["sh_info"])
-            content, base = data.data(), data["sh_addr"]
-            for relocation in section.iter_relocations():
-                source = piece_at(relocation["r_offset"])
-                symbol = table.get_symbol(relocation["r_info_sym"])
-                value = symbol["st_value"] & ~thumb if symbol["st_info"]["type"] != "STT_SECTION" else symbol["st_value"]
-                value += relocation["r_addend"] if section["sh_type"] == "SHT_RELA" else 0
-                if symbol["st_info"]["type"] == "STT_SECTION" and section["sh_type"] == "SHT_REL":
-                    at = relocation["r_offset"] - base
-                    value = int.from_bytes(content[at : at + 4], "little") & ~thumb  # an absolute word, as it was linked
-                target = piece_at(value)
-                if source is not None and target is not None and source is not target:
-                    edges[source].add(target)
+        edges = _edges(image, pieces, thumb)
 
     def closure(roots: Iterable[Piece]) -> set[Piece]:
         seen: set[Piece] = set()
@@ -71,24 +61,56 @@ def reached(elf: Path, map_file: Path, functions: Iterable[str]) -> Code:
             piece = todo.pop()
             if piece not in seen:
                 seen.add(piece)
-                todo += edges[piece]
+                todo += edges.get(piece, ())
         return seen
 
     def code_in(found: Iterable[Piece]) -> list[str]:
         return sorted({_name(piece) for piece in found if group_of(piece) == "code"})
 
-    own = [piece for piece in stored if group_of(piece) == "model"]
-    runtime = [piece for piece in stored if group_of(piece) == "runtime" and not piece.object.endswith("descriptor.o")]
-    beside: Mapping[Piece, None] = dict.fromkeys(own)
-    always = closure(runtime) - closure(own)
-    reached_by_model = {piece for piece in closure(runtime) if piece not in beside and group_of(piece) == "code"}
-    libraries = {piece for piece in reached_by_model if "(" in piece.object}
+    runtime = [p for p in pieces.all if group_of(p) == "runtime" and not p.object.endswith("descriptor.o")]
     return Code(
-        _sizes(stored),
-        {name: code_in(closure([found])) for name in functions if (found := piece_at(places[name])) is not None},
-        code_in(always | (libraries & closure(runtime))),
-        sum(piece.size for piece in own if piece.section.startswith(".text")),
+        _sizes(pieces.all),
+        {name: code_in(closure([found])) for name in functions if (found := pieces.at(places[name])) is not None},
+        code_in(closure(runtime)),
+        sum(p.size for p in pieces.all if group_of(p) == "model" and p.section.startswith(".text")),
     )
+
+
+class _Pieces:
+    """Pieces by address."""
+
+    def __init__(self, pieces: list[Piece]) -> None:
+        self.all = sorted(pieces, key=lambda piece: piece.address)
+        self._starts = [piece.address for piece in self.all]
+
+    def at(self, address: int) -> Piece | None:
+        """The piece that an address lies in."""
+        index = bisect_right(self._starts, address) - 1
+        found = self.all[index] if index >= 0 else None
+        return found if found is not None and address < found.address + found.size else None
+
+
+def _edges(image: Any, pieces: _Pieces, thumb: int) -> dict[Piece, set[Piece]]:
+    """Piece → the pieces that its relocations point at."""
+    table = image.get_section_by_name(".symtab")
+    edges: dict[Piece, set[Piece]] = {}
+    for section in image.iter_sections():
+        if section["sh_type"] not in ("SHT_REL", "SHT_RELA"):
+            continue
+        data = image.get_section(section["sh_info"])
+        if not data["sh_flags"] & 2:
+            continue
+        content = data.data()
+        for relocation in section.iter_relocations():
+            symbol = table.get_symbol(relocation["r_info_sym"])
+            value = symbol["st_value"] + (relocation["r_addend"] if section["sh_type"] == "SHT_RELA" else 0)
+            if section["sh_type"] == "SHT_REL" and symbol["st_info"]["type"] == "STT_SECTION":
+                at = relocation["r_offset"] - data["sh_addr"]
+                value = int.from_bytes(content[at : at + 4], "little")  # a word of the linked image: the address itself
+            source, target = pieces.at(relocation["r_offset"]), pieces.at(value & ~thumb)
+            if source is not None and target is not None and source is not target:
+                edges.setdefault(source, set()).add(target)
+    return edges
 
 
 def _name(piece: Piece) -> str:

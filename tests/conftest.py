@@ -59,7 +59,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["PICOFORMER_CACHE"] = before
 
 
-@pytest.fixture(params=["host", "mps2-an386", "riscv32-virt"])
+@pytest.fixture(params=["host", "mps2-an386", "mps2-an505", "mps3-an547", "riscv32-virt"])
 def device_target(request: pytest.FixtureRequest) -> str:
     """The name of each target that device tests run on: one of each port. test_cores.py has the other cores."""
     name: str = request.param

@@ -215,13 +215,12 @@ def test_firmware_that_ends_at_once_is_told_with_its_last_words(
     leave = {
         "host": "#include <stdio.h>\n#include <stdlib.h>\n__attribute__((constructor)) static void leave(void);\n"
         'static void leave(void) { fputs("cannot go on\\n", stderr); exit(3); }\n',
-        "mps2-an386": "void pf_uart_init(void);\nvoid pf_uart_init(void) { static const uint32_t b[2] = {0x20026u, 3u};\n"
+        "cortex_m": "void pf_uart_init(void);\nvoid pf_uart_init(void) { static const uint32_t b[2] = {0x20026u, 3u};\n"
         'register uint32_t r0 __asm__("r0") = 0x20u; register const uint32_t *r1 __asm__("r1") = b;\n'
         '__asm__ volatile("bkpt 0xAB" : : "r"(r0), "r"(r1)); }\n',
-        "riscv32-virt": "void pf_uart_init(void);\n"
-        "void pf_uart_init(void) { *(volatile uint32_t *)0x100000u = 0x33333u; }\n",
+        "riscv": "void pf_uart_init(void);\nvoid pf_uart_init(void) { *(volatile uint32_t *)0x100000u = 0x33333u; }\n",
     }
-    extra = leave[device_target]
+    extra = leave[target.port]
     if device_target != "host":  # its own UART, which leaves instead of starting
         target = target.model_copy(update={"uart": target.uart.model_copy(update={"kind": "none"})})  # type: ignore[union-attr]
         extra += "int pf_uart_read(void);\nint pf_uart_read(void) { return 0; }\n"

@@ -89,6 +89,7 @@ void pf_fault_report(const uint32_t *frame, uint32_t exception_return) {
      * the innermost call that the stack still shows stands in for it. */
     int frame_lost = frame < pf_stack_limit || frame + 8 > pf_stack_top;
     if (fault.cfsr & (CFSR_MSTKERR | CFSR_STKERR)) frame_lost = 1;
+    if ((fault.cfsr & CFSR_STKOF) && frame == pf_stack_limit) frame_lost = 1; /* not stored: it would pass the limit */
     fault.sp = (uint32_t)(uintptr_t)frame + ((exception_return & 0x10u) ? 32u : 104u);
     if (frame_lost) {
         pf_unwind((const uint32_t *)(uintptr_t)fault.sp, &callee, &return_address);

@@ -12,6 +12,13 @@
 #define PF_HAS_FAULT_REGISTERS 1
 #endif
 
+/* Armv8-M: a push below the limit of its stack faults before it is written. */
+#if defined(__ARM_ARCH_8M_MAIN__) || defined(__ARM_ARCH_8_1M_MAIN__)
+#define PF_HAS_STACK_LIMITS 1
+#else
+#define PF_HAS_STACK_LIMITS 0
+#endif
+
 #define SCB_VTOR  PF_REGISTER(0xE000ED08u)
 #define SCB_CCR   PF_REGISTER(0xE000ED14u)
 #define SCB_SHCSR PF_REGISTER(0xE000ED24u)

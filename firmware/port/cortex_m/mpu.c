@@ -35,8 +35,12 @@ void pf_mpu_init(void) {
     __asm__ volatile("dsb\n isb" ::: "memory");
 }
 
-#else
+#elif !PF_HAS_STACK_LIMITS /* Armv8-M: mpu_v8.c */
 
 void pf_mpu_init(void) {}
+
+#else
+
+typedef int pf_no_v7_memory_protection; /* ISO C wants at least one declaration */
 
 #endif

@@ -66,6 +66,11 @@ __attribute__((naked)) void pf_reset(void) {
 #endif
                      "ldr r0, =pf_fault_stack_top\n" /* the handlers', as the vector table says; a bootloader may not */
                      "msr msp, r0\n"
+#if PF_HAS_STACK_LIMITS /* handlers may go on into the stack that a fault leaves behind, no further */
+                     "ldr r0, =pf_stack_limit\n"
+                     "msr psplim, r0\n"
+                     "msr msplim, r0\n"
+#endif
                      "ldr r0, =pf_stack_top\n"
                      "msr psp, r0\n"
                      "movs r0, #2\n" /* CONTROL.SPSEL: this program's stack is the process stack */
@@ -113,6 +118,10 @@ void pf_port_init(void) {
     SCB_VTOR = (uint32_t)(uintptr_t)&vectors; /* a bootloader may have left its own */
     SCB_SHCSR |= 7u << 16;                    /* MemManage, BusFault and UsageFault on their own */
     SCB_CCR |= 1u << 4;                       /* DIV_0_TRP */
+#if defined(__ARM_ARCH_8_1M_MAIN__)
+    SCB_CCR |= 1u << 19; /* LOB: the ends of low-overhead loops are remembered, so that they cost no cycle */
+    __asm__ volatile("dsb\n isb" ::: "memory");
+#endif
 #else
     SCB_CCR |= 1u << 3; /* UNALIGN_TRP: always so on this architecture, but not where an M3 stands in for an M0 */
 #endif

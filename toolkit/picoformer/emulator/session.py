@@ -57,7 +57,9 @@ class Session:
 def emulator_for(target: Target, *, count: bool = True, profile: bool = False) -> Emulator:
     """The emulator that the target names; DeviceError when another target stands in for it."""
     if target.emulator is None:
-        raise DeviceError(f"{target.name} has no emulator; run the firmware of {target.stands_in}, which stands in for it")
+        raise DeviceError(
+            f"{target.name} has no emulator; run the firmware of {target.stands_in}, which stands in for it"
+        )
     return HostEmulator() if target.emulator.kind == "host" else QemuEmulator(count=count, profile=profile)
 
 

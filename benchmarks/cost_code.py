@@ -59,7 +59,7 @@ def reached(elf: Path, map_file: Path, functions: Iterable[str]) -> Code:
         todo = list(roots)
         while todo:
             piece = todo.pop()
-            if piece not in seen:
+            if piece not in seen and not _is_model(piece):
                 seen.add(piece)
                 todo += edges.get(piece, ())
         return seen
@@ -67,13 +67,18 @@ def reached(elf: Path, map_file: Path, functions: Iterable[str]) -> Code:
     def code_in(found: Iterable[Piece]) -> list[str]:
         return sorted({_name(piece) for piece in found if group_of(piece) == "code"})
 
-    runtime = [p for p in pieces.all if group_of(p) == "runtime" and not p.object.endswith("descriptor.o")]
+    runtime = [p for p in pieces.all if group_of(p) == "runtime" and not _is_model(p)]
     return Code(
         _sizes(pieces.all),
         {name: code_in(closure([found])) for name in functions if (found := pieces.at(places[name])) is not None},
         code_in(closure(runtime)),
         sum(p.size for p in pieces.all if group_of(p) == "model" and p.section.startswith(".text")),
     )
+
+
+def _is_model(piece: Piece) -> bool:
+    """Whether a piece belongs to the model, or tells the wire of it: what it reaches is the model's need."""
+    return group_of(piece) == "model" or piece.object.endswith("descriptor.o")
 
 
 class _Pieces:

@@ -1,4 +1,4 @@
-"""The models that cost formulas are fitted to: small encoders of many shapes, side by side in one graph."""
+"""The models that cost formulas are fitted to: small encoders of many shapes, and operators, side by side."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from picoformer.build_folder import import_model
-from picoformer.ir import Graph, Node
+from picoformer.ir import Graph, Node, TensorType
+from picoformer.ir.operator import Operator
 from picoformer.models.config import TransformerConfig
 from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer
+from picoformer.ops import Activation, Add, Mul, Slice, Softmax, Transpose
 
 
 def _encoder(heads: int, d_ff: int, d_model: int, **keys: object) -> TransformerConfig:
@@ -35,6 +38,8 @@ SHAPES = {
     ),
     "feed-forward": _encoder(2, 320, 80, sequence=8, input_size=40, classes=3, positions="sinusoidal"),
     "long": _encoder(3, 24, 24, sequence=128, input_size=6, classes=2, causal=True),
+    "causal": _encoder(4, 40, 64, sequence=40, input_size=8, classes=2, causal=True, activation="gelu_tanh"),
+    "short": _encoder(2, 30, 20, sequence=12, vocab_size=30, classes=3, causal=True, activation="silu"),
 }
 """Widths, lengths and heads that are multiples of 2, 3, 4, 5, 8 and of nothing; every activation and every norm."""
 
@@ -46,10 +51,42 @@ def float_graphs(names: Sequence[str] = tuple(SHAPES)) -> dict[str, Graph]:
         for seed, (name, config) in enumerate(SHAPES.items()):
             if name not in names:
                 continue
-            path = Path(scratch) / "model.onnx"
-            export_onnx(Transformer(config, seed=seed), path)
+            path, model = Path(scratch) / "model.onnx", Transformer(config, seed=seed)
+            with torch.no_grad():
+                for parameter, weight in model.named_parameters():
+                    if "norm" in parameter:
+                        weight.add_(0.2 * torch.randn_like(weight))
+            export_onnx(model, path)
             graphs[name] = import_model(path)
     return graphs
+
+
+def operators(rows: int, width: int) -> Graph:
+    """Operators that the encoders have not, each on an input of its own, (rows, width)."""
+    half = rows // 2
+    ops: dict[str, Operator] = {
+        "softmax": Softmax(),
+        "tanh": Activation("tanh"),
+        "sigmoid": Activation("sigmoid"),
+        "transpose": Transpose((-1, -2)),
+        "slice": Slice(-2, 1, half, 1),
+        "columns": Slice(-1, 0, width // 2, 1),
+        "every second": Slice(-2, 0, rows, 2),
+        "sum": Add(),
+        "product": Mul(),
+    }
+    types: dict[str, TensorType] = {}
+    nodes, inputs = [], []
+    for name, op in ops.items():
+        wanted = 2 if isinstance(op, Add | Mul) else 1
+        operands = tuple(f"{name} {index}" for index in range(wanted))
+        types |= {operand: TensorType((rows, width)) for operand in operands}
+        types[name] = op.infer([types[operand] for operand in operands])
+        # An activation follows, so that the value is not an output and therefore not 16 bits wide.
+        types[f"{name} relu"] = types[name]
+        nodes += [Node(name, op, operands, name), Node(f"{name} relu", Activation("relu"), (name,), f"{name} relu")]
+        inputs += operands
+    return Graph("operators", tuple(inputs), tuple(f"{name} relu" for name in ops), tuple(nodes), types)
 
 
 def side_by_side(graphs: dict[str, Graph], name: str) -> Graph:

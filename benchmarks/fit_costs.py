@@ -1,7 +1,7 @@
-"""Fit the estimates to counted runs and write toolkit/picoformer/estimate/costs.json: python benchmarks/fit_costs.py [CPU …]
+"""Fit the estimates to counted runs: python benchmarks/fit_costs.py [CPU or board …]
 
-For every emulated core one image per scheme, with many small models in it, runs in QEMU; each of its steps is a sample.
-Given names of cores, only those are measured anew.
+Writes toolkit/picoformer/estimate/costs.json. For every emulated core one image per scheme, with many small models in
+it, runs in QEMU; each of its steps is a sample. Given names of cores, only those are measured anew.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from cost_code import KEEP_RELOCATIONS, Code, reached
-from cost_models import float_graphs, side_by_side
+from cost_models import float_graphs, operators, side_by_side
 from scipy.optimize import nnls
 
 from picoformer.backends.c import Draft, draft_c, write_c
@@ -27,8 +27,9 @@ from picoformer.emulator.session import open_device
 from picoformer.emulator.symbols import symbol_address
 from picoformer.estimate import made_up
 from picoformer.estimate.calls import Call, calls_of
-from picoformer.estimate.costs import COSTS, toolchain_key
+from picoformer.estimate.costs import ALIKE, COSTS, toolchain_key
 from picoformer.estimate.formulas import terms_of
+from picoformer.estimate.sizes import described_bytes, padding_bytes
 from picoformer.files import atomic_write_text
 from picoformer.firmware import FirmwareBuild, build_firmware
 from picoformer.ir import DType, Graph
@@ -40,6 +41,7 @@ from picoformer.verification import Runner
 ENOUGH = 400_000
 """Bytes of flash and of RAM that a board needs for these images."""
 FRAMES = (320, 1040)
+OPERATOR_SHAPES = ((12, 20), (40, 17), (7, 64))
 SMALL = ("tiny",)
 
 
@@ -47,7 +49,7 @@ SMALL = ("tiny",)
 class Samples:
     """What was measured of one core."""
 
-    steps: dict[str, list[tuple[list[float], int, tuple[int, int] | None]]] = field(default_factory=dict)
+    steps: dict[str, list[tuple[list[float], int, dict[str, tuple[int, int]]]]] = field(default_factory=dict)
     """Variant of a call → (terms, instructions, cycles) of each step that makes such calls and no others."""
     depth: dict[str, int] = field(default_factory=dict)
     floors: list[int] = field(default_factory=list)
@@ -98,7 +100,10 @@ def measure(board: Target, graph: Graph, samples: Samples, scratch: Path) -> Fir
         counts, profile, stack = session.instructions, session.profile, session.device.stack().used
     if counts is None or profile is None:
         raise SystemExit(f"{board.name}: {session.uncounted or 'no profile'}")
-    cycles = count_cycles(build.elf, board, profile)
+    cycles = {}
+    for cpu in ALIKE.get(board.cpu, (board.cpu,)):
+        found = count_cycles(build.elf, board.model_copy(update={"cpu": cpu}), profile)
+        cycles |= {} if isinstance(found, str) else {cpu: found.per_step}
     top = symbol_address(build.elf, "pf_stack_top")
     deepest = 0
     for index, calls in enumerate(calls_of(draft)):
@@ -108,8 +113,8 @@ def measure(board: Target, graph: Graph, samples: Samples, scratch: Path) -> Fir
             samples.depth[call.variant] = max(depth, samples.depth.get(call.variant, 0))
         terms = _terms(calls)
         if terms is not None:
-            found = None if isinstance(cycles, str) else cycles.per_step[index]
-            samples.steps.setdefault(calls[0].variant, []).append((terms, counts.per_step[index], found))
+            ranges = {cpu: steps[index] for cpu, steps in cycles.items()}
+            samples.steps.setdefault(calls[0].variant, []).append((terms, counts.per_step[index], ranges))
     if stack > deepest:
         samples.floors.append(stack)
     return build
@@ -140,7 +145,7 @@ def _add_code(samples: Samples, code: Code, draft: Draft, elf: Path) -> None:
     samples.structs |= {s.type: sizes[s.symbol] for s in draft.parts.structs if s.symbol in sizes}
 
 
-def fit(rows: list[tuple[list[float], int, tuple[int, int] | None]]) -> dict[str, Any]:
+def fit(rows: list[tuple[list[float], int, dict[str, tuple[int, int]]]]) -> dict[str, Any]:
     """Coefficients that are not negative, by least squares of the relative error; and the largest such error."""
     terms = np.array([row[0] for row in rows])
     counted = np.array([row[1] for row in rows], float)
@@ -148,9 +153,10 @@ def fit(rows: list[tuple[list[float], int, tuple[int, int] | None]]) -> dict[str
     coefficients = _solve(terms, counted)
     fitted["instructions"] = _rounded(coefficients)
     fitted["worst"] = round(float(np.abs(terms @ coefficients / counted - 1).max()), 4)
-    if all(row[2] is not None for row in rows):
-        for column, name in enumerate(("least_cycles", "most_cycles")):
-            fitted[name] = _rounded(_solve(terms, np.array([row[2][column] for row in rows], float)))  # type: ignore[index]
+    fitted["cycles"] = {
+        cpu: [_rounded(_solve(terms, np.array([row[2][cpu][column] for row in rows], float))) for column in (0, 1)]
+        for cpu in rows[0][2]
+    }
     return fitted
 
 
@@ -177,6 +183,8 @@ def measure_core(board: Target, graphs: dict[str, Graph], scratch: Path) -> dict
     for size in FRAMES:
         framed = board.model_copy(update={"frame_bytes": size})
         runtime.append(measure(framed, small, samples, scratch / f"small{size}").sizes)
+    draft = draft_c(small, board.isa)
+    wire = runtime[1].flash.runtime - described_bytes(draft) - padding_bytes(draft)
     used = sorted({name for names in samples.functions.values() for name in names} | samples.always)
     index = {name: number for number, name in enumerate(used)}
     steps, text = np.array([[1, row[0]] for row in samples.text]), np.array([row[1] for row in samples.text])
@@ -190,7 +198,7 @@ def measure_core(board: Target, graphs: dict[str, Graph], scratch: Path) -> dict
         "model_text": {"fixed": round(float(fixed)), "per_step": round(float(each), 2)},
         "structs": dict(sorted(samples.structs.items())),
         "runtime": {
-            "flash": runtime[1].flash.runtime,
+            "flash": wire,
             "data": runtime[1].ram.data,
             "ram": round(runtime[0].ram.runtime - FRAMES[0] * per_byte),
             "ram_per_frame_byte": round(per_byte, 3),
@@ -209,7 +217,7 @@ def main() -> None:
 
     known = json.loads(COSTS.read_text("utf-8"))["cores"] if COSTS.is_file() else {}
     wanted = sys.argv[1:]
-    graphs = float_graphs()
+    graphs = float_graphs() | {f"{rows} x {width}": operators(rows, width) for rows, width in OPERATOR_SHAPES}
     found = boards()
     cores = {}
     for key, board in found.items():

@@ -211,11 +211,12 @@ def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: s
     """Raise FitError when a board cannot hold the image, before anything is compiled."""
     if target.is_host:
         return
+    from picoformer.estimate.costs import cost_table
     from picoformer.estimate.mend import mends
     from picoformer.estimate.need import refuse_misfit
     from picoformer.estimate.sizes import image_sizes
 
-    sizes = image_sizes(draft, target)
+    sizes = image_sizes(draft, target, cost_table(target))
     refuse_misfit(draft, target, sizes, lambda: mends(float_graph, scheme, target, sizes))
 
 

@@ -19,8 +19,8 @@ _FLAGS = ("causal",)
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a function of firmware/, made `times` times: its `sizes` by name, and the `variant` of what it does, the
-    function with what is left out (pointers that are NULL) or asked for (a flag)."""
+    """A call of a function of firmware/, made `times` times: its `sizes` by name, and the `variant` of what it does,
+    the function with what is left out (pointers that are NULL) or asked for (a flag)."""
 
     function: str
     variant: str

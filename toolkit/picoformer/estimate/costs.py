@@ -13,12 +13,13 @@ import numpy as np
 
 from picoformer.estimate.calls import Call
 from picoformer.estimate.formulas import FORMULAS, terms_of
-from picoformer.targets import Target
+from picoformer.targets import Target, load_target
 
 COSTS = Path(__file__).with_name("costs.json")
 """Written by benchmarks/fit_costs.py."""
 
-COUNTED = ("instructions", "least_cycles", "most_cycles")
+ALIKE = {"cortex-m0": ("cortex-m0", "cortex-m0plus")}
+"""Cores that run the same code in other times: what was counted on the first serves them all."""
 
 
 def toolchain_key(target: Target) -> str:
@@ -53,11 +54,12 @@ class CostTable:
             reached |= set(self.record["functions"].get(name, ()))
         text = self.record["model_text"]
         sections = self.record["sections"]
-        return round(sum(sections[i][1] for i in reached) + text["fixed"] + text["per_step"] * steps)
+        beside = sum(int(sections[index][1]) for index in reached)
+        return beside + round(float(text["fixed"]) + float(text["per_step"]) * steps)
 
-    def knows(self, functions: Iterable[str]) -> bool:
-        """Whether the code of all of them was measured."""
-        return all(name in self.record["functions"] for name in functions)
+    def knows(self, function: str) -> bool:
+        """Whether the code of a function was measured."""
+        return function in self.record["functions"]
 
     def struct_bytes(self, type_: str, fields: int) -> int:
         """Flash of a parameter struct; a word a field where none of its type was measured."""
@@ -68,21 +70,19 @@ class CostTable:
         stack = self.record["stack"]
         return max((stack["depth"].get(call.variant, 0) for call in calls), default=0) or int(stack["floor"])
 
-    def counts(self, calls: Iterable[Call]) -> Counts | str:
-        """What the calls of a step take; or why that cannot be said."""
-        sums = np.zeros(len(COUNTED))
-        has_cycles = True
+    def counts(self, calls: Iterable[Call], cpu: str) -> Counts | str:
+        """What the calls of a step take on the core `cpu`; or why that cannot be said."""
+        instructions, least, most, has_cycles = 0.0, 0.0, 0.0, True
         for call in calls:
-            terms = terms_of(call.function, call.sizes)
-            entry = self._entry(call)
+            terms, entry = terms_of(call.function, call.sizes), self._entry(call)
             if terms is None or entry is None:
                 return f"{call.function} was not measured on {self.record['cpu']}"
-            for index, name in enumerate(COUNTED):
-                if name in entry:
-                    sums[index] += call.times * float(np.dot(entry[name], terms))
-                else:
-                    has_cycles = False
-        return Counts(sums[0], (sums[1], sums[2]) if has_cycles else None)
+            instructions += call.times * float(np.dot(entry["instructions"], terms))
+            has_cycles = has_cycles and cpu in entry["cycles"]
+            if has_cycles:
+                low, high = (call.times * float(np.dot(one, terms)) for one in entry["cycles"][cpu])
+                least, most = least + low, most + high
+        return Counts(instructions, (least, most) if has_cycles else None)
 
     def _entry(self, call: Call) -> Mapping[str, Any] | None:
         """The fit for a call, or for the costliest call of its kind that was measured with as many terms."""
@@ -99,10 +99,15 @@ class CostTable:
 
 @lru_cache(maxsize=1)
 def _cores() -> Mapping[str, Any]:
-    return json.loads(COSTS.read_text("utf-8"))["cores"] if COSTS.is_file() else {}
+    cores: Mapping[str, Any] = json.loads(COSTS.read_text("utf-8"))["cores"] if COSTS.is_file() else {}
+    return cores
 
 
 def cost_table(target: Target) -> CostTable | None:
-    """The table for a target's core, compiler and instruction sets; None where none was measured."""
-    key = toolchain_key(target)
-    return CostTable(key, _cores()[key]) if key in _cores() else None
+    """The table for a target's core, compiler and instruction sets, or for those of the board that stands in for it;
+    None where none was measured."""
+    for board in (target, *([load_target(target.stands_in)] if target.stands_in else [])):
+        key = toolchain_key(board)
+        if key in _cores():
+            return CostTable(key, _cores()[key])
+    return None

@@ -86,8 +86,9 @@ def blocks(s: Sizes) -> list[float]:
 
 
 def moved(s: Sizes) -> list[float]:
-    """Terms of a transposition."""
-    return [s["elements"], s["elements"] / s["innermost"], 1]
+    """Terms of a transposition, by the bytes of an element."""
+    by_size = [s["elements"] if s["bytes each"] == size else 0 for size in (1, 2, 4)]
+    return [*by_size, s["elements"] / s["innermost"], 1]
 
 
 FORMULAS: dict[str, Terms] = {

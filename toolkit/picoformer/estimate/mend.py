@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from picoformer.backends.c import draft_c
 from picoformer.errors import PicoformerError
+from picoformer.estimate.costs import cost_table
 from picoformer.estimate.made_up import made_up_graph
 from picoformer.estimate.need import needs
 from picoformer.estimate.sizes import image_sizes
@@ -33,7 +34,7 @@ def _fits_in(float_graph: Graph, scheme: str, target: Target) -> bool:
         draft = draft_c(made_up_graph(float_graph, scheme), target.isa)
     except PicoformerError:
         return False
-    return all(need.fits for need in needs(draft, target, image_sizes(draft, target)))
+    return all(need.fits for need in needs(draft, target, image_sizes(draft, target, cost_table(target))))
 
 
 def _has_room(board: Target, sizes: SizeReport) -> bool:

@@ -11,6 +11,8 @@ from picoformer.firmware import SizeReport
 from picoformer.targets import MemoryRegion, Target
 
 BIGGEST = 3
+MARGIN = 0.1
+"""Code and wire may turn out smaller than estimated by this share."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,18 @@ class Need:
     needed: int
     available: int
     parts: tuple[tuple[str, int], ...]
+    estimated: int = 0
+    """The part of `needed` that only the compiler knows exactly."""
 
     @property
     def fits(self) -> bool:
         """Whether it is enough."""
         return self.needed <= self.available
+
+    @property
+    def surely_too_large(self) -> bool:
+        """Whether it is not enough even where the estimate is too high: within its margin the linker decides."""
+        return self.needed - MARGIN * self.estimated > self.available
 
     def __str__(self) -> str:
         biggest = ", ".join(f"{name} {size:,}" for name, size in self.parts[:BIGGEST])
@@ -38,16 +47,17 @@ class Need:
 
 def needs(draft: Draft, target: Target, sizes: SizeReport) -> tuple[Need, Need]:
     """What the image of a draft, estimated at `sizes`, needs of a board's flash and of its RAM."""
+    flash, ram = sizes.flash, sizes.ram
     code, data = target.region("code"), target.region("data")
     return (
-        _need("flash", code, sizes.flash.total, constants(draft) + _beside(sizes, "flash")),
-        _need("RAM", data, sizes.ram.total, fullest_step(draft.plan) + _beside(sizes, "RAM")),
+        _need("flash", code, flash.total, constants(draft) + _beside(sizes, "flash"), flash.code + flash.runtime),
+        _need("RAM", data, ram.total, fullest_step(draft.plan) + _beside(sizes, "RAM"), ram.runtime),
     )
 
 
-def _need(memory: str, region: MemoryRegion, needed: int, parts: list[tuple[str, int]]) -> Need:
+def _need(memory: str, region: MemoryRegion, needed: int, parts: list[tuple[str, int]], estimated: int) -> Need:
     biggest = sorted((part for part in parts if part[1]), key=lambda part: -part[1])
-    return Need(memory, region.name, needed, region.length, tuple(biggest))
+    return Need(memory, region.name, needed, region.length, tuple(biggest), estimated)
 
 
 def _beside(sizes: SizeReport, memory: str) -> list[tuple[str, int]]:
@@ -77,7 +87,7 @@ def fullest_step(plan: MemoryPlan) -> list[tuple[str, int]]:
 
 def refuse_misfit(draft: Draft, target: Target, sizes: SizeReport, mend: Callable[[], str]) -> None:
     """Raise FitError when an image cannot fit the board: which memory, its biggest contents, and what would mend it."""
-    short = [need for need in needs(draft, target, sizes) if not need.fits]
+    short = [need for need in needs(draft, target, sizes) if need.surely_too_large]
     if short:
         raise misfit(target, short, mend())
 

@@ -219,7 +219,8 @@ def test_firmware_that_ends_at_once_is_told_with_its_last_words(
     leave = {
         "host": "#include <stdio.h>\n#include <stdlib.h>\n__attribute__((constructor)) static void leave(void);\n"
         'static void leave(void) { fputs("cannot go on\\n", stderr); exit(3); }\n',
-        "cortex_m": "void pf_uart_init(void);\nvoid pf_uart_init(void) { static const uint32_t b[2] = {0x20026u, 3u};\n"
+        "cortex_m": "void pf_uart_init(void);\n"
+        "void pf_uart_init(void) { static const uint32_t b[2] = {0x20026u, 3u};\n"
         'register uint32_t r0 __asm__("r0") = 0x20u; register const uint32_t *r1 __asm__("r1") = b;\n'
         '__asm__ volatile("bkpt 0xAB" : : "r"(r0), "r"(r1)); }\n',
         "riscv": "void pf_uart_init(void);\nvoid pf_uart_init(void) { *(volatile uint32_t *)0x100000u = 0x33333u; }\n",

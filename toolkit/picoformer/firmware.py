@@ -6,7 +6,7 @@ import json
 import re
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -18,9 +18,9 @@ from picoformer.link_map import Piece, read_map
 from picoformer.targets import MemoryRegion, RegisterBits, Target, resource_root
 from picoformer.toolchain import CompilerFailure, Unit, compile_units, run_tool
 
-_WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion")
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion")
 _DESCRIPTOR = "runtime/descriptor.o"
-_SECTIONS = ("-ffunction-sections", "-fdata-sections")
+SECTIONS = ("-ffunction-sections", "-fdata-sections")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def build_firmware(
     firmware = resource_root("firmware")
     compiler = choose_compiler(target, toolchain)
     units, includes = _units(model_dir, firmware, target, compiler)
-    flags = ["-std=c99", "-g", target.toolchain.optimize, *_SECTIONS, *_WARNINGS]
+    flags = ["-std=c99", "-g", target.toolchain.optimize, *SECTIONS, *WARNINGS]
     flags += [
         *target_defines(target),
         *(["-DPF_FAULT_TESTS"] if fault_tests else []),
@@ -126,16 +126,25 @@ def build_firmware(
 
 def load_build(out: Path, target: Target) -> FirmwareBuild:
     """The build that an earlier `build_firmware` left in `out`; ModelError when it is incomplete."""
-    elf, size = out / "firmware.elf", out / "size.json"
-    if not (elf.is_file() and size.is_file()):
+    elf = out / "firmware.elf"
+    sizes, compiler = load_sizes(out)
+    if sizes is None or not elf.is_file():
         raise ModelError(f"{out} holds no built firmware; run `picoformer build` first")
-    try:
-        data = json.loads(size.read_text(encoding="utf-8"))
-        sizes = SizeReport(FlashSizes(**data["flash"]), RamSizes(**data["ram"]))
-        compiler = str(data["compiler"])
-    except (ValueError, KeyError, TypeError):
-        raise ModelError(f"{size} is broken; build again") from None
     return FirmwareBuild(target.name, elf, out / "firmware.map", sizes, compiler)
+
+
+def load_sizes(out: Path) -> tuple[SizeReport | None, str]:
+    """What an earlier build into `out` takes and the compiler it was made by; None and the reason where none was."""
+    path = out / "size.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["flash"] is None:
+            return None, str(data["reason"])
+        return SizeReport(FlashSizes(**data["flash"]), RamSizes(**data["ram"])), str(data["compiler"])
+    except OSError:
+        raise ModelError(f"{out} holds no built firmware; run `picoformer build` first") from None
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(f"{path} is broken; build again") from None
 
 
 def _entry(script: str) -> list[str]:
@@ -145,18 +154,7 @@ def _entry(script: str) -> list[str]:
 
 
 def _units(model_dir: Path, firmware: Path, target: Target, compiler: Compiler) -> tuple[list[Unit], list[Path]]:
-    listing = model_dir / "sources.json"
-    if not listing.is_file():
-        raise ModelError(f"{listing} is missing; generate the C of the model again")
-    listed = json.loads(listing.read_text(encoding="utf-8"))
-    units = []
-    for name in listed["model_sources"]:
-        if not (model_dir / name).is_file():
-            raise ModelError(f"{model_dir / name} is missing; generate the C of the model again")
-        is_descriptor = name.endswith("_device.c")
-        units.append(Unit(model_dir / name, Path(_DESCRIPTOR if is_descriptor else f"model/{Path(name).stem}.o")))
-    for name in listed["sources"]:
-        units.append(_unit(firmware / name, "code", str(Path(name).with_suffix("")).replace("/", "_")))
+    units = model_units(model_dir, firmware, descriptor=True)
     for path in sorted((firmware / "protocol").glob("*.c")):
         units.append(_unit(path, "runtime", f"protocol_{path.stem}"))
     port = firmware / "port" / target.port
@@ -169,12 +167,35 @@ def _units(model_dir: Path, firmware: Path, target: Target, compiler: Compiler) 
         choice = re.match(r"(exit|watchdog|uart)_", path.stem)
         if choice is None or path.stem in wanted:
             units.append(_unit(path, "runtime", f"port_{path.stem}"))
+    includes = [firmware / "include", model_dir]
     if not compiler.has_c_library:
         units += [_unit(path, "runtime", path.stem) for path in sorted((firmware / "freestanding").glob("*.c"))]
-    includes = [firmware / "include", model_dir, *(firmware / name for name in listed.get("include", []))]
-    if not compiler.has_c_library:
         includes.append(firmware / "freestanding")
     return units, includes
+
+
+def model_units(
+    model_dir: Path, firmware: Path, *, sources: Path | None = None, descriptor: bool = False
+) -> list[Unit]:
+    """The C files of the model in `model_dir` (or, copied, in `sources`) and the operators in `firmware` it calls.
+
+    `descriptor`: with the one that tells the runtime of the model. Raises ModelError naming a file that is missing.
+    """
+    listing, sources = model_dir / "sources.json", sources or model_dir
+    if not listing.is_file():
+        raise ModelError(f"{listing} is missing; generate the C of the model again")
+    listed = json.loads(listing.read_text(encoding="utf-8"))
+    units = []
+    for name in listed["model_sources"]:
+        is_descriptor = name.endswith("_device.c")
+        if is_descriptor and not descriptor:
+            continue
+        if not (sources / name).is_file():
+            raise ModelError(f"{sources / name} is missing; generate the C of the model again")
+        units.append(Unit(sources / name, Path(_DESCRIPTOR if is_descriptor else f"model/{Path(name).stem}.o")))
+    for name in listed["sources"]:
+        units.append(_unit(firmware / name, "code", str(Path(name).with_suffix("")).replace("/", "_")))
+    return units
 
 
 def _unit(source: Path, group: str, stem: str) -> Unit:
@@ -307,24 +328,36 @@ def size_report(elf: Path, map_file: Path, target: Target) -> SizeReport:
         arena, arena_address = _arena(image, stream)
         stored = {section.name for section in allocated if section["sh_type"] != "SHT_NOBITS"}
         in_ram = {section.name for section in writable}
-    flash = {"model": 0, "code": 0}
-    data = 0
-    for piece in read_map(map_file.read_text(encoding="utf-8", errors="replace")):
-        group = _group(piece)
-        if piece.output in stored and group in ("model", "code") and not piece.section.startswith(".eh_frame"):
-            is_text = piece.section.startswith(".text")
-            flash["code" if group == "code" or is_text else "model"] += piece.size
-        if piece.output in in_ram:
-            if group != "runtime" or piece.object == _DESCRIPTOR:
-                data += piece.size
-            elif piece.address <= arena_address < piece.address + piece.size:
-                data += arena
+    pieces = read_map(map_file.read_text(encoding="utf-8", errors="replace"))
+    flash, data = attribute(pieces, is_stored=stored.__contains__, is_writable=in_ram.__contains__)
+    for piece in pieces:  # an arena that is not the model's own
+        if piece.output in in_ram and _group(piece) == "runtime" and piece.object != _DESCRIPTOR:
+            data += arena if piece.address <= arena_address < piece.address + piece.size else 0
     stack = target.stack_bytes
     rest = flash_total - flash["model"] - flash["code"]
     return SizeReport(
         FlashSizes(flash["model"], flash["code"], rest, flash_total),
         RamSizes(arena, data - arena, ram_total - data - stack, stack, ram_total),
     )
+
+
+def attribute(
+    pieces: Sequence[Piece], *, is_stored: Callable[[str], bool], is_writable: Callable[[str], bool]
+) -> tuple[dict[str, int], int]:
+    """Bytes of flash by "model" and "code", and the model's bytes of RAM, of a map's pieces.
+
+    The two functions say of an output section whether it lies in flash, and whether in RAM.
+    """
+    flash = {"model": 0, "code": 0}
+    data = 0
+    for piece in pieces:
+        group = _group(piece)
+        if is_stored(piece.output) and group in ("model", "code") and not piece.section.startswith(".eh_frame"):
+            is_text = piece.section.startswith(".text")
+            flash["code" if group == "code" or is_text else "model"] += piece.size
+        if is_writable(piece.output) and (group != "runtime" or piece.object == _DESCRIPTOR):
+            data += piece.size
+    return flash, data
 
 
 def _group(piece: Piece) -> str:

@@ -43,7 +43,8 @@ class QemuProcess:
             address = str(self._folder / "uart")
             command = [program, "-M", choice.machine, "-display", "none", "-monitor", "none", "-no-reboot"]
             command += ["-semihosting-config", "enable=on,target=native", "-kernel", str(elf.resolve())]
-            command += ["-chardev", f"socket,id=wire,path={address},server=off", "-serial", "chardev:wire"]
+            command += ["-chardev", f"socket,id=wire,path={address},server=off"]
+            command += [*(["-serial", "null"] * choice.serial), "-serial", "chardev:wire"]
             command += [*self._counting(program, elf, count), *choice.args]
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(address)

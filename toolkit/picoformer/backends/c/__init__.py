@@ -2,5 +2,6 @@
 
 from picoformer.backends.c.emit import CModel, emit_c
 from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
+from picoformer.backends.c.schedule import Step, steps_of
 
-__all__ = ["CModel", "MemoryPlan", "PlacedValue", "emit_c", "plan_memory"]
+__all__ = ["CModel", "MemoryPlan", "PlacedValue", "Step", "emit_c", "plan_memory", "steps_of"]

@@ -12,13 +12,13 @@ from picoformer.backends.c.interface import Port, check_prefix, ports_of
 from picoformer.backends.c.isa import layout_of
 from picoformer.backends.c.literals import array_body, c_type
 from picoformer.backends.c.names import Names, comment, identifier, string
-from picoformer.backends.c.operators import EMITTERS, Unsupported
+from picoformer.backends.c.operators import EMITTERS, FUSED, Unsupported
 from picoformer.backends.c.plan import MemoryPlan, plan_memory
 from picoformer.backends.c.site import Parts, Site, describe, dimensions
 from picoformer.backends.c.sources import sources_of
 from picoformer.errors import UnsupportedError
 from picoformer.files import atomic_write_text
-from picoformer.ir import DType, Graph
+from picoformer.ir import DType, Graph, Lowered
 from picoformer.ir.operator import LoweringError
 from picoformer.ops.graph_file import graph_identity
 
@@ -42,7 +42,7 @@ class CModel:
     @property
     def step_outputs(self) -> tuple[str, ...]:
         """Name of the value each step computes."""
-        return tuple(node.output for node in self.plan.steps)
+        return tuple(step.output for step in self.plan.steps)
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,10 @@ def emit_c(graph: Graph, target_isa: Sequence[str], prefix: str, out: Path, *, c
     offsets = {value.name: f"AT_{names[value.name].upper()}" for value in plan.values}
     parts = Parts(prefix, Names(_own_symbols(prefix, ports)))
     rows = []
-    for index, node in enumerate(plan.steps):
-        site = Site(graph, node, index, lowered[index], names[node.output], layout, plan, offsets, parts)
-        emitter = EMITTERS[node.op.kind]
+    for index, step in enumerate(plan.steps):
+        meanings = tuple(lowered[node.output] for node in step.nodes)
+        site = Site(graph, step, index, meanings, names[step.output], layout, plan, offsets, parts)
+        emitter = EMITTERS[step.kind] if len(step.nodes) == 1 else FUSED[step.kind]
         assert callable(emitter)
         rows.append(_row(site, emitter(site)))
     context = _context(graph, plan, ports, parts, rows, prefix, card, offsets)
@@ -88,10 +89,10 @@ def emit_c(graph: Graph, target_isa: Sequence[str], prefix: str, out: Path, *, c
     return _write(context, plan, parts, prefix, out, sources)
 
 
-def _lower(graph: Graph) -> list[Any]:
-    """The integer meaning of every step, or None for each when the graph is float."""
+def _lower(graph: Graph) -> dict[str, Lowered | None]:
+    """Output → the integer meaning of the node that computes it, None for each when the graph is float."""
     quantized = any(type_.quant is not None for type_ in graph.types.values())
-    lowered: list[Any] = []
+    lowered: dict[str, Lowered | None] = {}
     for node in graph.nodes:
         if node.op.kind == "Reshape":
             continue
@@ -99,9 +100,10 @@ def _lower(graph: Graph) -> list[Any]:
         if isinstance(emitter, Unsupported):
             raise UnsupportedError(f"node '{node.name}' ({node.op.kind}) cannot be written as C: {emitter.reason}")
         try:
-            lowered.append(node.op.lower(graph.operands(node), graph.types[node.output]) if quantized else None)
+            meaning = node.op.lower(graph.operands(node), graph.types[node.output]) if quantized else None
         except (LoweringError, NotImplementedError) as error:
             raise UnsupportedError(f"node '{node.name}' ({node.op.kind}) cannot be written as C: {error}") from error
+        lowered[node.output] = meaning
     return lowered
 
 
@@ -139,19 +141,19 @@ def _own_symbols(prefix: str, ports: Sequence[Port]) -> list[str]:
 
 
 def _row(site: Site, code: str) -> _Row:
-    node, graph = site.node, site.graph
-    reads = [f"'{name}'" if name.strip() != name else name for name in graph.activations(node)]
-    into = [dimensions(graph.types[name].shape) for name in graph.activations(node)]
-    title = f"{node.op.kind}: {', '.join(into)} -> {dimensions(site.out.shape)}"
+    step, graph = site.step, site.graph
+    reads = [f"'{name}'" if name.strip() != name else name for name in step.reads(graph)]
+    into = [dimensions(graph.types[name].shape) for name in step.reads(graph)]
+    title = f"{step.kind}: {', '.join(into)} -> {dimensions(site.out.shape)}"
     return _Row(
         site.index,
         site.name,
-        node.op.kind,
-        node.output,
+        step.kind,
+        step.output,
         describe(site.out),
         comment(", ".join(reads)),
         comment(title),
-        site.offsets[node.output],
+        site.offsets[step.output],
         code,
     )
 

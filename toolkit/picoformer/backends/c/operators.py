@@ -111,7 +111,9 @@ def attention(site: Site) -> str:
             value_exponent=site.array("value_exponent", _int32(low.value_exponent), "value exponent by head"),
             **sizes,
             score_shift=low.score_shift,
-            score_drop=low.score_drop,
+            query_drop=low.query_drop,
+            key_drop=low.key_drop,
+            value_drop=low.value_drop,
             causal=int(op.causal),
         )
         function, scratch = f"pf_attention{site.types_suffix(q.dtype, site.out.dtype)}", site.scratch(DType.INT32)
@@ -319,3 +321,6 @@ EMITTERS: dict[str, Emitter | Alias | Unsupported] = {
     "Where": Unsupported("masks become the valid length of an attention; this one was left in the graph"),
 }
 """Every operator of `picoformer.ops.OPERATORS`."""
+
+FUSED: dict[str, Emitter] = {}
+"""The emitters of steps of several nodes, by `Step.kind`."""

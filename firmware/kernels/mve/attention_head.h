@@ -11,10 +11,10 @@
 #include "picoformer/kernels.h"
 
 #include "attention_loops.h"
-#include "filled_rows.h"
 
+/* multiple: a power of two */
 static inline int32_t up(int32_t count, int32_t multiple) {
-    return (count + multiple - 1) / multiple * multiple;
+    return (count + multiple - 1) & -multiple;
 }
 
 /* Where the score of a key lies; its vectors lie likewise among those of the 8 keys. */
@@ -22,40 +22,60 @@ static inline int32_t place_of(int32_t key) {
     return (key & ~7) + (key & 1) * 4 + (key & 7) / 2;
 }
 
-/* Eight values of a column as int16; the last ones are zero where there are no more. */
-static inline int16x8_t column_s8(const int8_t *v, uint16x8_t offsets, mve_pred16_t there) {
-    return vldrbq_gather_offset_z_s16(v, offsets, there);
-}
+/* x without its `drop` low bits, rounded; int8 loses none. */
+#define NARROWED_s8(X, DROP)  (X)
+#define NARROWED_s16(X, DROP) vrshlq_n_s16(X, -(DROP))
+#define BITS_s8               8
+#define BITS_s16              16
+#define VCTP_s8(COUNT)        vctp8q((uint32_t)(COUNT))
+#define VCTP_s16(COUNT)       vctp16q((uint32_t)(COUNT))
+/* Values at 16-bit offsets as int16. */
+#define COLUMN_s8(V, OFFSETS, THERE)  vldrbq_gather_offset_z_s16(V, OFFSETS, THERE)
+#define COLUMN_s16(V, OFFSETS, THERE) vldrhq_gather_shifted_offset_z_s16(V, OFFSETS, THERE)
 
-static void arrange_keys_s8(const int8_t *k, int32_t stride, int8_t *out, int32_t keys, int32_t size) {
-    const int32_t last = (keys - 1) * stride;
-    for (int32_t j = 0; j < keys; j += 8) {
-        for (int32_t i = 0; i < size; i += 16, out += 8 * 16) {
-            const mve_pred16_t there = vctp8q((uint32_t)(size - i));
-            int32_t row = j * stride; /* behind the last key: that one again */
-            for (int32_t c = 0; c < 8; c++, row += stride) {
-                vst1q_s8(out + place_of(c) * 16, vld1q_z_s8(k + (row < last ? row : last) + i, there));
-            }
-        }
+/* A query: whole vectors. Keys: groups as the loops read them; behind the last key the place of one is filled with it again.
+ * Values: column by column, 8 keys at a time; offsets have 16 bits, and where strides are too long for that it is one key. */
+#define DEFINE_ARRANGEMENTS(IN)                                                                                                  \
+    __attribute__((noinline)) static void arrange_query_##IN(const PF_TYPE_##IN *q, PF_TYPE_##IN *out, int32_t size,             \
+                                                             int32_t drop) {                                                     \
+        const int32_t lanes = 16 / (int32_t)sizeof *q;                                                                           \
+        (void)drop;                                                                                                              \
+        for (; size > 0; size -= lanes, q += lanes, out += lanes) {                                                              \
+            vst1q_##IN(out, NARROWED_##IN(vld1q_z_##IN(q, VCTP_##IN(size)), drop));                                              \
+        }                                                                                                                        \
+    }                                                                                                                            \
+    __attribute__((noinline)) static void arrange_keys_##IN(const PF_TYPE_##IN *k, int32_t stride, PF_TYPE_##IN *out,            \
+                                                            int32_t keys, int32_t size, int32_t drop) {                          \
+        const int32_t lanes = 16 / (int32_t)sizeof *k;                                                                           \
+        (void)drop;                                                                                                              \
+        for (; keys > 0; keys -= 8, k += 8 * stride) {                                                                           \
+            for (int32_t i = 0; i < size; i += lanes, out += 8 * lanes) {                                                        \
+                const mve_pred16_t there = VCTP_##IN(size - i);                                                                  \
+                const PF_TYPE_##IN *from = k + i;                                                                                \
+                for (int32_t c = 0; c < 8; c++) {                                                                                \
+                    vst1q_##IN(out + place_of(c) * lanes, NARROWED_##IN(vld1q_z_##IN(from, there), drop));                       \
+                    from += c + 1 < keys ? stride : 0;                                                                           \
+                }                                                                                                                \
+            }                                                                                                                    \
+        }                                                                                                                        \
+    }                                                                                                                            \
+    __attribute__((noinline)) static void arrange_values_##IN(const PF_TYPE_##IN *v, int32_t stride, int16_t *out, int32_t keys, \
+                                                              int32_t size, int32_t drop) {                                      \
+        const int32_t pieces = up(keys, 32) / 32, step = stride < 8192 ? 8 : 1;                                                  \
+        const uint16x8_t offsets = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)stride);                                            \
+        (void)drop;                                                                                                              \
+        for (int32_t j = 0; j < keys; j += step, v += step * stride) {                                                           \
+            const mve_pred16_t there = vctp16q((uint32_t)(keys - j < step ? keys - j : step));                                   \
+            int16_t *group = out + j / 32 * 256 + j % 32;                                                                        \
+            const PF_TYPE_##IN *from = v;                                                                                        \
+            for (int32_t left = size; left > 0; left -= 8, group += pieces * 256) {                                              \
+                int16_t *to = group;                                                                                             \
+                for (int32_t d = left < 8 ? left : 8; d > 0; d--, from++, to += 32) {                                            \
+                    vst1q_p_s16(to, NARROWED_##IN(COLUMN_##IN(from, offsets, there), drop), there);                              \
+                }                                                                                                                \
+            }                                                                                                                    \
+        }                                                                                                                        \
     }
-}
-
-/* Values column by column, 8 keys at a time. Offsets have 16 bits; where strides are too long for that, key by key. */
-static void arrange_values_s8(const int8_t *v, int32_t stride, int16_t *out, int32_t keys, int32_t size) {
-    const int32_t pieces = up(keys, 32) / 32, step = stride < 8192 ? 8 : 1;
-    const uint16x8_t offsets = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)stride);
-    for (int32_t j = 0; j < keys; j += step, v += step * stride) {
-        const mve_pred16_t there = vctp16q((uint32_t)(keys - j < step ? keys - j : step));
-        int16_t *group = out + j / 32 * 256 + j % 32;
-        const int8_t *from = v;
-        for (int32_t left = size; left > 0; left -= 8, group += pieces * 256) {
-            int16_t *to = group;
-            for (int32_t d = left < 8 ? left : 8; d > 0; d--, from++, to += 32) {
-                vst1q_p_s16(to, column_s8(from, offsets, there), there);
-            }
-        }
-    }
-}
 
 /* Scores from `keys` on, up to whole vectors, made equal to one that counts, so that the maximum stays. */
 static void hide_scores(int32_t *scores, int32_t keys) {
@@ -128,6 +148,41 @@ static inline void find_factors(const pf_attention_head *head, const uint32_t *t
 /* Distances of scores stay below 2^31 up to this size of a head. */
 #define MOST_HEAD_SIZE ((int32_t)1 << 16)
 
+/* What is the same for all queries of a head. Sizes in elements; `columns`: of numerators in a row. */
+typedef struct plan {
+    const pf_attention_head *head;
+    const void *key;
+    void *query;
+    int32_t *score;
+    int16_t *numerator;
+    int32_t vectors, columns, multiplier;
+    int32_t is_whole, is_fast; /* a query is read where it lies; scores need no index_scores */
+} plan;
+
+/* The numerators of one query against `count` keys; returns their sum. */
+#define DEFINE_NUMERATORS(IN)                                                                                                    \
+    static inline uint32_t numerators_##IN(const plan *a, const PF_TYPE_##IN *q, int16_t *p, int32_t count) {                    \
+        const int32_t sixteens = (count + 15) >> 4;                                                                              \
+        int32_t *const score = a->score, *const end = score + 16 * sixteens;                                                     \
+        if (!a->is_whole) {                                                                                                      \
+            arrange_query_##IN(q, a->query, a->head->head_size, a->head->query_drop);                                            \
+            q = a->query;                                                                                                        \
+        }                                                                                                                        \
+        if (a->vectors == 1) {                                                                                                   \
+            scores_of_one(a->key, q, score, end);                                                                                \
+        } else {                                                                                                                 \
+            scores_of_more(a->key, q, score, end, a->vectors - 1);                                                               \
+        }                                                                                                                        \
+        if ((count & 15) != 0) {                                                                                                 \
+            hide_scores(score, count);                                                                                           \
+        }                                                                                                                        \
+        if (!a->is_fast) {                                                                                                       \
+            index_scores(a->head, score, 16 * sixteens);                                                                         \
+        }                                                                                                                        \
+        const uint32_t total = find_numerators(score, a->head->table, a->multiplier, sixteens, p);                               \
+        return (count & 31) != 0 ? drop_numerators(p, count, total) : total;                                                     \
+    }
+
 #define DEFINE_HEAD(IN, OUT)                                                                                                     \
     DEFINE_MEANS(OUT)                                                                                                            \
     DEFINE_EXACT_MEANS(OUT)                                                                                                      \
@@ -135,59 +190,46 @@ static inline void find_factors(const pf_attention_head *head, const uint32_t *t
                                         const PF_TYPE_##IN *v, PF_TYPE_##OUT *y, int32_t queries, int32_t keys,                  \
                                         int32_t *scratch) {                                                                      \
         const int32_t lanes = 16 / (int32_t)sizeof *q, size = head->head_size, vectors = up(size, lanes) / lanes;                \
-        const int32_t all = up(keys, 32), first = head->first_keys;                                                              \
-        PF_TYPE_##IN *const key = (PF_TYPE_##IN *)scratch, *const query = key + up(keys, 8) * vectors * lanes;                   \
+        const int32_t columns = up(keys, 32), first = head->first_keys;                                                          \
+        PF_TYPE_##IN *const key = (PF_TYPE_##IN *)scratch, *const query = key + up(keys, 16) * vectors * lanes;                  \
         int16_t *const value = (int16_t *)(void *)(query + vectors * lanes);                                                     \
-        int16_t *const numerator = value + up(head->value_size, 8) * all;                                                        \
-        int32_t *const score = (int32_t *)(void *)(numerator + BATCH * all);                                                     \
+        int16_t *const numerator = value + up(head->value_size, 8) * columns;                                                    \
         if (!head->same_keys) {                                                                                                  \
-            arrange_keys_##IN(k, head->key_stride, key, keys, size);                                                             \
-            arrange_values_##IN(v, head->value_stride, value, keys, head->value_size);                                           \
+            arrange_keys_##IN(k, head->key_stride, key, keys, size, head->key_drop);                                             \
+            arrange_values_##IN(v, head->value_stride, value, keys, head->value_size, head->value_drop);                         \
         }                                                                                                                        \
         const int32_t is_fast = head->score_shift == 32 && size < MOST_HEAD_SIZE;                                                \
-        const int32_t multiplier = is_fast ? head->score_multiplier : (int32_t)1 << 30;                                          \
+        const plan a = {head,                                                                                                    \
+                        key,                                                                                                     \
+                        query,                                                                                                   \
+                        (int32_t *)(void *)(numerator + BATCH * columns),                                                        \
+                        numerator,                                                                                               \
+                        vectors,                                                                                                 \
+                        columns,                                                                                                 \
+                        is_fast ? head->score_multiplier : (int32_t)1 << 30,                                                     \
+                        BITS_##IN == 8 && size == lanes,                                                                         \
+                        is_fast};                                                                                                \
         means m = {.v = value, .columns = head->value_size};                                                                     \
         for (int32_t i = 0; i < queries; i += BATCH) {                                                                           \
             uint32_t totals[BATCH] = {1u, 1u, 1u, 1u};                                                                           \
-            int32_t multipliers[BATCH], shifts[BATCH], seen[BATCH];                                                              \
+            int32_t multipliers[BATCH], shifts[BATCH];                                                                           \
             const int32_t batch = queries - i < BATCH ? queries - i : BATCH;                                                     \
             for (int32_t c = 0; c < batch; c++, q += head->query_stride) {                                                       \
-                int16_t *const p = numerator + c * all;                                                                          \
-                const int32_t count = keys - first > i + c ? first + i + c : keys, sixteens = up(count, 16) / 16;                \
-                int32_t *const end = score + 16 * sixteens;                                                                      \
-                if (size == lanes) {                                                                                             \
-                    scores_of_one(key, q, score, end);                                                                           \
-                } else {                                                                                                         \
-                    fill_strided_##IN(q, 0, query, 1, size);                                                                     \
-                    if (vectors == 1) {                                                                                          \
-                        scores_of_one(key, query, score, end);                                                                   \
-                    } else {                                                                                                     \
-                        scores_of_more(key, query, score, end, vectors - 1);                                                     \
-                    }                                                                                                            \
-                }                                                                                                                \
-                if (count % 16 != 0) {                                                                                           \
-                    hide_scores(score, count);                                                                                   \
-                }                                                                                                                \
-                if (!is_fast) {                                                                                                  \
-                    index_scores(head, score, 16 * sixteens);                                                                    \
-                }                                                                                                                \
-                totals[c] = find_numerators(score, head->table, multiplier, sixteens, p);                                        \
-                if (count % 32 != 0) {                                                                                           \
-                    totals[c] = drop_numerators(p, count, totals[c]);                                                            \
-                }                                                                                                                \
-                seen[c] = up(count, 32) / 32;                                                                                    \
+                const int32_t seen = keys - first > i + c ? first + i + c : keys;                                                \
+                totals[c] = numerators_##IN(&a, q, numerator + c * columns, seen);                                               \
             }                                                                                                                    \
             find_factors(head, totals, multipliers, shifts);                                                                     \
             for (int32_t c = 0; c < batch; c++, y += head->output_stride) {                                                      \
-                m.p = numerator + c * all;                                                                                       \
-                m.pieces = seen[c];                                                                                              \
-                m.gap = (all - 32 * seen[c]) * 16;                                                                               \
+                const int32_t seen = keys - first > i + c ? first + i + c : keys;                                                \
+                m.p = numerator + c * columns;                                                                                   \
+                m.pieces = (seen + 31) >> 5;                                                                                     \
+                m.gap = (columns - 32 * m.pieces) * 16;                                                                          \
                 m.multiplier = multipliers[c];                                                                                   \
                 m.minus_shift = 32 - shifts[c];                                                                                  \
                 if (shifts[c] > 32) {                                                                                            \
                     means_##OUT(&m, y);                                                                                          \
                 } else {                                                                                                         \
-                    exact_means_##OUT(&m, (pf_factor){multipliers[c], shifts[c]}, all / 32, y);                                  \
+                    exact_means_##OUT(&m, (pf_factor){multipliers[c], shifts[c]}, columns / 32, y);                              \
                 }                                                                                                                \
             }                                                                                                                    \
         }                                                                                                                        \

@@ -64,7 +64,7 @@ class MveAttentionLayout(AttentionLayout):
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         vectors = up(head_size, self._lanes) // self._lanes
-        return 16 * vectors * (up(keys, 8) + 1) + (2 * up(value_size, 8) + 4 * 2 + 4) * up(keys, 32)
+        return 16 * vectors * (up(keys, 16) + 1) + (2 * up(value_size, 8) + 4 * 2 + 4) * up(keys, 32)
 
 
 MVE = InstructionSet(
@@ -73,4 +73,5 @@ MVE = InstructionSet(
     linear_s4_s8=MveLinearLayout(1, 4),
     linear_s4_s16=MveLinearLayout(2, 4),
     attention_head_s8=MveAttentionLayout(1),
+    attention_head_s16=MveAttentionLayout(2),
 )

@@ -20,16 +20,25 @@ static void transpose(const int8_t *restrict v, int32_t stride, int32_t keys, in
     }
 }
 
-/* Numerators of the first `count` scores, zeros up to `length`; returns their sum. */
-static uint32_t numerators(const pf_attention_head *head, const int32_t *scores, int32_t count, int16_t *p, int32_t length) {
+/* Numerators of the first `count` scores, zeros up to `length`; returns their sum. Entries of the table are found first, in a
+ * loop that is vectorized. */
+static uint32_t numerators(const pf_attention_head *head, int32_t *restrict scores, int32_t count, int16_t *restrict p,
+                           int32_t length) {
+    const uint32_t multiplier = (uint32_t)head->score_multiplier;
+    const int32_t shift = head->score_shift; /* 1..32 */
+    const uint64_t half = (uint64_t)1 << (shift - 1);
     int32_t top = scores[0];
+    uint32_t total = 0;
     for (int32_t j = 1; j < count; j++) {
         top = scores[j] > top ? scores[j] : top;
     }
-    uint32_t total = 0;
     for (int32_t j = 0; j < count; j++) {
-        const uint32_t distance = (uint32_t)(top - scores[j]);
-        const uint32_t numerator = pf_numerator(head->table, distance, (uint32_t)head->score_multiplier, head->score_shift);
+        const uint64_t product = (uint64_t)(uint32_t)(top - scores[j]) * multiplier;
+        const uint64_t index = (product + half) >> shift;
+        scores[j] = (int32_t)(index < PF_EXP_ENTRIES ? index : PF_EXP_ENTRIES - 1u);
+    }
+    for (int32_t j = 0; j < count; j++) {
+        const uint32_t numerator = head->table[scores[j]];
         p[j] = (int16_t)numerator;
         total += numerator;
     }
@@ -59,11 +68,7 @@ static uint32_t numerators(const pf_attention_head *head, const int32_t *scores,
             pf_widen_s8(q, head->head_size, pair);                                                                               \
             pf_widen_s8(q + (rows - 1) * head->query_stride, head->head_size, pair + size);                                      \
             for (int32_t j = 0; j < keys; j += 4) {                                                                              \
-                pf_dots(pair, k_rows + j * size, size, sums);                                                                    \
-                for (int32_t c = 0; c < 4; c++) {                                                                                \
-                    scores[j + c] = sums[c];                                                                                     \
-                    scores[length + j + c] = sums[4 + c];                                                                        \
-                }                                                                                                                \
+                pf_dots(pair, k_rows + j * size, size, scores + j, scores + length + j);                                         \
             }                                                                                                                    \
             for (int32_t r = 0; r < rows; r++) {                                                                                 \
                 const int32_t count = keys - head->first_keys > i + r ? head->first_keys + i + r : keys;                         \
@@ -71,7 +76,7 @@ static uint32_t numerators(const pf_attention_head *head, const int32_t *scores,
                 factors[r] = pf_scaled_reciprocal(head->value_mantissa, head->value_exponent, total);                            \
             }                                                                                                                    \
             for (int32_t d = 0; d < values; d += 4) {                                                                            \
-                pf_dots(p, v_columns + d * length, length, sums);                                                                \
+                pf_dots(p, v_columns + d * length, length, sums, sums + 4);                                                      \
                 for (int32_t r = 0; r < rows; r++) {                                                                             \
                     for (int32_t c = 0; c < 4 && d + c < values; c++) {                                                          \
                         const int32_t value = pf_rescale_far(sums[4 * r + c], factors[r].multiplier, factors[r].shift);          \

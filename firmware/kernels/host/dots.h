@@ -11,9 +11,9 @@ static inline int32_t pf_lanes(int32_t count) {
     return (count + PF_LANES - 1) / PF_LANES * PF_LANES;
 }
 
-/* sums[4 * r + c]: row r of two with row c of four, all `length` apart and long. */
-static inline void pf_dots(const int16_t *restrict rows, const int16_t *restrict columns, int32_t length,
-                           int32_t *restrict sums) {
+/* Two rows, each with four columns: all `length` apart and long. */
+static inline void pf_dots(const int16_t *restrict rows, const int16_t *restrict columns, int32_t length, int32_t *restrict first,
+                           int32_t *restrict second) {
     const int16_t *x = rows, *y = rows + length;
     const int16_t *a = columns, *b = a + length, *c = b + length, *d = c + length;
     int32_t ax = 0, bx = 0, cx = 0, dx = 0, ay = 0, by = 0, cy = 0, dy = 0;
@@ -27,10 +27,14 @@ static inline void pf_dots(const int16_t *restrict rows, const int16_t *restrict
         cy += y[j] * c[j];
         dy += y[j] * d[j];
     }
-    const int32_t found[8] = {ax, bx, cx, dx, ay, by, cy, dy};
-    for (int32_t i = 0; i < 8; i++) {
-        sums[i] = found[i];
-    }
+    first[0] = ax;
+    first[1] = bx;
+    first[2] = cx;
+    first[3] = dx;
+    second[0] = ay;
+    second[1] = by;
+    second[2] = cy;
+    second[3] = dy;
 }
 
 #define PF_DEFINE_WIDEN(IN)                                                                                                      \

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,8 @@ class Manifest:
     parameters: int
     macs: int
     valid_length_added: bool = False
+    compilers: Mapping[str, str] = field(default_factory=dict)
+    """Target → name and version of what compiled its firmware."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +159,12 @@ def write_build(
     progress: Progress | None = None,
     samples: Mapping[str, Array] | None = None,
     quantized: Path | None = None,
+    toolchain: str = "auto",
 ) -> Build:
     """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target.
 
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
-    rounding costs.
+    rounding costs. `toolchain`: gcc, clang, zig or auto.
     """
     from picoformer.backends.c import emit_c
     from picoformer.backends.onnx import export_onnx
@@ -201,17 +204,21 @@ def write_build(
             elif quantized is not None:
                 copy_quantization(quantized, folder, graph.name)
         card = [f"{key}: {value}" for key, value in _provenance(manifest).items()]
+        compilers: dict[str, str] = {}
         for number, board in enumerate(boards, start=1):
             tick(board.name, number)
             model = emit_c(graph, board.isa, prefix, folder / board.name / "source", card=card)
             _write_memory(model.plan, folder / board.name)
             place = folder / board.name
             if board.is_library:
-                build_library(place / "source", board, place, prefix, model.arena_bytes)
+                compiler = build_library(place / "source", board, place, prefix, model.arena_bytes).compiler
             else:
-                build_firmware(place / "source", board, place)
+                compiler = build_firmware(place / "source", board, place, toolchain=toolchain).compiler
+            if compiler:
+                compilers[board.name] = compiler
         tick("done", 1 + len(boards))
         atomic_write_text(folder / "target.json", target.model_dump_json(indent=1) + "\n")
+        manifest = replace(manifest, compilers=compilers)
         atomic_write_text(folder / "build.json", json.dumps(asdict(manifest), indent=1) + "\n")
     return Build(out, manifest, float_graph, graph)
 
@@ -277,10 +284,12 @@ def build_files(
     name: str | None = None,
     progress: Progress | None = None,
     quantized: Path | None = None,
+    toolchain: str = "auto",
 ) -> Build:
     """An ONNX file or a checkpoint, and for an integer scheme an .npz of calibration samples, to the folder `out`.
 
-    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme.
+    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `toolchain`: gcc,
+    clang, zig or auto.
     """
     from picoformer.quantized_folder import quantized_scheme
     from picoformer.stages import onnx_file
@@ -293,7 +302,18 @@ def build_files(
             source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized
         )
         return write_build(
-            source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples, quantized
+            source,
+            float_graph,
+            graph,
+            scheme,
+            target,
+            out,
+            prefix,
+            valid_length,
+            progress,
+            samples,
+            quantized,
+            toolchain,
         )
 
 

@@ -55,6 +55,7 @@ class Measured:
     instructions: Instructions | None
     uncounted: str
     stack_used: int | None
+    emulator: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Verification:
     quality: tuple[TensorQuality, ...]
     uncounted: str
     runtime_flash_bytes: int | None
+    compiler: str
+    emulator: str
     stands_in: str = ""
     """The target that ran in place of a board without an emulator; empty when none did."""
 
@@ -85,6 +88,8 @@ class Verification:
             "instructions_uncounted": self.uncounted or None,
             "flash_runtime_bytes": self.runtime_flash_bytes,
             "ran_on_stand_in": self.stands_in or None,
+            "compiler": self.compiler or None,
+            "emulator": self.emulator or None,
         }
         return {**self.report.to_json(), **more}
 
@@ -123,8 +128,9 @@ class Runner:
         return DeviceRun(self.name, values, np.array(crcs, np.uint32), fetch)
 
     def measured(self) -> Measured:
-        """Instructions of the last run and the stack's high-water mark."""
-        return Measured(self.session.instructions, self.session.uncounted, self.session.device.stack().used)
+        """Instructions of the last run, the stack's high-water mark, and what ran it."""
+        session = self.session
+        return Measured(session.instructions, session.uncounted, session.device.stack().used, session.emulator)
 
     def _write(self, inputs: Mapping[str, Array], sample: int) -> None:
         for index, name in enumerate(self.graph.inputs):
@@ -148,8 +154,10 @@ def verify_build(
     torch_outputs: Mapping[str, Array] | None = None,
     progress: Progress | None = None,
     least_sqnr_db: float = LEAST_SQNR_DB,
+    emulator: str = "auto",
 ) -> Verification:
-    """Run the chain on `inputs` (name → (samples, *shape)), the device on `port` in place of the emulator if given.
+    """Run the chain on `inputs` (name → (samples, *shape)), the device on `port` in place of the `emulator` (qemu,
+    unicorn or auto) if given.
 
     Raises DeviceError when a device crashes, hangs, or runs other firmware.
     """
@@ -187,7 +195,9 @@ def verify_build(
 
             def run(values: Mapping[str, Array]) -> DeviceRun:
                 firmware, identity = build.firmware(board), graph_identity(graph)[:16]
-                session = sessions.enter_context(open_device(firmware, board, where, identity=identity))
+                session = sessions.enter_context(
+                    open_device(firmware, board, where, identity=identity, emulator=emulator)
+                )
                 runner = Runner(session, graph, len(steps), where or board.name, progress)
                 result = runner(values)
                 measured[board.name] = runner.measured()
@@ -243,7 +253,8 @@ def verify_build(
     ordered = sorted(forms, key=lambda name: FORMS.index(name) if name in FORMS else len(FORMS))
     forms = {name: forms[name] for name in ordered}
     stands_in = "" if runs is target else runs.name
-    return Verification(report, _judge(forms, graph, labels), quality, last.uncounted, runtime, stands_in)
+    judged, compiler = _judge(forms, graph, labels), build.firmware(runs).compiler
+    return Verification(report, judged, quality, last.uncounted, runtime, compiler, last.emulator, stands_in)
 
 
 def _unmasked_link(build: Build, inputs: Mapping[str, Array]) -> tuple[Link, list[str]]:
@@ -310,6 +321,7 @@ def verify_files(
     limit: int = 0,
     progress: Progress | None = None,
     least_sqnr_db: float = LEAST_SQNR_DB,
+    emulator: str = "auto",
 ) -> Verification:
     """`verify_build` on files: a build folder and an .npz of inputs, "labels" among them if accuracy is wanted."""
     build = open_build(folder)
@@ -324,4 +336,4 @@ def verify_files(
         from picoformer.stages import torch_outputs
 
         torch = torch_outputs(checkpoint, inputs[build.graph.inputs[0]][:, 0], build.graph.outputs)
-    return verify_build(build, inputs, labels, port, torch, progress, least_sqnr_db)
+    return verify_build(build, inputs, labels, port, torch, progress, least_sqnr_db, emulator)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from picoformer.compilers import find_program
-from picoformer.emulator.counting import plugin_for, read_counts
+from picoformer.emulator.counting import plugin_for, qemu_version, read_counts
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.process import Child
 from picoformer.emulator.symbols import symbol_address
@@ -30,6 +30,7 @@ class QemuProcess:
         choice = target.emulator
         assert choice is not None
         program = find_program(choice.program)
+        self.name = qemu_version(program)
         self._folder = Path(tempfile.mkdtemp(prefix="picoformer-"))
         if len(str(self._folder)) > _LONGEST_SOCKET_PATH:
             self._folder.rmdir()

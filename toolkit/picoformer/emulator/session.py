@@ -44,6 +44,11 @@ class Session:
         return self.running.instructions(self.device.steps_run) if self.running else None
 
     @property
+    def emulator(self) -> str:
+        """What runs the firmware, with its version; empty on a serial port."""
+        return self.running.name if self.running else ""
+
+    @property
     def uncounted(self) -> str:
         """Why instructions are not counted; empty when they are."""
         return self.running.uncounted if self.running else "instructions are counted in an emulator only"
@@ -74,9 +79,9 @@ def open_device(
 ) -> Iterator[Session]:
     """Start the firmware in the target's emulator, or reach it over the serial `port`, and greet it.
 
-    `emulator`: "qemu", "unicorn", or "auto" for the first that is there. `identity` (16 bytes): DeviceError when the device runs another model. `run_seconds` bounds one run; by
-    default two minutes, or longer where the target's watchdog allows one step more. The emulator is ended when
-    the context is left, whatever happens.
+    `emulator`: "qemu", "unicorn", or "auto" for the first that is there. `identity` (16 bytes): DeviceError when the
+    device runs another model. `run_seconds` bounds one run; by default two minutes, or longer where the target's
+    watchdog allows one step more. The emulator is ended when the context is left, whatever happens.
     """
     longest = max(_RUN_SECONDS, target.watchdog.seconds + _MARGIN_SECONDS)
     seconds = longest if run_seconds is None else run_seconds

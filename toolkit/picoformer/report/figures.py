@@ -185,7 +185,12 @@ def _steps(record: Mapping[str, Any], report: Report, most: int) -> Figures:
         lines.append((*line, count(live.get(cost["name"]))) if live else line)
     total = _cost("one inference", "", whole, record["macs"], None)
     left = len(costs) - len(lines)
-    note = f"{left} cheaper step{'s' if left != 1 else ''} not shown" if left else ""
+    notes = [f"{left} cheaper step{'s' if left != 1 else ''} not shown"] if left else []
+    if record.get("compiler") and record.get("emulator"):
+        notes.append(
+            f"code by {record['compiler']}, run by {record['emulator']}; another compiler's code has other counts"
+        )
+    note = "; ".join(notes)
     columns = (
         ("step", False),
         ("operator", False),

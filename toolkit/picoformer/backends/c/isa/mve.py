@@ -1,4 +1,4 @@
-"""Arm's M-profile vector extension, Helium (Cortex-M55, M85): weights in groups of eight rows, in vectors of 16 bytes."""
+"""Arm's M-profile vector extension, Helium (Cortex-M55, M85): weights in groups of eight rows, 16 bytes at a time."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import device_fixture
+from picoformer.compilers import PACKAGES
 from picoformer.firmware import FirmwareBuild, build_firmware
 from picoformer.targets import Target, load_target
-from picoformer.toolchain import PACKAGES
 
 TinyFirmware = Callable[[str], tuple[FirmwareBuild, Target]]
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from arm_library import FLAGS_M55, M55, ArmLibrary
-from c_library import FIRMWARE, FLAGS, execute
+from arm_library import M55, ArmLibrary
+from c_library import execute
 from operator_cases import CASES
 from picoformer.ir.types import DType
 from test_c_dsp import linear_case

@@ -17,6 +17,7 @@ import pytest
 
 import device_fixture
 from conftest import TinyFirmware
+from picoformer.compilers import PACKAGES, named_compiler
 from picoformer.emulator.counting import plugin_for, read_counts
 from picoformer.emulator.session import open_device
 from picoformer.emulator.symbols import symbolize
@@ -25,7 +26,7 @@ from picoformer.firmware import build_firmware, load_build, target_defines
 from picoformer.link.device import Device, RefusedError
 from picoformer.link.messages import Status, Table
 from picoformer.targets import load_target, resource_root
-from picoformer.toolchain import PACKAGES, Unit, compile_units
+from picoformer.toolchain import Unit, compile_units
 
 
 def _write_inputs(device: Device, seed: int) -> list[bytes]:
@@ -163,6 +164,7 @@ def test_without_a_compiler_counts_are_null_with_a_reason(
     tools.mkdir()
     (tools / "qemu-system-arm").symlink_to(str(shutil.which("qemu-system-arm")))
     monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setenv("PICOFORMER_TOOLCHAIN", "gcc")
     monkeypatch.setenv("PICOFORMER_CACHE", str(tmp_path / "cache"))
     with open_device(build, target) as session:
         _write_inputs(session.device, 0)
@@ -195,10 +197,12 @@ def test_a_missing_program_names_its_package(
 ) -> None:
     build, target = tiny_firmware(device_target)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PICOFORMER_TOOLCHAIN", "gcc")
+    monkeypatch.setenv("PICOFORMER_EMULATOR", "qemu")
     package = PACKAGES[target.toolchain.program]
     with pytest.raises(ToolError, match=f"is not installed; get it with: sudo apt-get install {package}"):
         build_firmware(device_fixture.write_model(tmp_path / "model"), target, tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
     if target.emulator is not None and device_target != "host":
         program = target.emulator.program
         with (
@@ -215,7 +219,8 @@ def test_firmware_that_ends_at_once_is_told_with_its_last_words(
     leave = {
         "host": "#include <stdio.h>\n#include <stdlib.h>\n__attribute__((constructor)) static void leave(void);\n"
         'static void leave(void) { fputs("cannot go on\\n", stderr); exit(3); }\n',
-        "cortex_m": "void pf_uart_init(void);\nvoid pf_uart_init(void) { static const uint32_t b[2] = {0x20026u, 3u};\n"
+        "cortex_m": "void pf_uart_init(void);\n"
+        "void pf_uart_init(void) { static const uint32_t b[2] = {0x20026u, 3u};\n"
         'register uint32_t r0 __asm__("r0") = 0x20u; register const uint32_t *r1 __asm__("r1") = b;\n'
         '__asm__ volatile("bkpt 0xAB" : : "r"(r0), "r"(r1)); }\n',
         "riscv": "void pf_uart_init(void);\nvoid pf_uart_init(void) { *(volatile uint32_t *)0x100000u = 0x33333u; }\n",
@@ -375,6 +380,6 @@ def test_a_changed_header_beside_a_source_is_noticed(tmp_path: Path, monkeypatch
     units, objects = [Unit(tmp_path / "source" / "own.c", Path("own.o"))], []
     for value in (1, 2, 1):
         (tmp_path / "source" / "own.h").write_text(f"#define OWN {value}\n")
-        compile_units("gcc", ["-O2"], [], units, tmp_path)
+        compile_units(named_compiler("gcc"), ["-O2"], [], units, tmp_path)
         objects.append((tmp_path / "own.o").read_bytes())
     assert objects[0] == objects[2] != objects[1]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from picoformer import __version__
 from picoformer.errors import ConfigError, DataError, ModelError, UnsupportedError
 from picoformer.files import atomic_folder, atomic_write_bytes, atomic_write_text, content_hash
-from picoformer.firmware import FirmwareBuild, build_firmware, load_build
+from picoformer.firmware import FirmwareBuild, SizeReport, build_firmware, load_build, load_sizes
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array, LoweringError
+from picoformer.library import build_library
 from picoformer.quantization_report import copy_quantization, write_quantization
 from picoformer.samples import check_calibration, fit_samples, load_samples, split_labels
-from picoformer.targets import Target, load_target
+from picoformer.targets import Target, load_target, stand_in
 
 if TYPE_CHECKING:
     from picoformer.backends.c import Draft, MemoryPlan, Step
@@ -47,6 +48,8 @@ class Manifest:
     parameters: int
     macs: int
     valid_length_added: bool = False
+    compilers: Mapping[str, str] = field(default_factory=dict)
+    """Target → name and version of what compiled its firmware."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,10 @@ class Build:
     def firmware(self, target: Target) -> FirmwareBuild:
         """The linked firmware for `target`; raises ModelError when this folder has none."""
         return load_build(self.folder / target.name, target)
+
+    def sizes(self, target: Target) -> tuple[SizeReport | None, str]:
+        """What the firmware or library for `target` takes; None and the reason where nothing could compile it."""
+        return load_sizes(self.folder / target.name)
 
     def steps(self, target: Target) -> tuple[Step, ...]:
         """The steps of the firmware for `target`, in order."""
@@ -152,11 +159,12 @@ def write_build(
     progress: Progress | None = None,
     samples: Mapping[str, Array] | None = None,
     quantized: Path | None = None,
+    toolchain: str = "auto",
 ) -> Build:
     """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target.
 
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
-    rounding costs.
+    rounding costs. `toolchain`: gcc, clang, zig or auto.
     """
     from picoformer.backends.c import draft_c, write_c
     from picoformer.backends.onnx import export_onnx
@@ -166,8 +174,10 @@ def write_build(
     refuse_to_replace(out, BUILD_MARKS)
     content = self_contained(source)
     boards = [target] if target.is_host else [load_target(HOST), target]
+    if target.stands_in:
+        boards.append(stand_in(target))
     drafts = [draft_c(graph, board.isa, prefix) for board in boards]
-    refuse_too_large(drafts[-1], target, float_graph, scheme)
+    refuse_too_large(drafts[boards.index(target)], target, float_graph, scheme)
     manifest = Manifest(
         graph.name,
         scheme,
@@ -196,13 +206,21 @@ def write_build(
             elif quantized is not None:
                 copy_quantization(quantized, folder, graph.name)
         card = [f"{key}: {value}" for key, value in _provenance(manifest).items()]
+        compilers: dict[str, str] = {}
         for number, (board, draft) in enumerate(zip(boards, drafts, strict=True), start=1):
             tick(board.name, number)
             model = write_c(draft, folder / board.name / "source", card=card)
             _write_memory(model.plan, folder / board.name)
-            build_firmware(folder / board.name / "source", board, folder / board.name)
+            place = folder / board.name
+            if board.is_library:
+                compiler = build_library(place / "source", board, place, prefix, model.arena_bytes).compiler
+            else:
+                compiler = build_firmware(place / "source", board, place, toolchain=toolchain).compiler
+            if compiler:
+                compilers[board.name] = compiler
         tick("done", 1 + len(boards))
         atomic_write_text(folder / "target.json", target.model_dump_json(indent=1) + "\n")
+        manifest = replace(manifest, compilers=compilers)
         atomic_write_text(folder / "build.json", json.dumps(asdict(manifest), indent=1) + "\n")
     return Build(out, manifest, float_graph, graph)
 
@@ -281,10 +299,12 @@ def build_files(
     name: str | None = None,
     progress: Progress | None = None,
     quantized: Path | None = None,
+    toolchain: str = "auto",
 ) -> Build:
     """An ONNX file or a checkpoint, and for an integer scheme an .npz of calibration samples, to the folder `out`.
 
-    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme.
+    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `toolchain`: gcc,
+    clang, zig or auto.
     """
     from picoformer.quantized_folder import quantized_scheme
     from picoformer.stages import onnx_file
@@ -297,7 +317,18 @@ def build_files(
             source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized
         )
         return write_build(
-            source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples, quantized
+            source,
+            float_graph,
+            graph,
+            scheme,
+            target,
+            out,
+            prefix,
+            valid_length,
+            progress,
+            samples,
+            quantized,
+            toolchain,
         )
 
 

@@ -93,12 +93,13 @@ class Watchdog(_Table):
 
 
 class EmulatorChoice(_Table):
-    """What runs the firmware without a board."""
+    """What runs the firmware without a board; `serial` is the number of the machine's serial port that is the wire."""
 
     kind: Literal["qemu", "host"]
     program: str = ""
     machine: str = ""
     args: list[str] = []
+    serial: Annotated[int, Field(ge=0, lt=8)] = 0
 
     @model_validator(mode="after")
     def _complete(self) -> EmulatorChoice:
@@ -158,6 +159,11 @@ class Target(_Table):
     def is_library(self) -> bool:
         """Whether a build is a library for the vendor's SDK rather than a linked image."""
         return self.port == LIBRARY
+
+    @property
+    def library_sdk(self) -> str:
+        """The vendor's SDK that a library is for; empty for other targets."""
+        return self.library.sdk if self.library else ""
 
     def region(self, holds: Literal["code", "data"]) -> MemoryRegion:
         """The first memory region for `holds`."""
@@ -277,7 +283,7 @@ def _emulated() -> list[str]:
 
 
 def _check_port(path: Path, source: str, target: Target) -> None:
-    """The port is a directory, and a board's choices name files in it: uart_<kind>.c, watchdog_<kind>.c, exit_<exit>.c."""
+    """The port is a directory, and a board's choices name files in it: uart_<kind>.c and so on."""
     if target.is_library:
         return
     ports = resource_root("firmware") / "port"

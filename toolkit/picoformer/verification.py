@@ -15,7 +15,7 @@ from picoformer.cycles import Cycles, count_cycles, timings_of
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.session import Session, open_device
 from picoformer.errors import DeviceError
-from picoformer.firmware import FirmwareBuild
+from picoformer.firmware import SizeReport
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
 from picoformer.metrics import Judgement
@@ -36,7 +36,7 @@ from picoformer.parity import (
     sqnr_per_tensor,
 )
 from picoformer.samples import Labels, check_labels, fit_samples, judge_outputs, load_samples, split_labels
-from picoformer.targets import Target, load_target
+from picoformer.targets import Target, load_target, stand_in
 
 if TYPE_CHECKING:
     from picoformer.backends.c import Step as DeviceStep
@@ -56,6 +56,7 @@ class Measured:
     instructions: Instructions | None
     uncounted: str
     stack_used: int | None
+    emulator: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,10 @@ class Verification:
     quality: tuple[TensorQuality, ...]
     uncounted: str
     runtime_flash_bytes: int | None
+    compiler: str
+    emulator: str
+    stands_in: str = ""
+    """The target that ran in place of a board without an emulator; empty when none did."""
     cycles: Cycles | str = "not modelled"
     """What the instructions take by the core's published timings, or why that cannot be said."""
 
@@ -85,6 +90,9 @@ class Verification:
             "sqnr_db_per_tensor": [{"name": q.name, "op": q.op, "sqnr_db": q.sqnr_db} for q in self.quality],
             "instructions_uncounted": self.uncounted or None,
             "flash_runtime_bytes": self.runtime_flash_bytes,
+            "ran_on_stand_in": self.stands_in or None,
+            "compiler": self.compiler or None,
+            "emulator": self.emulator or None,
             "cycles": None if isinstance(self.cycles, str) else self._cycles(self.cycles),
             "cycles_unmodelled": self.cycles if isinstance(self.cycles, str) else None,
         }
@@ -131,8 +139,9 @@ class Runner:
         return DeviceRun(self.name, values, np.array(crcs, np.uint32), fetch)
 
     def measured(self) -> Measured:
-        """Instructions of the last run and the stack's high-water mark."""
-        return Measured(self.session.instructions, self.session.uncounted, self.session.device.stack().used)
+        """Instructions of the last run, the stack's high-water mark, and what ran it."""
+        session = self.session
+        return Measured(session.instructions, session.uncounted, session.device.stack().used, session.emulator)
 
     def _write(self, inputs: Mapping[str, Array], sample: int) -> None:
         for index, name in enumerate(self.graph.inputs):
@@ -156,8 +165,10 @@ def verify_build(
     torch_outputs: Mapping[str, Array] | None = None,
     progress: Progress | None = None,
     least_sqnr_db: float = LEAST_SQNR_DB,
+    emulator: str = "auto",
 ) -> Verification:
-    """Run the chain on `inputs` (name → (samples, *shape)), the device on `port` in place of the emulator if given.
+    """Run the chain on `inputs` (name → (samples, *shape)), the device on `port` in place of the `emulator` (qemu,
+    unicorn or auto) if given.
 
     Raises DeviceError when a device crashes, hangs, or runs other firmware.
     """
@@ -168,7 +179,10 @@ def verify_build(
     graph, manifest = build.graph, build.manifest
     inputs = with_full_length(graph, inputs)
     target = build.target
-    boards = [target] if target.is_host else [load_target(HOST), target]
+    if port is not None and target.is_library:
+        raise DeviceError(f"{target.name} is built as a library, whose program answers no wire; verify without --port")
+    runs = target if port is not None else stand_in(target)
+    boards = [target] if target.is_host else [load_target(HOST), runs]
     if target.is_host and port is not None:
         raise DeviceError("this build is for the host: build for the board that is on the port")
     steps = build.steps(boards[-1])
@@ -192,7 +206,9 @@ def verify_build(
 
             def run(values: Mapping[str, Array]) -> DeviceRun:
                 firmware, identity = build.firmware(board), graph_identity(graph)[:16]
-                session = sessions.enter_context(open_device(firmware, board, where, identity=identity))
+                session = sessions.enter_context(
+                    open_device(firmware, board, where, identity=identity, emulator=emulator)
+                )
                 runner = Runner(session, graph, len(steps), where or board.name, progress)
                 result = runner(values)
                 measured[board.name] = runner.measured()
@@ -223,8 +239,8 @@ def verify_build(
             f"{end.source} → {end.to}: {end.sqnr_db:.1f} dB is below {least_sqnr_db:g}: quantization lost the model; "
             f"calibrate with data like what it will see, or lower --min-sqnr"
         )
-    last = measured[boards[-1].name]
-    firmware = build.firmware(boards[-1])
+    last = measured[runs.name]
+    sizes, _ = (None, "") if target.is_host else build.sizes(target)
     report = ParityReport(
         manifest.name,
         manifest.scheme,
@@ -234,8 +250,8 @@ def verify_build(
         tuple(links),
         None if last.instructions is None else last.instructions.total,
         _costs(graph, steps, last.instructions),
-        _ram(firmware, boards[-1], last),
-        _flash(firmware, boards[-1]),
+        _ram(build, target, sizes, last),
+        _flash(sizes),
         tuple(failures),
     )
     forms["float graph" if quantized is None else "reference"] = chain.reference
@@ -244,21 +260,25 @@ def verify_build(
         few = {name: value[:64] for name, value in inputs.items()}
         integers = {name: value[:64] for name, value in chain.reference.items()}
         quality = tuple(sqnr_per_tensor(run_float(build.float_graph, few), integers, graph))
-    runtime = None if boards[-1].is_host else firmware.sizes.flash.runtime
+    runtime = None if sizes is None else sizes.flash.runtime
     ordered = sorted(forms, key=lambda name: FORMS.index(name) if name in FORMS else len(FORMS))
     forms = {name: forms[name] for name in ordered}
-    cycles = model_cycles(build, boards[-1], inputs) if port is None else "cycles are modelled in an emulator only"
-    return Verification(report, _judge(forms, graph, labels), quality, last.uncounted, runtime, cycles)
+    stands_in = "" if runs is target else runs.name
+    judged, compiler = _judge(forms, graph, labels), build.firmware(runs).compiler
+    cycles: Cycles | str = "cycles are modelled in an emulator only"
+    if port is None:
+        cycles = model_cycles(build, runs, inputs, emulator)
+    return Verification(report, judged, quality, last.uncounted, runtime, compiler, last.emulator, stands_in, cycles)
 
 
-def model_cycles(build: Build, board: Target, inputs: Mapping[str, Array]) -> Cycles | str:
+def model_cycles(build: Build, board: Target, inputs: Mapping[str, Array], emulator: str = "auto") -> Cycles | str:
     """Cycles of the first sample of `inputs` on an emulated board, by the published timings of its core; or why not."""
     timings = timings_of(board)
     if board.is_host or isinstance(timings, str):
         return "cycles of a native process are not modelled" if board.is_host else str(timings)
     first = {name: value[:1] for name, value in inputs.items()}
     firmware = build.firmware(board)
-    with open_device(firmware, board, profile=True) as session:
+    with open_device(firmware, board, profile=True, emulator=emulator) as session:
         Runner(session, build.graph, len(build.steps(board)), board.name, None)(first)
         profile = session.profile
     return (
@@ -300,20 +320,21 @@ def _costs(graph: Graph, steps: Sequence[DeviceStep], instructions: Instructions
     return tuple(costs)
 
 
-def _ram(firmware: FirmwareBuild, board: Target, measured: Measured) -> RamBytes:
-    """The ELF's arena and data, the run's stack; on the host only the arena means anything."""
-    ram = firmware.sizes.ram
-    if board.is_host:
-        return RamBytes(arena=ram.arena)
+def _ram(build: Build, target: Target, sizes: SizeReport | None, measured: Measured) -> RamBytes:
+    """Arena and data of what was built for the target, the run's stack; on the host only the arena means anything."""
+    if target.is_host:
+        return RamBytes(arena=build.firmware(target).sizes.ram.arena)
     stack = measured.stack_used
+    if sizes is None:
+        return RamBytes(stack=stack)
+    ram = sizes.ram
     return RamBytes(ram.arena, stack, ram.data, None if stack is None else ram.arena + ram.data + stack)
 
 
-def _flash(firmware: FirmwareBuild, board: Target) -> FlashBytes:
-    if board.is_host:
+def _flash(sizes: SizeReport | None) -> FlashBytes:
+    if sizes is None:
         return FlashBytes()
-    flash = firmware.sizes.flash
-    return FlashBytes(flash.model, flash.code, flash.model + flash.code)
+    return FlashBytes(sizes.flash.model, sizes.flash.code, sizes.flash.model + sizes.flash.code)
 
 
 def _judge(forms: Mapping[str, Mapping[str, Array]], graph: Graph, labels: Labels | None) -> dict[str, Judgement]:
@@ -331,6 +352,7 @@ def verify_files(
     limit: int = 0,
     progress: Progress | None = None,
     least_sqnr_db: float = LEAST_SQNR_DB,
+    emulator: str = "auto",
 ) -> Verification:
     """`verify_build` on files: a build folder and an .npz of inputs, "labels" among them if accuracy is wanted."""
     build = open_build(folder)
@@ -345,4 +367,4 @@ def verify_files(
         from picoformer.stages import torch_outputs
 
         torch = torch_outputs(checkpoint, inputs[build.graph.inputs[0]][:, 0], build.graph.outputs)
-    return verify_build(build, inputs, labels, port, torch, progress, least_sqnr_db)
+    return verify_build(build, inputs, labels, port, torch, progress, least_sqnr_db, emulator)

@@ -1,7 +1,5 @@
-/* One head of an attention on int8, six queries at a time, whatever the core's inner loops: pf_packed_dot (packed_linear.h) with
- * one row of weights for the scores, pf_dot_six for the weighted means: void pf_dot_six(const uint8_t *w, const int32_t *a,
- * int32_t count, int32_t *sums) for (c = 0; c < 6; c++) sums[c] += sum of w[j] * a[6 * j + c] over j < count where count is a
- * multiple of PF_PACKED_TURN.
+/* One head of an attention on int8, six queries at a time: pf_packed_dot for the scores, pf_dot_six for
+ * the weighted means; both come from the instruction set's directory, see packed_sums.h.
  *
  * scratch: the packed queries; numerators of each key, six words; the keys and, transposed, the values, 128 added to each. */
 #ifndef PICOFORMER_PACKED_ATTENTION_H
@@ -29,21 +27,18 @@ static void pf_copy_values(const int8_t *x, int32_t stride, int32_t count, int32
     }
 }
 
+PF_DEFINE_PACKED_ROW
+
 /* Scores of six queries with each key. Sums of products of which both may be -128 may reach 2^20, one too many: pf_pack_six was
  * told to lower them, all of a query alike, and only their differences count. */
 static void pf_packed_scores(const uint32_t *q, const uint8_t *keys, int32_t count, int32_t columns, int32_t *scores) {
-    for (int32_t i = 0; i < count; i++, scores += PF_PACKED_ROWS) {
-        const uint32_t *a = q;
-        for (int32_t c = 0; c < PF_PACKED_ROWS; c++) {
+    for (int32_t i = 0; i < count; i += PF_WEIGHT_ROWS) {
+        for (int32_t c = 0; c < PF_PACKED_ROWS * PF_WEIGHT_ROWS; c++) {
             scores[c] = 0;
         }
-        for (int32_t left = columns, chunk; left > 0; left -= chunk, keys += chunk, a += 4 * (chunk + 1)) {
-            uint32_t words[4];
-            chunk = left < PF_PACKED_CHUNK ? left : PF_PACKED_CHUNK;
-            pf_packed_dot(keys, 0, a, chunk, words);
-            pf_add_unpacked(words[0], words[1], scores);
-            pf_add_unpacked(words[2], words[3], scores + 3);
-        }
+        pf_packed_row(keys, i + PF_WEIGHT_ROWS <= count ? columns : 0, q, columns, scores);
+        keys += PF_WEIGHT_ROWS * columns;
+        scores += PF_PACKED_ROWS * PF_WEIGHT_ROWS;
     }
 }
 
@@ -93,7 +88,7 @@ static uint32_t pf_packed_numerators(const pf_attention_head *head, int32_t *p, 
                 const int32_t count = keys - head->first_keys > i + row ? head->first_keys + i + row : keys;                     \
                 const uint32_t total = pf_packed_numerators(head, scores + r, count, turns);                                     \
                 factors[r] = pf_scaled_reciprocal(head->value_mantissa, head->value_exponent, total);                            \
-                starts[r] = -128 * (int32_t)total;                                                                               \
+                starts[r] = (int32_t)(0u - (total << 7));                                                                        \
             }                                                                                                                    \
             for (int32_t d = 0; d < head->value_size; d++) {                                                                     \
                 int32_t sums[PF_PACKED_ROWS];                                                                                    \

@@ -74,4 +74,37 @@ static inline void pf_add_unpacked(uint32_t p, uint32_t q, int32_t *sums) {
     sums[2] += third;
 }
 
+/* An instruction set's directory defines, in front of the files that put them together:
+ *
+ * PF_WEIGHT_ROWS, the rows of weights that pf_packed_dot takes at a time, `stride` bytes apart: with all their products over a
+ * chunk of `count` columns, a multiple of PF_PACKED_TURN, it adds to the six sums of each row. void pf_packed_dot(const uint8_t
+ * *w, int32_t stride, const uint32_t *a, int32_t count, int32_t *sums) for (r = 0; r < PF_WEIGHT_ROWS; r++) { for (c = 0; c < 4;
+ * c++) words[c] = a[c] + sum of w[stride * r + j] * a[4 + 4 * j + c] over j < count; pf_add_unpacked(words[0], words[1], sums + 6
+ * * r); pf_add_unpacked(words[2], words[3], sums + 6 * r + 3);
+ *     }
+ *
+ * pf_dot_six, for numbers of more than 8 bits: as they are, six in a row; `count` as above.
+ *     void pf_dot_six(const uint8_t *w, const int32_t *a, int32_t count, int32_t *sums)
+ *     for (c = 0; c < 6; c++)
+ *         sums[c] += sum of w[j] * a[6 * j + c] over j < count
+ *
+ * pf_finish_six_s8, pf_finish_six_s16: six outputs, `step` elements apart.
+ *     void pf_finish_six_s8(const int32_t *sums, const pf_finish *f, int8_t *y, int32_t step)
+ *     for (c = 0; c < 6; c++)
+ *         y[step * c] = clamp(f->zero_point + pf_rounded_high(sums[c] << f->left, f->multiplier)) */
+typedef struct pf_finish {
+    int32_t multiplier, left, zero_point; /* a sum shifted left stays below 2^29 */
+} pf_finish;
+
+/* pf_packed_dot over all columns. */
+#define PF_DEFINE_PACKED_ROW                                                                                                     \
+    static inline void pf_packed_row(const uint8_t *w, int32_t stride, const uint32_t *a, int32_t columns, int32_t *sums) {      \
+        for (; columns > PF_PACKED_CHUNK; columns -= PF_PACKED_CHUNK) {                                                          \
+            pf_packed_dot(w, stride, a, PF_PACKED_CHUNK, sums);                                                                  \
+            w += PF_PACKED_CHUNK;                                                                                                \
+            a += 4 * (PF_PACKED_CHUNK + 1);                                                                                      \
+        }                                                                                                                        \
+        pf_packed_dot(w, stride, a, columns, sums);                                                                              \
+    }
+
 #endif

@@ -43,6 +43,8 @@ class Running(Protocol):
     """Firmware that runs."""
 
     transport: Transport
+    name: str
+    """What runs it, with its version."""
     uncounted: str
     """Why instructions are not counted; empty when they are."""
 

@@ -50,7 +50,7 @@ def exception_name(fault: Fault, machine: str) -> str:
 
 
 def explain(fault: Fault, symbolize: Symbolizer | None, steps: Sequence[TensorInfo], machine: str) -> str:
-    """One line: what happened, in which function and step, at which address, what helps; `machine` is the target's port."""
+    """One line: what happened, in which function and step, at which address, what helps; `machine`: the port."""
 
     def place(address: int) -> str:
         name = symbolize(address) if symbolize and address else ""

@@ -72,7 +72,10 @@ def headline(report: Report) -> str:
     """Model, scheme, target and amount of evidence in one line."""
     record = report.verification
     evidence = f"{count(record['samples'])} samples"
-    return " · ".join(str(part) for part in (record["model"], record["scheme"], record["target"], evidence))
+    target = str(record["target"])
+    if record.get("ran_on_stand_in"):
+        target += f", run as the firmware of {record['ran_on_stand_in']}, which stands in for it"
+    return " · ".join((record["model"], record["scheme"], target, evidence))
 
 
 def _share(part: float | None, whole: float | None) -> float:
@@ -189,6 +192,10 @@ def _steps(record: Mapping[str, Any], report: Report, most: int) -> Figures:
     notes = [f"{left} cheaper step{'s' if left != 1 else ''} not shown"] if left else []
     if cycles is not None:
         notes.append(f"Cycles: modelled by the {cycles['source']}; memory without wait states")
+    if record.get("compiler") and record.get("emulator"):
+        notes.append(
+            f"code by {record['compiler']}, run by {record['emulator']}; another compiler's code has other counts"
+        )
     note = "\n".join(notes)
     columns = (
         ("step", False),

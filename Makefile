@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin
 
-.PHONY: demo test check lint sweep bench compression check-figures tools clean
+.PHONY: demo test check lint sweep bench host-bench compression check-figures tools clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
@@ -30,6 +30,10 @@ check-figures: $(VENV)/.ready tools
 
 bench: $(VENV)/.ready tools
 	$(RUN)/python benchmarks/run.py
+
+# The C on this machine against onnxruntime: two minutes, ratios within one run.
+host-bench: $(VENV)/.ready
+	$(RUN)/python benchmarks/host.py
 
 # Half an hour on two cores; what is in build/compression already is not measured again.
 compression: $(VENV)/.ready

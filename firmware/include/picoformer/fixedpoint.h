@@ -51,6 +51,28 @@ static inline int64_t pf_rounding_shift(int64_t value, int32_t shift) {
     return (value + ((int64_t)1 << (shift - 1))) >> shift;
 }
 
+/* a * b for a of 16 bits and b >= 0. */
+static inline int64_t pf_narrow_product(int32_t a, int32_t b) {
+#if defined(__ARM_ARCH_6M__)
+    const int64_t high = a * (b >> 16);
+    return (int64_t)((uint64_t)high << 16) + a * (b & 0xFFFF);
+#else
+    return (int64_t)a * b;
+#endif
+}
+
+/* value >> shift limited to -2^30..2^30, shift 1..32: in 32 bits, for cores without a long shift. */
+static inline int32_t pf_shift_clamped(int64_t value, int32_t shift) {
+    const int32_t high = (int32_t)(value >> 32), beyond = high >> (shift - 1);
+    if (shift == 32) {
+        return high;
+    }
+    if (beyond != 0 && beyond != -1) {
+        return high < 0 ? -0x40000000 : 0x40000000;
+    }
+    return (int32_t)(((uint32_t)high << (32 - shift)) | ((uint32_t)value >> shift));
+}
+
 /* (value + 2^(drop-1)) >> drop, and value itself where drop is 0. */
 static inline int32_t pf_narrow(int32_t value, int32_t drop) {
     return (value + ((int32_t)1 << drop >> 1)) >> drop;

@@ -288,13 +288,15 @@ def build_files(
 
 def _write_memory(plan: MemoryPlan, folder: Path) -> None:
     """Keep the memory plan beside the firmware: its figures as memory.json, its drawing as memory.txt."""
+    from picoformer.backends.c.drawing import decides, timeline
+
     live = [
-        {"step": step.output, "nodes": [node.output for node in step.nodes], "bytes": plan.live(index)}
+        {"step": step.output, "nodes": [node.output for node in step.nodes], "bytes": plan.live_in(index)}
         for index, step in enumerate(plan.steps)
     ]
-    record = {"peak": plan.peak, "lower_bound": plan.lower_bound, "live": live}
+    record = {"peak": plan.peak, "lower_bound": plan.lower_bound, "decides": decides(plan), "live": live}
     atomic_write_text(folder / "memory.json", json.dumps(record, indent=1) + "\n")
-    atomic_write_text(folder / "memory.txt", plan.timeline() + "\n")
+    atomic_write_text(folder / "memory.txt", timeline(plan) + "\n")
 
 
 def read_memory(folder: Path) -> dict[str, Any]:
@@ -305,7 +307,8 @@ def read_memory(folder: Path) -> dict[str, Any]:
             {"step": str(entry["step"]), "nodes": list(map(str, entry["nodes"])), "bytes": int(entry["bytes"])}
             for entry in record["live"]
         ]
-        return {"peak": int(record["peak"]), "lower_bound": int(record["lower_bound"]), "live": live}
+        figures = {"peak": int(record["peak"]), "lower_bound": int(record["lower_bound"])}
+        return {**figures, "decides": str(record["decides"]), "live": live}
     except OSError as error:
         raise ModelError(f"{folder}/memory.json cannot be read ({error.strerror}); build again") from None
     except (ValueError, KeyError, TypeError):

@@ -114,8 +114,7 @@ class Runner:
 
         def fetch(sample: int, step: int) -> bytes:
             self._write(inputs, sample)
-            self.session.device.run(until=step)
-            return self.session.device.read_step(step)
+            return self.session.device.run_for_step(step)
 
         return DeviceRun(self.name, values, np.array(crcs, np.uint32), fetch)
 

@@ -40,7 +40,14 @@ class Session:
     @property
     def instructions(self) -> Instructions | None:
         """What the last run executed; None when it was not counted, for the reason in `uncounted`."""
-        return self.running.instructions(self.device.steps_run) if self.running else None
+        calls = self.device.calls
+        counted = self.running.instructions(len(calls)) if self.running else None
+        if counted is None:
+            return None
+        per_step = [0] * (max(calls) + 1)
+        for step, count in zip(calls, counted.per_step, strict=True):
+            per_step[step] += count
+        return Instructions(counted.total, counted.init, tuple(per_step))
 
     @property
     def uncounted(self) -> str:

@@ -25,10 +25,18 @@ def broadcast(site: Site) -> tuple[str, tuple[int, int]]:
             "stretched operand; expand one of them to the full shape"
         )
     period, inner = pattern
-    return site.struct("pf_broadcast", "shape", count=site.out.elements, period=period, inner=inner), (
-        first,
-        second,
-    )
+    order = (first, second)
+    if site.tiling is None:
+        return site.struct("pf_broadcast", "shape", count=site.out.elements, period=period, inner=inner), order
+    elements = f"rows * {site.out.width}" if site.out.width > 1 else "rows"
+    of_each_row = period * inner == site.out.elements
+    turns = str(period) if not of_each_row else "rows" if inner > 1 else elements
+    return f"&(pf_broadcast){{{elements}, {turns}, {inner}}}", order
+
+
+def has_rows(site: Site, index: int) -> bool:
+    """Whether an operand of an element-wise step has something for each row of the output."""
+    return site.types[index].elements in (site.out.elements, site.out.rows)
 
 
 def _copy(site: Site, to: str, source: str, count: int, size: int, to_every: int, from_every: int) -> str:

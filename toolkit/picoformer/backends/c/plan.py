@@ -30,6 +30,8 @@ class PlacedValue:
     """The value it was written over, where it was computed in place."""
     height: int = 0
     """Rows of the tile that its place holds; 0 where all of it has room."""
+    value: str = ""
+    """The value of the graph that it is, under another name where it is computed again; empty for scratch."""
 
     @property
     def end(self) -> int:
@@ -156,7 +158,7 @@ def _lifetimes(flow: Flow, schedule: Schedule) -> tuple[PlacedValue, ...]:
                 break
             first = tiling.first if tiling.first <= first <= tiling.last else first
             last = tiling.last if tiling.first <= last <= tiling.last else last
-        values.append(PlacedValue(name, size, first, last, 0, "", height))
+        values.append(PlacedValue(name, size, first, last, 0, "", height, flow.value[name]))
     for call in range(len(schedule.calls)):
         by_tiles = schedule.tiling_of(call)
         if size := flow.scratch(call, by_tiles.height if by_tiles else None):

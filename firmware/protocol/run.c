@@ -57,6 +57,13 @@ static uint32_t cycles_now(void) {
     return now;
 }
 
+/* Zeros below this frame, where sending left return addresses: what unwinds a stack that a step overflows should find the
+ * step's calls, not these. */
+__attribute__((noinline)) static void forget_calls(void) {
+    volatile uint32_t stale[48];
+    for (uint32_t i = 0; i < sizeof stale / sizeof *stale; i++) stale[i] = 0;
+}
+
 uint8_t pf_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until) {
     stream out = {reply, sequence};
     uint32_t missing = until == PF_ALL_STEPS ? 1u : pf_device.steps[until].bytes; /* of the last step wanted */
@@ -74,6 +81,7 @@ uint8_t pf_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until
         pf_piece piece;
         pf_device.next(pf_device.state, &piece);
         pf_running_step = (uint16_t)piece.step;
+        forget_calls();
         pf_port_watchdog(1);
         before = cycles_now();
         more = pf_port_call_step(pf_device.step, pf_device.state);

@@ -19,7 +19,7 @@ from picoformer.samples import check_calibration, fit_samples, load_samples, spl
 from picoformer.targets import Target, load_target
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import MemoryPlan, Step
+    from picoformer.backends.c import MemoryPlan, Step, Tile
     from picoformer.quantize import QuantizeSettings
 
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
@@ -152,11 +152,12 @@ def write_build(
     progress: Progress | None = None,
     samples: Mapping[str, Array] | None = None,
     quantized: Path | None = None,
+    tile: Tile = "auto",
 ) -> Build:
     """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target.
 
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
-    rounding costs.
+    rounding costs. `tile` says what goes by tiles of rows (backends/c/tiling.py).
     """
     from picoformer.backends.c import emit_c
     from picoformer.backends.onnx import export_onnx
@@ -196,7 +197,7 @@ def write_build(
         card = [f"{key}: {value}" for key, value in _provenance(manifest).items()]
         for number, board in enumerate(boards, start=1):
             tick(board.name, number)
-            model = emit_c(graph, board.isa, prefix, folder / board.name / "source", card=card)
+            model = emit_c(graph, board.isa, prefix, folder / board.name / "source", card=card, tile=tile)
             _write_memory(model.plan, folder / board.name)
             build_firmware(folder / board.name / "source", board, folder / board.name)
         tick("done", 1 + len(boards))
@@ -266,14 +267,17 @@ def build_files(
     name: str | None = None,
     progress: Progress | None = None,
     quantized: Path | None = None,
+    tile: Tile = "auto",
 ) -> Build:
     """An ONNX file or a checkpoint, and for an integer scheme an .npz of calibration samples, to the folder `out`.
 
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme.
     """
+    from picoformer.backends.c import check_tile
     from picoformer.quantized_folder import quantized_scheme
     from picoformer.stages import onnx_file
 
+    tile = check_tile(tile)
     refuse_to_replace(out, BUILD_MARKS)
     if quantized is not None:
         scheme = quantized_scheme(quantized)
@@ -282,7 +286,7 @@ def build_files(
             source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized
         )
         return write_build(
-            source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples, quantized
+            source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples, quantized, tile
         )
 
 

@@ -327,6 +327,7 @@ def _build(
         _shapes(pipeline),
         name=pipeline.file.name,
         quantized=quantized,
+        tile=firmware.tile,
         progress=None if progress is None else lambda what, done, total: progress(what, done, total, 0.0),
     )
     return {"parameters": build.manifest.parameters, "macs": build.manifest.macs}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,8 +181,9 @@ def verify_build(
             def run(values: Mapping[str, Array]) -> DeviceRun:
                 firmware, identity = build.firmware(board), graph_identity(graph)[:16]
                 session = sessions.enter_context(open_device(firmware, board, where, identity=identity))
-                runner = Runner(session, graph, len(steps), where or board.name, progress)
-                result = runner(values)
+                own = build.steps(board)
+                runner = Runner(session, graph, len(own), where or board.name, progress)
+                result = replace(runner(values), steps=[Step(step.name, step.output) for step in own])
                 measured[board.name] = runner.measured()
                 forms[result.name] = result.outputs
                 return result

@@ -24,12 +24,13 @@ typedef struct pf_device_model {
     uint8_t identity[16]; /* first 16 bytes of SHA-256 of the generated sources' graph */
     uint16_t input_count, output_count, step_count;
     const pf_tensor_info *inputs, *outputs;
-    const pf_tensor_info *steps; /* steps[i]: the output of step i, and where its first bytes lie right after they were computed */
+    const pf_tensor_info
+        *steps; /* steps[i]: the output of step i, and where its first bytes lie right after they were computed */
     uint32_t arena_bytes;
     uint8_t *arena;
     void *state;
-    void (*init)(void *state); /* back to before the first call; leaves the inputs in the arena alone */
-    int (*step)(void *state);  /* make the next call; 1 while more remain, 0 when the last one is done */
+    void (*init)(void *state);                        /* back to before the first call; leaves the inputs in the arena alone */
+    int (*step)(void *state);                         /* make the next call; 1 while more remain, 0 when the last one is done */
     void (*next)(const void *state, pf_piece *piece); /* what the next call of `step` will compute */
 } pf_device_model;
 

@@ -125,7 +125,7 @@ class Stack:
 @dataclass(frozen=True)
 class RunResult:
     """One run: CRC-32 of each step's output, cycles of init and of each step, bytes of each output; None if
-    not asked for. Steps are those that ran, in order; `calls` says which step each call of the model computed for."""
+    not asked for. `calls` says which step each call of the model computed for; a step that has not run has CRC 0."""
 
     calls: tuple[int, ...]
     step_crcs: tuple[int, ...] | None

@@ -23,7 +23,9 @@ def timeline(plan: MemoryPlan) -> str:
         lines.append(f"at any number of instructions {plan.floor} bytes would be the least")
     for tiling in plan.schedule.tilings:
         first, last = (plan.schedule.step_of(call).output for call in (tiling.first, tiling.last))
-        lines.append(f"calls {tiling.first} to {tiling.last}, {tiling.height} of {tiling.rows} rows at a time: {first} to {last}")
+        lines.append(
+            f"calls {tiling.first} to {tiling.last}, {tiling.height} of {tiling.rows} rows at a time: {first} to {last}"
+        )
     lines.append(decides(plan))
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ from picoformer.backends.c.operators import EMITTERS, FUSED, Unsupported
 from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
 from picoformer.backends.c.site import Parts, Site, describe, dimensions
 from picoformer.backends.c.sources import sources_of
-from picoformer.backends.c.tiling import Tile
+from picoformer.backends.c.tiling import Tile, check_tile
 from picoformer.errors import UnsupportedError
 from picoformer.files import atomic_write_text
 from picoformer.ir import DType, Graph, Lowered
@@ -90,6 +90,7 @@ class Draft:
 def draft_c(graph: Graph, target_isa: Sequence[str], prefix: str = "model", tile: Tile = "auto") -> Draft:
     """Decide everything about a model's C without writing it; raises as `emit_c` does."""
     check_prefix(prefix)
+    tile = check_tile(tile)
     layout = layout_of(target_isa)
     lowered = _lower(graph)
     _refuse(graph)
@@ -116,8 +117,9 @@ def emit_c(
 
     `graph` is quantized throughout or float32 throughout. `target_isa` is the target's list of instruction sets.
     `prefix` starts every symbol and file name. `card` is lines for the comment on top of the model: what it is, where
-    it came from, how well it does. `tile` says what goes by tiles of rows (see tiling.py). Raises UnsupportedError naming the node that has no C; ConfigError for a prefix that
-    is no identifier or an instruction set that is not known.
+    it came from, how well it does. `tile` says what goes by tiles of rows (see tiling.py). Raises UnsupportedError
+    naming the node that has no C; ConfigError for a prefix that is no identifier, an instruction set that is not known,
+    or a `tile` that says nothing.
     """
     return write_c(draft_c(graph, target_isa, prefix, tile), out, card=card)
 
@@ -216,7 +218,7 @@ def _context(draft: Draft, card: Sequence[str]) -> dict[str, Any]:
         "accessors": sorted(parts.accessors, key=lambda dtype: dtype.value),
         "uses_length": parts.uses_length,
         "rows": draft.rows,
-        "steps": [row for row in draft.rows if not row.again],
+        "steps": sorted((row for row in draft.rows if not row.again), key=lambda row: row.step),
         "tilings": plan.schedule.tilings,
         "pieces": [_piece(graph, plan, index) for index in range(len(plan.schedule.calls))],
         "inputs": [port for port in draft.ports if not port.is_output],

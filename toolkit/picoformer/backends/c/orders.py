@@ -13,8 +13,8 @@ from picoformer.ir import Graph
 def orders_of(graph: Graph, layout: Layout, steps: Sequence[Step], keep: Sequence[str] = ()) -> list[Schedule]:
     """Orders worth a plan, the graph's own first.
 
-    The queries of an attention are read by rows, keys and values whole. So what computes the queries can wait until keys
-    and values are there and then go by tiles with the attention; and what all three were computed from, often a
+    The queries of an attention are read by rows, keys and values whole. So what computes the queries can wait until
+    keys and values are there and then go by tiles with the attention; and what all three were computed from, often a
     normalized residual, can be computed a second time rather than kept.
     """
     own = in_order(tuple(steps))
@@ -41,12 +41,7 @@ def _waiting(flow: Flow, again: bool) -> Schedule:
     for call in range(len(flow.steps)):
         if call not in back:
             turns += [*before.get(call, []), (call, False)]
-    number: dict[int, int] = {}
-    for call, repeated_call in turns:
-        if not repeated_call:
-            number.setdefault(call, len(number))
-    steps = tuple(flow.steps[call] for call in number)
-    return Schedule(steps, tuple(Call(number[call], repeated_call) for call, repeated_call in turns))
+    return Schedule(flow.steps, tuple(Call(call, repeated_call) for call, repeated_call in turns))
 
 
 def _behind(flow: Flow, attention: int, again: bool, taken: set[int]) -> tuple[set[int], set[int]]:

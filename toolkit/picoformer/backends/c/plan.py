@@ -64,7 +64,7 @@ class MemoryPlan:
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The steps, numbered as they first run."""
+        """The steps, numbered as they stand in the graph."""
         return self.schedule.steps
 
     def root(self, name: str) -> str:
@@ -187,6 +187,4 @@ def _groups(flow: Flow, schedule: Schedule, values: Sequence[PlacedValue], prefe
 
 
 def _rectangles(groups: Sequence[Sequence[PlacedValue]]) -> list[Rectangle]:
-    return [
-        Rectangle(group[0].first, group[-1].last, max(aligned(value.bytes) for value in group)) for group in groups
-    ]
+    return [Rectangle(group[0].first, group[-1].last, max(aligned(value.bytes) for value in group)) for group in groups]

@@ -14,6 +14,7 @@ from picoformer.backends.c.flow import Flow, aligned
 from picoformer.backends.c.isa import Layout
 from picoformer.backends.c.orders import orders_of
 from picoformer.backends.c.schedule import Schedule, Step, Tiling
+from picoformer.errors import ConfigError
 from picoformer.ir import Graph
 
 PRICE = 0.02
@@ -23,15 +24,16 @@ SLACK = 0.01
 _LONGEST = 16
 """Most calls that go by tiles together."""
 
+TILES = ("auto", "least", "none")
 Tile = str | int
-"""`auto`: the least memory at PRICE; `least`: the least memory; `none`: no tiles; a number: tiles of so many rows, where
-they take less memory."""
+"""`auto`: the least memory at PRICE; `least`: the least memory; `none`: no tiles; a number: tiles of so many rows,
+where they take less memory."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A schedule, and the most bytes alive at once: in the best legal schedule that the settings allow (`bound`), and in
-    the best one at any number of instructions (`floor`)."""
+    """A schedule, and the most bytes alive at once: in the best legal schedule that the settings allow (`bound`), and
+    in the best one at any number of instructions (`floor`)."""
 
     schedule: Schedule
     bound: int
@@ -51,6 +53,14 @@ class _Edge:
     prices: tuple[float, ...]
 
 
+def check_tile(tile: Tile) -> Tile:
+    """`tile`, a number in digits as an int; raises ConfigError for anything else that says nothing about tiles."""
+    number = int(tile) if isinstance(tile, int) or tile.isdecimal() else 0
+    if tile in TILES or 0 < number < 1 << 31:
+        return tile if tile in TILES else number
+    raise ConfigError(f"tile '{tile}' is neither {', '.join(TILES)} nor a number of rows above 0")
+
+
 def choose_schedule(
     graph: Graph, layout: Layout, steps: Sequence[Step], keep: Sequence[str] = (), tile: Tile = "auto"
 ) -> Choice:
@@ -59,7 +69,7 @@ def choose_schedule(
     The bound is exact over the orders that `orders_of` gives and all ways of cutting each into calls by themselves and
     runs of calls that go by tiles of one height.
     """
-    found = []
+    found: list[tuple[float, float, int, Flow, tuple[Tiling, ...]]] = []
     flows = [Flow(graph, layout, order.steps, order.calls, keep) for order in orders_of(graph, layout, steps, keep)]
     whole = sum(effort(flows[0], call) for call in range(len(flows[0].calls)))
     for flow in flows if tile != "none" else flows[:1]:
@@ -70,10 +80,10 @@ def choose_schedule(
         if limit < 0:
             found.append((math.inf, price, floor, flow, ()))
             continue
-        bound = _least(flow, edges, limit)
-        cut = _cut(flow, edges, math.floor(bound * (1 + SLACK)))
+        least = _least(flow, edges, limit)
+        cut = _cut(flow, edges, math.floor(least * (1 + SLACK)))
         assert cut is not None
-        found.append((bound, price + cut[0], floor, flow, cut[1]))
+        found.append((least, price + cut[0], floor, flow, cut[1]))
     bound, _, _, flow, tilings = min(found, key=lambda item: item[:2])
     return Choice(Schedule(flow.steps, flow.calls, tilings), int(bound), min(item[2] for item in found))
 
@@ -162,7 +172,7 @@ def _least(flow: Flow, edges: list[list[_Edge]], limit: float) -> int:
 
 
 def _cut(flow: Flow, edges: list[list[_Edge]], peak: int) -> tuple[float, tuple[Tiling, ...]] | None:
-    """The cheapest way to cut the calls within `peak` bytes, then that with the fewest tiles; None where there is none."""
+    """The cheapest way to cut the calls within `peak` bytes, then that with the fewest tiles; None if there is none."""
     best: list[tuple[float, int, tuple[Tiling, ...]] | None] = [(0.0, 0, ())] + [None] * len(flow.calls)
     for first, row in enumerate(edges):
         before = best[first]

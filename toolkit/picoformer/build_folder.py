@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from picoformer import __version__
 from picoformer.errors import ConfigError, DataError, ModelError, UnsupportedError
 from picoformer.files import atomic_folder, atomic_write_bytes, atomic_write_text, content_hash
-from picoformer.firmware import FirmwareBuild, build_firmware, load_build
+from picoformer.firmware import FirmwareBuild, SizeReport, build_firmware, load_build, load_sizes
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array, LoweringError
+from picoformer.library import build_library
 from picoformer.quantization_report import copy_quantization, write_quantization
 from picoformer.samples import check_calibration, fit_samples, load_samples, split_labels
-from picoformer.targets import Target, load_target
+from picoformer.targets import Target, load_target, stand_in
 
 if TYPE_CHECKING:
     from picoformer.backends.c import MemoryPlan, Step, Tile
@@ -76,6 +77,10 @@ class Build:
     def firmware(self, target: Target) -> FirmwareBuild:
         """The linked firmware for `target`; raises ModelError when this folder has none."""
         return load_build(self.folder / target.name, target)
+
+    def sizes(self, target: Target) -> tuple[SizeReport | None, str]:
+        """What the firmware or library for `target` takes; None and the reason where nothing could compile it."""
+        return load_sizes(self.folder / target.name)
 
     def steps(self, target: Target) -> tuple[Step, ...]:
         """The steps of the firmware for `target`, in order."""
@@ -167,6 +172,8 @@ def write_build(
     refuse_to_replace(out, BUILD_MARKS)
     content = self_contained(source)
     boards = [target] if target.is_host else [load_target(HOST), target]
+    if target.stands_in:
+        boards.append(stand_in(target))
     manifest = Manifest(
         graph.name,
         scheme,
@@ -199,7 +206,11 @@ def write_build(
             tick(board.name, number)
             model = emit_c(graph, board.isa, prefix, folder / board.name / "source", card=card, tile=tile)
             _write_memory(model.plan, folder / board.name)
-            build_firmware(folder / board.name / "source", board, folder / board.name)
+            place = folder / board.name
+            if board.is_library:
+                build_library(place / "source", board, place, prefix, model.arena_bytes)
+            else:
+                build_firmware(place / "source", board, place)
         tick("done", 1 + len(boards))
         atomic_write_text(folder / "target.json", target.model_dump_json(indent=1) + "\n")
         atomic_write_text(folder / "build.json", json.dumps(asdict(manifest), indent=1) + "\n")

@@ -294,13 +294,15 @@ def inspect(model: Path, shapes: tuple[str, ...], as_json: bool) -> None:
 @main.command()
 @json_option
 def targets(as_json: bool) -> None:
-    """List the targets."""
+    """List the boards and emulated machines to build for.
+
+    With core, clock, memory, instruction sets, and what runs a build without the board.
+    """
+    from picoformer.reporting import print_targets, target_record
     from picoformer.targets import list_targets, load_target
 
-    found = [load_target(name) for name in list_targets()]
-    record = [{"name": t.name, "description": t.description, "cpu": t.cpu, "isa": list(t.isa)} for t in found]
-    table = "\n".join(f"{t.name:<16} {t.description}" for t in found)
-    show(record, as_json, lambda: click.echo(table))
+    record = [target_record(load_target(name)) for name in list_targets()]
+    show(record, as_json, lambda: print_targets(record))
 
 
 @main.command()

@@ -77,8 +77,8 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps, numbered as they stand in the graph, the calls in the order in which they are made, and the tilings, which
-    do not overlap."""
+    """The steps, numbered as they stand in the graph, the calls in the order in which they are made, and the tilings,
+    which do not overlap."""
 
     steps: tuple[Step, ...]
     calls: tuple[Call, ...]

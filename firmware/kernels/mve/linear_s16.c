@@ -12,7 +12,7 @@ static const int16_t *weights(const pf_linear *p, int32_t i, int32_t vectors, vo
 }
 
 DEFINE_SUM(s16)
-DEFINE_GROUP(group_s8, "s16", s8)
-DEFINE_GROUP(group_s16, "s16", s16)
+DEFINE_GROUPS("s16", s8)
+DEFINE_GROUPS("s16", s16)
 DEFINE_LINEAR(pf_linear_s16_s8, pf_linear, s16, s8, group_s8, GROUP, weights)
 DEFINE_LINEAR(pf_linear_s16_s16, pf_linear, s16, s16, group_s16, GROUP, weights)

@@ -1,4 +1,4 @@
-"""A Cortex-M in this process, by unicorn: its memory, its peripherals, and the exceptions that unicorn does not take."""
+"""A Cortex-M in this process, by unicorn: its memory, its peripherals, the exceptions that unicorn does not take."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from picoformer.emulator.choice import UNICORN_CORES
 from picoformer.emulator.image import Image
 from picoformer.emulator.peripherals import WINDOW, Peripheral, Watchdog
-from picoformer.errors import ToolError
 from picoformer.targets import MemoryRegion, Target
-
-MODELS = {f"cortex-m{n}": f"UC_CPU_ARM_CORTEX_M{n}" for n in (0, 3, 4, 7, 33)} | {
-    "cortex-m0plus": "UC_CPU_ARM_CORTEX_M0"
-}
-"""cpu of a target → unicorn's model. A Cortex-M55 it has not."""
 
 _SYSTEM = 0xE000E000
 _DEBUG = 0xE0001000
@@ -43,11 +38,6 @@ class CortexM:
     """
 
     def __init__(self, image: Image, target: Target) -> None:
-        if target.cpu not in MODELS:
-            raise ToolError(
-                f"{target.name} cannot run in unicorn, which has no {target.cpu} (only {', '.join(MODELS)}); "
-                f"get QEMU with: sudo apt-get install qemu-system-arm"
-            )
         import unicorn
         from unicorn import arm_const
 
@@ -62,7 +52,9 @@ class CortexM:
         self._bad_access: tuple[int, int] | None = None
         self._unicorn, self._registers = unicorn, arm_const
         # With UC_MODE_MCLASS every model is a Cortex-M33.
-        self._core = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB, cpu=getattr(arm_const, MODELS[target.cpu]))
+        self._core = unicorn.Uc(
+            unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB, cpu=getattr(arm_const, UNICORN_CORES[target.cpu])
+        )
         self._map(target.memory)
         self._core.hook_add(unicorn.UC_HOOK_INTR, self._on_interrupt)
         self._core.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_bad_access)

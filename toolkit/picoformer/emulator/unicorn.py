@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 from picoformer.emulator.cortex_m import CortexM
@@ -53,7 +54,7 @@ class UnicornCore:
 
     def __init__(self, elf: Path, target: Target, *, count: bool) -> None:
         image = read_image(elf)
-        self._name = f"unicorn ({target.cpu})"
+        self.name = f"unicorn {importlib.metadata.version('unicorn')}"
         self._core = CortexM(image, target)
         uart = uart_of(target, self._core.stop)
         assert target.uart is not None
@@ -72,7 +73,7 @@ class UnicornCore:
         """See interface.Running."""
         code = self._core.exit_code
         how = f"ended with exit code {code}" if code is not None else self._core.words or "still runs"
-        return f"{self._name} {how}"
+        return f"{self.name} {how}"
 
     def close(self) -> None:
         """See interface.Running."""

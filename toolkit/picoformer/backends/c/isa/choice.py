@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from picoformer.backends.c.isa.armv6m import ARMV6M
+from picoformer.backends.c.isa.armv7m import ARMV7M
 from picoformer.backends.c.isa.dsp import DSP
 from picoformer.backends.c.isa.generic import GENERIC
 from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout
@@ -22,6 +23,7 @@ INSTRUCTION_SETS: dict[str, InstructionSet] = {
     "generic": GENERIC,
     "word": WORD,
     "armv6m": ARMV6M,
+    "armv7m": ARMV7M,
     "dsp": DSP,
     "mve": MVE,
 }

@@ -81,11 +81,11 @@ def test_interpolation_of_every_number(y: DType, core: ArmLibrary) -> None:
     x = np.arange(-32768, 32768, dtype=np.int16)
     table = np.where(np.arange(513) % 3 == 0, 32767, -32768).astype(np.int16)
     table[256:] = np.random.default_rng(4).integers(-32768, 32768, 257)
-    lowered = LoweredInterpolatedTable(table, of(x.shape, S16, 0.1), of(x.shape, y, 0.1))
-    results = [execute(core, lowered, x[start:])[1] for start in (0, 3)]
-    core.run()
-    for start, result in zip((0, 3), results, strict=True):
-        np.testing.assert_array_equal(result, lowered.execute(x)[start:])
+    for part in (x, x[3:]):
+        lowered = LoweredInterpolatedTable(table, of(part.shape, S16, 0.1), of(part.shape, y, 0.1))
+        result = execute(core, lowered, part)[1]
+        core.run()
+        np.testing.assert_array_equal(result, lowered.execute(part))
 
 
 @pytest.mark.parametrize("x,y", [(S8, S8), (S8, S16), (S16, S16)])

@@ -1,4 +1,4 @@
-"""The C operators as the Cortex-M4 has them: calls are recorded, then run together in QEMU on an image of memory."""
+"""The C operators as a Cortex-M has them: calls are recorded, then run together in QEMU on an image of memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import re
 import struct
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,27 @@ from picoformer.backends.c.sources import kernel_files
 from picoformer.ir.operator import Array, Lowered
 
 FLAGS_M4 = ["-mthumb", "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard", "-ffreestanding", "-O2"]
-IMAGE = 0x20010000
-"""Where the image lies: count of calls, (function, ten words) each, then their memory."""
+FLAGS_M55 = ["-mthumb", "-mcpu=cortex-m55", "-mfloat-abi=hard", "-ffreestanding", "-O2"]
+
+
+@dataclass(frozen=True)
+class Core:
+    """A machine of QEMU that runs calls. `image`: where count of calls, (function, ten words) each, and their memory lie."""
+
+    machine: str
+    flags: tuple[str, ...]
+    ram: int
+    image: int
+
+
+M4 = Core("mps2-an386", tuple(FLAGS_M4), 0x20000000, 0x20010000)
+M55 = Core("mps3-an547", tuple(FLAGS_M55), 0x30000000, 0x60000000)
 _ALIGNMENT = 16
 _WORDS = 10
 _LIMIT = 0x3E0000
 
 _LINK = """
-MEMORY { code : ORIGIN = 0, LENGTH = 4M  data : ORIGIN = 0x20000000, LENGTH = 64K }
+MEMORY { code : ORIGIN = 0, LENGTH = 512K  data : ORIGIN = @RAM@, LENGTH = 64K }
 ENTRY(start)
 SECTIONS {
   .text : { KEEP(*(.vectors)) *(.text*) *(.rodata*) } > code
@@ -32,7 +46,7 @@ SECTIONS {
   .bss : { *(.data*) *(.bss*) } > data
 }
 """
-_MAIN = """
+_MAIN = r"""
 /* Runs the calls of an image and writes the image back through semihosting. */
 #include "picoformer/ops.h"
 #include <stddef.h>
@@ -60,7 +74,8 @@ void *memset(void *to, int value, size_t n)
 }
 void start(void)
 {
-    *(volatile uint32_t *)0xE000ED88u |= 0xF00000u; /* the FPU */
+    *(volatile uint32_t *)0xE000ED88u |= 0xF00000u; /* floating point and vectors */
+    __asm__ volatile("dsb\n isb" ::: "memory");
     image *const i = (image *)@IMAGE@u;
     for (uint32_t c = 0; c < i->count; c++) {
         const uint32_t *a = i->calls[c].words;
@@ -80,14 +95,15 @@ static void fault(void)
     for (;;) {}
 }
 __attribute__((section(".vectors"), used)) static void *const vectors[16] = {
-    (void *)0x20010000u, (void *)start, (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault};
+    (void *)(@RAM@u + 0x10000u), (void *)start, (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault};
 """
 
 
 class ArmLibrary(Library):
     """A Library whose calls happen on the emulated core, all at once, in `run`; until then results are undefined."""
 
-    def __init__(self, folder: Path, target_isa: list[str]) -> None:
+    def __init__(self, folder: Path, target_isa: list[str], core: Core = M4) -> None:
+        self._core = core
         header = preprocessed_header()
         self.layout = layout_of(target_isa)
         self.structures = _narrow(structures(header))
@@ -96,14 +112,23 @@ class ArmLibrary(Library):
         self._names = [name for name in prototypes(header) if not name.endswith("_f32")]
         self._folder = folder
         table = ", ".join(f"(function *)(void *){name}" for name in self._names)
-        (folder / "main.c").write_text(_MAIN.replace("@FUNCTIONS@", table).replace("@IMAGE@", hex(IMAGE)))
-        (folder / "link.ld").write_text(_LINK)
+        main = _MAIN.replace("@FUNCTIONS@", table).replace("@IMAGE@", hex(core.image))
+        (folder / "main.c").write_text(main.replace("@RAM@", hex(core.ram)))
+        (folder / "link.ld").write_text(_LINK.replace("@RAM@", hex(core.ram)))
         sources = [
             *kernels,
             *(p for p in sorted((FIRMWARE / "ops").glob("*.c")) if "f32" not in p.name and p.stem != "float_math"),
         ]
         loose = [flag for flag in FLAGS if flag not in ("-Wpedantic", "-Wconversion")]
-        command = ["arm-none-eabi-gcc", *FLAGS_M4, *loose, "-nostdlib", "-Wl,-T,link.ld", "main.c", *map(str, sources)]
+        command = [
+            "arm-none-eabi-gcc",
+            *core.flags,
+            *loose,
+            "-nostdlib",
+            "-Wl,-T,link.ld",
+            "main.c",
+            *map(str, sources),
+        ]
         subprocess.run([*command, "-lgcc", "-o", "operators.elf"], cwd=folder, check=True)
         self._reset()
 
@@ -162,12 +187,12 @@ class ArmLibrary(Library):
         command = [
             "qemu-system-arm",
             "-M",
-            "mps2-an386",
+            self._core.machine,
             "-nographic",
             "-semihosting-config",
             "enable=on,target=native",
         ]
-        command += ["-kernel", "operators.elf", "-device", f"loader,file=image.bin,addr={IMAGE:#x}"]
+        command += ["-kernel", "operators.elf", "-device", f"loader,file=image.bin,addr={self._core.image:#x}"]
         subprocess.run(command, cwd=self._folder, check=True, timeout=120, stdin=subprocess.DEVNULL)
         back = np.frombuffer(result.read_bytes(), np.uint8)
         for owner, offset in self._owners:
@@ -184,7 +209,7 @@ class ArmLibrary(Library):
     def _append(self, data: bytes) -> int:
         self._memory.extend(bytes(-len(self._memory) % _ALIGNMENT))
         self._memory.extend(data)
-        return IMAGE + self._offset + len(self._memory) - len(data)
+        return self._core.image + self._offset + len(self._memory) - len(data)
 
     def _place(self, array: Array) -> int:
         owner = array
@@ -193,7 +218,7 @@ class ArmLibrary(Library):
         if id(owner) not in self._places:
             assert owner.flags.c_contiguous
             self._places[id(owner)] = self._append(owner.tobytes())
-            self._owners.append((owner, self._places[id(owner)] - IMAGE - self._offset))
+            self._owners.append((owner, self._places[id(owner)] - self._core.image - self._offset))
         return self._places[id(owner)] + array.ctypes.data - owner.ctypes.data
 
 

@@ -62,7 +62,7 @@ def test_every_step_gives_the_bytes_of_the_reference(case: str, tmp_path: Path, 
             actual = np.frombuffer(data, expected.dtype)
             assert np.array_equal(actual, expected.reshape(-1)), f"sample {index}, '{name}'"
             ran.append(name)
-        assert ran == expected_steps
+        assert sorted(ran) == sorted(expected_steps)
         for tensor in built.device.outputs[: built.device.output_count]:
             name = tensor.name.decode()
             assert built.read(tensor) == np.ascontiguousarray(reference[name][index]).tobytes()
@@ -187,7 +187,7 @@ def test_sections_can_be_chosen(tmp_path: Path) -> None:
         found[name] = run("arm-none-eabi-objdump", "-ht", output)
     assert re.search(r"\.external\s\S+ model_logits_weight", found["weights"])
     assert re.search(r"\.fast_code\s\S+ model_step", found["model"])
-    assert re.search(r"\.fast_code\s\S+ run_step", found["model"])
+    assert re.search(r"\.fast_code\s\S+ run_call", found["model"])
     assert re.search(r"\.fast_data\s\S+ arena", found["model_device"])
     assert re.search(r" \.external .* 2\*\*4$", found["weights"], re.MULTILINE), "aligned to 16"
     assert re.search(r" \.fast_data .* 2\*\*4$", found["model_device"], re.MULTILINE), "aligned to 16"

@@ -17,11 +17,12 @@ import pytest
 
 import device_fixture
 from conftest import TinyFirmware
+from picoformer.compilers import PACKAGES
 from picoformer.emulator.counting import plugin_for, read_counts
 from picoformer.emulator.session import open_device
 from picoformer.emulator.symbols import symbolize
 from picoformer.errors import DeviceError, FitError, ModelError, ToolError
-from picoformer.firmware import build_firmware, load_build
+from picoformer.firmware import build_firmware, load_build, target_defines
 from picoformer.link.device import Device, RefusedError
 from picoformer.link.messages import Status, Table
 from picoformer.targets import load_target, resource_root
@@ -41,7 +42,7 @@ def test_the_device_computes_the_model(device_target: str, tiny_firmware: TinyFi
     with open_device(build, target, identity=device_fixture.IDENTITY) as session:
         device = session.device
         hello = device.hello()
-        assert (hello.name, hello.input_count, hello.output_count, hello.step_count) == ("tiny", 2, 1, 3)
+        assert (hello.name, hello.input_count, hello.output_count, hello.step_count) == ("tiny", 2, 2, 3)
         assert hello.arena_bytes == device_fixture.ARENA_BYTES
         assert hello.clock_hz == target.clock_hz
         assert [tensor.name for tensor in device.tensors(Table.INPUTS)] == ["pixels", "scale"]
@@ -50,25 +51,48 @@ def test_the_device_computes_the_model(device_target: str, tiny_firmware: TinyFi
             steps = _write_inputs(device, seed)
             result = device.run(crc=True, outputs=True)
             assert result.step_crcs == tuple(map(zlib.crc32, steps))
-            assert result.outputs == (steps[2],)
+            assert result.outputs == (steps[2], steps[0])
             assert result.step_cycles is None  # neither machine has a cycle counter
-            assert device.read_output(0) == device.read_step(2) == steps[2]
+            assert device.read_output(0) == steps[2]
 
 
-def test_any_step_can_be_read_after_a_run_up_to_it(device_target: str, tiny_firmware: TinyFirmware) -> None:
+def test_any_step_can_be_run_for(device_target: str, tiny_firmware: TinyFirmware) -> None:
     build, target = tiny_firmware(device_target)
     with open_device(build, target) as session:
         for until in range(3):
             steps = _write_inputs(session.device, until)
             result = session.device.run(crc=True, until=until)
             assert result.step_crcs == tuple(map(zlib.crc32, steps[: until + 1]))
-            assert session.device.read_step(until) == steps[until]  # 2000 bytes: two frames
-            other = (until + 1) % 3
-            with pytest.raises(RefusedError) as stale:
-                session.device.read_step(other)
-            assert stale.value.status == Status.STALE
+            _write_inputs(session.device, until)
+            assert session.device.run_for_step(until) == steps[until]  # 2000 bytes: two frames
+            if until < 2:
+                with pytest.raises(RefusedError) as stale:
+                    session.device.read_output(0)
+                assert stale.value.status == Status.STALE
         with pytest.raises(RefusedError, match="write every input before each run"):
             session.device.run()
+
+
+def test_steps_by_tiles_are_put_together(device_target: str, tmp_path: Path) -> None:
+    """Three calls for each of three tiles, the last tile lower, and rows that are computed again."""
+    target = load_target(device_target)
+    model = device_fixture.write_model(
+        tmp_path / "model", device_c=device_fixture.TILED_DEVICE_C, model_c=device_fixture.TILED_MODEL_C
+    )
+    with open_device(build_firmware(model, target, tmp_path / "out", strict=True), target) as session:
+        for until in (0, 1, 2, None):
+            steps = _write_inputs(session.device, 1)
+            result = session.device.run(crc=True, until=until)
+            assert result.step_crcs == tuple(map(zlib.crc32, steps[: 3 if until is None else until + 1]))
+        assert result.calls == (0, 0, 1, 2, 0, 1, 2, 0, 1, 2)
+        counts = session.instructions
+        if device_target != "host":
+            assert counts is not None and len(counts.per_step) == 3
+            assert counts.total == counts.init + sum(counts.per_step)
+            assert counts.per_step[0] > 2 * counts.per_step[1]
+        for step in range(3):
+            _write_inputs(session.device, 1)
+            assert session.device.run_for_step(step) == steps[step]
 
 
 def test_the_stack_is_measured(arm_tools: None, tiny_firmware: TinyFirmware) -> None:
@@ -103,7 +127,8 @@ def test_many_steps_come_in_several_frames(device_target: str, tmp_path: Path) -
     ).replace(".step_count = 3", ".step_count = 600")
     model_c = device_fixture.MODEL_C.replace("switch (self->next++) {", "switch (self->next++ ? 5u : 3u) {").replace(
         "    default:",
-        "    case 3:\n        return 1;\n    default:\n        test_arena[0]++;\n        return 1;\n    case 9:",
+        "    case 3:\n        return 1;\n    default:\n        test_arena[0]++;\n"
+        "        return self->next < 600u;\n    case 9:",
     )
     target = load_target(device_target)
     model = device_fixture.write_model(tmp_path / "model", device_c=device_c, model_c=model_c)
@@ -195,13 +220,14 @@ def test_a_missing_program_names_its_package(
 ) -> None:
     build, target = tiny_firmware(device_target)
     monkeypatch.setenv("PATH", str(tmp_path))
-    package = "gcc libc6-dev" if device_target == "host" else "gcc-arm-none-eabi libnewlib-arm-none-eabi"
+    package = PACKAGES[target.toolchain.program]
     with pytest.raises(ToolError, match=f"is not installed; get it with: sudo apt-get install {package}"):
         build_firmware(device_fixture.write_model(tmp_path / "model"), target, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
-    if device_target != "host":
+    if target.emulator is not None and device_target != "host":
+        program = target.emulator.program
         with (
-            pytest.raises(ToolError, match=r"qemu-system-arm is not installed; .* install qemu-system-arm"),
+            pytest.raises(ToolError, match=f"{program} is not installed; .* install {PACKAGES[program]}"),
             open_device(build, target),
         ):
             pass
@@ -211,14 +237,16 @@ def test_firmware_that_ends_at_once_is_told_with_its_last_words(
     device_target: str, tiny_firmware: TinyFirmware, tmp_path: Path
 ) -> None:
     _, target = tiny_firmware(device_target)
-    leave = '__asm__ volatile("bkpt 0xAB" : : "r"(r0), "r"(r1));'
-    extra = (
-        "#include <stdio.h>\n#include <stdlib.h>\n__attribute__((constructor)) static void leave(void);\n"
-        'static void leave(void) { fputs("cannot go on\\n", stderr); exit(3); }\n'
-        if device_target == "host"
-        else "void pf_uart_init(void);\nvoid pf_uart_init(void) { static const uint32_t b[2] = {0x20026u, 3u};\n"
-        f'register uint32_t r0 __asm__("r0") = 0x20u; register const uint32_t *r1 __asm__("r1") = b; {leave} }}\n'
-    )
+    leave = {
+        "host": "#include <stdio.h>\n#include <stdlib.h>\n__attribute__((constructor)) static void leave(void);\n"
+        'static void leave(void) { fputs("cannot go on\\n", stderr); exit(3); }\n',
+        "cortex_m": "void pf_uart_init(void);\n"
+        "void pf_uart_init(void) { static const uint32_t b[2] = {0x20026u, 3u};\n"
+        'register uint32_t r0 __asm__("r0") = 0x20u; register const uint32_t *r1 __asm__("r1") = b;\n'
+        '__asm__ volatile("bkpt 0xAB" : : "r"(r0), "r"(r1)); }\n',
+        "riscv": "void pf_uart_init(void);\nvoid pf_uart_init(void) { *(volatile uint32_t *)0x100000u = 0x33333u; }\n",
+    }
+    extra = leave[target.port]
     if device_target != "host":  # its own UART, which leaves instead of starting
         target = target.model_copy(update={"uart": target.uart.model_copy(update={"kind": "none"})})  # type: ignore[union-attr]
         extra += "int pf_uart_read(void);\nint pf_uart_read(void) { return 0; }\n"
@@ -328,42 +356,28 @@ def test_addresses_become_names(device_target: str, tiny_firmware: TinyFirmware)
     assert symbolize(build.elf, 0xF0000000) == ""
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang", "arm-none-eabi-gcc"])
+CORES = {
+    "arm-none-eabi-gcc": [["-mthumb", f"-mcpu={cpu}"] for cpu in ("cortex-m0", "cortex-m4", "cortex-m33")],
+    "riscv64-unknown-elf-gcc": [["-march=rv32imc", "-mabi=ilp32", "--specs=picolibc.specs"]],
+}
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "arm-none-eabi-gcc", "riscv64-unknown-elf-gcc"])
 def test_the_runtime_compiles_without_a_warning(compiler: str, request: pytest.FixtureRequest) -> None:
-    if compiler.startswith("arm"):
-        request.getfixturevalue("arm_tools")
+    if compiler in CORES:
+        request.getfixturevalue("arm_tools" if compiler.startswith("arm") else "riscv_tools")
     elif compiler == "clang" and shutil.which("clang") is None and not os.environ.get("CI"):
         pytest.skip("NOT TESTED: clang not installed: sudo apt-get install clang")
     firmware = resource_root("firmware")
-    port = "cortex_m" if compiler.startswith("arm") else "host"
-    defines = ["UART_BASE=0x40004000u", "UART_BAUD=115200u", "UART_RX_IRQ=0u", "WATCHDOG_BASE=0x40008000u"]
-    defines += [
-        "WATCHDOG_SECONDS=1u",
-        "CLOCK_HZ=25000000u",
-        "CODE_ORIGIN=0u",
-        "CODE_SIZE_LOG2=22u",
-        "GUARD_SIZE_LOG2=20u",
-    ]
+    board = {"arm-none-eabi-gcc": "mps2-an386", "riscv64-unknown-elf-gcc": "riscv32-virt"}.get(compiler, "host")
+    target = load_target(board)
     flags = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-fsyntax-only"]
-    flags += [f"-DPF_{define}" for define in defines] if port == "cortex_m" else []
-    for cpu in ("cortex-m0", "cortex-m4", "cortex-m33") if port == "cortex_m" else ("",):
-        core = [f"-mcpu={cpu}", "-mthumb"] if cpu else []
-        sources = [*(firmware / "protocol").glob("*.c"), *(firmware / "port" / port).glob("*.c")]
+    for core in CORES.get(compiler, [[]]):
+        sources = [*(firmware / "protocol").glob("*.c"), *(firmware / "port" / target.port).glob("*.c")]
         for tests in ([], ["-DPF_FAULT_TESTS"]):
-            done = subprocess.run(
-                [
-                    compiler,
-                    *core,
-                    *flags,
-                    *tests,
-                    f"-I{firmware}/include",
-                    f"-I{firmware}/protocol",
-                    *sources,
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            command = [compiler, *core, *flags, *target_defines(target), *tests, f"-I{firmware}/include"]
+            command += [f"-I{firmware}/protocol", *map(str, sources)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
 
 

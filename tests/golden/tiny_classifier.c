@@ -5,7 +5,7 @@
  * out  probabilities: s8 3
  *
  * 120 multiply-accumulates, 2,464 bytes of constants
- * arena 32 bytes; 32 bytes are alive at the fullest step
+ * arena 32 bytes; 32 bytes are alive at once in the best schedule
  *
  * step  operator    output                             type      from
  *    0  Linear      /layers.0/linear1/MatMul_output_0  s8 2 x 8  pixels
@@ -87,10 +87,10 @@ static const pf_softmax probabilities = {
     .zero_point = -128,
 };
 
-/* One step; 0 or a negative error. */
-MODEL_CODE_ATTRIBUTE static int run_step(const model_t *m, int32_t step)
+/* The next call: a step; 0 or a negative error. */
+MODEL_CODE_ATTRIBUTE static int run_call(const model_t *m)
 {
-    switch (step) {
+    switch (m->next_call) {
     case 0: /* /layers.0/linear1/MatMul_output_0, Linear: 2 x 6 -> 2 x 8 */
         pf_linear_s8_s8(&layers_0_linear1_matmul, s8(m, AT_PIXELS), s8(m, AT_LAYERS_0_LINEAR1_MATMUL),
                         2 /* rows */, NULL);
@@ -116,7 +116,8 @@ MODEL_CODE_ATTRIBUTE static int run_step(const model_t *m, int32_t step)
 int model_init(model_t *m, void *arena, size_t bytes)
 {
     m->arena = NULL;
-    m->next_step = 0;
+    m->next_call = m->tiling = 0;
+    m->row = 0;
     m->status = MODEL_ERROR_ARENA;
     if (arena == NULL || bytes < MODEL_ARENA_BYTES || ((uintptr_t)arena & 15u) != 0)
         return m->status;
@@ -129,20 +130,21 @@ MODEL_CODE_ATTRIBUTE int model_step(model_t *m)
 {
     if (m->arena == NULL)
         return MODEL_ERROR_ARENA;
-    m->status = run_step(m, m->next_step);
+    m->status = run_call(m);
     if (m->status < 0)
         return m->status;
-    m->next_step++;
-    if (m->next_step < MODEL_STEP_COUNT)
+    m->next_call++;
+    if (m->next_call < 5)
         return 1;
-    m->next_step = 0;
+    m->next_call = m->tiling = 0;
     return 0;
 }
 
 MODEL_CODE_ATTRIBUTE int model_run(model_t *m)
 {
     int more;
-    m->next_step = 0;
+    m->next_call = m->tiling = 0;
+    m->row = 0;
     do
         more = model_step(m);
     while (more > 0);

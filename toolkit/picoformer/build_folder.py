@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 from picoformer import __version__
 from picoformer.errors import ConfigError, DataError, ModelError, UnsupportedError
 from picoformer.files import atomic_folder, atomic_write_bytes, atomic_write_text, content_hash
-from picoformer.firmware import FirmwareBuild, build_firmware, load_build
+from picoformer.firmware import FirmwareBuild, SizeReport, build_firmware, load_build, load_sizes
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array, LoweringError
+from picoformer.library import build_library
 from picoformer.quantization_report import copy_quantization, write_quantization
 from picoformer.samples import check_calibration, fit_samples, load_samples, split_labels
-from picoformer.targets import Target, load_target
+from picoformer.targets import Target, load_target, stand_in
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import MemoryPlan, Step
+    from picoformer.backends.c import MemoryPlan, Step, Tile
     from picoformer.quantize import QuantizeSettings
 
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
@@ -76,6 +77,10 @@ class Build:
     def firmware(self, target: Target) -> FirmwareBuild:
         """The linked firmware for `target`; raises ModelError when this folder has none."""
         return load_build(self.folder / target.name, target)
+
+    def sizes(self, target: Target) -> tuple[SizeReport | None, str]:
+        """What the firmware or library for `target` takes; None and the reason where nothing could compile it."""
+        return load_sizes(self.folder / target.name)
 
     def steps(self, target: Target) -> tuple[Step, ...]:
         """The steps of the firmware for `target`, in order."""
@@ -152,11 +157,12 @@ def write_build(
     progress: Progress | None = None,
     samples: Mapping[str, Array] | None = None,
     quantized: Path | None = None,
+    tile: Tile = "auto",
 ) -> Build:
     """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target.
 
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
-    rounding costs.
+    rounding costs. `tile` says what goes by tiles of rows (backends/c/tiling.py).
     """
     from picoformer.backends.c import emit_c
     from picoformer.backends.onnx import export_onnx
@@ -166,6 +172,8 @@ def write_build(
     refuse_to_replace(out, BUILD_MARKS)
     content = self_contained(source)
     boards = [target] if target.is_host else [load_target(HOST), target]
+    if target.stands_in:
+        boards.append(stand_in(target))
     manifest = Manifest(
         graph.name,
         scheme,
@@ -196,9 +204,13 @@ def write_build(
         card = [f"{key}: {value}" for key, value in _provenance(manifest).items()]
         for number, board in enumerate(boards, start=1):
             tick(board.name, number)
-            model = emit_c(graph, board.isa, prefix, folder / board.name / "source", card=card)
+            model = emit_c(graph, board.isa, prefix, folder / board.name / "source", card=card, tile=tile)
             _write_memory(model.plan, folder / board.name)
-            build_firmware(folder / board.name / "source", board, folder / board.name)
+            place = folder / board.name
+            if board.is_library:
+                build_library(place / "source", board, place, prefix, model.arena_bytes)
+            else:
+                build_firmware(place / "source", board, place)
         tick("done", 1 + len(boards))
         atomic_write_text(folder / "target.json", target.model_dump_json(indent=1) + "\n")
         atomic_write_text(folder / "build.json", json.dumps(asdict(manifest), indent=1) + "\n")
@@ -266,14 +278,17 @@ def build_files(
     name: str | None = None,
     progress: Progress | None = None,
     quantized: Path | None = None,
+    tile: Tile = "auto",
 ) -> Build:
     """An ONNX file or a checkpoint, and for an integer scheme an .npz of calibration samples, to the folder `out`.
 
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme.
     """
+    from picoformer.backends.c import check_tile
     from picoformer.quantized_folder import quantized_scheme
     from picoformer.stages import onnx_file
 
+    tile = check_tile(tile)
     refuse_to_replace(out, BUILD_MARKS)
     if quantized is not None:
         scheme = quantized_scheme(quantized)
@@ -282,19 +297,21 @@ def build_files(
             source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized
         )
         return write_build(
-            source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples, quantized
+            source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples, quantized, tile
         )
 
 
 def _write_memory(plan: MemoryPlan, folder: Path) -> None:
     """Keep the memory plan beside the firmware: its figures as memory.json, its drawing as memory.txt."""
+    from picoformer.backends.c.drawing import decides, timeline
+
     live = [
-        {"step": step.output, "nodes": [node.output for node in step.nodes], "bytes": plan.live(index)}
+        {"step": step.output, "nodes": [node.output for node in step.nodes], "bytes": plan.live_in(index)}
         for index, step in enumerate(plan.steps)
     ]
-    record = {"peak": plan.peak, "lower_bound": plan.lower_bound, "live": live}
+    record = {"peak": plan.peak, "lower_bound": plan.lower_bound, "decides": decides(plan), "live": live}
     atomic_write_text(folder / "memory.json", json.dumps(record, indent=1) + "\n")
-    atomic_write_text(folder / "memory.txt", plan.timeline() + "\n")
+    atomic_write_text(folder / "memory.txt", timeline(plan) + "\n")
 
 
 def read_memory(folder: Path) -> dict[str, Any]:
@@ -305,7 +322,8 @@ def read_memory(folder: Path) -> dict[str, Any]:
             {"step": str(entry["step"]), "nodes": list(map(str, entry["nodes"])), "bytes": int(entry["bytes"])}
             for entry in record["live"]
         ]
-        return {"peak": int(record["peak"]), "lower_bound": int(record["lower_bound"]), "live": live}
+        figures = {"peak": int(record["peak"]), "lower_bound": int(record["lower_bound"])}
+        return {**figures, "decides": str(record["decides"]), "live": live}
     except OSError as error:
         raise ModelError(f"{folder}/memory.json cannot be read ({error.strerror}); build again") from None
     except (ValueError, KeyError, TypeError):

@@ -19,6 +19,7 @@ from picoformer.cli_options import (
     quantized_option,
     read_shapes,
     shape_option,
+    tile_option,
 )
 from picoformer.cli_output import progress, show, show_figures
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
@@ -126,6 +127,7 @@ def quantize(
 @click.option("--target", default="host", show_default=True, help="For --format c: whose instruction set.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @quantized_option
+@tile_option
 @click.option("-o", "--output", type=ANY, required=True, help="An .onnx file, or a folder for C sources.")
 @json_option
 def export(
@@ -138,6 +140,7 @@ def export(
     target: str,
     prefix: str,
     quantized: Path | None,
+    tile: str,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -149,8 +152,9 @@ def export(
 
     with progress() as tick:
         record = export_files(
-            model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized
-        )
+            model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized,
+            tile,
+        )  # fmt: skip
     show(record, as_json, lambda: show_figures(record))
 
 
@@ -161,6 +165,7 @@ def export(
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @click.option("--valid-length", is_flag=True, help="Add an input for the number of rows that are not padding.")
 @quantized_option
+@tile_option
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write.")
 @json_option
 def build(
@@ -173,6 +178,7 @@ def build(
     prefix: str,
     valid_length: bool,
     quantized: Path | None,
+    tile: str,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -189,7 +195,7 @@ def build(
     with progress() as tick:
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,
-            progress=lambda what, done, total: tick(what, done, total, 0.0), quantized=quantized,
+            progress=lambda what, done, total: tick(what, done, total, 0.0), quantized=quantized, tile=tile,
         )  # fmt: skip
     record = build_record(made, board)
     show(record, as_json, lambda: print_build(record))
@@ -288,13 +294,15 @@ def inspect(model: Path, shapes: tuple[str, ...], as_json: bool) -> None:
 @main.command()
 @json_option
 def targets(as_json: bool) -> None:
-    """List the targets."""
+    """List the boards and emulated machines to build for.
+
+    With core, clock, memory, instruction sets, and what runs a build without the board.
+    """
+    from picoformer.reporting import print_targets, target_record
     from picoformer.targets import list_targets, load_target
 
-    found = [load_target(name) for name in list_targets()]
-    record = [{"name": t.name, "description": t.description, "cpu": t.cpu, "isa": list(t.isa)} for t in found]
-    table = "\n".join(f"{t.name:<16} {t.description}" for t in found)
-    show(record, as_json, lambda: click.echo(table))
+    record = [target_record(load_target(name)) for name in list_targets()]
+    show(record, as_json, lambda: print_targets(record))
 
 
 @main.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from picoformer.files import atomic_folder, file_hash, save_arrays
 from picoformer.quantization_report import write_quantization
 from picoformer.quantized_folder import quantized_scheme, save_quantized
 from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, split_labels
-from picoformer.targets import load_target
+from picoformer.targets import load_target, stand_in
+
+if TYPE_CHECKING:
+    from picoformer.backends.c import Tile
 
 FORMS = ("onnx", "c")
 
@@ -75,12 +78,14 @@ def export_files(
     shapes: Shapes | None = None,
     progress: Progress | None = None,
     quantized: Path | None = None,
+    tile: Tile = "auto",
 ) -> dict[str, Any]:
     """Write ONNX (`form` "onnx": float or QDQ) or the C library ("c") of an ONNX file or a checkpoint.
 
-    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme.
+    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
+    computes by tiles of rows (backends/c/tiling.py).
     """
-    from picoformer.backends.c import emit_c
+    from picoformer.backends.c import check_tile, emit_c
     from picoformer.backends.onnx import export_onnx
 
     if form not in FORMS:
@@ -90,7 +95,7 @@ def export_files(
     isa: list[str] = []
     if form == "c":
         refuse_to_replace(out, ("sources.json",))
-        isa = load_target(target).isa
+        isa, tile = load_target(target).isa, check_tile(tile)
     if quantized is not None:
         scheme = quantized_scheme(quantized)
     _, typed, _ = quantize_samples(
@@ -102,7 +107,7 @@ def export_files(
         return {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
     card = [f"{key}: {value}" for key, value in origin.items()]
     with atomic_folder(out) as folder:
-        made = emit_c(typed, isa, prefix, folder, card=card)
+        made = emit_c(typed, isa, prefix, folder, card=card, tile=tile)
     return {
         "folder": str(out),
         "files": ", ".join(made.files),
@@ -115,7 +120,10 @@ def export_files(
 def emulate_files(
     folder: Path, inputs_path: Path, out: Path | None, limit: int = 0, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Run a build's firmware in its target's emulator; `out` gets the outputs as real numbers, samples on axis 0."""
+    """Run a build's firmware in its target's emulator, or that of the target that stands in for it.
+
+    `out` gets the outputs as real numbers, samples on axis 0.
+    """
     from picoformer.emulator.session import open_device
     from picoformer.ops.fixedpoint import dequantize
     from picoformer.ops.graph_file import graph_identity
@@ -123,13 +131,14 @@ def emulate_files(
 
     build = open_build(folder)
     graph, target = build.graph, build.target
+    runs = stand_in(target)
     arrays, labels = split_labels(load_samples(inputs_path), inputs_path)
     inputs = fit_samples(graph, with_full_length(graph, arrays), inputs_path)
     labels = check_labels(labels, graph, inputs, inputs_path)
     if limit:
         inputs = {name: value[:limit] for name, value in inputs.items()}
-    with open_device(build.firmware(target), target, identity=graph_identity(graph)[:16]) as session:
-        runner = Runner(session, graph, len(build.steps(target)), target.name, progress)
+    with open_device(build.firmware(runs), runs, identity=graph_identity(graph)[:16]) as session:
+        runner = Runner(session, graph, len(build.steps(runs)), runs.name, progress)
         outputs = runner(inputs).outputs
         measured = runner.measured()
     real = {}
@@ -139,6 +148,8 @@ def emulate_files(
     if out is not None:
         save_arrays(out, real)
     record: dict[str, Any] = {"target": target.name, "samples": len(next(iter(real.values())))}
+    if runs is not target:
+        record["ran_on_stand_in"] = runs.name
     record["instructions_per_inference"] = None if measured.instructions is None else measured.instructions.total
     record["stack_bytes"] = measured.stack_used
     if labels is not None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from picoformer import stages
+from picoformer.compilers import choose_compiler
 from picoformer.compress.settings import QatSettings
 from picoformer.config import Pipeline
+from picoformer.emulator.choice import choose_emulator
 from picoformer.errors import ConfigError, DeviceError
 from picoformer.files import atomic_write_bytes, atomic_write_text, file_hash, several_processes
-from picoformer.targets import Target, load_target
-from picoformer.toolchain import find_program
+from picoformer.targets import Target, load_target, stand_in
 
 HOST = "host"
 
@@ -80,9 +81,10 @@ def _target(pipeline: Pipeline) -> Target:
 
 def _require_tools(target: Target) -> None:
     """Raise ToolError before any work is done when a program that a later stage needs is missing."""
-    programs = [load_target(HOST).toolchain.program, target.toolchain.program, target.emulator.program]
-    for program in dict.fromkeys(filter(None, programs)):
-        find_program(program)
+    runs = stand_in(target)
+    for built in (load_target(HOST), runs, *([] if target.is_library else [target])):
+        choose_compiler(built)
+    choose_emulator(runs)
 
 
 def _stages(
@@ -327,6 +329,7 @@ def _build(
         _shapes(pipeline),
         name=pipeline.file.name,
         quantized=quantized,
+        tile=firmware.tile,
         progress=None if progress is None else lambda what, done, total: progress(what, done, total, 0.0),
     )
     return {"parameters": build.manifest.parameters, "macs": build.manifest.macs}

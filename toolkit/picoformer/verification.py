@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from picoformer.build_folder import HOST, Build, full_length, open_build, with_f
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.session import Session, open_device
 from picoformer.errors import DeviceError
-from picoformer.firmware import FirmwareBuild
+from picoformer.firmware import SizeReport
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
 from picoformer.metrics import Judgement
@@ -35,7 +35,7 @@ from picoformer.parity import (
     sqnr_per_tensor,
 )
 from picoformer.samples import Labels, check_labels, fit_samples, judge_outputs, load_samples, split_labels
-from picoformer.targets import Target, load_target
+from picoformer.targets import Target, load_target, stand_in
 
 if TYPE_CHECKING:
     from picoformer.backends.c import Step as DeviceStep
@@ -66,6 +66,8 @@ class Verification:
     quality: tuple[TensorQuality, ...]
     uncounted: str
     runtime_flash_bytes: int | None
+    stands_in: str = ""
+    """The target that ran in place of a board without an emulator; empty when none did."""
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -82,6 +84,7 @@ class Verification:
             "sqnr_db_per_tensor": [{"name": q.name, "op": q.op, "sqnr_db": q.sqnr_db} for q in self.quality],
             "instructions_uncounted": self.uncounted or None,
             "flash_runtime_bytes": self.runtime_flash_bytes,
+            "ran_on_stand_in": self.stands_in or None,
         }
         return {**self.report.to_json(), **more}
 
@@ -114,8 +117,7 @@ class Runner:
 
         def fetch(sample: int, step: int) -> bytes:
             self._write(inputs, sample)
-            self.session.device.run(until=step)
-            return self.session.device.read_step(step)
+            return self.session.device.run_for_step(step)
 
         return DeviceRun(self.name, values, np.array(crcs, np.uint32), fetch)
 
@@ -157,7 +159,10 @@ def verify_build(
     graph, manifest = build.graph, build.manifest
     inputs = with_full_length(graph, inputs)
     target = build.target
-    boards = [target] if target.is_host else [load_target(HOST), target]
+    if port is not None and target.is_library:
+        raise DeviceError(f"{target.name} is built as a library, whose program answers no wire; verify without --port")
+    runs = target if port is not None else stand_in(target)
+    boards = [target] if target.is_host else [load_target(HOST), runs]
     if target.is_host and port is not None:
         raise DeviceError("this build is for the host: build for the board that is on the port")
     steps = build.steps(boards[-1])
@@ -182,8 +187,9 @@ def verify_build(
             def run(values: Mapping[str, Array]) -> DeviceRun:
                 firmware, identity = build.firmware(board), graph_identity(graph)[:16]
                 session = sessions.enter_context(open_device(firmware, board, where, identity=identity))
-                runner = Runner(session, graph, len(steps), where or board.name, progress)
-                result = runner(values)
+                own = build.steps(board)
+                runner = Runner(session, graph, len(own), where or board.name, progress)
+                result = replace(runner(values), steps=[Step(step.name, step.output) for step in own])
                 measured[board.name] = runner.measured()
                 forms[result.name] = result.outputs
                 return result
@@ -212,8 +218,8 @@ def verify_build(
             f"{end.source} → {end.to}: {end.sqnr_db:.1f} dB is below {least_sqnr_db:g}: quantization lost the model; "
             f"calibrate with data like what it will see, or lower --min-sqnr"
         )
-    last = measured[boards[-1].name]
-    firmware = build.firmware(boards[-1])
+    last = measured[runs.name]
+    sizes, _ = (None, "") if target.is_host else build.sizes(target)
     report = ParityReport(
         manifest.name,
         manifest.scheme,
@@ -223,8 +229,8 @@ def verify_build(
         tuple(links),
         None if last.instructions is None else last.instructions.total,
         _costs(graph, steps, last.instructions),
-        _ram(firmware, boards[-1], last),
-        _flash(firmware, boards[-1]),
+        _ram(build, target, sizes, last),
+        _flash(sizes),
         tuple(failures),
     )
     forms["float graph" if quantized is None else "reference"] = chain.reference
@@ -233,10 +239,11 @@ def verify_build(
         few = {name: value[:64] for name, value in inputs.items()}
         integers = {name: value[:64] for name, value in chain.reference.items()}
         quality = tuple(sqnr_per_tensor(run_float(build.float_graph, few), integers, graph))
-    runtime = None if boards[-1].is_host else firmware.sizes.flash.runtime
+    runtime = None if sizes is None else sizes.flash.runtime
     ordered = sorted(forms, key=lambda name: FORMS.index(name) if name in FORMS else len(FORMS))
     forms = {name: forms[name] for name in ordered}
-    return Verification(report, _judge(forms, graph, labels), quality, last.uncounted, runtime)
+    stands_in = "" if runs is target else runs.name
+    return Verification(report, _judge(forms, graph, labels), quality, last.uncounted, runtime, stands_in)
 
 
 def _unmasked_link(build: Build, inputs: Mapping[str, Array]) -> tuple[Link, list[str]]:
@@ -271,20 +278,21 @@ def _costs(graph: Graph, steps: Sequence[DeviceStep], instructions: Instructions
     return tuple(costs)
 
 
-def _ram(firmware: FirmwareBuild, board: Target, measured: Measured) -> RamBytes:
-    """The ELF's arena and data, the run's stack; on the host only the arena means anything."""
-    ram = firmware.sizes.ram
-    if board.is_host:
-        return RamBytes(arena=ram.arena)
+def _ram(build: Build, target: Target, sizes: SizeReport | None, measured: Measured) -> RamBytes:
+    """Arena and data of what was built for the target, the run's stack; on the host only the arena means anything."""
+    if target.is_host:
+        return RamBytes(arena=build.firmware(target).sizes.ram.arena)
     stack = measured.stack_used
+    if sizes is None:
+        return RamBytes(stack=stack)
+    ram = sizes.ram
     return RamBytes(ram.arena, stack, ram.data, None if stack is None else ram.arena + ram.data + stack)
 
 
-def _flash(firmware: FirmwareBuild, board: Target) -> FlashBytes:
-    if board.is_host:
+def _flash(sizes: SizeReport | None) -> FlashBytes:
+    if sizes is None:
         return FlashBytes()
-    flash = firmware.sizes.flash
-    return FlashBytes(flash.model, flash.code, flash.model + flash.code)
+    return FlashBytes(sizes.flash.model, sizes.flash.code, sizes.flash.model + sizes.flash.code)
 
 
 def _judge(forms: Mapping[str, Mapping[str, Array]], graph: Graph, labels: Labels | None) -> dict[str, Judgement]:

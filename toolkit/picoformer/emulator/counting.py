@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from picoformer.emulator.interface import Instructions
-from picoformer.files import content_hash
-from picoformer.toolchain import cache_root, first_error
+from picoformer.files import cache_root, content_hash
+from picoformer.toolchain import first_error
 
 _RECORD = 8
 _FIRST_WITH_API_2 = 9  # QEMU's major version

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from picoformer.compilers import find_program
 from picoformer.emulator.counting import plugin_for, read_counts
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.process import Child
@@ -17,7 +18,6 @@ from picoformer.emulator.symbols import symbol_address
 from picoformer.errors import DeviceError
 from picoformer.link.transport import DescriptorTransport, Transport
 from picoformer.targets import Target
-from picoformer.toolchain import find_program
 
 _START_SECONDS = 20.0
 _LONGEST_SOCKET_PATH = 100
@@ -28,6 +28,7 @@ class QemuProcess:
 
     def __init__(self, elf: Path, target: Target, *, count: bool) -> None:
         choice = target.emulator
+        assert choice is not None
         program = find_program(choice.program)
         self._folder = Path(tempfile.mkdtemp(prefix="picoformer-"))
         if len(str(self._folder)) > _LONGEST_SOCKET_PATH:
@@ -41,7 +42,8 @@ class QemuProcess:
             address = str(self._folder / "uart")
             command = [program, "-M", choice.machine, "-display", "none", "-monitor", "none", "-no-reboot"]
             command += ["-semihosting-config", "enable=on,target=native", "-kernel", str(elf.resolve())]
-            command += ["-chardev", f"socket,id=wire,path={address},server=off", "-serial", "chardev:wire"]
+            command += ["-chardev", f"socket,id=wire,path={address},server=off"]
+            command += [*(["-serial", "null"] * choice.serial), "-serial", "chardev:wire"]
             command += [*self._counting(program, elf, count), *choice.args]
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(address)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from picoformer.emulator.choice import choose_emulator
 from picoformer.emulator.host import HostEmulator
 from picoformer.emulator.interface import Emulator, Instructions, Running
 from picoformer.emulator.qemu import QemuEmulator
@@ -40,7 +41,14 @@ class Session:
     @property
     def instructions(self) -> Instructions | None:
         """What the last run executed; None when it was not counted, for the reason in `uncounted`."""
-        return self.running.instructions(self.device.steps_run) if self.running else None
+        calls = self.device.calls
+        counted = self.running.instructions(len(calls)) if self.running else None
+        if counted is None:
+            return None
+        per_step = [0] * (max(calls) + 1)
+        for step, count in zip(calls, counted.per_step, strict=True):
+            per_step[step] += count
+        return Instructions(counted.total, counted.init, tuple(per_step))
 
     @property
     def uncounted(self) -> str:
@@ -48,9 +56,16 @@ class Session:
         return self.running.uncounted if self.running else "instructions are counted in an emulator only"
 
 
-def emulator_for(target: Target, *, count: bool = True) -> Emulator:
-    """The emulator that the target names."""
-    return HostEmulator() if target.emulator.kind == "host" else QemuEmulator(count=count)
+def emulator_for(target: Target, *, count: bool = True, choice: str = "auto") -> Emulator:
+    """What runs the target's firmware here: see `choose_emulator`."""
+    kind = choose_emulator(target, choice)
+    if kind == "host":
+        return HostEmulator()
+    if kind == "qemu":
+        return QemuEmulator(count=count)
+    from picoformer.emulator.unicorn import UnicornEmulator
+
+    return UnicornEmulator(count=count)
 
 
 @contextmanager
@@ -61,11 +76,12 @@ def open_device(
     *,
     identity: bytes | None = None,
     count: bool = True,
+    emulator: str = "auto",
     run_seconds: float | None = None,
 ) -> Iterator[Session]:
     """Start the firmware in the target's emulator, or reach it over the serial `port`, and greet it.
 
-    `identity` (16 bytes): DeviceError when the device runs another model. `run_seconds` bounds one run; by
+    `emulator`: "qemu", "unicorn", or "auto" for the first that is there. `identity` (16 bytes): DeviceError when the device runs another model. `run_seconds` bounds one run; by
     default two minutes, or longer where the target's watchdog allows one step more. The emulator is ended when
     the context is left, whatever happens.
     """
@@ -80,15 +96,15 @@ def open_device(
     try:
         if port is not None:
             transport = SerialTransport(port, target.uart.baud if target.uart else 115200)
-            device = Device(transport, run_seconds=seconds, symbolize=name)
+            device = Device(transport, run_seconds=seconds, symbolize=name, machine=target.port)
         else:
-            running = emulator_for(target, count=count).start(build.elf, target)
+            running = emulator_for(target, count=count, choice=emulator).start(build.elf, target)
             device = Device(
                 running.transport,
                 run_seconds=seconds,
                 symbolize=name,
                 post_mortem=running.post_mortem,
-                is_host=target.is_host,
+                machine=target.port,
             )
         hello = device.hello()
         if identity is not None and hello.identity != identity:

@@ -72,7 +72,10 @@ def headline(report: Report) -> str:
     """Model, scheme, target and amount of evidence in one line."""
     record = report.verification
     evidence = f"{count(record['samples'])} samples"
-    return " · ".join(str(part) for part in (record["model"], record["scheme"], record["target"], evidence))
+    target = str(record["target"])
+    if record.get("ran_on_stand_in"):
+        target += f", run as the firmware of {record['ran_on_stand_in']}, which stands in for it"
+    return " · ".join((record["model"], record["scheme"], target, evidence))
 
 
 def _share(part: float | None, whole: float | None) -> float:
@@ -163,7 +166,8 @@ def _memory(report: Report) -> Figures:
             whole = parts.get("total")
             rows.append((kind, part, count(value), of, Bar(_share(value, whole)) if part != "total" else ""))
     columns = (("memory", False), ("part", False), ("bytes", True), ("", False), ("", False))
-    return Figures("Memory", columns, tuple(rows))
+    note = f"arena {capacity.arena_decided_by}" if capacity.arena_decided_by else ""
+    return Figures("Memory", columns, tuple(rows), note=note)
 
 
 def _steps(record: Mapping[str, Any], report: Report, most: int) -> Figures:

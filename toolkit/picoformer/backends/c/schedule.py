@@ -1,4 +1,4 @@
-"""The steps of a model: which nodes one call of the device computes, and what it reads and leaves."""
+"""What runs when: the steps of a model, the calls that compute them, and the calls that go by tiles of rows."""
 
 from __future__ import annotations
 
@@ -50,9 +50,47 @@ class Step:
             node.op.macs([graph.types[name] for name in node.inputs], graph.types[node.output]) for node in self.nodes
         )
 
-    def scratch_bytes(self, graph: Graph, layout: Layout) -> int:
-        """Bytes of arena it needs for itself while it runs."""
-        return max(layout.scratch_bytes(graph, node) for node in self.nodes)
+
+@dataclass(frozen=True)
+class Call:
+    """One turn of a step. `again`: its rows were computed before and are computed once more, where keeping them would
+    cost memory."""
+
+    step: int
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Calls `first` to `last` run for `height` rows, then for the next, until all `rows` are done."""
+
+    first: int
+    last: int
+    rows: int
+    height: int
+
+    @property
+    def tiles(self) -> int:
+        """How often each of the calls is made."""
+        return -(-self.rows // self.height)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps, numbered as they stand in the graph, the calls in the order in which they are made, and the tilings,
+    which do not overlap."""
+
+    steps: tuple[Step, ...]
+    calls: tuple[Call, ...]
+    tilings: tuple[Tiling, ...] = ()
+
+    def step_of(self, call: int) -> Step:
+        """The step that a call computes."""
+        return self.steps[self.calls[call].step]
+
+    def tiling_of(self, call: int) -> Tiling | None:
+        """The tiling that a call belongs to, if any."""
+        return next((tiling for tiling in self.tilings if tiling.first <= call <= tiling.last), None)
 
 
 def one_by_one(graph: Graph, layout: Layout) -> tuple[tuple[Node, ...], ...]:
@@ -61,5 +99,10 @@ def one_by_one(graph: Graph, layout: Layout) -> tuple[tuple[Node, ...], ...]:
 
 
 def steps_of(graph: Graph, layout: Layout, group: Grouping = one_by_one) -> tuple[Step, ...]:
-    """The steps of a graph for a target, in execution order; `group` says which nodes are one step."""
+    """The steps of a graph for a target, in the graph's order; `group` says which nodes are one step."""
     return tuple(Step(nodes) for nodes in group(graph, layout))
+
+
+def in_order(steps: tuple[Step, ...]) -> Schedule:
+    """Every step once, as a whole."""
+    return Schedule(steps, tuple(Call(index) for index in range(len(steps))))

@@ -7,7 +7,6 @@ import numpy as np
 from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, nibbles, padded, up
 from picoformer.ir.operator import Array
 
-
 _ENDING_WORDS = 9
 """What becomes of sums, behind a pair of weight rows: pf_dsp_ending."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from picoformer.backends.c.movement import broadcast, concat, has_rows, slice_axis, transpose
 from picoformer.backends.c.site import Argument, Site
 from picoformer.ir import DType
-from picoformer.ir.operator import Array
+from picoformer.ir.operator import Array, Operator
 from picoformer.ops import (
     Activation,
     Attention,
@@ -51,7 +51,7 @@ def _int32(values: Array) -> Array:
 
 
 def linear(site: Site) -> str:
-    """y = x · Wᵀ + b"""
+    """y = x · Wᵀ + b, and the activation that goes along."""
     x, w = site.types[0], site.types[1]
     n, k = w.shape
     rows = site.count(x.rows, "rows")
@@ -72,12 +72,17 @@ def linear(site: Site) -> str:
         note = "multiplier of each block of each row"
         multipliers = low.block_multiplier
         blocks["block_multiplier"] = "NULL" if multipliers is None else site.array("blocks", multipliers, note)
+    then: dict[str, int | str] = {}
+    for activation in site.lowered_nodes[1:]:
+        assert isinstance(activation, LoweredTable | LoweredInterpolatedTable)
+        then = {"table": _table(site, site.step.nodes[1].op, activation), "entries": len(activation.table)}
     p = site.struct(
         "pf_linear_s4" if is_int4 else "pf_linear",
         weight=site.weight(1),
         **blocks,
         bias=site.array("bias", _int32(low.bias), "bias, the zero point of the input folded in"),
         multiplier=site.array("multiplier", _int32(low.multiplier), "multiplier of each output"),
+        **then,
         n=n,
         k=k,
         shift=low.shift,
@@ -175,6 +180,13 @@ def layer_norm(site: Site) -> str:
     return site.call(function, p, site.read(0), site.write(), rows)
 
 
+def _table(site: Site, op: Operator, low: LoweredTable | LoweredInterpolatedTable) -> str:
+    """The symbol of an activation's table."""
+    assert isinstance(op, Activation)
+    dtype = site.out.dtype if isinstance(low, LoweredTable) else DType.INT16
+    return site.array("table", low.table.astype(dtype.numpy), f"{op.function} of every input")
+
+
 def activation(site: Site) -> str:
     """A function of each element: a table for integers."""
     x, count = site.types[0], site.count(site.out.elements, "elements")
@@ -183,9 +195,7 @@ def activation(site: Site) -> str:
     if low is None:
         return site.call(f"pf_{op.function}_f32", site.read(0), site.write(), count)
     assert isinstance(low, LoweredTable | LoweredInterpolatedTable)
-    is_whole = isinstance(low, LoweredTable)
-    name, dtype = ("pf_table", site.out.dtype) if is_whole else ("pf_interpolate", DType.INT16)
-    table = site.array("table", low.table.astype(dtype.numpy), f"{op.function} of every input")
+    name, table = "pf_table" if isinstance(low, LoweredTable) else "pf_interpolate", _table(site, op, low)
     return site.call(f"{name}{site.types_suffix(x.dtype, site.out.dtype)}", table, site.read(0), site.write(), count)
 
 
@@ -341,5 +351,5 @@ EMITTERS: dict[str, Emitter | Alias | Unsupported] = {
 }
 """Every operator of `picoformer.ops.OPERATORS`."""
 
-FUSED: dict[str, Emitter] = {}
+FUSED: dict[str, Emitter] = {"Linear+Activation": linear}
 """The emitters of steps of several nodes, by `Step.kind`."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from picoformer.backends.c.fuse import fused
 from picoformer.backends.c.isa import Layout
 from picoformer.ir import Graph, Node
 
 Grouping = Callable[[Graph, Layout], tuple[tuple[Node, ...], ...]]
-"""From a graph and a target's kernels to the nodes of each step, in execution order, Reshape nodes left out. Nodes of a
-group stand next to each other in the graph, and what one but the last of them computes is read by the next one only."""
+"""From a graph and a target's kernels to the nodes of each step, in execution order, Reshape nodes left out. What a
+node of a group but the last one computes is read by the next one only."""
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,7 @@ class Schedule:
         return next((tiling for tiling in self.tilings if tiling.first <= call <= tiling.last), None)
 
 
-def one_by_one(graph: Graph, layout: Layout) -> tuple[tuple[Node, ...], ...]:
-    """Every node a step of its own."""
-    return tuple((node,) for node in graph.nodes if node.op.kind != "Reshape")
-
-
-def steps_of(graph: Graph, layout: Layout, group: Grouping = one_by_one) -> tuple[Step, ...]:
+def steps_of(graph: Graph, layout: Layout, group: Grouping = fused) -> tuple[Step, ...]:
     """The steps of a graph for a target, in the graph's order; `group` says which nodes are one step."""
     return tuple(Step(nodes) for nodes in group(graph, layout))
 

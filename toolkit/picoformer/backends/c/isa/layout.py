@@ -15,6 +15,9 @@ class LinearLayout:
     weight_order = "row by row"
     """How a weight lies in memory, in words, for the comment above it."""
 
+    takes_table = True
+    """Whether the kernel looks at `table`: the activation behind a linear layer is computed along."""
+
     reload_instructions = 0.0
     """What a call takes for each weight and each block of rows beside the products, roughly: the price of low tiles."""
 

@@ -177,7 +177,7 @@ def write_build(
     boards = [target] if target.is_host else [load_target(HOST), target]
     if target.stands_in:
         boards.append(stand_in(target))
-    drafts = [draft_c(graph, board.isa, prefix) for board in boards]
+    drafts = [draft_c(graph, board.isa, prefix, tile) for board in boards]
     refuse_too_large(drafts[boards.index(target)], target, float_graph, scheme)
     manifest = Manifest(
         graph.name,

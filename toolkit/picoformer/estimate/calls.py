@@ -16,6 +16,8 @@ _LIST = re.compile(r"static const int32_t (\w+)\[\d+\] = \{([\d, ]+)\}")
 _BY_ROWS = re.compile(r"(?<=[ {])((?:row(?: % \d+)? \+ )?rows(?: \* \d+)?(?: \+ \d+)?)( /\* [\w ]+ \*/)?(?=[,)])")
 """An argument, or a field of a struct, that hangs on the rows of a tile; a word may stand behind it."""
 _BROADCAST = re.compile(r"^&\(pf_broadcast\)\{(\d+)(?: /\* rows \*/)?, (\d+)(?: /\* rows \*/)?, (\d+)\}$")
+_ABSENT = {("block", "0")}
+"""Numbers that say of something that it is not there, so that another way is taken."""
 _FLAGS = ("causal",)
 """Fields that choose between ways to compute."""
 
@@ -80,7 +82,7 @@ def _read(fields: Mapping[str, str], sizes: dict[str, int]) -> list[str]:
     """Add the numbers of a parameter struct to `sizes`; what it leaves out and asks for, in words."""
     words = []
     for name, literal in fields.items():
-        if literal == "NULL":
+        if literal == "NULL" or (name, literal) in _ABSENT:
             words.append(f"no-{name}")
         elif name in _FLAGS:
             words += [name] if literal != "0" else []

@@ -64,10 +64,11 @@ static inline uint32_t pf_high_word(uint32_t a, uint32_t b) {
     return (uint32_t)(((uint64_t)a * b) >> 32);
 }
 
-/* min(2^31, (y * error) >> shift): one step of either iteration below. */
+/* min(2^31, (y * error) >> shift): one step of either iteration below; in words, since 64 bits are costly to shift. */
 static inline uint32_t pf_newton(uint32_t y, uint32_t error, int32_t shift) {
-    const uint64_t next = ((uint64_t)y * error) >> shift;
-    return next > 0x80000000u ? 0x80000000u : (uint32_t)next;
+    const uint64_t product = (uint64_t)y * error;
+    const uint32_t high = (uint32_t)(product >> 32);
+    return high >> (shift - 1) != 0 ? 0x80000000u : high << (32 - shift) | (uint32_t)product >> shift;
 }
 
 /* y with 1/value = y * 2^(lead - 62), value > 0. */

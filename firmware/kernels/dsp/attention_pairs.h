@@ -16,7 +16,7 @@
 
 /* Words of two vectors side by side. */
 static inline int32_t pair_words(int32_t count) {
-    return (count + 3) / 4 * 4;
+    return (int32_t)(((uint32_t)count + 3u) & ~3u);
 }
 
 /* Low half of a, low half of b above it; high half of b above the high half of a. */
@@ -207,20 +207,28 @@ static void slow_numerators(const pf_numerators *work, int32_t shift) {
     }
 }
 
-/* Sums of the numerators of two queries. */
-static inline uint32_t add_two(uint32_t sum, uint32_t pair) {
-    __asm__("smlad %0, %1, %2, %0" : "+r"(sum) : "r"(pair), "r"(PF_ALL_EQUAL));
-    return sum;
-}
-static inline void find_totals(const uint32_t *p, const uint32_t *end, uint32_t total[2]) {
-    uint32_t first = 0, second = 0;
-    do {
-        first = add_two(add_two(first, p[0]), p[1]);
-        second = add_two(add_two(second, p[2]), p[3]);
-        p += 4;
-    } while (p != end);
-    total[0] = first;
-    total[1] = second;
+/* Sums of the numerators of two queries, eight keys at a time behind a first four where there is one. */
+__attribute__((naked, noinline)) static void find_totals(const uint32_t *p __attribute__((unused)),
+                                                         const uint32_t *end __attribute__((unused)),
+                                                         uint32_t total[2] __attribute__((unused))) {
+    __asm__ volatile(" push {r4-r11, lr}\n"
+                     " mov r10, #0\n mov r11, #0\n"
+                     " mov r12, #0x00010001\n"
+                     " sub r3, r1, r0\n"
+                     " tst r3, #16\n"
+                     " beq 1f\n"
+                     " ldmia r0!, {r4-r7}\n"
+                     " smuad r10, r4, r12\n smlad r10, r5, r12, r10\n"
+                     " smuad r11, r6, r12\n smlad r11, r7, r12, r11\n"
+                     " cmp r0, r1\n"
+                     " beq 2f\n"
+                     "1: ldmia.w r0!, {r3-r9, lr}\n"
+                     " smlad r10, r3, r12, r10\n smlad r10, r4, r12, r10\n smlad r10, r7, r12, r10\n smlad r10, r8, r12, r10\n"
+                     " smlad r11, r5, r12, r11\n smlad r11, r6, r12, r11\n smlad r11, r9, r12, r11\n smlad r11, lr, r12, r11\n"
+                     " cmp r0, r1\n"
+                     " bne 1b\n"
+                     "2: stmia.w r2, {r10, r11}\n"
+                     " pop {r4-r11, pc}\n");
 }
 
 /* No part of a weighted sum of key `j` for query c. */
@@ -239,42 +247,56 @@ static int64_t slow_mean(const uint32_t *value, const uint32_t *p, int32_t words
 }
 
 /* Values, four columns by four keys at a time, into pairs of columns; a group of fewer keys repeats the last one, whose
- * numerators are zero then. BETWEEN: where the high halves of pf_load_quad's first word belong, before or behind the low
+ * numerators are zero then. HIGH_FIRST: where the high halves of pf_load_quad's first word belong, before or behind the low
  * halves of the second. */
 #define PF_DEFINE_ARRANGE_VALUES(IN, HIGH_FIRST)                                                                                 \
+    static inline void arrange_four(const PF_TYPE_##IN *first, const PF_TYPE_##IN *second, const PF_TYPE_##IN *third,            \
+                                    const PF_TYPE_##IN *fourth, int32_t count, int32_t drop, uint32_t *out, uint32_t *more) {    \
+        const pf_quad a = pf_load_quad(first, count, drop), b = pf_load_quad(second, count, drop);                               \
+        const pf_quad c = pf_load_quad(third, count, drop), d = pf_load_quad(fourth, count, drop);                               \
+        uint32_t *const high = HIGH_FIRST ? out + 2 : more, *const low = HIGH_FIRST ? more : out + 2;                            \
+        out[0] = low_halves(a.first, b.first);                                                                                   \
+        out[1] = low_halves(c.first, d.first);                                                                                   \
+        high[0] = high_halves(a.first, b.first);                                                                                 \
+        high[1] = high_halves(c.first, d.first);                                                                                 \
+        low[0] = low_halves(a.second, b.second);                                                                                 \
+        low[1] = low_halves(c.second, d.second);                                                                                 \
+        more[2] = high_halves(a.second, b.second);                                                                               \
+        more[3] = high_halves(c.second, d.second);                                                                               \
+    }                                                                                                                            \
     __attribute__((noinline)) static void arrange_values(const PF_TYPE_##IN *v, int32_t stride, int32_t count, int32_t drop,     \
                                                          uint32_t *out, int32_t keys) {                                          \
         uint32_t *more = out + pair_words(keys);                                                                                 \
-        for (int32_t j = 0; j < keys; j += 4, out += 4, more += 4) {                                                             \
-            const PF_TYPE_##IN *second = v + (j + 1 < keys ? stride : 0), *third = second + (j + 2 < keys ? stride : 0);         \
-            const PF_TYPE_##IN *fourth = third + (j + 3 < keys ? stride : 0);                                                    \
-            const pf_quad a = pf_load_quad(v, count, drop), b = pf_load_quad(second, count, drop);                               \
-            const pf_quad c = pf_load_quad(third, count, drop), d = pf_load_quad(fourth, count, drop);                           \
-            uint32_t *const high = HIGH_FIRST ? out + 2 : more, *const low = HIGH_FIRST ? more : out + 2;                        \
-            out[0] = low_halves(a.first, b.first);                                                                               \
-            out[1] = low_halves(c.first, d.first);                                                                               \
-            high[0] = high_halves(a.first, b.first);                                                                             \
-            high[1] = high_halves(c.first, d.first);                                                                             \
-            low[0] = low_halves(a.second, b.second);                                                                             \
-            low[1] = low_halves(c.second, d.second);                                                                             \
-            more[2] = high_halves(a.second, b.second);                                                                           \
-            more[3] = high_halves(c.second, d.second);                                                                           \
-            v = fourth + stride;                                                                                                 \
+        const PF_TYPE_##IN *second = v + stride, *third = second + stride, *fourth = third + stride;                             \
+        const int32_t step = 4 * stride;                                                                                         \
+        int32_t j = 0;                                                                                                           \
+        if (count >= 4) {                                                                                                        \
+            for (; j + 4 <= keys; j += 4, out += 4, more += 4) {                                                                 \
+                arrange_four(v, second, third, fourth, 4, drop, out, more);                                                      \
+                v += step, second += step, third += step, fourth += step;                                                        \
+            }                                                                                                                    \
+        }                                                                                                                        \
+        for (; j < keys; j += 4, out += 4, more += 4, v += step) {                                                               \
+            second = v + (j + 1 < keys ? stride : 0), third = second + (j + 2 < keys ? stride : 0);                              \
+            arrange_four(v, second, third, third + (j + 3 < keys ? stride : 0), count, drop, out, more);                         \
         }                                                                                                                        \
     }
 
 #define PF_DEFINE_ARRANGE_ROWS(IN)                                                                                               \
-    static inline void arrange_two(const PF_TYPE_##IN *a, const PF_TYPE_##IN *b, uint32_t *out, int32_t size, int32_t drop) {    \
-        for (int32_t i = 0; i < size; i += 4, out += 4) {                                                                        \
+    __attribute__((noinline)) static void arrange_two(const PF_TYPE_##IN *a, const PF_TYPE_##IN *b, uint32_t *out, int32_t size, \
+                                                      int32_t drop) {                                                            \
+        int32_t i = 0;                                                                                                           \
+        for (; i + 4 <= size; i += 4, out += 4) {                                                                                \
+            const pf_quad first = pf_load_quad(a + i, 4, drop), second = pf_load_quad(b + i, 4, drop);                           \
+            out[0] = first.first, out[1] = first.second, out[2] = second.first, out[3] = second.second;                          \
+        }                                                                                                                        \
+        if (i < size) {                                                                                                          \
             const pf_quad first = pf_load_quad(a + i, size - i, drop), second = pf_load_quad(b + i, size - i, drop);             \
-            out[0] = first.first;                                                                                                \
-            out[1] = first.second;                                                                                               \
-            out[2] = second.first;                                                                                               \
-            out[3] = second.second;                                                                                              \
+            out[0] = first.first, out[1] = first.second, out[2] = second.first, out[3] = second.second;                          \
         }                                                                                                                        \
     }                                                                                                                            \
-    __attribute__((noinline)) static void arrange_rows(const PF_TYPE_##IN *x, int32_t stride, uint32_t *out, int32_t count,      \
-                                                       int32_t size, int32_t drop) {                                             \
+    static inline void arrange_rows(const PF_TYPE_##IN *x, int32_t stride, uint32_t *out, int32_t count, int32_t size,           \
+                                    int32_t drop) {                                                                              \
         for (int32_t r = 0; r < count; r += 2, x += 2 * stride, out += pair_words(size)) {                                       \
             arrange_two(x, r + 1 < count ? x + stride : x, out, size, drop);                                                     \
         }                                                                                                                        \

@@ -17,7 +17,14 @@ import numpy as np
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
 from picoformer.ir.operator import Array, Operator
 from picoformer.ops import Activation, Add, Attention, Concat, Embedding, Linear, Reshape, Slice, Softmax, Transpose
-from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric, symmetric_per_channel, symmetric_short
+from picoformer.quantize.calibrate import (
+    Method,
+    affine_int8,
+    choose_range,
+    symmetric,
+    symmetric_per_channel,
+    symmetric_short,
+)
 from picoformer.quantize.observe import Observation
 
 LAYOUT: tuple[type[Operator], ...] = (Reshape, Transpose, Slice, Concat)

@@ -53,8 +53,8 @@ def measure() -> dict[str, Any]:
             print(f"{activation} {scheme}: done", file=sys.stderr)
     target = load_target(TARGET)
     return {
-        "compiler": _version(target.toolchain.program),
-        "emulator": _version(target.emulator.program),
+        "compiler": version_of(target.toolchain.program),
+        "emulator": version_of(target.emulator.program),
         "flags": [target.toolchain.optimize, *target.toolchain.flags],
         "lines": lines,
     }
@@ -80,7 +80,8 @@ def _line(model: str, scheme: str, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _version(program: str) -> str:
+def version_of(program: str) -> str:
+    """The first line a program says of its version."""
     answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     return answer.stdout.splitlines()[0]
 

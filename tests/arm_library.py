@@ -1,4 +1,4 @@
-"""The C operators as the Cortex-M4 has them: calls are recorded, then run together in QEMU on an image of memory."""
+"""The C operators as a Cortex-M has them: calls are recorded, then run together in QEMU on an image of memory."""
 
 from __future__ import annotations
 
@@ -6,25 +6,44 @@ import ctypes
 import re
 import struct
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from c_library import FIRMWARE, FLAGS, Guarded, Library, preprocessed_header, prototypes, structures
+from c_library import FIRMWARE, FLAGS, Guarded, Library, of_kind, preprocessed_header, prototypes, structures
 from picoformer.backends.c.isa import layout_of
-from picoformer.backends.c.sources import kernel_isa
+from picoformer.backends.c.sources import kernel_files
 from picoformer.ir.operator import Array, Lowered
 
+FLAGS_M0 = ["-mthumb", "-mcpu=cortex-m0", "-ffreestanding", "-O2"]
+FLAGS_M3 = ["-mthumb", "-mcpu=cortex-m3", "-ffreestanding", "-O2"]
 FLAGS_M4 = ["-mthumb", "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard", "-ffreestanding", "-O2"]
-IMAGE = 0x20010000
-"""Where the image lies: count of calls, (function, ten words) each, then their memory."""
+FLAGS_M55 = ["-mthumb", "-mcpu=cortex-m55", "-mfloat-abi=hard", "-ffreestanding", "-O2"]
+
+
+@dataclass(frozen=True)
+class Core:
+    """A machine of QEMU that runs calls. `image`: where count of calls, (function, ten words) each, and their memory lie."""
+
+    machine: str
+    flags: tuple[str, ...]
+    ram: int
+    image: int
+
+
+M0 = Core("mps2-an385", tuple(FLAGS_M0), 0x20000000, 0x20010000)
+"""A Cortex-M3, which knows all of ARMv6-M, with room for the calls; the code is what a Cortex-M0 has."""
+M3 = Core("mps2-an385", tuple(FLAGS_M3), 0x20000000, 0x20010000)
+M4 = Core("mps2-an386", tuple(FLAGS_M4), 0x20000000, 0x20010000)
+M55 = Core("mps3-an547", tuple(FLAGS_M55), 0x30000000, 0x60000000)
 _ALIGNMENT = 16
 _WORDS = 10
 _LIMIT = 0x3E0000
 
 _LINK = """
-MEMORY { code : ORIGIN = 0, LENGTH = 4M  data : ORIGIN = 0x20000000, LENGTH = 64K }
+MEMORY { code : ORIGIN = 0, LENGTH = 512K  data : ORIGIN = @RAM@, LENGTH = 64K }
 ENTRY(start)
 SECTIONS {
   .text : { KEEP(*(.vectors)) *(.text*) *(.rodata*) } > code
@@ -32,7 +51,7 @@ SECTIONS {
   .bss : { *(.data*) *(.bss*) } > data
 }
 """
-_MAIN = """
+_MAIN = r"""
 /* Runs the calls of an image and writes the image back through semihosting. */
 #include "picoformer/ops.h"
 #include <stddef.h>
@@ -60,7 +79,8 @@ void *memset(void *to, int value, size_t n)
 }
 void start(void)
 {
-    *(volatile uint32_t *)0xE000ED88u |= 0xF00000u; /* the FPU */
+    *(volatile uint32_t *)0xE000ED88u |= 0xF00000u; /* floating point and vectors */
+    __asm__ volatile("dsb\n isb" ::: "memory");
     image *const i = (image *)@IMAGE@u;
     for (uint32_t c = 0; c < i->count; c++) {
         const uint32_t *a = i->calls[c].words;
@@ -80,30 +100,40 @@ static void fault(void)
     for (;;) {}
 }
 __attribute__((section(".vectors"), used)) static void *const vectors[16] = {
-    (void *)0x20010000u, (void *)start, (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault};
+    (void *)(@RAM@u + 0x10000u), (void *)start, (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault};
 """
 
 
 class ArmLibrary(Library):
     """A Library whose calls happen on the emulated core, all at once, in `run`; until then results are undefined."""
 
-    def __init__(self, folder: Path, target_isa: list[str]) -> None:
+    def __init__(self, folder: Path, target_isa: list[str], core: Core = M4) -> None:
+        self._core = core
         header = preprocessed_header()
         self.layout = layout_of(target_isa)
         self.structures = _narrow(structures(header))
         names = [path.name for path in sorted((FIRMWARE / "kernels" / "generic").glob("*.c"))]
-        kernels = [FIRMWARE / "kernels" / kernel_isa(name, target_isa) / name for name in names]
+        kernels = sorted({FIRMWARE / file for name in names for file in kernel_files(name, target_isa)})
         self._names = [name for name in prototypes(header) if not name.endswith("_f32")]
         self._folder = folder
         table = ", ".join(f"(function *)(void *){name}" for name in self._names)
-        (folder / "main.c").write_text(_MAIN.replace("@FUNCTIONS@", table).replace("@IMAGE@", hex(IMAGE)))
-        (folder / "link.ld").write_text(_LINK)
+        main = _MAIN.replace("@FUNCTIONS@", table).replace("@IMAGE@", hex(core.image))
+        (folder / "main.c").write_text(main.replace("@RAM@", hex(core.ram)))
+        (folder / "link.ld").write_text(_LINK.replace("@RAM@", hex(core.ram)))
         sources = [
             *kernels,
             *(p for p in sorted((FIRMWARE / "ops").glob("*.c")) if "f32" not in p.name and p.stem != "float_math"),
         ]
         loose = [flag for flag in FLAGS if flag not in ("-Wpedantic", "-Wconversion")]
-        command = ["arm-none-eabi-gcc", *FLAGS_M4, *loose, "-nostdlib", "-Wl,-T,link.ld", "main.c", *map(str, sources)]
+        command = [
+            "arm-none-eabi-gcc",
+            *core.flags,
+            *loose,
+            "-nostdlib",
+            "-Wl,-T,link.ld",
+            "main.c",
+            *map(str, sources),
+        ]
         subprocess.run([*command, "-lgcc", "-o", "operators.elf"], cwd=folder, check=True)
         self._reset()
 
@@ -126,7 +156,7 @@ class ArmLibrary(Library):
         for field, _ in kind._fields_:
             value = fields[field] if field in fields else getattr(source, field)
             if field in pointers:
-                array = None if value is None else np.ascontiguousarray(value, pointers[field])
+                array = None if value is None else of_kind(value, pointers[field])
                 value = 0 if array is None else self._place(array)
             setattr(struct_, field, value)
         return struct_
@@ -162,12 +192,12 @@ class ArmLibrary(Library):
         command = [
             "qemu-system-arm",
             "-M",
-            "mps2-an386",
+            self._core.machine,
             "-nographic",
             "-semihosting-config",
             "enable=on,target=native",
         ]
-        command += ["-kernel", "operators.elf", "-device", f"loader,file=image.bin,addr={IMAGE:#x}"]
+        command += ["-kernel", "operators.elf", "-device", f"loader,file=image.bin,addr={self._core.image:#x}"]
         subprocess.run(command, cwd=self._folder, check=True, timeout=120, stdin=subprocess.DEVNULL)
         back = np.frombuffer(result.read_bytes(), np.uint8)
         for owner, offset in self._owners:
@@ -184,7 +214,7 @@ class ArmLibrary(Library):
     def _append(self, data: bytes) -> int:
         self._memory.extend(bytes(-len(self._memory) % _ALIGNMENT))
         self._memory.extend(data)
-        return IMAGE + self._offset + len(self._memory) - len(data)
+        return self._core.image + self._offset + len(self._memory) - len(data)
 
     def _place(self, array: Array) -> int:
         owner = array
@@ -193,7 +223,7 @@ class ArmLibrary(Library):
         if id(owner) not in self._places:
             assert owner.flags.c_contiguous
             self._places[id(owner)] = self._append(owner.tobytes())
-            self._owners.append((owner, self._places[id(owner)] - IMAGE - self._offset))
+            self._owners.append((owner, self._places[id(owner)] - self._core.image - self._offset))
         return self._places[id(owner)] + array.ctypes.data - owner.ctypes.data
 
 

@@ -10,23 +10,41 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import device_fixture
+from picoformer.compilers import PACKAGES
 from picoformer.firmware import FirmwareBuild, build_firmware
 from picoformer.targets import Target, load_target
 
 TinyFirmware = Callable[[str], tuple[FirmwareBuild, Target]]
 
 
-@pytest.fixture(scope="session")
-def arm_tools() -> None:
-    """The Arm compiler and QEMU: their absence fails the test under CI, and skips it with a warning
-    elsewhere."""
-    missing = [name for name in ("arm-none-eabi-gcc", "qemu-system-arm") if shutil.which(name) is None]
+def _require(programs: list[str]) -> None:
+    """Programs whose absence fails the test under CI, and skips it with a warning elsewhere."""
+    missing = [name for name in programs if shutil.which(name) is None]
     if missing:
-        message = f"{', '.join(missing)} not installed: sudo apt-get install gcc-arm-none-eabi qemu-system-arm"
+        packages = " ".join(PACKAGES[name] for name in programs)
+        message = f"{', '.join(missing)} not installed: sudo apt-get install {packages}"
         if os.environ.get("CI"):
             pytest.fail(message)
         warnings.warn(f"NOT TESTED: {message}", stacklevel=1)
         pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def arm_tools() -> None:
+    """The Arm compiler and QEMU."""
+    _require(["arm-none-eabi-gcc", "qemu-system-arm"])
+
+
+@pytest.fixture(scope="session")
+def riscv_tools() -> None:
+    """The RISC-V compiler and QEMU."""
+    _require(["riscv64-unknown-elf-gcc", "qemu-system-riscv32"])
+
+
+def require_tools(target: str, request: pytest.FixtureRequest) -> None:
+    """What builds and runs firmware of a target must be there."""
+    if target != "host":
+        request.getfixturevalue("riscv_tools" if target.startswith("riscv") else "arm_tools")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -41,12 +59,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["PICOFORMER_CACHE"] = before
 
 
-@pytest.fixture(params=["host", "mps2-an386"])
+@pytest.fixture(params=["host", "mps2-an386", "mps2-an505", "mps3-an547", "riscv32-virt"])
 def device_target(request: pytest.FixtureRequest) -> str:
-    """The name of each target that device tests run on."""
+    """The name of each target that device tests run on: one of each port. test_cores.py has the other cores."""
     name: str = request.param
-    if name != "host":
-        request.getfixturevalue("arm_tools")
+    require_tools(name, request)
     return name
 
 

@@ -17,11 +17,12 @@ import pytest
 
 import device_fixture
 from conftest import TinyFirmware
+from picoformer.compilers import PACKAGES, named_compiler
 from picoformer.emulator.counting import plugin_for, read_counts
 from picoformer.emulator.session import open_device
 from picoformer.emulator.symbols import symbolize
 from picoformer.errors import DeviceError, FitError, ModelError, ToolError
-from picoformer.firmware import build_firmware, load_build
+from picoformer.firmware import build_firmware, load_build, target_defines
 from picoformer.link.device import Device, RefusedError
 from picoformer.link.messages import Status, Table
 from picoformer.targets import load_target, resource_root
@@ -163,6 +164,7 @@ def test_without_a_compiler_counts_are_null_with_a_reason(
     tools.mkdir()
     (tools / "qemu-system-arm").symlink_to(str(shutil.which("qemu-system-arm")))
     monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setenv("PICOFORMER_TOOLCHAIN", "gcc")
     monkeypatch.setenv("PICOFORMER_CACHE", str(tmp_path / "cache"))
     with open_device(build, target) as session:
         _write_inputs(session.device, 0)
@@ -195,13 +197,16 @@ def test_a_missing_program_names_its_package(
 ) -> None:
     build, target = tiny_firmware(device_target)
     monkeypatch.setenv("PATH", str(tmp_path))
-    package = "gcc libc6-dev" if device_target == "host" else "gcc-arm-none-eabi libnewlib-arm-none-eabi"
+    monkeypatch.setenv("PICOFORMER_TOOLCHAIN", "gcc")
+    monkeypatch.setenv("PICOFORMER_EMULATOR", "qemu")
+    package = PACKAGES[target.toolchain.program]
     with pytest.raises(ToolError, match=f"is not installed; get it with: sudo apt-get install {package}"):
         build_firmware(device_fixture.write_model(tmp_path / "model"), target, tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
-    if device_target != "host":
+    assert not (tmp_path / "out").exists()
+    if target.emulator is not None and device_target != "host":
+        program = target.emulator.program
         with (
-            pytest.raises(ToolError, match=r"qemu-system-arm is not installed; .* install qemu-system-arm"),
+            pytest.raises(ToolError, match=f"{program} is not installed; .* install {PACKAGES[program]}"),
             open_device(build, target),
         ):
             pass
@@ -211,14 +216,16 @@ def test_firmware_that_ends_at_once_is_told_with_its_last_words(
     device_target: str, tiny_firmware: TinyFirmware, tmp_path: Path
 ) -> None:
     _, target = tiny_firmware(device_target)
-    leave = '__asm__ volatile("bkpt 0xAB" : : "r"(r0), "r"(r1));'
-    extra = (
-        "#include <stdio.h>\n#include <stdlib.h>\n__attribute__((constructor)) static void leave(void);\n"
-        'static void leave(void) { fputs("cannot go on\\n", stderr); exit(3); }\n'
-        if device_target == "host"
-        else "void pf_uart_init(void);\nvoid pf_uart_init(void) { static const uint32_t b[2] = {0x20026u, 3u};\n"
-        f'register uint32_t r0 __asm__("r0") = 0x20u; register const uint32_t *r1 __asm__("r1") = b; {leave} }}\n'
-    )
+    leave = {
+        "host": "#include <stdio.h>\n#include <stdlib.h>\n__attribute__((constructor)) static void leave(void);\n"
+        'static void leave(void) { fputs("cannot go on\\n", stderr); exit(3); }\n',
+        "cortex_m": "void pf_uart_init(void);\n"
+        "void pf_uart_init(void) { static const uint32_t b[2] = {0x20026u, 3u};\n"
+        'register uint32_t r0 __asm__("r0") = 0x20u; register const uint32_t *r1 __asm__("r1") = b;\n'
+        '__asm__ volatile("bkpt 0xAB" : : "r"(r0), "r"(r1)); }\n',
+        "riscv": "void pf_uart_init(void);\nvoid pf_uart_init(void) { *(volatile uint32_t *)0x100000u = 0x33333u; }\n",
+    }
+    extra = leave[target.port]
     if device_target != "host":  # its own UART, which leaves instead of starting
         target = target.model_copy(update={"uart": target.uart.model_copy(update={"kind": "none"})})  # type: ignore[union-attr]
         extra += "int pf_uart_read(void);\nint pf_uart_read(void) { return 0; }\n"
@@ -328,42 +335,28 @@ def test_addresses_become_names(device_target: str, tiny_firmware: TinyFirmware)
     assert symbolize(build.elf, 0xF0000000) == ""
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang", "arm-none-eabi-gcc"])
+CORES = {
+    "arm-none-eabi-gcc": [["-mthumb", f"-mcpu={cpu}"] for cpu in ("cortex-m0", "cortex-m4", "cortex-m33")],
+    "riscv64-unknown-elf-gcc": [["-march=rv32imc", "-mabi=ilp32", "--specs=picolibc.specs"]],
+}
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "arm-none-eabi-gcc", "riscv64-unknown-elf-gcc"])
 def test_the_runtime_compiles_without_a_warning(compiler: str, request: pytest.FixtureRequest) -> None:
-    if compiler.startswith("arm"):
-        request.getfixturevalue("arm_tools")
+    if compiler in CORES:
+        request.getfixturevalue("arm_tools" if compiler.startswith("arm") else "riscv_tools")
     elif compiler == "clang" and shutil.which("clang") is None and not os.environ.get("CI"):
         pytest.skip("NOT TESTED: clang not installed: sudo apt-get install clang")
     firmware = resource_root("firmware")
-    port = "cortex_m" if compiler.startswith("arm") else "host"
-    defines = ["UART_BASE=0x40004000u", "UART_BAUD=115200u", "UART_RX_IRQ=0u", "WATCHDOG_BASE=0x40008000u"]
-    defines += [
-        "WATCHDOG_SECONDS=1u",
-        "CLOCK_HZ=25000000u",
-        "CODE_ORIGIN=0u",
-        "CODE_SIZE_LOG2=22u",
-        "GUARD_SIZE_LOG2=20u",
-    ]
+    board = {"arm-none-eabi-gcc": "mps2-an386", "riscv64-unknown-elf-gcc": "riscv32-virt"}.get(compiler, "host")
+    target = load_target(board)
     flags = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror", "-fsyntax-only"]
-    flags += [f"-DPF_{define}" for define in defines] if port == "cortex_m" else []
-    for cpu in ("cortex-m0", "cortex-m4", "cortex-m33") if port == "cortex_m" else ("",):
-        core = [f"-mcpu={cpu}", "-mthumb"] if cpu else []
-        sources = [*(firmware / "protocol").glob("*.c"), *(firmware / "port" / port).glob("*.c")]
+    for core in CORES.get(compiler, [[]]):
+        sources = [*(firmware / "protocol").glob("*.c"), *(firmware / "port" / target.port).glob("*.c")]
         for tests in ([], ["-DPF_FAULT_TESTS"]):
-            done = subprocess.run(
-                [
-                    compiler,
-                    *core,
-                    *flags,
-                    *tests,
-                    f"-I{firmware}/include",
-                    f"-I{firmware}/protocol",
-                    *sources,
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            command = [compiler, *core, *flags, *target_defines(target), *tests, f"-I{firmware}/include"]
+            command += [f"-I{firmware}/protocol", *map(str, sources)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
 
 
@@ -387,6 +380,6 @@ def test_a_changed_header_beside_a_source_is_noticed(tmp_path: Path, monkeypatch
     units, objects = [Unit(tmp_path / "source" / "own.c", Path("own.o"))], []
     for value in (1, 2, 1):
         (tmp_path / "source" / "own.h").write_text(f"#define OWN {value}\n")
-        compile_units("gcc", ["-O2"], [], units, tmp_path)
+        compile_units(named_compiler("gcc"), ["-O2"], [], units, tmp_path)
         objects.append((tmp_path / "own.o").read_bytes())
     assert objects[0] == objects[2] != objects[1]

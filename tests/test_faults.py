@@ -38,7 +38,10 @@ def test_a_fault_names_its_function(device_target: str, tiny_firmware: TinyFirmw
         session.device.fault_test(kind)
     assert time.monotonic() - start < 8
     assert "\n" not in str(error.value)
-    assert ("MemManage" in str(error.value)) == (device_target != "host" and kind <= 3)
+    is_arm, is_limit = device_target.startswith("mps"), kind == 3 and target.architecture.startswith("armv8")
+    assert ("MemManage" in str(error.value)) == (is_arm and kind <= 3 and not is_limit)
+    assert ("UsageFault" in str(error.value)) == (is_arm and (kind == 5 or is_limit))  # the stack limit's own fault
+    assert ("access fault" in str(error.value)) == (device_target == "riscv32-virt" and kind <= 3)
 
 
 def test_the_device_is_gone_after_a_fault_and_says_how(device_target: str, tiny_firmware: TinyFirmware) -> None:
@@ -46,7 +49,7 @@ def test_the_device_is_gone_after_a_fault_and_says_how(device_target: str, tiny_
     with open_device(build, target) as session:
         with pytest.raises(FaultError):
             session.device.fault_test(1)
-        code = 128 + 11 if device_target == "host" else 100 + 4
+        code = {"host": 128 + 11, "cortex_m": 100 + 4, "riscv": 100 + 7}[target.port]
         with pytest.raises(DeviceError, match=f"the device died: .* ended with exit code {code}"):
             session.device.stack()
 
@@ -124,5 +127,5 @@ def test_a_release_build_knows_no_fault_tests(tmp_path: Path) -> None:
 
 def test_a_fault_without_symbols_gives_addresses() -> None:
     fault = Fault(1, 4, 0, 0x123, 0x456, 0x20000000, 0x40, 0x82, 0, 0x40, 0)
-    text = explain(fault, None, [TensorInfo("q", 0, 1)], is_host=False)
+    text = explain(fault, None, [TensorInfo("q", 0, 1)], "cortex_m")
     assert "bad memory access in code at 0x00000123 at address 0x00000040, during step 0 (q) [MemManage" in text

@@ -248,3 +248,31 @@ def test_a_port_that_is_not_there_is_named(tiny_firmware: TinyFirmware) -> None:
         open_device(build, target, port="/dev/no-such-port"),
     ):
         pass
+
+
+class _Deaf(_Silent):
+    """Loses what comes before its `hears`-th frame, then answers as a device that holds one frame's rest."""
+
+    def __init__(self, hears: int) -> None:
+        super().__init__()
+        self._left, self._answers = hears, b""
+
+    def write(self, data: bytes, timeout: float) -> None:
+        if data == b"\0":
+            return
+        self._left -= 1
+        if self._left <= 0:
+            sequence = decode_frame(data.strip(b"\0"))[0]
+            hello = bytes([1, 0, 0, 4, *range(16), 1, 0, 1, 0, 1, 0, 0, 0, *bytes(8)]) + b"tiny"
+            self._answers = encode_frame(bytes([sequence, Message.HELLO | 0x80, 0]) + hello)
+
+    def read(self, timeout: float) -> bytes:
+        answers, self._answers = self._answers, b""
+        return answers or super().read(timeout)
+
+
+def test_a_device_that_misses_the_first_hello_is_greeted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("picoformer.link.device._HELLO_SECONDS", 0.05)
+    assert Device(_Deaf(3), reply_seconds=2.0).hello().name == "tiny"
+    with pytest.raises(DeviceError, match="timeout: the device did not answer 'hello'"):
+        Device(_Deaf(100), reply_seconds=0.3).hello()

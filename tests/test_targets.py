@@ -87,7 +87,7 @@ def test_a_bad_value_is_named_with_its_line(tmp_path: Path, old: str, new: str, 
             'kind = "pl011"\nbase = 0x40004000',
             "has no uart_pl011.c; use one of cmsdk",
         ),
-        ('exit = "semihosting"', 'exit = "reset"', "'exit': firmware/port/cortex_m has no exit_reset.c"),
+        ('exit = "semihosting"', 'exit = "halt"', "'exit': firmware/port/cortex_m has no exit_halt.c"),
         ("[uart]", "[uart", "is not valid TOML"),
     ],
 )

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from picoformer import __version__
 from picoformer.errors import ConfigError, DataError, ModelError, UnsupportedError
 from picoformer.files import atomic_folder, atomic_write_bytes, atomic_write_text, content_hash
-from picoformer.firmware import FirmwareBuild, build_firmware, load_build
-from picoformer.ir import Graph, Node
+from picoformer.firmware import FirmwareBuild, SizeReport, build_firmware, load_build, load_sizes
+from picoformer.ir import Graph
 from picoformer.ir.operator import Array, LoweringError
+from picoformer.library import build_library
 from picoformer.quantization_report import copy_quantization, write_quantization
 from picoformer.samples import check_calibration, fit_samples, load_samples, split_labels
-from picoformer.targets import Target, load_target
+from picoformer.targets import Target, load_target, stand_in
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import MemoryPlan
+    from picoformer.backends.c import Draft, MemoryPlan, Step
     from picoformer.quantize import QuantizeSettings
 
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
@@ -47,6 +48,8 @@ class Manifest:
     parameters: int
     macs: int
     valid_length_added: bool = False
+    compilers: Mapping[str, str] = field(default_factory=dict)
+    """Target → name and version of what compiled its firmware."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,19 @@ class Build:
         """The linked firmware for `target`; raises ModelError when this folder has none."""
         return load_build(self.folder / target.name, target)
 
-    def steps(self, target: Target) -> tuple[Node, ...]:
-        """The nodes that are steps of the firmware for `target`, in order."""
-        names = [entry["step"] for entry in read_memory(self.folder / target.name)["live"]]
-        unknown = [name for name in names if name not in self.graph.producers]
+    def sizes(self, target: Target) -> tuple[SizeReport | None, str]:
+        """What the firmware or library for `target` takes; None and the reason where nothing could compile it."""
+        return load_sizes(self.folder / target.name)
+
+    def steps(self, target: Target) -> tuple[Step, ...]:
+        """The steps of the firmware for `target`, in order."""
+        from picoformer.backends.c import Step
+
+        steps = [entry["nodes"] for entry in read_memory(self.folder / target.name)["live"]]
+        unknown = [name for names in steps for name in names if name not in self.graph.producers]
         if unknown:
             raise ModelError(f"{self.folder}: step '{unknown[0]}' is not in its graph; build again")
-        return tuple(self.graph.producers[name] for name in names)
+        return tuple(Step(tuple(self.graph.producers[name] for name in names)) for names in steps)
 
 
 def import_model(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, valid_length: bool = False) -> Graph:
@@ -150,13 +159,14 @@ def write_build(
     progress: Progress | None = None,
     samples: Mapping[str, Array] | None = None,
     quantized: Path | None = None,
+    toolchain: str = "auto",
 ) -> Build:
     """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target.
 
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
-    rounding costs.
+    rounding costs. `toolchain`: gcc, clang, zig or auto.
     """
-    from picoformer.backends.c import emit_c
+    from picoformer.backends.c import draft_c, write_c
     from picoformer.backends.onnx import export_onnx
     from picoformer.frontends.onnx_load import self_contained
     from picoformer.ops.graph_file import save_graph
@@ -164,6 +174,10 @@ def write_build(
     refuse_to_replace(out, BUILD_MARKS)
     content = self_contained(source)
     boards = [target] if target.is_host else [load_target(HOST), target]
+    if target.stands_in:
+        boards.append(stand_in(target))
+    drafts = [draft_c(graph, board.isa, prefix) for board in boards]
+    refuse_too_large(drafts[boards.index(target)], target, float_graph, scheme)
     manifest = Manifest(
         graph.name,
         scheme,
@@ -192,15 +206,36 @@ def write_build(
             elif quantized is not None:
                 copy_quantization(quantized, folder, graph.name)
         card = [f"{key}: {value}" for key, value in _provenance(manifest).items()]
-        for number, board in enumerate(boards, start=1):
+        compilers: dict[str, str] = {}
+        for number, (board, draft) in enumerate(zip(boards, drafts, strict=True), start=1):
             tick(board.name, number)
-            model = emit_c(graph, board.isa, prefix, folder / board.name / "source", card=card)
+            model = write_c(draft, folder / board.name / "source", card=card)
             _write_memory(model.plan, folder / board.name)
-            build_firmware(folder / board.name / "source", board, folder / board.name)
+            place = folder / board.name
+            if board.is_library:
+                compiler = build_library(place / "source", board, place, prefix, model.arena_bytes).compiler
+            else:
+                compiler = build_firmware(place / "source", board, place, toolchain=toolchain).compiler
+            if compiler:
+                compilers[board.name] = compiler
         tick("done", 1 + len(boards))
         atomic_write_text(folder / "target.json", target.model_dump_json(indent=1) + "\n")
+        manifest = replace(manifest, compilers=compilers)
         atomic_write_text(folder / "build.json", json.dumps(asdict(manifest), indent=1) + "\n")
     return Build(out, manifest, float_graph, graph)
+
+
+def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: str) -> None:
+    """Raise FitError when a board cannot hold the image, before anything is compiled."""
+    if target.is_host:
+        return
+    from picoformer.estimate.costs import cost_table
+    from picoformer.estimate.mend import mends
+    from picoformer.estimate.need import refuse_misfit
+    from picoformer.estimate.sizes import image_sizes
+
+    sizes = image_sizes(draft, target, cost_table(target))
+    refuse_misfit(draft, target, sizes, lambda: mends(float_graph, scheme, target, sizes))
 
 
 def quantize_samples(
@@ -264,10 +299,12 @@ def build_files(
     name: str | None = None,
     progress: Progress | None = None,
     quantized: Path | None = None,
+    toolchain: str = "auto",
 ) -> Build:
     """An ONNX file or a checkpoint, and for an integer scheme an .npz of calibration samples, to the folder `out`.
 
-    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme.
+    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `toolchain`: gcc,
+    clang, zig or auto.
     """
     from picoformer.quantized_folder import quantized_scheme
     from picoformer.stages import onnx_file
@@ -280,13 +317,27 @@ def build_files(
             source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized
         )
         return write_build(
-            source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples, quantized
+            source,
+            float_graph,
+            graph,
+            scheme,
+            target,
+            out,
+            prefix,
+            valid_length,
+            progress,
+            samples,
+            quantized,
+            toolchain,
         )
 
 
 def _write_memory(plan: MemoryPlan, folder: Path) -> None:
     """Keep the memory plan beside the firmware: its figures as memory.json, its drawing as memory.txt."""
-    live = [{"step": node.output, "bytes": plan.live(index)} for index, node in enumerate(plan.steps)]
+    live = [
+        {"step": step.output, "nodes": [node.output for node in step.nodes], "bytes": plan.live(index)}
+        for index, step in enumerate(plan.steps)
+    ]
     record = {"peak": plan.peak, "lower_bound": plan.lower_bound, "live": live}
     atomic_write_text(folder / "memory.json", json.dumps(record, indent=1) + "\n")
     atomic_write_text(folder / "memory.txt", plan.timeline() + "\n")
@@ -296,7 +347,10 @@ def read_memory(folder: Path) -> dict[str, Any]:
     """The memory plan's figures that a build kept beside its firmware; raises ModelError without them."""
     try:
         record: dict[str, Any] = json.loads((folder / "memory.json").read_text("utf-8"))
-        live = [{"step": str(entry["step"]), "bytes": int(entry["bytes"])} for entry in record["live"]]
+        live = [
+            {"step": str(entry["step"]), "nodes": list(map(str, entry["nodes"])), "bytes": int(entry["bytes"])}
+            for entry in record["live"]
+        ]
         return {"peak": int(record["peak"]), "lower_bound": int(record["lower_bound"]), "live": live}
     except OSError as error:
         raise ModelError(f"{folder}/memory.json cannot be read ({error.strerror}); build again") from None

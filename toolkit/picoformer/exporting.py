@@ -14,7 +14,7 @@ from picoformer.files import atomic_folder, file_hash, save_arrays
 from picoformer.quantization_report import write_quantization
 from picoformer.quantized_folder import quantized_scheme, save_quantized
 from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, split_labels
-from picoformer.targets import load_target
+from picoformer.targets import load_target, stand_in
 
 FORMS = ("onnx", "c")
 
@@ -113,9 +113,17 @@ def export_files(
 
 
 def emulate_files(
-    folder: Path, inputs_path: Path, out: Path | None, limit: int = 0, progress: Progress | None = None
+    folder: Path,
+    inputs_path: Path,
+    out: Path | None,
+    limit: int = 0,
+    progress: Progress | None = None,
+    emulator: str = "auto",
 ) -> dict[str, Any]:
-    """Run a build's firmware in its target's emulator; `out` gets the outputs as real numbers, samples on axis 0."""
+    """Run a build's firmware in its target's emulator, or that of the target that stands in for it.
+
+    `out` gets the outputs as real numbers, samples on axis 0.
+    """
     from picoformer.emulator.session import open_device
     from picoformer.ops.fixedpoint import dequantize
     from picoformer.ops.graph_file import graph_identity
@@ -123,13 +131,15 @@ def emulate_files(
 
     build = open_build(folder)
     graph, target = build.graph, build.target
+    runs = stand_in(target)
     arrays, labels = split_labels(load_samples(inputs_path), inputs_path)
     inputs = fit_samples(graph, with_full_length(graph, arrays), inputs_path)
     labels = check_labels(labels, graph, inputs, inputs_path)
     if limit:
         inputs = {name: value[:limit] for name, value in inputs.items()}
-    with open_device(build.firmware(target), target, identity=graph_identity(graph)[:16]) as session:
-        runner = Runner(session, graph, len(build.steps(target)), target.name, progress)
+    identity = graph_identity(graph)[:16]
+    with open_device(build.firmware(runs), runs, identity=identity, emulator=emulator) as session:
+        runner = Runner(session, graph, len(build.steps(runs)), runs.name, progress)
         outputs = runner(inputs).outputs
         measured = runner.measured()
     real = {}
@@ -139,8 +149,11 @@ def emulate_files(
     if out is not None:
         save_arrays(out, real)
     record: dict[str, Any] = {"target": target.name, "samples": len(next(iter(real.values())))}
+    if runs is not target:
+        record["ran_on_stand_in"] = runs.name
     record["instructions_per_inference"] = None if measured.instructions is None else measured.instructions.total
     record["stack_bytes"] = measured.stack_used
+    record |= {"compiler": build.firmware(runs).compiler, "emulator": measured.emulator}
     if labels is not None:
         rows = next(iter(real.values()))
         judgement = judge_outputs(graph, rows, labels.first(len(rows)))

@@ -1,4 +1,6 @@
-"""Writing files so that a reader never sees half of one: a temporary name first, then a rename; by one process."""
+"""Writing files so that a reader never sees half of one: a temporary name first, then a rename; by one process.
+
+And where those lie that are kept between runs."""
 
 from __future__ import annotations
 
@@ -12,6 +14,14 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+
+def cache_root() -> Path:
+    """Where built things are kept between runs: $PICOFORMER_CACHE, else the XDG cache folder."""
+    if override := os.environ.get("PICOFORMER_CACHE"):
+        return Path(override)
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "picoformer"
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:
@@ -46,6 +56,11 @@ def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 def is_first_process() -> bool:
     """Whether this process writes results and speaks: the only one, or the first of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def several_processes() -> bool:
+    """Whether torchrun (or another launcher) started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1") or 1) > 1
 
 
 @contextlib.contextmanager

@@ -6,19 +6,21 @@ import json
 import re
 import struct
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from picoformer.compilers import Compiler, choose_compiler
 from picoformer.errors import FitError, ModelError
 from picoformer.files import atomic_write_text
-from picoformer.targets import MemoryRegion, Target, resource_root
-from picoformer.toolchain import CompilerFailure, Unit, compile_units, find_program, run_tool
+from picoformer.link_map import Piece, read_map
+from picoformer.targets import MemoryRegion, RegisterBits, Target, resource_root
+from picoformer.toolchain import CompilerFailure, Unit, compile_units, run_tool
 
-_WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion")
+WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion")
 _DESCRIPTOR = "runtime/descriptor.o"
-_SECTIONS = ("-ffunction-sections", "-fdata-sections")
+SECTIONS = ("-ffunction-sections", "-fdata-sections")
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ class SizeReport:
 
 @dataclass(frozen=True)
 class FirmwareBuild:
-    """Linked firmware: `elf` (for the host target: the executable), the linker's `map`, and the sizes."""
+    """Linked firmware: `elf` (for the host target: the executable), the linker's `map`, the sizes, and
+    the compiler's name and version."""
 
     target: str
     elf: Path
     map: Path
     sizes: SizeReport
+    compiler: str = ""
 
 
 def build_firmware(
@@ -69,6 +73,7 @@ def build_firmware(
     fault_tests: bool = False,
     strict: bool = False,
     jobs: int = 0,
+    toolchain: str = "auto",
 ) -> FirmwareBuild:
     """Compile and link the model in `model_dir` for `target`; writes firmware.elf, firmware.map, size.json to
     `out`.
@@ -76,71 +81,80 @@ def build_firmware(
     `model_dir` holds the generated C and sources.json = {"model_sources": [its C files, the wire's descriptor
     *_device.c among them], "sources": [C files relative to the firmware folder], "include": [folders relative
     to it]}. `fault_tests` adds the message
-    that provokes faults; `strict` turns warnings into errors. Files in `out` are replaced only when all of
-    them are complete. Raises ToolError (compiler missing or failed), FitError (too big for the target),
-    ModelError (a file is missing).
+    that provokes faults; `strict` turns warnings into errors; `toolchain`: gcc, clang, zig or auto. Files in
+    `out` are replaced only when all of them are complete. Raises ToolError (compiler missing or failed),
+    FitError (too big for the target), ModelError (a file is missing).
     """
     firmware = resource_root("firmware")
-    units, includes = _units(model_dir, firmware, target)
-    flags = ["-std=c99", "-g", target.toolchain.optimize, *target.toolchain.flags, *_SECTIONS, *_WARNINGS]
+    compiler = choose_compiler(target, toolchain)
+    units, includes = _units(model_dir, firmware, target, compiler)
+    flags = ["-std=c99", "-g", target.toolchain.optimize, *SECTIONS, *WARNINGS]
     flags += [
-        *_defines(target),
+        *target_defines(target),
         *(["-DPF_FAULT_TESTS"] if fault_tests else []),
         *(["-Werror"] if strict else []),
     ]
-    program = target.toolchain.program
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".build.") as folder:
         build = Path(folder)
-        objects = compile_units(program, flags, includes, units, build, jobs)
-        link = [
-            find_program(program),
-            *target.toolchain.flags,
-            *target.toolchain.link_flags,
-            "-Wl,--gc-sections",
-        ]
-        link += ["-Wl,-Map,firmware.map", "-Wl,--build-id=none"]
+        objects = compile_units(compiler, flags, includes, units, build, jobs)
+        link = [*compiler.link, "-Wl,--gc-sections", "-Wl,--build-id=none"]
         if not target.is_host:
-            (build / "link.ld").write_text(linker_script(target), encoding="utf-8")
-            link += ["-Wl,-T,link.ld"]
+            script = linker_script(target)
+            (build / "link.ld").write_text(script, encoding="utf-8")
+            # Not through -Wl: picolibc's specs would bring a script of their own.
+            link += ["-T", "link.ld", *_entry(script)]
         try:
-            run_tool([*link, "-o", "firmware.elf", *map(str, objects)], build, "the link of the firmware")
+            printed = run_tool(
+                [*link, "-o", "firmware.elf", *map(str, objects)],
+                build,
+                "the link of the firmware",
+                compiler.environment,
+            )
         except CompilerFailure as error:
             _refuse_overflow(error.output, target, [build / path for path in objects])
             raise
+        if compiler.prints_map:
+            (build / "firmware.map").write_text(printed, encoding="utf-8")
         sizes = size_report(build / "firmware.elf", build / "firmware.map", target)
         for name in ("firmware.map", "firmware.elf"):
             (build / name).replace(out / name)
-    atomic_write_text(out / "size.json", json.dumps(asdict(sizes), indent=2) + "\n")
-    return FirmwareBuild(target.name, out / "firmware.elf", out / "firmware.map", sizes)
+    record = {**asdict(sizes), "compiler": compiler.version}
+    atomic_write_text(out / "size.json", json.dumps(record, indent=2) + "\n")
+    return FirmwareBuild(target.name, out / "firmware.elf", out / "firmware.map", sizes, compiler.version)
 
 
 def load_build(out: Path, target: Target) -> FirmwareBuild:
     """The build that an earlier `build_firmware` left in `out`; ModelError when it is incomplete."""
-    elf, size = out / "firmware.elf", out / "size.json"
-    if not (elf.is_file() and size.is_file()):
+    elf = out / "firmware.elf"
+    sizes, compiler = load_sizes(out)
+    if sizes is None or not elf.is_file():
         raise ModelError(f"{out} holds no built firmware; run `picoformer build` first")
+    return FirmwareBuild(target.name, elf, out / "firmware.map", sizes, compiler)
+
+
+def load_sizes(out: Path) -> tuple[SizeReport | None, str]:
+    """What an earlier build into `out` takes and the compiler it was made by; None and the reason where none was."""
+    path = out / "size.json"
     try:
-        data = json.loads(size.read_text(encoding="utf-8"))
-        sizes = SizeReport(FlashSizes(**data["flash"]), RamSizes(**data["ram"]))
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["flash"] is None:
+            return None, str(data["reason"])
+        return SizeReport(FlashSizes(**data["flash"]), RamSizes(**data["ram"])), str(data["compiler"])
+    except OSError:
+        raise ModelError(f"{out} holds no built firmware; run `picoformer build` first") from None
     except (ValueError, KeyError, TypeError):
-        raise ModelError(f"{size} is broken; build again") from None
-    return FirmwareBuild(target.name, elf, out / "firmware.map", sizes)
+        raise ModelError(f"{path} is broken; build again") from None
 
 
-def _units(model_dir: Path, firmware: Path, target: Target) -> tuple[list[Unit], list[Path]]:
-    listing = model_dir / "sources.json"
-    if not listing.is_file():
-        raise ModelError(f"{listing} is missing; generate the C of the model again")
-    listed = json.loads(listing.read_text(encoding="utf-8"))
-    units = []
-    for name in listed["model_sources"]:
-        if not (model_dir / name).is_file():
-            raise ModelError(f"{model_dir / name} is missing; generate the C of the model again")
-        is_descriptor = name.endswith("_device.c")
-        units.append(Unit(model_dir / name, Path(_DESCRIPTOR if is_descriptor else f"model/{Path(name).stem}.o")))
-    for name in listed["sources"]:
-        units.append(_unit(firmware / name, "code", str(Path(name).with_suffix("")).replace("/", "_")))
+def _entry(script: str) -> list[str]:
+    """The entry of a linker script as an option: zig's own wins over the script otherwise."""
+    found = re.search(r"ENTRY\((\w+)\)", script)
+    return [f"-Wl,-e,{found[1]}"] if found else []
+
+
+def _units(model_dir: Path, firmware: Path, target: Target, compiler: Compiler) -> tuple[list[Unit], list[Path]]:
+    units = model_units(model_dir, firmware, descriptor=True)
     for path in sorted((firmware / "protocol").glob("*.c")):
         units.append(_unit(path, "runtime", f"protocol_{path.stem}"))
     port = firmware / "port" / target.port
@@ -153,8 +167,35 @@ def _units(model_dir: Path, firmware: Path, target: Target) -> tuple[list[Unit],
         choice = re.match(r"(exit|watchdog|uart)_", path.stem)
         if choice is None or path.stem in wanted:
             units.append(_unit(path, "runtime", f"port_{path.stem}"))
-    includes = [firmware / "include", model_dir, *(firmware / name for name in listed.get("include", []))]
+    includes = [firmware / "include", model_dir]
+    if not compiler.has_c_library:
+        units += [_unit(path, "runtime", path.stem) for path in sorted((firmware / "freestanding").glob("*.c"))]
+        includes.append(firmware / "freestanding")
     return units, includes
+
+
+def model_units(
+    model_dir: Path, firmware: Path, *, sources: Path | None = None, descriptor: bool = False
+) -> list[Unit]:
+    """The C files of the model in `model_dir` (or, copied, in `sources`) and the operators in `firmware` it calls.
+
+    `descriptor`: with the one that tells the runtime of the model. Raises ModelError naming a file that is missing.
+    """
+    listing, sources = model_dir / "sources.json", sources or model_dir
+    if not listing.is_file():
+        raise ModelError(f"{listing} is missing; generate the C of the model again")
+    listed = json.loads(listing.read_text(encoding="utf-8"))
+    units = []
+    for name in listed["model_sources"]:
+        is_descriptor = name.endswith("_device.c")
+        if is_descriptor and not descriptor:
+            continue
+        if not (sources / name).is_file():
+            raise ModelError(f"{sources / name} is missing; generate the C of the model again")
+        units.append(Unit(sources / name, Path(_DESCRIPTOR if is_descriptor else f"model/{Path(name).stem}.o")))
+    for name in listed["sources"]:
+        units.append(_unit(firmware / name, "code", str(Path(name).with_suffix("")).replace("/", "_")))
+    return units
 
 
 def _unit(source: Path, group: str, stem: str) -> Unit:
@@ -163,24 +204,39 @@ def _unit(source: Path, group: str, stem: str) -> Unit:
     return Unit(source, Path(group) / f"{stem}.o")
 
 
-def _defines(target: Target) -> list[str]:
+def target_defines(target: Target) -> list[str]:
+    """What the C of the runtime and the port is told of a target, as -D options."""
     values = {
         "PF_FRAME_BYTES": target.frame_bytes,
         "PF_CLOCK_HZ": target.clock_hz,
         "PF_WATCHDOG_SECONDS": target.watchdog.seconds,
     }
+    lists: dict[str, list[RegisterBits]] = {}
     if target.uart is not None:
-        code = target.region("code")
+        uart, watchdog, code = target.uart, target.watchdog, target.region("code")
         values |= {
-            "PF_WATCHDOG_BASE": target.watchdog.base,
-            "PF_UART_BASE": target.uart.base,
-            "PF_UART_BAUD": target.uart.baud,
-            "PF_UART_RX_IRQ": target.uart.rx_irq,
+            "PF_WATCHDOG_BASE": watchdog.base,
+            "PF_WATCHDOG_IRQ": watchdog.irq,
+            "PF_WATCHDOG_CLOCK_HZ": watchdog.clock_hz or target.clock_hz,
+            "PF_UART_BASE": uart.base,
+            "PF_UART_BAUD": uart.baud,
+            "PF_UART_RX_IRQ": uart.rx_irq,
+            "PF_UART_CLOCK_HZ": uart.clock_hz or target.clock_hz,
+            "PF_UART_TX_PIN": uart.tx_pin,
+            "PF_UART_RX_PIN": uart.rx_pin,
+            "PF_UART_GPIO": uart.gpio,
+            "PF_UART_ALTERNATE": uart.alternate,
             "PF_CODE_ORIGIN": code.origin,
             "PF_CODE_SIZE_LOG2": _protected_log2(code),
             "PF_GUARD_SIZE_LOG2": max(target.guard_bytes.bit_length() - 1, 0),
+            "PF_NULL_GUARD": int(all(region.origin >= 0x1000 for region in target.memory)),
         }
-    return [f"-D{name}={value}u" for name, value in values.items()]
+        lists = {"PF_UART_ENABLE": uart.enable, "PF_WATCHDOG_ENABLE": watchdog.enable}
+    defines = [f"-D{name}={value}u" for name, value in values.items()]
+    for name, entries in lists.items():  # an initialiser, ended by a pair of zeros
+        pairs = [f"{{{entry.address:#x}u,{entry.bits:#x}u}}" for entry in entries]
+        defines.append(f"-D{name}={{{','.join([*pairs, '{0u,0u}'])}}}")
+    return defines
 
 
 def _protected_log2(region: MemoryRegion) -> int:
@@ -220,7 +276,7 @@ def linker_script(target: Target) -> str:
 
 def _refuse_overflow(output: str, target: Target, objects: Sequence[Path]) -> None:
     """Raise FitError when the linker's output says that a memory region overflowed."""
-    found = {name: int(by) for name, by in re.findall(r"region [`']([^']+)' overflowed by (\d+) bytes", output)}
+    found = {name: int(by) for name, by in re.findall(r"region [`']([^']+)':? overflowed by (\d+) bytes", output)}
     for region in target.memory:
         if region.name in found:
             holds: Literal["flash", "RAM"] = "flash" if region.holds == "code" else "RAM"
@@ -251,44 +307,15 @@ def _biggest(objects: Sequence[Path], holds: Literal["flash", "RAM"]) -> list[tu
     return sorted(sizes, key=lambda item: -item[1])
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """One input section as the linker map lists it."""
-
-    output: str
-    section: str
-    address: int
-    size: int
-    object: str
-
-
-_PIECE = re.compile(r"^ (\.?[\w.$-]+)\s+0x([0-9a-f]+)\s+0x([0-9a-f]+) (\S.*)$")
-
-
-def read_map(text: str) -> list[_Piece]:
-    """The input sections of a GNU ld map that take up room in the output, in order."""
-    body = text.partition("Linker script and memory map")[2]
-    body = re.sub(r"^( \.?[\w.$-]+)\n\s+(?=0x)", r"\1 ", body, flags=re.MULTILINE)
-    pieces, output = [], ""
-    for line in body.splitlines():
-        if opened := re.match(r"^(\.[\w.$-]+)", line):
-            output = opened[1]
-        elif found := _PIECE.match(line):
-            piece = _Piece(output, found[1], int(found[2], 16), int(found[3], 16), found[4])
-            if piece.size:
-                pieces.append(piece)
-    return pieces
-
-
 def size_report(elf: Path, map_file: Path, target: Target) -> SizeReport:
     """What the linked ELF takes, in bytes.
 
     Totals come from the ELF's own sections. They are attributed by the linker map, which names the object of
     every input section that survived: objects in `model/` are the model (its constants are "model", its
     functions "code"), those in `code/` the operators and kernels ("code", their tables included, as are
-    libgcc and memcpy), those in `runtime/` the wire, the port and fault handling. Padding and the rest of the
-    C library count as runtime. `arena` is the figure in the image's own pf_device; the arena's piece of .bss
-    is reduced by it.
+    libgcc or compiler-rt and memcpy), those in `runtime/` the wire, the port and fault handling. Padding and
+    the rest of the C library count as runtime. `arena` is the figure in the image's own pf_device; the arena's
+    piece of .bss is reduced by it.
     """
     from elftools.elf.elffile import ELFFile
 
@@ -301,18 +328,11 @@ def size_report(elf: Path, map_file: Path, target: Target) -> SizeReport:
         arena, arena_address = _arena(image, stream)
         stored = {section.name for section in allocated if section["sh_type"] != "SHT_NOBITS"}
         in_ram = {section.name for section in writable}
-    flash = {"model": 0, "code": 0}
-    data = 0
-    for piece in read_map(map_file.read_text(encoding="utf-8", errors="replace")):
-        group = _group(piece)
-        if piece.output in stored and group in ("model", "code") and not piece.section.startswith(".eh_frame"):
-            is_text = piece.section.startswith(".text")
-            flash["code" if group == "code" or is_text else "model"] += piece.size
-        if piece.output in in_ram:
-            if group != "runtime" or piece.object == _DESCRIPTOR:
-                data += piece.size
-            elif piece.address <= arena_address < piece.address + piece.size:
-                data += arena
+    pieces = read_map(map_file.read_text(encoding="utf-8", errors="replace"))
+    flash, data = attribute(pieces, is_stored=stored.__contains__, is_writable=in_ram.__contains__)
+    for piece in pieces:  # an arena that is not the model's own
+        if piece.output in in_ram and _group(piece) == "runtime" and piece.object != _DESCRIPTOR:
+            data += arena if piece.address <= arena_address < piece.address + piece.size else 0
     stack = target.stack_bytes
     rest = flash_total - flash["model"] - flash["code"]
     return SizeReport(
@@ -321,11 +341,34 @@ def size_report(elf: Path, map_file: Path, target: Target) -> SizeReport:
     )
 
 
-def _group(piece: _Piece) -> str:
+def attribute(
+    pieces: Sequence[Piece], *, is_stored: Callable[[str], bool], is_writable: Callable[[str], bool]
+) -> tuple[dict[str, int], int]:
+    """Bytes of flash by "model" and "code", and the model's bytes of RAM, of a map's pieces.
+
+    The two functions say of an output section whether it lies in flash, and whether in RAM.
+    """
+    flash = {"model": 0, "code": 0}
+    data = 0
+    for piece in pieces:
+        group = _group(piece)
+        if is_stored(piece.output) and group in ("model", "code") and not piece.section.startswith(".eh_frame"):
+            is_text = piece.section.startswith(".text")
+            flash["code" if group == "code" or is_text else "model"] += piece.size
+        if is_writable(piece.output) and (group != "runtime" or piece.object == _DESCRIPTOR):
+            data += piece.size
+    return flash, data
+
+
+def _group(piece: Piece) -> str:
     folder = piece.object.partition("/")[0]
     if folder in ("model", "code"):
         return folder
-    return "code" if re.search(r"libgcc\.a\(|libc\w*\.a\([\w-]*mem(cpy|move|set)", piece.object) else "runtime"
+    return (
+        "code"
+        if re.search(r"libgcc\.a\(|libcompiler_rt\.a\(|libc\w*\.a\([\w-]*mem(cpy|move|set)", piece.object)
+        else "runtime"
+    )
 
 
 def _flash_bytes(image: Any) -> int:

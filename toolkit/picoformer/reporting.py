@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,10 @@ __all__ = [
     "print_pruning",
     "print_quality",
     "print_report",
+    "print_targets",
     "print_verification",
     "read_report",
+    "target_record",
     "write_reports",
 ]
 
@@ -120,7 +122,7 @@ def _size(path: Path) -> int | None:
 def build_record(build: Build, target: Target) -> dict[str, Any]:
     """What `build` prints: sizes from the linked ELF and the memory plan."""
     memory = read_memory(build.folder / target.name)
-    sizes = build.firmware(target).sizes
+    sizes, reason = build.sizes(target)
     record: dict[str, Any] = {
         "model": build.manifest.name,
         "scheme": build.manifest.scheme,
@@ -130,10 +132,17 @@ def build_record(build: Build, target: Target) -> dict[str, Any]:
         "macs": build.manifest.macs,
         "arena_bytes": memory["peak"],
         "arena_lower_bound_bytes": memory["lower_bound"],
+        "compilers": dict(build.manifest.compilers),
     }
-    if not target.is_host:
+    if sizes is None:
+        record |= {"flash_bytes": None, "ram_bytes": None, "not_compiled": reason}
+    elif not target.is_host:
         record["flash_bytes"] = vars(sizes.flash)
         record["ram_bytes"] = vars(sizes.ram)
+    if target.is_library:
+        record |= {"library": str(build.folder / target.name / build.manifest.prefix), "sdk": target.library_sdk}
+    if target.stands_in:
+        record["stands_in"] = target.stands_in
     chosen = read_quantization(build.folder)
     if chosen is not None:
         record["quantization"] = chosen
@@ -148,13 +157,82 @@ def print_build(record: Mapping[str, Any]) -> None:
         ("arena, bytes", record["arena_bytes"]),
         ("  at the very least", record["arena_lower_bound_bytes"]),
     ]
-    for kind, title in (("flash_bytes", "flash of the image"), ("ram_bytes", "RAM of the image")):
-        rows += [(f"{title}, {part}, bytes", value) for part, value in record.get(kind, {}).items()]
+    image = "library" if "library" in record else "image"
+    for kind, title in (("flash_bytes", f"flash of the {image}"), ("ram_bytes", f"RAM of the {image}")):
+        rows += [(f"{title}, {part}, bytes", value) for part, value in (record.get(kind) or {}).items()
+                 if image == "image" or part not in ("runtime", "stack")]  # fmt: skip
     print(f"{record['model']}: {record['scheme']} for {record['target']} in {record['folder']}")
     for name, value in rows:
         print(f"  {name:<32}{value:>12,}")
+    if "library" in record:
+        print(f"  {record['library']}/ is for a project of {record['sdk']}; its CMakeLists.txt says how")
+    if "not_compiled" in record:
+        print(f"  not compiled, so flash and RAM are not known: {record['not_compiled']}")
+    if "stands_in" in record:
+        print(f"  {record['target']} has no emulator: emulate and verify run firmware of {record['stands_in']} instead")
+    for name, compiler in record["compilers"].items():
+        print(f"  {f'compiled for {name} by':<32}{compiler}")
     if "quantization" in record:
         print_quantization(record["quantization"], most=3)
+
+
+def target_record(target: Target) -> dict[str, Any]:
+    """What `targets` says of one: clocks in Hz, sizes in bytes; None where there is no such thing."""
+    runs = target.emulator
+    return {
+        "name": target.name,
+        "description": target.description,
+        "cpu": target.cpu,
+        "architecture": target.architecture,
+        "isa": list(target.isa),
+        "clock_hz": target.clock_hz or None,
+        "max_clock_hz": target.max_clock_hz or target.clock_hz or None,
+        "flash_bytes": None if target.is_host else target.region("code").length,
+        "ram_bytes": None if target.is_host else target.region("data").length,
+        "builds": "program" if target.is_host else "library" if target.is_library else "image",
+        "sdk": target.library_sdk or None,
+        "emulator": None if runs is None else f"{runs.program} -M {runs.machine}" if runs.machine else runs.kind,
+        "stands_in": target.stands_in or None,
+        "flasher": target.flasher.kind if target.flasher else None,
+    }
+
+
+def print_targets(records: Sequence[Mapping[str, Any]]) -> None:
+    """Print the targets, one a line, after a line of headings."""
+    rows: list[tuple[str, ...]] = [
+        ("name", "core", "MHz", "flash", "RAM", "instruction sets", "builds", "run by", "flasher")
+    ]
+    for record in records:
+        clocks = [record[key] and f"{record[key] / 1e6:g}" for key in ("clock_hz", "max_clock_hz")]
+        run_by = f"stands in: {record['stands_in']}" if record["stands_in"] else _machine(record["emulator"])
+        rows.append(
+            (
+                record["name"],
+                record["cpu"],
+                "-" if not clocks[0] else clocks[0] if clocks[0] == clocks[1] else f"{clocks[0]} ({clocks[1]})",
+                _binary(record["flash_bytes"]),
+                _binary(record["ram_bytes"]),
+                ", ".join(record["isa"]),
+                record["builds"],
+                run_by,
+                record["flasher"] or "-",
+            )
+        )
+    if not any(record["flasher"] for record in records):
+        rows = [row[:-1] for row in rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _machine(emulator: str) -> str:
+    return "itself" if emulator == "host" else emulator.replace("qemu-system-", "QEMU ").replace(" -M", "")
+
+
+def _binary(size: int | None) -> str:
+    if size is None:
+        return "-"
+    return f"{size >> 20} MB" if size % (1 << 20) == 0 else f"{size >> 10} KB"
 
 
 def print_quality(record: Mapping[str, Any]) -> None:

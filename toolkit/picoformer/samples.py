@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from picoformer.datasets import ARRAYS as DATASET_ARRAYS
 from picoformer.errors import DataError
 from picoformer.ir import DType, Graph
 from picoformer.ir.operator import Array
@@ -21,12 +22,8 @@ LABELS = "labels"
 """An array of this name is not an input: it holds the right answers, for accuracy and the other metrics."""
 CHARACTERS = "characters_per_label"
 """Nor is this: one number, how many characters of text a label stands for."""
-
-
-DATASET = {"x_train", "y_train", "x_test", "y_test"}
-"""Arrays by which a data set of `picoformer dataset` is known."""
 DATASET_INPUT = "x"
-"""The input that its samples are for: that of every model trained here."""
+"""The input that the samples of a data set (`picoformer dataset`) are for: that of every model trained here."""
 
 
 def load_samples(path: Path, part: str = "test", most: int = 0) -> dict[str, Array]:
@@ -36,7 +33,7 @@ def load_samples(path: Path, part: str = "test", most: int = 0) -> dict[str, Arr
     (0: all).
     """
     arrays = _read_arrays(path)
-    if not set(arrays) >= DATASET:
+    if not set(arrays) >= set(DATASET_ARRAYS):
         return arrays
     x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
     if x.shape[:1] != y.shape[:1] or not x.ndim:

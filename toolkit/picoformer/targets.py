@@ -13,6 +13,9 @@ from picoformer.toml_file import key_line, read_toml
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Address = Annotated[int, Field(ge=0, lt=1 << 32)]
 
+LIBRARY = "library"
+"""The `port` of boards that the vendor's SDK starts."""
+
 _LARGEST_GUARD = 1 << 20
 
 
@@ -49,36 +52,67 @@ class Toolchain(_Table):
         return self.prefix + self.compiler
 
 
+class RegisterBits(_Table):
+    """Bits to set in the register at `address`, as those that give a peripheral its clock."""
+
+    address: Annotated[int, Field(gt=0, lt=1 << 32)]
+    bits: Annotated[int, Field(gt=0, lt=1 << 32)]
+
+
 class Uart(_Table):
-    """The serial port; `kind` names the port directory's file uart_<kind>.c."""
+    """The serial port; `kind` names the port directory's file uart_<kind>.c.
+
+    `clock_hz`: what feeds it, 0 for the core's clock. Pins as the kind counts them; `gpio` (the base of their port),
+    `alternate` (their function's number) and `enable` (set in order before anything else) are for kinds that ask.
+    """
 
     kind: Identifier
     base: Address
     baud: Annotated[int, Field(gt=0)] = 115200
     rx_irq: Annotated[int, Field(ge=0, lt=496)] = 0
+    clock_hz: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    tx_pin: Annotated[int, Field(ge=0, lt=256)] = 0
+    rx_pin: Annotated[int, Field(ge=0, lt=256)] = 0
+    gpio: Address = 0
+    alternate: Annotated[int, Field(ge=0, lt=16)] = 0
+    enable: list[RegisterBits] = []
 
 
 class Watchdog(_Table):
-    """The longest one step may take, in seconds; `kind` names the port directory's file watchdog_<kind>.c."""
+    """The longest one step may take, in seconds; `kind` names the port directory's file watchdog_<kind>.c.
+
+    `irq`: where its expiry is an interrupt and no NMI. `clock_hz`: what it counts, 0 for the core's clock.
+    """
 
     kind: Identifier
     seconds: Annotated[int, Field(gt=0, le=3600)]
     base: Address = 0
+    irq: Annotated[int, Field(ge=0, lt=32)] = 0
+    clock_hz: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    enable: list[RegisterBits] = []
 
 
 class EmulatorChoice(_Table):
-    """What runs the firmware without a board."""
+    """What runs the firmware without a board; `serial` is the number of the machine's serial port that is the wire."""
 
     kind: Literal["qemu", "host"]
     program: str = ""
     machine: str = ""
     args: list[str] = []
+    serial: Annotated[int, Field(ge=0, lt=8)] = 0
 
     @model_validator(mode="after")
     def _complete(self) -> EmulatorChoice:
         if self.kind == "qemu" and not (self.program and self.machine):
             raise ValueError("kind 'qemu' needs `program` and `machine`")
         return self
+
+
+class LibraryChoice(_Table):
+    """A library to drop into a project of the vendor's `sdk`, in the form its build takes up."""
+
+    form: Literal["cmake", "esp-idf"]
+    sdk: str
 
 
 class FlasherChoice(_Table):
@@ -89,7 +123,12 @@ class FlasherChoice(_Table):
 
 
 class Target(_Table):
-    """One board, or the host. Sizes in bytes, clock in Hz."""
+    """One board, or the host. Sizes in bytes, clocks in Hz.
+
+    `clock_hz` is the clock that the firmware built here runs at (for a library: the SDK's default), `max_clock_hz` what
+    the chip is rated for, 0 where that is the same. A board has an `emulator`, or names the target that `stands_in` for
+    it when firmware is run without the board.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
     description: str
@@ -97,21 +136,34 @@ class Target(_Table):
     cpu: str
     isa: Annotated[list[Identifier], Field(min_length=1)]
     clock_hz: Annotated[int, Field(ge=0)]
-    stack_bytes: Annotated[int, Field(ge=0, multiple_of=8)]
+    max_clock_hz: Annotated[int, Field(ge=0)] = 0
+    stack_bytes: Annotated[int, Field(ge=0, multiple_of=8)] = 0
     port: Identifier
-    exit: Identifier
+    exit: Identifier | Literal[""] = ""
     frame_bytes: Annotated[int, Field(ge=320, le=4096)] = 1040
     memory: list[MemoryRegion] = []
     toolchain: Toolchain
     uart: Uart | None = None
-    watchdog: Watchdog
-    emulator: EmulatorChoice
+    watchdog: Watchdog = Watchdog(kind="none", seconds=3600)
+    emulator: EmulatorChoice | None = None
+    stands_in: str = ""
+    library: LibraryChoice | None = None
     flasher: FlasherChoice | None = None
 
     @property
     def is_host(self) -> bool:
         """Whether this is the machine we run on rather than a board."""
         return self.architecture == "host"
+
+    @property
+    def is_library(self) -> bool:
+        """Whether a build is a library for the vendor's SDK rather than a linked image."""
+        return self.port == LIBRARY
+
+    @property
+    def library_sdk(self) -> str:
+        """The vendor's SDK that a library is for; empty for other targets."""
+        return self.library.sdk if self.library else ""
 
     def region(self, holds: Literal["code", "data"]) -> MemoryRegion:
         """The first memory region for `holds`."""
@@ -131,8 +183,33 @@ class Target(_Table):
 
     @model_validator(mode="after")
     def _whole(self) -> Target:
+        if bool(self.stands_in) == (self.emulator is not None):
+            raise ValueError("stands_in or [emulator]: say one of them, so that firmware can be run without the board")
         if self.is_host:
             return self
+        self._check_memory()
+        if 0 < self.max_clock_hz < self.clock_hz:
+            raise ValueError("max_clock_hz is below clock_hz; leave it out where the two are the same")
+        if self.clock_hz <= 0:
+            raise ValueError("clock_hz must be above 0 for a board")
+        if self.is_library != (self.library is not None):
+            raise ValueError('port = "library" and [library] go together; say both or neither')
+        if self.is_library:
+            if self.uart is not None or self.exit or self.emulator is not None:
+                raise ValueError("port is a library: [uart], exit and [emulator] are the application's; remove them")
+            return self
+        if self.uart is None:
+            raise ValueError("[uart] is missing; say which serial port carries the wire")
+        if not self.exit:
+            raise ValueError("exit is missing; say how the program ends")
+        if not 512 <= self.stack_bytes <= self.region("data").length:
+            raise ValueError("stack_bytes must be at least 512 and fit into the first data region")
+        if self.watchdog.kind == "cmsdk" and self.watchdog.seconds * self.clock_hz >= 1 << 32:
+            limit = ((1 << 32) - 1) // self.clock_hz
+            raise ValueError(f"watchdog.seconds times clock_hz must fit into 32 bits; at most {limit} seconds")
+        return self
+
+    def _check_memory(self) -> None:
         kinds = [region.holds for region in self.memory]
         for holds in ("code", "data"):
             if holds not in kinds:
@@ -143,16 +220,6 @@ class Target(_Table):
                     raise ValueError(f"two [[memory]] regions are called {first.name!r}; rename one")
                 if first.origin < second.end and second.origin < first.end:
                     raise ValueError(f"[[memory]] {first.name!r} and {second.name!r} overlap; correct one of them")
-        if self.uart is None:
-            raise ValueError("[uart] is missing; say which serial port carries the wire")
-        if self.clock_hz <= 0:
-            raise ValueError("clock_hz must be above 0 for a board")
-        if not 512 <= self.stack_bytes <= self.region("data").length:
-            raise ValueError("stack_bytes must be at least 512 and fit into the first data region")
-        if self.watchdog.seconds * self.clock_hz >= 1 << 32 and self.watchdog.kind != "none":
-            limit = ((1 << 32) - 1) // self.clock_hz
-            raise ValueError(f"watchdog.seconds times clock_hz must fit into 32 bits; at most {limit} seconds")
-        return self
 
 
 def resource_root(kind: Literal["firmware", "targets"]) -> Path:
@@ -187,29 +254,56 @@ def load_target(name_or_path: str | Path) -> Target:
             )
     target = read_toml(path, Target)
     source = path.read_text(encoding="utf-8")
-    if not (resource_root("firmware") / "port" / target.port).is_dir():
-        ports = sorted(entry.name for entry in (resource_root("firmware") / "port").iterdir() if entry.is_dir())
-        raise ConfigError(
-            f"{path}:{key_line(source, ('port',))}: key 'port': no directory firmware/port/{target.port}; "
-            f"use one of {', '.join(ports)}"
-        )
-    _check_port_files(path, source, target)
+    _check_port(path, source, target)
+    _check_stand_in(path, source, target)
     return target
 
 
-def _check_port_files(path: Path, source: str, target: Target) -> None:
-    """A board's choices name files of its port directory: uart_<kind>.c, watchdog_<kind>.c, exit_<exit>.c."""
+def stand_in(target: Target) -> Target:
+    """The target whose emulator runs firmware in place of `target`: itself, where it has one."""
+    return load_target(target.stands_in) if target.stands_in else target
+
+
+def _check_stand_in(path: Path, source: str, target: Target) -> None:
+    """A board's stand-in is a target that comes along and has an emulator of its own."""
+    if not target.stands_in:
+        return
+    place = f"{path}:{key_line(source, ('stands_in',))}: key 'stands_in': "
+    other = resource_root("targets") / f"{target.stands_in}.toml"
+    if target.stands_in not in list_targets():
+        raise ConfigError(f"{place}unknown target {target.stands_in!r}; use one of {', '.join(_emulated())}")
+    found = read_toml(other, Target)
+    if found.emulator is None or found.is_host:
+        raise ConfigError(f"{place}{target.stands_in} has no emulated core; use one of {', '.join(_emulated())}")
+
+
+def _emulated() -> list[str]:
+    found = [read_toml(path, Target) for path in sorted(resource_root("targets").glob("*.toml"))]
+    return [target.name for target in found if target.emulator is not None and not target.is_host]
+
+
+def _check_port(path: Path, source: str, target: Target) -> None:
+    """The port is a directory, and a board's choices name files in it: uart_<kind>.c and so on."""
+    if target.is_library:
+        return
+    ports = resource_root("firmware") / "port"
+    folder = ports / target.port
+    if not folder.is_dir():
+        known = sorted([LIBRARY, *(entry.name for entry in ports.iterdir() if entry.is_dir())])
+        raise ConfigError(
+            f"{path}:{key_line(source, ('port',))}: key 'port': no directory firmware/port/{target.port}; "
+            f"use one of {', '.join(known)}"
+        )
     if target.is_host or target.uart is None:
         return
-    folder = resource_root("firmware") / "port" / target.port
     for role, kind, location in (
         ("uart", target.uart.kind, ("uart", "kind")),
         ("watchdog", target.watchdog.kind, ("watchdog", "kind")),
         ("exit", target.exit, ("exit",)),
     ):
         if not (folder / f"{role}_{kind}.c").is_file():
-            known = ", ".join(sorted(entry.stem.removeprefix(f"{role}_") for entry in folder.glob(f"{role}_*.c")))
+            known = sorted(entry.stem.removeprefix(f"{role}_") for entry in folder.glob(f"{role}_*.c"))
             raise ConfigError(
                 f"{path}:{key_line(source, location)}: key '{'.'.join(location)}': firmware/port/{target.port} has no "
-                f"{role}_{kind}.c; use one of {known}, or write that file"
+                f"{role}_{kind}.c; use one of {', '.join(known)}, or write that file"
             )

@@ -1,4 +1,4 @@
-"""Compilers: finding them, compiling C files in parallel with a cache by content, naming the first error."""
+"""Compiling C files in parallel with a cache by content, naming the first error."""
 
 from __future__ import annotations
 
@@ -8,22 +8,14 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
+from picoformer.compilers import Compiler
 from picoformer.errors import ToolError
-from picoformer.files import atomic_write_bytes, content_hash
-
-PACKAGES = {
-    "gcc": "gcc libc6-dev",
-    "clang": "clang libc6-dev",
-    "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
-    "arm-none-eabi-clang": "clang",
-    "qemu-system-arm": "qemu-system-arm",
-}
+from picoformer.files import atomic_write_bytes, cache_root, content_hash
 
 _SECONDS_PER_FILE = 300
 
@@ -44,30 +36,8 @@ class Unit:
     object: Path
 
 
-def cache_root() -> Path:
-    """Where built things are kept between runs: $PICOFORMER_CACHE, else the XDG cache folder."""
-    if override := os.environ.get("PICOFORMER_CACHE"):
-        return Path(override)
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "picoformer"
-
-
-def find_program(name: str) -> str:
-    """The path of a program; ToolError with the apt command that brings it when it is missing."""
-    path = shutil.which(name)
-    if path is None:
-        package = PACKAGES.get(name, name)
-        raise ToolError(f"{name} is not installed; get it with: sudo apt-get install {package}")
-    return path
-
-
-@lru_cache(maxsize=16)
-def _version(program: str) -> str:
-    return subprocess.run([program, "--version"], capture_output=True, text=True, timeout=30, check=False).stdout
-
-
 def compile_units(
-    program: str,
+    compiler: Compiler,
     flags: Sequence[str],
     includes: Sequence[Path],
     units: Sequence[Unit],
@@ -79,12 +49,11 @@ def compile_units(
     An object whose source, headers, flags and compiler were seen before comes from the cache. Raises
     ToolError naming the first error line of the compiler.
     """
-    compiler = find_program(program)
     headers = hashlib.sha256()
     for folder in includes:
         for header in sorted(folder.rglob("*.h")):
             headers.update(str(header.relative_to(folder)).encode() + b"\0" + header.read_bytes())
-    base = "\0".join([_version(compiler), *flags, headers.hexdigest()])
+    base = "\0".join([compiler.version, *compiler.compile[1:], *flags, headers.hexdigest()])
     # The assembler knows only the older of the two options.
     arguments = [
         f"-fdebug-prefix-map={build.resolve()}=build",
@@ -108,7 +77,8 @@ def compile_units(
         except OSError:
             pass
         place = f"-ffile-prefix-map={source.parent}={source.parent.name}"
-        run_tool([compiler, *arguments, place, "-c", str(source), "-o", str(unit.object)], build, unit.source.name)
+        command = [*compiler.compile, *arguments, place, "-c", str(source), "-o", str(unit.object)]
+        run_tool(command, build, unit.source.name, compiler.environment)
         with contextlib.suppress(OSError):  # a cache that cannot be written costs time, nothing else
             atomic_write_bytes(cached, target.read_bytes())
 
@@ -118,19 +88,25 @@ def compile_units(
     return [unit.object for unit in units]
 
 
-def run_tool(command: Sequence[str], folder: Path, subject: str) -> str:
-    """Run a compiler in `folder`; its standard error on success, CompilerFailure with its first error line
-    otherwise."""
+def run_tool(command: Sequence[str], folder: Path, subject: str, environment: Mapping[str, str] | None = None) -> str:
+    """Run a compiler in `folder`, with `environment` added to ours; its standard output on success, CompilerFailure
+    with its first error line otherwise."""
     name = Path(command[0]).name
     try:
         done = subprocess.run(
-            list(command), cwd=folder, capture_output=True, text=True, timeout=_SECONDS_PER_FILE, check=False
+            list(command),
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS_PER_FILE,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise ToolError(f"{name} took over {_SECONDS_PER_FILE} s on {subject}") from error
     if done.returncode != 0:
         raise CompilerFailure(f"{name} failed on {subject}: {first_error(done.stderr)}", done.stderr)
-    return done.stderr
+    return done.stdout
 
 
 def first_error(text: str) -> str:

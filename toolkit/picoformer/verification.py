@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from picoformer.build_folder import HOST, Build, full_length, open_build, with_full_length
+from picoformer.cycles import Cycles, count_cycles, timings_of
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.session import Session, open_device
 from picoformer.errors import DeviceError
-from picoformer.firmware import FirmwareBuild
+from picoformer.firmware import SizeReport
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
 from picoformer.metrics import Judgement
@@ -35,7 +36,10 @@ from picoformer.parity import (
     sqnr_per_tensor,
 )
 from picoformer.samples import Labels, check_labels, fit_samples, judge_outputs, load_samples, split_labels
-from picoformer.targets import Target, load_target
+from picoformer.targets import Target, load_target, stand_in
+
+if TYPE_CHECKING:
+    from picoformer.backends.c import Step as DeviceStep
 
 LEAST_SQNR_DB = 10.0
 """Logits further from the float model than this are no rounding but a model that calibration has destroyed."""
@@ -52,6 +56,7 @@ class Measured:
     instructions: Instructions | None
     uncounted: str
     stack_used: int | None
+    emulator: str
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,12 @@ class Verification:
     quality: tuple[TensorQuality, ...]
     uncounted: str
     runtime_flash_bytes: int | None
+    compiler: str
+    emulator: str
+    stands_in: str = ""
+    """The target that ran in place of a board without an emulator; empty when none did."""
+    cycles: Cycles | str = "not modelled"
+    """What the instructions take by the core's published timings, or why that cannot be said."""
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -79,8 +90,19 @@ class Verification:
             "sqnr_db_per_tensor": [{"name": q.name, "op": q.op, "sqnr_db": q.sqnr_db} for q in self.quality],
             "instructions_uncounted": self.uncounted or None,
             "flash_runtime_bytes": self.runtime_flash_bytes,
+            "ran_on_stand_in": self.stands_in or None,
+            "compiler": self.compiler or None,
+            "emulator": self.emulator or None,
+            "cycles": None if isinstance(self.cycles, str) else self._cycles(self.cycles),
+            "cycles_unmodelled": self.cycles if isinstance(self.cycles, str) else None,
         }
         return {**self.report.to_json(), **more}
+
+    def _cycles(self, cycles: Cycles) -> dict[str, Any]:
+        ranges = zip(self.report.per_operator, cycles.per_step, strict=True)
+        steps = [{"name": cost.name, "op": cost.op, "low": low, "high": high} for cost, (low, high) in ranges]
+        low, high = cycles.total
+        return {"low": low, "high": high, "source": cycles.source, "per_operator": steps}
 
 
 class Runner:
@@ -117,8 +139,9 @@ class Runner:
         return DeviceRun(self.name, values, np.array(crcs, np.uint32), fetch)
 
     def measured(self) -> Measured:
-        """Instructions of the last run and the stack's high-water mark."""
-        return Measured(self.session.instructions, self.session.uncounted, self.session.device.stack().used)
+        """Instructions of the last run, the stack's high-water mark, and what ran it."""
+        session = self.session
+        return Measured(session.instructions, session.uncounted, session.device.stack().used, session.emulator)
 
     def _write(self, inputs: Mapping[str, Array], sample: int) -> None:
         for index, name in enumerate(self.graph.inputs):
@@ -142,8 +165,10 @@ def verify_build(
     torch_outputs: Mapping[str, Array] | None = None,
     progress: Progress | None = None,
     least_sqnr_db: float = LEAST_SQNR_DB,
+    emulator: str = "auto",
 ) -> Verification:
-    """Run the chain on `inputs` (name → (samples, *shape)), the device on `port` in place of the emulator if given.
+    """Run the chain on `inputs` (name → (samples, *shape)), the device on `port` in place of the `emulator` (qemu,
+    unicorn or auto) if given.
 
     Raises DeviceError when a device crashes, hangs, or runs other firmware.
     """
@@ -154,10 +179,13 @@ def verify_build(
     graph, manifest = build.graph, build.manifest
     inputs = with_full_length(graph, inputs)
     target = build.target
-    boards = [target] if target.is_host else [load_target(HOST), target]
+    if port is not None and target.is_library:
+        raise DeviceError(f"{target.name} is built as a library, whose program answers no wire; verify without --port")
+    runs = target if port is not None else stand_in(target)
+    boards = [target] if target.is_host else [load_target(HOST), runs]
     if target.is_host and port is not None:
         raise DeviceError("this build is for the host: build for the board that is on the port")
-    nodes = build.steps(boards[-1])
+    steps = build.steps(boards[-1])
     quantized = None if manifest.scheme == "float32" else lower_graph(graph)
     forms: dict[str, Mapping[str, Array]] = {} if torch_outputs is None else {"torch": torch_outputs}
     measured: dict[str, Measured] = {}
@@ -178,8 +206,10 @@ def verify_build(
 
             def run(values: Mapping[str, Array]) -> DeviceRun:
                 firmware, identity = build.firmware(board), graph_identity(graph)[:16]
-                session = sessions.enter_context(open_device(firmware, board, where, identity=identity))
-                runner = Runner(session, graph, len(nodes), where or board.name, progress)
+                session = sessions.enter_context(
+                    open_device(firmware, board, where, identity=identity, emulator=emulator)
+                )
+                runner = Runner(session, graph, len(steps), where or board.name, progress)
                 result = runner(values)
                 measured[board.name] = runner.measured()
                 forms[result.name] = result.outputs
@@ -197,7 +227,7 @@ def verify_build(
             float_model=kept("float onnx", lambda v: run_onnx(build.float_onnx, v)) if comparable else None,
             qdq_model=None if quantized is None else kept("qdq onnx", lambda v: run_onnx(build.qdq_onnx, v)),
             devices=[device(board) for board in boards],
-            steps=[Step(node.name, node.output) for node in nodes],
+            steps=[Step(step.name, step.output) for step in steps],
         )
     links, failures = list(chain.links), list(chain.failures)
     if unmasked is not None:
@@ -209,8 +239,8 @@ def verify_build(
             f"{end.source} → {end.to}: {end.sqnr_db:.1f} dB is below {least_sqnr_db:g}: quantization lost the model; "
             f"calibrate with data like what it will see, or lower --min-sqnr"
         )
-    last = measured[boards[-1].name]
-    firmware = build.firmware(boards[-1])
+    last = measured[runs.name]
+    sizes, _ = (None, "") if target.is_host else build.sizes(target)
     report = ParityReport(
         manifest.name,
         manifest.scheme,
@@ -219,9 +249,9 @@ def verify_build(
         manifest.macs,
         tuple(links),
         None if last.instructions is None else last.instructions.total,
-        _costs(graph, nodes, last.instructions),
-        _ram(firmware, boards[-1], last),
-        _flash(firmware, boards[-1]),
+        _costs(graph, steps, last.instructions),
+        _ram(build, target, sizes, last),
+        _flash(sizes),
         tuple(failures),
     )
     forms["float graph" if quantized is None else "reference"] = chain.reference
@@ -230,10 +260,32 @@ def verify_build(
         few = {name: value[:64] for name, value in inputs.items()}
         integers = {name: value[:64] for name, value in chain.reference.items()}
         quality = tuple(sqnr_per_tensor(run_float(build.float_graph, few), integers, graph))
-    runtime = None if boards[-1].is_host else firmware.sizes.flash.runtime
+    runtime = None if sizes is None else sizes.flash.runtime
     ordered = sorted(forms, key=lambda name: FORMS.index(name) if name in FORMS else len(FORMS))
     forms = {name: forms[name] for name in ordered}
-    return Verification(report, _judge(forms, graph, labels), quality, last.uncounted, runtime)
+    stands_in = "" if runs is target else runs.name
+    judged, compiler = _judge(forms, graph, labels), build.firmware(runs).compiler
+    cycles: Cycles | str = "cycles are modelled in an emulator only"
+    if port is None:
+        cycles = model_cycles(build, runs, inputs, emulator)
+    return Verification(report, judged, quality, last.uncounted, runtime, compiler, last.emulator, stands_in, cycles)
+
+
+def model_cycles(build: Build, board: Target, inputs: Mapping[str, Array], emulator: str = "auto") -> Cycles | str:
+    """Cycles of the first sample of `inputs` on an emulated board, by the published timings of its core; or why not."""
+    timings = timings_of(board)
+    if board.is_host or isinstance(timings, str):
+        return "cycles of a native process are not modelled" if board.is_host else str(timings)
+    first = {name: value[:1] for name, value in inputs.items()}
+    firmware = build.firmware(board)
+    with open_device(firmware, board, profile=True, emulator=emulator) as session:
+        Runner(session, build.graph, len(build.steps(board)), board.name, None)(first)
+        profile = session.profile
+    return (
+        session.uncounted or "its emulator keeps no profile"
+        if profile is None
+        else count_cycles(firmware.elf, board, profile)
+    )
 
 
 def _unmasked_link(build: Build, inputs: Mapping[str, Array]) -> tuple[Link, list[str]]:
@@ -260,29 +312,29 @@ def _is_full(graph: Graph, inputs: Mapping[str, Array]) -> bool:
     return bool((inputs["valid_length"] == full_length(graph)).all())
 
 
-def _costs(graph: Graph, nodes: Any, instructions: Instructions | None) -> tuple[OperatorCost, ...]:
+def _costs(graph: Graph, steps: Sequence[DeviceStep], instructions: Instructions | None) -> tuple[OperatorCost, ...]:
     costs = []
-    for index, node in enumerate(nodes):
-        macs = node.op.macs([graph.types[name] for name in node.inputs], graph.types[node.output])
+    for index, step in enumerate(steps):
         count = None if instructions is None else instructions.per_step[index]
-        costs.append(OperatorCost(node.output, node.op.kind, count, macs))
+        costs.append(OperatorCost(step.output, step.kind, count, step.macs(graph)))
     return tuple(costs)
 
 
-def _ram(firmware: FirmwareBuild, board: Target, measured: Measured) -> RamBytes:
-    """The ELF's arena and data, the run's stack; on the host only the arena means anything."""
-    ram = firmware.sizes.ram
-    if board.is_host:
-        return RamBytes(arena=ram.arena)
+def _ram(build: Build, target: Target, sizes: SizeReport | None, measured: Measured) -> RamBytes:
+    """Arena and data of what was built for the target, the run's stack; on the host only the arena means anything."""
+    if target.is_host:
+        return RamBytes(arena=build.firmware(target).sizes.ram.arena)
     stack = measured.stack_used
+    if sizes is None:
+        return RamBytes(stack=stack)
+    ram = sizes.ram
     return RamBytes(ram.arena, stack, ram.data, None if stack is None else ram.arena + ram.data + stack)
 
 
-def _flash(firmware: FirmwareBuild, board: Target) -> FlashBytes:
-    if board.is_host:
+def _flash(sizes: SizeReport | None) -> FlashBytes:
+    if sizes is None:
         return FlashBytes()
-    flash = firmware.sizes.flash
-    return FlashBytes(flash.model, flash.code, flash.model + flash.code)
+    return FlashBytes(sizes.flash.model, sizes.flash.code, sizes.flash.model + sizes.flash.code)
 
 
 def _judge(forms: Mapping[str, Mapping[str, Array]], graph: Graph, labels: Labels | None) -> dict[str, Judgement]:
@@ -300,6 +352,7 @@ def verify_files(
     limit: int = 0,
     progress: Progress | None = None,
     least_sqnr_db: float = LEAST_SQNR_DB,
+    emulator: str = "auto",
 ) -> Verification:
     """`verify_build` on files: a build folder and an .npz of inputs, "labels" among them if accuracy is wanted."""
     build = open_build(folder)
@@ -314,4 +367,4 @@ def verify_files(
         from picoformer.stages import torch_outputs
 
         torch = torch_outputs(checkpoint, inputs[build.graph.inputs[0]][:, 0], build.graph.outputs)
-    return verify_build(build, inputs, labels, port, torch, progress, least_sqnr_db)
+    return verify_build(build, inputs, labels, port, torch, progress, least_sqnr_db, emulator)

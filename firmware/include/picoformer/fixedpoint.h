@@ -24,6 +24,28 @@ typedef char pf_conversion_keeps_low_bits[(int32_t)0x80000000u == INT32_MIN ? 1 
 /* Softmax numerators: entries of their table. */
 #define PF_EXP_ENTRIES 1024u
 
+/* (a * b) >> 32 and (a * b + 2^31) >> 32 for b >= 0, exact. A core whose products have 32 bits takes halves: with a = 2^16 ah +
+ * al, b = 2^16 bh + bl it is a * b = 2^32 ah bh + 2^16 (ah bl + al bh) + al bl. */
+static inline int32_t pf_high_plus(int32_t a, int32_t b, uint32_t half) {
+#if defined(__ARM_ARCH_6M__)
+    const uint32_t al = (uint32_t)a & 0xFFFFu, bl = (uint32_t)b & 0xFFFFu, bh = (uint32_t)b >> 16;
+    const int32_t ah = a >> 16;
+    const int32_t middle = ah * (int32_t)bl + (int32_t)(al * bl >> 16);
+    const uint32_t rest = al * bh + ((uint32_t)middle & 0xFFFFu) + (half >> 16);
+    return ah * (int32_t)bh + (middle >> 16) + (int32_t)(rest >> 16);
+#else
+    return (int32_t)(((int64_t)a * b + half) >> 32);
+#endif
+}
+
+static inline int32_t pf_high(int32_t a, int32_t b) {
+    return pf_high_plus(a, b, 0u);
+}
+
+static inline int32_t pf_rounded_high(int32_t a, int32_t b) {
+    return pf_high_plus(a, b, 0x80000000u);
+}
+
 /* (value + 2^(shift-1)) >> shift, shift 1..62; the sum must fit. */
 static inline int64_t pf_rounding_shift(int64_t value, int32_t shift) {
     return (value + ((int64_t)1 << (shift - 1))) >> shift;
@@ -37,15 +59,22 @@ static inline int32_t pf_narrow(int32_t value, int32_t drop) {
 /* (acc * multiplier + 2^(shift-1)) >> shift clamped to 17 bits, so that a zero point may be added; shift 1..32. With
  * shift 32 the result is the rounded high word and below 2^30 in magnitude, so only the final clamp is needed. */
 static inline int32_t pf_rescale(int32_t acc, int32_t multiplier, int32_t shift) {
-    const int64_t product = (int64_t)acc * multiplier;
     if (shift == 32) {
-        return (int32_t)((product + ((int64_t)1 << 31)) >> 32);
+        return pf_rounded_high(acc, multiplier);
     }
-    const int64_t scaled = pf_rounding_shift(product, shift);
+    const int64_t scaled = pf_rounding_shift((int64_t)acc * multiplier, shift);
     return scaled < -65536 ? -65536 : scaled > 65535 ? 65535 : (int32_t)scaled;
 }
 
-/* The same for a sum of up to 48 bits and a shift of up to 62, whose product is taken in two halves: with acc = high * 2^16 +
+/* pf_rescale for shift 1..62; one of 33 or more is applied to the high word of the product. */
+static inline int32_t pf_rescale_far(int32_t acc, int32_t multiplier, int32_t shift) {
+    if (shift <= 32) {
+        return pf_rescale(acc, multiplier, shift);
+    }
+    return (pf_high(acc, multiplier) + ((int32_t)1 << (shift - 33))) >> (shift - 32);
+}
+
+/* pf_rescale for a sum of up to 48 bits and a shift of up to 62, whose product is taken in two halves: with acc = high * 2^16 +
  * low, floor((acc * m + h) / 2^s) = floor((high * m + floor((low * m + h) / 2^16)) / 2^(s-16)) for s > 16. A shift of 16 or less
  * goes with sums of 32 bits only. */
 static inline int32_t pf_rescale_wide(int64_t acc, int32_t multiplier, int32_t shift) {
@@ -67,8 +96,8 @@ static inline uint32_t pf_high_word(uint32_t a, uint32_t b) {
 /* min(2^31, (y * error) >> shift): one step of either iteration below; in words, since 64 bits are costly to shift. */
 static inline uint32_t pf_newton(uint32_t y, uint32_t error, int32_t shift) {
     const uint64_t product = (uint64_t)y * error;
-    const uint32_t high = (uint32_t)(product >> 32);
-    return high >> (shift - 1) != 0 ? 0x80000000u : high << (32 - shift) | (uint32_t)product >> shift;
+    const uint32_t high = (uint32_t)(product >> 32), low = (uint32_t)product;
+    return high >> (shift - 1) != 0 ? 0x80000000u : high << (32 - shift) | low >> shift;
 }
 
 /* y with 1/value = y * 2^(lead - 62), value > 0. */
@@ -112,6 +141,11 @@ static inline pf_factor pf_scaled_reciprocal(int32_t mantissa, int32_t exponent,
 
 /* table[min(1023, (distance * multiplier + 2^(shift-1)) >> shift)]; distance = row maximum - score. */
 static inline uint32_t pf_numerator(const uint16_t *table, uint32_t distance, uint32_t multiplier, int32_t shift) {
+    if (shift == 32 && distance < 0x10000u) { /* a product of 32 bits at a time, for cores that have no more */
+        const uint32_t high = distance * (multiplier >> 16) + (distance * (multiplier & 0xFFFFu) >> 16);
+        const uint32_t index = (high + 0x8000u) >> 16;
+        return table[index < PF_EXP_ENTRIES ? index : PF_EXP_ENTRIES - 1u];
+    }
     const uint64_t product = (uint64_t)distance * multiplier;
     if (shift == 32) {
         const uint32_t index = (uint32_t)((product + 0x80000000u) >> 32);

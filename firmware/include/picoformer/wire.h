@@ -60,7 +60,7 @@ enum pf_fault_kind {
 /* A fault as a port saw it; registers a machine does not have are 0. */
 typedef struct pf_fault {
     uint8_t kind;      /* enum pf_fault_kind */
-    uint8_t exception; /* exception number (Cortex-M) or signal number (host) */
+    uint8_t exception; /* exception (Cortex-M), cause (RISC-V; an interrupt: + 0x80) or signal (host) */
     uint64_t pc, lr, sp, address;
     uint32_t cfsr, hfsr, mmfar, bfar;
 } pf_fault;

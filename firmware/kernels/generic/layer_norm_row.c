@@ -8,8 +8,7 @@
  * number. d * scale fits 32 bits: |u| <= 2^27 was proven, and where shift < 32 the multiplier is 2^30 or more, so
  * |d| <= 2^(shift-2) and |d * scale| <= 2^30. */
 static inline int32_t centred(int32_t x, int32_t width, int32_t total, int32_t scale, int32_t multiplier) {
-    const int32_t d = (width * x - total) * scale;
-    return (int32_t)(((int64_t)d * multiplier + ((int64_t)1 << 31)) >> 32);
+    return pf_rounded_high((width * x - total) * scale, multiplier);
 }
 
 /* SQUARES: the type that holds the sum of squares of fewer than 2^15 elements. */

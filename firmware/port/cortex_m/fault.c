@@ -16,6 +16,8 @@
 #define CFSR_STKOF      (1u << 20) /* v8-M */
 #define CFSR_DIVBYZERO  (1u << 25)
 #define EXCEPTION_NMI   2u
+#define FIRST_INTERRUPT 16u
+#define XPSR_THUMB      (1u << 24)
 
 /* r0 = the stacked registers, r1 = EXC_RETURN; the handler starts over at the top of the fault stack. */
 __attribute__((naked)) void pf_fault_entry(void) {
@@ -33,13 +35,34 @@ __attribute__((naked)) void pf_fault_entry(void) {
                      ".ltorg\n");
 }
 
-static uint8_t kind_of(uint32_t cfsr, uint32_t exception, int frame_lost) {
-    if (exception == EXCEPTION_NMI) return PF_FAULT_HANG;
-    if (frame_lost || (cfsr & (CFSR_STKOF | CFSR_MSTKERR | CFSR_STKERR | CFSR_MLSPERR))) return PF_FAULT_STACK_OVERFLOW;
+#if PF_HAS_FAULT_REGISTERS
+
+static uint8_t kind_of_fault(uint32_t cfsr, const uint32_t *frame) {
+    (void)frame;
     if (cfsr & (CFSR_IACCVIOL | CFSR_IBUSERR | CFSR_INVSTATE)) return PF_FAULT_BAD_JUMP;
     if (cfsr & CFSR_UNDEFINSTR) return PF_FAULT_UNDEFINED;
     if (cfsr & CFSR_DIVBYZERO) return PF_FAULT_ARITHMETIC;
     return cfsr & 0xFFFFu ? PF_FAULT_MEMORY : PF_FAULT_OTHER;
+}
+
+#else
+
+/* Armv6-M says no more than HardFault, and a bad jump may even go unnoticed up to the watchdog; the place tells the rest. */
+static uint8_t kind_of_fault(uint32_t cfsr, const uint32_t *frame) {
+    (void)cfsr;
+    if (!(frame[7] & XPSR_THUMB) || !pf_is_code(frame[6])) return PF_FAULT_BAD_JUMP;
+    const uint32_t first = *(const volatile uint16_t *)(uintptr_t)frame[6];
+    const int is_undefined = (first & 0xFF00u) == 0xDE00u || first >> 11 == 0x1Du || first >> 11 == 0x1Fu;
+    return is_undefined ? PF_FAULT_UNDEFINED : PF_FAULT_MEMORY;
+}
+
+#endif
+
+static uint8_t kind_of(uint32_t cfsr, uint32_t exception, const uint32_t *frame, int frame_lost) {
+    if (frame_lost || (cfsr & (CFSR_STKOF | CFSR_MSTKERR | CFSR_STKERR | CFSR_MLSPERR))) return PF_FAULT_STACK_OVERFLOW;
+    const int is_watchdog = exception == EXCEPTION_NMI || exception >= FIRST_INTERRUPT;
+    if (is_watchdog && (PF_HAS_FAULT_REGISTERS || pf_is_code(frame[6]))) return PF_FAULT_HANG;
+    return kind_of_fault(cfsr, frame);
 }
 
 void pf_fault_report(const uint32_t *frame, uint32_t exception_return) {
@@ -66,6 +89,7 @@ void pf_fault_report(const uint32_t *frame, uint32_t exception_return) {
      * the innermost call that the stack still shows stands in for it. */
     int frame_lost = frame < pf_stack_limit || frame + 8 > pf_stack_top;
     if (fault.cfsr & (CFSR_MSTKERR | CFSR_STKERR)) frame_lost = 1;
+    if ((fault.cfsr & CFSR_STKOF) && frame == pf_stack_limit) frame_lost = 1; /* not stored: it would pass the limit */
     fault.sp = (uint32_t)(uintptr_t)frame + ((exception_return & 0x10u) ? 32u : 104u);
     if (frame_lost) {
         pf_unwind((const uint32_t *)(uintptr_t)fault.sp, &callee, &return_address);
@@ -75,7 +99,7 @@ void pf_fault_report(const uint32_t *frame, uint32_t exception_return) {
         fault.lr = frame[5];
         fault.pc = frame[6];
     }
-    fault.kind = kind_of(fault.cfsr, fault.exception, frame_lost);
+    fault.kind = kind_of(fault.cfsr, fault.exception, frame, frame_lost);
     pf_wire_fault(&fault);
     pf_port_exit((int)(100u + fault.exception));
 }

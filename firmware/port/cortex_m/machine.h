@@ -12,6 +12,15 @@
 #define PF_HAS_FAULT_REGISTERS 1
 #endif
 
+/* Armv8-M: a push below the limit of its stack faults before it is written. */
+#if defined(__ARM_ARCH_8M_MAIN__) || defined(__ARM_ARCH_8_1M_MAIN__)
+#define PF_HAS_STACK_LIMITS 1
+#else
+#define PF_HAS_STACK_LIMITS 0
+#endif
+
+#define SCB_VTOR  PF_REGISTER(0xE000ED08u)
+#define SCB_CCR   PF_REGISTER(0xE000ED14u)
 #define SCB_SHCSR PF_REGISTER(0xE000ED24u)
 #define SCB_CFSR  PF_REGISTER(0xE000ED28u)
 #define SCB_HFSR  PF_REGISTER(0xE000ED2Cu)
@@ -23,14 +32,25 @@ extern uint32_t pf_stack_limit[], pf_stack_top[], pf_fault_stack_top[];
 extern uint32_t pf_data_load[], pf_data_start[], pf_data_end[], pf_bss_start[], pf_bss_end[];
 extern uint8_t pf_code_start[], pf_code_end[];
 
+static inline int pf_is_code(uint32_t address) {
+    return address >= (uint32_t)(uintptr_t)pf_code_start && address < (uint32_t)(uintptr_t)pf_code_end;
+}
+
 /* The byte pipe of one kind of UART: uart_<kind>.c. */
 void pf_uart_init(void);
 int pf_uart_read(void); /* waits */
 void pf_uart_write(uint8_t byte);
 
-/* watchdog_<kind>.c: its expiry enters the NMI handler. */
+/* watchdog_<kind>.c: its expiry enters pf_fault_entry, as an NMI or as an interrupt. */
 void pf_watchdog_arm(void);
 void pf_watchdog_disarm(void);
+
+/* Let an interrupt through from now on, what was pending forgotten; no more from now on. */
+void pf_interrupt_on(uint32_t irq);
+void pf_interrupt_off(uint32_t irq);
+
+/* Sleep until ready() is not 0. What makes it so raises `irq`, which has no handler and needs none. */
+void pf_sleep_until(uint32_t irq, int (*ready)(void));
 
 /* Make the code read-only and the addresses below the stack untouchable, where the core has an MPU. */
 void pf_mpu_init(void);

@@ -8,6 +8,10 @@
 #define DWT_CTRL   PF_REGISTER(0xE0001000u)
 #define DWT_CYCCNT PF_REGISTER(0xE0001004u)
 
+/* No interrupt but the watchdog's is ever taken. */
+#define EIGHT_INTERRUPTS                                                                                                         \
+    pf_fault_entry, pf_fault_entry, pf_fault_entry, pf_fault_entry, pf_fault_entry, pf_fault_entry, pf_fault_entry, pf_fault_entry
+
 int main(void);
 
 static int has_cycle_counter;
@@ -20,22 +24,31 @@ typedef void (*vector)(void);
 
 /* The handlers' stack is the main stack; the program runs on the process stack, so that a fault handler never
  * needs the stack that may have overflowed. */
-__attribute__((section(".pf_vectors"), used)) static const struct {
+__attribute__((section(".pf_vectors"), used, aligned(256))) static const struct {
     uint32_t *initial_stack;
     vector handlers[15 + 32];
 } vectors = {
     pf_fault_stack_top,
     {
-        pf_reset, pf_fault_entry,      /* NMI: the watchdog */
-        pf_fault_entry,                /* HardFault */
-        pf_fault_entry,                /* MemManage */
-        pf_fault_entry,                /* BusFault */
-        pf_fault_entry,                /* UsageFault */
-        pf_fault_entry,                /* SecureFault (v8-M) */
-        0, 0, 0, unexpected_interrupt, /* SVCall */
-        unexpected_interrupt,          /* DebugMonitor */
-        0, unexpected_interrupt,       /* PendSV */
-        unexpected_interrupt,          /* SysTick */
+        pf_reset,
+        pf_fault_entry, /* NMI: the watchdog */
+        pf_fault_entry, /* HardFault */
+        pf_fault_entry, /* MemManage */
+        pf_fault_entry, /* BusFault */
+        pf_fault_entry, /* UsageFault */
+        pf_fault_entry, /* SecureFault (v8-M) */
+        0,
+        0,
+        0,
+        unexpected_interrupt, /* SVCall */
+        unexpected_interrupt, /* DebugMonitor */
+        0,
+        unexpected_interrupt, /* PendSV */
+        unexpected_interrupt, /* SysTick */
+        EIGHT_INTERRUPTS,
+        EIGHT_INTERRUPTS,
+        EIGHT_INTERRUPTS,
+        EIGHT_INTERRUPTS,
     },
 };
 
@@ -50,6 +63,13 @@ __attribute__((naked)) void pf_reset(void) {
                      "str r1, [r0]\n"
                      "dsb\n"
                      "isb\n"
+#endif
+                     "ldr r0, =pf_fault_stack_top\n" /* the handlers', as the vector table says; a bootloader may not */
+                     "msr msp, r0\n"
+#if PF_HAS_STACK_LIMITS /* handlers may go on into the stack that a fault leaves behind, no further */
+                     "ldr r0, =pf_stack_limit\n"
+                     "msr psplim, r0\n"
+                     "msr msplim, r0\n"
 #endif
                      "ldr r0, =pf_stack_top\n"
                      "msr psp, r0\n"
@@ -95,8 +115,15 @@ void pf_start(void) {
 
 void pf_port_init(void) {
 #if PF_HAS_FAULT_REGISTERS
-    SCB_SHCSR |= 7u << 16;               /* MemManage, BusFault and UsageFault on their own */
-    PF_REGISTER(0xE000ED14u) |= 1u << 4; /* CCR.DIV_0_TRP */
+    SCB_VTOR = (uint32_t)(uintptr_t)&vectors; /* a bootloader may have left its own */
+    SCB_SHCSR |= 7u << 16;                    /* MemManage, BusFault and UsageFault on their own */
+    SCB_CCR |= 1u << 4;                       /* DIV_0_TRP */
+#if defined(__ARM_ARCH_8_1M_MAIN__)
+    SCB_CCR |= 1u << 19; /* LOB: the ends of low-overhead loops are remembered, so that they cost no cycle */
+    __asm__ volatile("dsb\n isb" ::: "memory");
+#endif
+#else
+    SCB_CCR |= 1u << 3; /* UNALIGN_TRP: always so on this architecture, but not where an M3 stands in for an M0 */
 #endif
     start_cycle_counter();
     pf_mpu_init();

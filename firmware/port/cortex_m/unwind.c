@@ -1,10 +1,6 @@
 /* Finding the innermost call on a stack that overflowed, without unwind tables. */
 #include "machine.h"
 
-static int is_code(uint32_t address) {
-    return address >= (uint32_t)(uintptr_t)pf_code_start && address < (uint32_t)(uintptr_t)pf_code_end;
-}
-
 static uint32_t halfword(uint32_t address) {
     return *(const volatile uint16_t *)(uintptr_t)address;
 }
@@ -25,9 +21,9 @@ void pf_unwind(const uint32_t *from, uint32_t *callee, uint32_t *return_address)
     if (from < pf_stack_limit) from = pf_stack_limit;
     for (; from < pf_stack_top; from++) {
         uint32_t after = *from & ~1u;
-        if (!(*from & 1u) || !is_code(after) || !is_code(after - 4u)) continue;
+        if (!(*from & 1u) || !pf_is_code(after) || !pf_is_code(after - 4u)) continue;
         uint32_t target = bl_target(after);
-        if (is_code(target)) {
+        if (pf_is_code(target)) {
             *callee = target;
             *return_address = *from;
             return;

@@ -1,20 +1,3 @@
-/* Watchdog of Arm's Cortex-M System Design Kit: the first expiry is an NMI, the second a reset. */
-#include "machine.h"
-
-#define WATCHDOG_LOAD     PF_REGISTER(PF_WATCHDOG_BASE + 0x000u)
-#define WATCHDOG_CONTROL  PF_REGISTER(PF_WATCHDOG_BASE + 0x008u)
-#define WATCHDOG_INTCLEAR PF_REGISTER(PF_WATCHDOG_BASE + 0x00Cu)
-#define WATCHDOG_LOCK     PF_REGISTER(PF_WATCHDOG_BASE + 0xC00u)
-#define UNLOCK            0x1ACCE551u
-
-void pf_watchdog_arm(void) {
-    WATCHDOG_LOCK = UNLOCK;
-    WATCHDOG_LOAD = PF_WATCHDOG_SECONDS * PF_CLOCK_HZ;
-    WATCHDOG_CONTROL = 3u;
-}
-
-void pf_watchdog_disarm(void) {
-    WATCHDOG_LOCK = UNLOCK;
-    WATCHDOG_CONTROL = 0;
-    WATCHDOG_INTCLEAR = 1u;
-}
+/* Watchdog of Arm's Cortex-M System Design Kit on the clock of the core. */
+#define PF_WATCHDOG_HZ PF_CLOCK_HZ
+#include "watchdog_cmsdk.h"

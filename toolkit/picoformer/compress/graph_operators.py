@@ -77,7 +77,9 @@ def _narrow(x: Tensor, type_: TensorType, drop: int) -> Tensor:
     assert type_.quant is not None
     scale = torch.from_numpy(type_.quant.scale_array(x.ndim)).to(x)
     steps = round_straight(x / scale, type_.dtype.minimum, type_.dtype.maximum)
-    return round_straight(steps / 2**drop, type_.dtype.minimum, type_.dtype.maximum) * 2**drop * scale
+    kept = round_straight(steps / 2**drop, type_.dtype.minimum, type_.dtype.maximum)
+    result: Tensor = kept * 2**drop * scale
+    return result
 
 
 def _attention(op: Attention, inputs: list[Tensor], step: Lowered | None) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from picoformer.compress.fingerprint import add_weights
 from picoformer.compress.processes import Processes
 from picoformer.compress.samples import Samples
 from picoformer.compress.settings import TrainSettings
@@ -364,9 +365,7 @@ def _key(modules: tuple[nn.Module, ...], samples: Samples, settings: TrainSettin
     kept = {key: value for key, value in dataclasses.asdict(settings).items() if key not in IDLE_SETTINGS}
     digest = hashlib.sha256(json.dumps([type(settings).__name__, kept, identity]).encode())
     for module in modules:
-        for name, tensor in module.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        add_weights(digest, module)
     digest.update(samples.digest().encode())
     return digest.hexdigest()
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from picoformer.errors import ConfigError, ToolError
+from picoformer.files import several_processes
 
 WAIT_HOURS = 12
 """How long a process waits for the one that computes the teacher's outputs."""
@@ -98,8 +99,3 @@ class Processes:
         """Until all have come here."""
         if self._state is not None:
             self._state.wait_for_everyone()
-
-
-def several_processes() -> bool:
-    """Whether this process is one of several, by the variables that torchrun sets."""
-    return int(os.environ.get("WORLD_SIZE", "1") or 1) > 1

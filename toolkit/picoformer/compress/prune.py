@@ -92,10 +92,9 @@ def prune(
     `model` stays.
 
     `limits` are those of a board, and `settings.board` alone means nothing here. A model that meets budget and board
-    already is copied as it is. In several rounds `recover` trains
-    what a round left before the next one measures it; after the last, recover with `train` or `distill`. `judge` gives
-    the report a metric of every round. Raises DataError, ConfigError for a budget that nothing can meet, and
-    PicoformerError.
+    already is copied as it is. In several rounds `recover` trains what a round left before the next one measures it;
+    after the last, recover with `train` or `distill`. `judge` gives the report a metric of every round. Raises
+    DataError, ConfigError for a budget that nothing can meet, and PicoformerError.
     """
     whole = model.config
     final = find_limits(whole, settings, limits)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from picoformer.compress.fingerprint import add_weights
 from picoformer.errors import ConfigError, DataError, ModelError
 from picoformer.files import file_hash
 from picoformer.models.checkpoint import load_checkpoint, trained_tokenizer
@@ -77,9 +78,7 @@ class TorchTeacher:
     def fingerprint(self) -> str:
         """Of its structure and weights."""
         digest = hashlib.sha256(f"{self.module}\n{self.config}".encode())
-        for name, tensor in self.module.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        add_weights(digest, self.module)
         return digest.hexdigest()
 
     def move(self, device: torch.device) -> None:

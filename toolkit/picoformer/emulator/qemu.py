@@ -10,14 +10,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from picoformer.emulator.counting import plugin_for, read_counts
-from picoformer.emulator.interface import Instructions
+from picoformer.compilers import find_program
+from picoformer.emulator.counting import plugin_for, qemu_version, read_counts, read_profile
+from picoformer.emulator.interface import Instructions, Region
 from picoformer.emulator.process import Child
 from picoformer.emulator.symbols import symbol_address
 from picoformer.errors import DeviceError
 from picoformer.link.transport import DescriptorTransport, Transport
 from picoformer.targets import Target
-from picoformer.toolchain import find_program
 
 _START_SECONDS = 20.0
 _LONGEST_SOCKET_PATH = 100
@@ -26,22 +26,26 @@ _LONGEST_SOCKET_PATH = 100
 class QemuProcess:
     """See interface.Running. QEMU connects to a socket of ours in a folder of our own: no port, no race."""
 
-    def __init__(self, elf: Path, target: Target, *, count: bool) -> None:
+    def __init__(self, elf: Path, target: Target, *, count: bool, profile: bool = False) -> None:
         choice = target.emulator
+        assert choice is not None
         program = find_program(choice.program)
+        self.name = qemu_version(program)
         self._folder = Path(tempfile.mkdtemp(prefix="picoformer-"))
         if len(str(self._folder)) > _LONGEST_SOCKET_PATH:
             self._folder.rmdir()
             self._folder = Path(tempfile.mkdtemp(prefix="picoformer-", dir="/tmp"))
         self._child: Child | None = None
         self._socket: socket.socket | None = None
-        self._counts = self._folder / "counts"
+        self._counts, self._profile = self._folder / "counts", self._folder / "profile"
+        self._with_profile = profile
         self.uncounted = ""
         try:
             address = str(self._folder / "uart")
             command = [program, "-M", choice.machine, "-display", "none", "-monitor", "none", "-no-reboot"]
             command += ["-semihosting-config", "enable=on,target=native", "-kernel", str(elf.resolve())]
-            command += ["-chardev", f"socket,id=wire,path={address},server=off", "-serial", "chardev:wire"]
+            command += ["-chardev", f"socket,id=wire,path={address},server=off"]
+            command += [*(["-serial", "null"] * choice.serial), "-serial", "chardev:wire"]
             command += [*self._counting(program, elf, count), *choice.args]
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(address)
@@ -64,7 +68,11 @@ class QemuProcess:
         if "," in f"{plugin}{self._counts}":
             self.uncounted = f"QEMU takes no comma in the plugin's path {plugin}; set PICOFORMER_CACHE"
             return []
-        return ["-plugin", f"{plugin},begin={begin:#x},end={end:#x},out={self._counts}"]
+        options = f"{plugin},begin={begin:#x},end={end:#x},out={self._counts}"
+        if self._with_profile:
+            low, high = symbol_address(elf, "pf_stack_limit"), symbol_address(elf, "pf_stack_top")
+            options += f",stack_low={low:#x},stack_high={high:#x},profile={self._profile}"
+        return ["-plugin", options]
 
     @staticmethod
     def _accept(listener: socket.socket, child: Child) -> socket.socket:
@@ -81,6 +89,10 @@ class QemuProcess:
     def instructions(self, steps: int) -> Instructions | None:
         """See interface.Running."""
         return None if self.uncounted else read_counts(self._counts, steps)
+
+    def profile(self, steps: int) -> tuple[Region, ...] | None:
+        """What init and each step of the last run executed, block by block; None where that was not asked for."""
+        return None if self.uncounted else read_profile(self._profile, steps)
 
     def post_mortem(self) -> str:
         """See interface.Running."""
@@ -105,11 +117,12 @@ def _keep_on_one_core(pid: int) -> None:
 
 
 class QemuEmulator:
-    """Runs firmware of a target whose emulator is QEMU; `count=False` leaves the plugin out."""
+    """Runs firmware of a target whose emulator is QEMU; `count=False` leaves the plugin out, `profile` makes it say
+    which blocks ran."""
 
-    def __init__(self, *, count: bool = True) -> None:
-        self._count = count
+    def __init__(self, *, count: bool = True, profile: bool = False) -> None:
+        self._count, self._profile = count, profile
 
     def start(self, elf: Path, target: Target) -> QemuProcess:
         """Start QEMU and wait for its line; ToolError when QEMU is missing."""
-        return QemuProcess(elf, target, count=self._count)
+        return QemuProcess(elf, target, count=self._count, profile=self._profile)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from picoformer.emulator.choice import choose_emulator
 from picoformer.emulator.host import HostEmulator
-from picoformer.emulator.interface import Emulator, Instructions, Running
-from picoformer.emulator.qemu import QemuEmulator
+from picoformer.emulator.interface import Emulator, Instructions, Region, Running
+from picoformer.emulator.qemu import QemuEmulator, QemuProcess
 from picoformer.emulator.symbols import symbolize
 from picoformer.errors import DeviceError
 from picoformer.link.device import Device
@@ -43,14 +44,32 @@ class Session:
         return self.running.instructions(self.device.steps_run) if self.running else None
 
     @property
+    def emulator(self) -> str:
+        """What runs the firmware, with its version; empty on a serial port."""
+        return self.running.name if self.running else ""
+
+    @property
+    def profile(self) -> tuple[Region, ...] | None:
+        """What init and each step of the last run executed; None where it was not profiled."""
+        running = self.running
+        return running.profile(self.device.steps_run) if isinstance(running, QemuProcess) else None
+
+    @property
     def uncounted(self) -> str:
         """Why instructions are not counted; empty when they are."""
         return self.running.uncounted if self.running else "instructions are counted in an emulator only"
 
 
-def emulator_for(target: Target, *, count: bool = True) -> Emulator:
-    """The emulator that the target names."""
-    return HostEmulator() if target.emulator.kind == "host" else QemuEmulator(count=count)
+def emulator_for(target: Target, *, count: bool = True, profile: bool = False, choice: str = "auto") -> Emulator:
+    """What runs the target's firmware here: see `choose_emulator`."""
+    kind = choose_emulator(target, choice)
+    if kind == "host":
+        return HostEmulator()
+    if kind == "qemu":
+        return QemuEmulator(count=count, profile=profile)
+    from picoformer.emulator.unicorn import UnicornEmulator
+
+    return UnicornEmulator(count=count)
 
 
 @contextmanager
@@ -61,13 +80,16 @@ def open_device(
     *,
     identity: bytes | None = None,
     count: bool = True,
+    emulator: str = "auto",
+    profile: bool = False,
     run_seconds: float | None = None,
 ) -> Iterator[Session]:
     """Start the firmware in the target's emulator, or reach it over the serial `port`, and greet it.
 
-    `identity` (16 bytes): DeviceError when the device runs another model. `run_seconds` bounds one run; by
-    default two minutes, or longer where the target's watchdog allows one step more. The emulator is ended when
-    the context is left, whatever happens.
+    `emulator`: "qemu", "unicorn", or "auto" for the first that is there. `identity` (16 bytes): DeviceError when the
+    device runs another model. `profile` keeps which instructions ran. `run_seconds` bounds one run; by default two
+    minutes, or longer where the target's watchdog allows one step more. The emulator is ended when the context is left,
+    whatever happens.
     """
     longest = max(_RUN_SECONDS, target.watchdog.seconds + _MARGIN_SECONDS)
     seconds = longest if run_seconds is None else run_seconds
@@ -80,15 +102,15 @@ def open_device(
     try:
         if port is not None:
             transport = SerialTransport(port, target.uart.baud if target.uart else 115200)
-            device = Device(transport, run_seconds=seconds, symbolize=name)
+            device = Device(transport, run_seconds=seconds, symbolize=name, machine=target.port)
         else:
-            running = emulator_for(target, count=count).start(build.elf, target)
+            running = emulator_for(target, count=count, profile=profile, choice=emulator).start(build.elf, target)
             device = Device(
                 running.transport,
                 run_seconds=seconds,
                 symbolize=name,
                 post_mortem=running.post_mortem,
-                is_host=target.is_host,
+                machine=target.port,
             )
         hello = device.hello()
         if identity is not None and hello.identity != identity:

@@ -32,6 +32,7 @@ from picoformer.link.transport import Transport, TransportClosed
 
 _WRITE_HEADER = 8  # sequence, type, index, offset
 _REPLY_HEADER = 3  # sequence, type, status
+_HELLO_SECONDS = 1.0  # then the hello is sent again
 
 
 class RefusedError(DeviceError):
@@ -41,6 +42,10 @@ class RefusedError(DeviceError):
         known = MEANING.get(Status(status), "") if status in set(Status) else f"status {status}"
         super().__init__(f"the device refused '{request.name.lower().replace('_', ' ')}': {known}")
         self.status = status
+
+
+class NoAnswerError(DeviceError):
+    """The device was silent for as long as it may be."""
 
 
 class FaultError(DeviceError):
@@ -56,7 +61,8 @@ class Device:
     refuses.
 
     `reply_seconds` bounds the wait for an answer, `run_seconds` that for a run. `symbolize` turns an address
-    into a function's name; `post_mortem` says what became of a process whose line closed.
+    into a function's name; `post_mortem` says what became of a process whose line closed. `machine` is the
+    target's port: whose exceptions a fault frame numbers.
     """
 
     def __init__(
@@ -67,14 +73,14 @@ class Device:
         run_seconds: float = 120.0,
         symbolize: Symbolizer | None = None,
         post_mortem: Callable[[], str] | None = None,
-        is_host: bool = False,
+        machine: str = "cortex_m",
     ) -> None:
         self._transport = transport
         self._reply_seconds = reply_seconds
         self._run_seconds = run_seconds
         self._symbolize = symbolize
         self._post_mortem = post_mortem
-        self._is_host = is_host
+        self._machine = machine
         self._reader = FrameReader()
         self._received: list[bytes] = []
         self._sequence = 0
@@ -86,21 +92,31 @@ class Device:
     def hello(self) -> Hello:
         """Who the device is; asked once, then remembered."""
         if self._hello is None:
-            try:
-                self._transport.write(b"\0", self._reply_seconds)  # ends whatever stood on the line
-            except TransportClosed as error:
-                raise DeviceError(self._gone(error)) from error
-            try:
-                answer = self._ask(Message.HELLO, b"")
-            except RefusedError:  # half a frame of somebody before us was answered
-                answer = self._ask(Message.HELLO, b"")
-            hello = Hello.parse(answer)
+            hello = Hello.parse(self._greet())
             if hello.version != WIRE_VERSION:
                 raise DeviceError(
                     f"the device speaks version {hello.version} of the protocol, this is {WIRE_VERSION}; rebuild it"
                 )
             self._hello = hello
         return self._hello
+
+    def _greet(self) -> bytes:
+        """The answer to a hello that may be sent again: a device that has just started may not listen yet."""
+        end = time.monotonic() + self._reply_seconds
+        while True:
+            try:
+                self._transport.write(b"\0", self._reply_seconds)  # ends whatever stood on the line
+            except TransportClosed as error:
+                raise DeviceError(self._gone(error)) from error
+            left = end - time.monotonic()
+            try:
+                return self._ask(Message.HELLO, b"", max(min(left, _HELLO_SECONDS), 0.0))
+            except RefusedError:  # half a frame, of ours or of somebody before us, was answered
+                if left <= 0:
+                    raise
+            except NoAnswerError:
+                if left <= _HELLO_SECONDS:
+                    raise
 
     def tensors(self, table: Table) -> list[TensorInfo]:
         """The device's inputs, outputs or steps, with names and sizes in bytes; asked once, then
@@ -198,7 +214,7 @@ class Device:
 
     def _ask(self, request: Message, payload: bytes, seconds: float | None = None) -> bytes:
         self._send(request, payload)
-        return self._reply(request, time.monotonic() + (seconds or self._reply_seconds))
+        return self._reply(request, time.monotonic() + (self._reply_seconds if seconds is None else seconds))
 
     def _ask_stream(self, payload: bytes) -> bytes:
         self._send(Message.RUN, payload)
@@ -243,7 +259,7 @@ class Device:
                 raise DeviceError(self._gone(error)) from error
             if not data and time.monotonic() >= end:
                 broken = f" ({self._reader.broken} damaged frames arrived)" if self._reader.broken else ""
-                raise DeviceError(
+                raise NoAnswerError(
                     f"timeout: the device did not answer '{request.name.lower().replace('_', ' ')}'{broken}; "
                     "it hangs, or is no picoformer firmware"
                 )
@@ -264,7 +280,7 @@ class Device:
     def _raise_fault(self, body: bytes) -> None:
         fault = Fault.parse(body[_REPLY_HEADER:])
         steps = self._tables.get(Table.STEPS, [])
-        raise FaultError(explain(fault, self._symbolize, steps, self._is_host), fault)
+        raise FaultError(explain(fault, self._symbolize, steps, self._machine), fault)
 
     def _gone(self, error: TransportClosed) -> str:
         return f"the device died: {self._post_mortem()}" if self._post_mortem else str(error)

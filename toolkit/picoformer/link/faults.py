@@ -19,21 +19,38 @@ _KINDS = {
     _HANG: "hang (watchdog)",
     6: "arithmetic fault",
 }
-_EXCEPTIONS = {2: "NMI", 3: "HardFault", 4: "MemManage", 5: "BusFault", 6: "UsageFault", 7: "SecureFault"}
+_CORTEX_M = {2: "NMI", 3: "HardFault", 4: "MemManage", 5: "BusFault", 6: "UsageFault", 7: "SecureFault"}
+_FIRST_INTERRUPT = 16
+_RISCV = {
+    0: "instruction address misaligned",
+    1: "instruction access fault",
+    2: "illegal instruction",
+    3: "breakpoint",
+    4: "load address misaligned",
+    5: "load access fault",
+    6: "store address misaligned",
+    7: "store access fault",
+    0x87: "machine timer interrupt",
+}
+"""mcause; an interrupt's number is 0x80 and more."""
 
 
-def exception_name(fault: Fault, is_host: bool) -> str:
-    """The exception's (Cortex-M) or the signal's (host) name."""
-    if is_host:
+def exception_name(fault: Fault, machine: str) -> str:
+    """The name of the exception (Cortex-M), the signal (host) or the trap (RISC-V); `machine` is the target's port."""
+    if machine == "host":
         try:
             return signal.Signals(fault.exception).name
         except ValueError:
             return f"signal {fault.exception}"
-    return _EXCEPTIONS.get(fault.exception, f"exception {fault.exception}")
+    if machine == "riscv":
+        return _RISCV.get(fault.exception, f"trap {fault.exception}")
+    if fault.exception >= _FIRST_INTERRUPT:
+        return f"interrupt {fault.exception - _FIRST_INTERRUPT}"
+    return _CORTEX_M.get(fault.exception, f"exception {fault.exception}")
 
 
-def explain(fault: Fault, symbolize: Symbolizer | None, steps: Sequence[TensorInfo], is_host: bool) -> str:
-    """One line: what happened, in which function and step, at which address, what helps."""
+def explain(fault: Fault, symbolize: Symbolizer | None, steps: Sequence[TensorInfo], machine: str) -> str:
+    """One line: what happened, in which function and step, at which address, what helps; `machine`: the port."""
 
     def place(address: int) -> str:
         name = symbolize(address) if symbolize and address else ""
@@ -56,7 +73,7 @@ def explain(fault: Fault, symbolize: Symbolizer | None, steps: Sequence[TensorIn
     if fault.step is not None:
         label = f" ({steps[fault.step].name})" if fault.step < len(steps) else ""
         during = f", during step {fault.step}{label}"
-    detail = f"{exception_name(fault, is_host)}, pc {fault.pc:#010x}, lr {fault.lr:#010x}, sp {fault.sp:#010x}"
+    detail = f"{exception_name(fault, machine)}, pc {fault.pc:#010x}, lr {fault.lr:#010x}, sp {fault.sp:#010x}"
     if fault.cfsr or fault.hfsr:
         detail += f", cfsr {fault.cfsr:#010x}, hfsr {fault.hfsr:#010x}"
     return f"the device crashed: {what} {where}{during} [{detail}]"

@@ -13,6 +13,7 @@ import numpy as np
 from picoformer.datasets import load_dataset
 from picoformer.errors import DataError
 from picoformer.files import save_arrays
+from picoformer.samples import CHARACTERS, DATASET_INPUT, LABELS
 
 
 def export_checkpoint(checkpoint: Path, out: Path, opset: int = 20) -> dict[str, Any]:
@@ -41,15 +42,15 @@ def write_samples(data_path: Path, calibration: Path, inputs: Path, count: int, 
     """From a data set: `count` training samples for calibration, and the test part with its labels; input 'x'."""
     data = load_dataset(data_path)
     chosen = np.random.default_rng(seed).permutation(len(data.x_train))[:count]
-    save_arrays(calibration, {"x": data.x_train[np.sort(chosen)]})
-    characters = {"characters_per_label": np.array(data.characters_per_label)} if data.characters_per_label else {}
-    save_arrays(inputs, {"x": data.x_test, "labels": data.y_test, **characters})
+    save_arrays(calibration, {DATASET_INPUT: data.x_train[np.sort(chosen)]})
+    characters = {CHARACTERS: np.array(data.characters_per_label)} if data.characters_per_label else {}
+    save_arrays(inputs, {DATASET_INPUT: data.x_test, LABELS: data.y_test, **characters})
 
 
 def write_training_samples(data_path: Path, out: Path) -> None:
     """The training part of a data set as samples of input 'x', with its labels."""
     data = load_dataset(data_path)
-    save_arrays(out, {"x": data.x_train, "labels": data.y_train})
+    save_arrays(out, {DATASET_INPUT: data.x_train, LABELS: data.y_train})
 
 
 def torch_outputs(checkpoint: Path, x: Any, outputs: tuple[str, ...]) -> dict[str, Any]:

@@ -321,3 +321,6 @@ EMITTERS: dict[str, Emitter | Alias | Unsupported] = {
     "Where": Unsupported("masks become the valid length of an attention; this one was left in the graph"),
 }
 """Every operator of `picoformer.ops.OPERATORS`."""
+
+FUSED: dict[str, Emitter] = {}
+"""The emitters of steps of several nodes, by `Step.kind`."""

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from picoformer.backends.c.isa import Layout
-from picoformer.ir import DType, Graph, Node
+from picoformer.backends.c.schedule import Step, steps_of
+from picoformer.ir import DType, Graph
 
 ALIGNMENT = 16
 _SEARCH_WORK = 400_000
@@ -24,7 +25,7 @@ _IN_PLACE: dict[str, tuple[str, ...]] = {
     "Mul": _FROM_EITHER,
     "Requantize": _FROM_FIRST,
 }
-"""Operators whose output may lie on an operand, as the contracts in picoformer/ops.h allow."""
+"""Kinds of steps whose output may lie on an operand, as the contracts in picoformer/ops.h allow."""
 
 _IN_PLACE_FLOAT = ("Add", "Mul")
 
@@ -51,11 +52,11 @@ class PlacedValue:
 class MemoryPlan:
     """Offsets of all values: `peak` is the arena's size, `lower_bound` the most bytes alive at any one step.
 
-    `steps` are the nodes that compute something, in order; `aliases` maps the output of a Reshape to the value whose
+    `steps` are in execution order; `aliases` maps the output of a Reshape to the value whose
     bytes it is; the scratch of step i is the value `scratch_name(i)`. All sizes are multiples of 16 bytes.
     """
 
-    steps: tuple[Node, ...]
+    steps: tuple[Step, ...]
     values: tuple[PlacedValue, ...]
     aliases: tuple[tuple[str, str], ...]
     peak: int
@@ -106,7 +107,7 @@ def plan_memory(graph: Graph, layout: Layout, keep: Sequence[str] = ()) -> Memor
     The same graph always gives the same plan.
     """
     aliases = _aliases(graph)
-    steps = tuple(node for node in graph.nodes if node.op.kind != "Reshape")
+    steps = steps_of(graph, layout)
     values = _lifetimes(graph, steps, aliases, layout, keep)
     best: MemoryPlan | None = None
     for prefer in ("first", "last", "none"):
@@ -143,26 +144,26 @@ def _live(values: Sequence[PlacedValue], step: int) -> int:
 
 
 def _lifetimes(
-    graph: Graph, steps: Sequence[Node], aliases: dict[str, str], layout: Layout, keep: Sequence[str]
+    graph: Graph, steps: Sequence[Step], aliases: dict[str, str], layout: Layout, keep: Sequence[str]
 ) -> tuple[PlacedValue, ...]:
     first = dict.fromkeys(graph.inputs, -1)
     last = dict.fromkeys(graph.inputs, -1)
-    for index, node in enumerate(steps):
-        for name in graph.activations(node):
+    for index, step in enumerate(steps):
+        for name in step.reads(graph):
             last[aliases.get(name, name)] = index
-        first[node.output] = last[node.output] = index
+        first[step.output] = last[step.output] = index
     for name in (*graph.outputs, *keep):
         last[aliases.get(name, name)] = len(steps)
     values = [PlacedValue(name, graph.types[name].bytes, first[name], last[name], 0) for name in first]
-    for index, node in enumerate(steps):
-        if size := layout.scratch_bytes(graph, node):
+    for index, step in enumerate(steps):
+        if size := step.scratch_bytes(graph, layout):
             values.append(PlacedValue(scratch_name(index), size, index, index, 0))
     return tuple(values)
 
 
 def _groups(
     graph: Graph,
-    steps: Sequence[Node],
+    steps: Sequence[Step],
     values: Sequence[PlacedValue],
     aliases: dict[str, str],
     keep: Sequence[str],
@@ -171,30 +172,30 @@ def _groups(
     """Values chained by computing in place; each chain takes one place. `prefer` says which operand is written over."""
     by_name = {value.name: value for value in values}
     chain: dict[str, list[PlacedValue]] = {value.name: [value] for value in values}
-    for index, node in enumerate(steps):
+    for index, step in enumerate(steps):
         if prefer == "none":
             break
         candidates = [
             name
-            for name in dict.fromkeys(aliases.get(name, name) for name in in_place_operands(graph, node))
+            for name in dict.fromkeys(aliases.get(name, name) for name in in_place_operands(graph, step))
             if by_name[name].last == index and name not in keep
         ]
         if candidates:
             operand = candidates[0 if prefer == "first" else -1]
             joined = chain[operand]
-            joined.append(by_name[node.output])
-            chain[node.output] = joined
+            joined.append(by_name[step.output])
+            chain[step.output] = joined
     unique = {id(group): group for group in chain.values()}
     return list(unique.values())
 
 
-def in_place_operands(graph: Graph, node: Node) -> tuple[str, ...]:
-    """Inputs that the output of a node may be written over, if they die there: same element type, as many elements."""
-    allowed = _IN_PLACE.get(node.op.kind, ())
-    out = graph.types[node.output]
-    if out.dtype is DType.FLOAT32 and node.op.kind not in _IN_PLACE_FLOAT:
+def in_place_operands(graph: Graph, step: Step) -> tuple[str, ...]:
+    """Inputs that the output of a step may be written over, if they die there: same element type, as many elements."""
+    allowed = _IN_PLACE.get(step.kind, ())
+    out = graph.types[step.output]
+    if out.dtype is DType.FLOAT32 and step.kind not in _IN_PLACE_FLOAT:
         return ()
-    operands = node.inputs[: len(allowed)]
+    operands = step.node.inputs[: len(allowed)]
     return tuple(
         name
         for name in operands

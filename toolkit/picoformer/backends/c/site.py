@@ -11,6 +11,7 @@ from picoformer.backends.c.isa import Layout
 from picoformer.backends.c.literals import C_TYPES, LINE, float_literal
 from picoformer.backends.c.names import Names, identifier
 from picoformer.backends.c.plan import MemoryPlan, scratch_name
+from picoformer.backends.c.schedule import Step
 from picoformer.errors import UnsupportedError
 from picoformer.ir import DType, Graph, Lowered, Node, TensorType
 from picoformer.ir.operator import Array
@@ -65,12 +66,12 @@ class Parts:
 
 @dataclass(frozen=True)
 class Site:
-    """One step: its node, its integer meaning (None in a float graph), and where its values lie."""
+    """One step: its nodes, their integer meanings (None in a float graph), and where its values lie."""
 
     graph: Graph
-    node: Node
+    step: Step
     index: int
-    lowered: Lowered | None
+    lowered_nodes: tuple[Lowered | None, ...]
     name: str
     layout: Layout
     plan: MemoryPlan
@@ -79,21 +80,31 @@ class Site:
     parts: Parts
 
     @property
+    def node(self) -> Node:
+        """The step's first node, mostly its only one."""
+        return self.step.node
+
+    @property
+    def lowered(self) -> Lowered | None:
+        """The first node's integer meaning."""
+        return self.lowered_nodes[0]
+
+    @property
     def types(self) -> tuple[TensorType, ...]:
-        """Types of the inputs, constants included."""
+        """Types of the first node's inputs, constants included."""
         return tuple(self.graph.types[name] for name in self.node.inputs)
 
     @property
     def out(self) -> TensorType:
-        """Type of the output."""
-        return self.graph.types[self.node.output]
+        """Type of the step's output."""
+        return self.graph.types[self.step.output]
 
     def unsupported(self, reason: str) -> UnsupportedError:
         """The error for this node."""
         return UnsupportedError(f"node '{self.node.name}' ({self.node.op.kind}) cannot be written as C: {reason}")
 
     def read(self, index: int) -> str:
-        """Pointer to the elements of an input: in the arena, or the array of a constant."""
+        """Pointer to the elements of an input of the first node: in the arena, or the array of a constant."""
         name = self.node.inputs[index]
         constant = self.graph.constants.get(name)
         if constant is not None:
@@ -102,11 +113,11 @@ class Site:
 
     def write(self) -> str:
         """Pointer to the output."""
-        return self._at(self.node.output, self.out.dtype)
+        return self._at(self.step.output, self.out.dtype)
 
     def scratch(self, dtype: DType) -> str:
         """Pointer to the step's scratch; NULL where the instruction set wants none."""
-        if not self.layout.scratch_bytes(self.graph, self.node):
+        if not self.step.scratch_bytes(self.graph, self.layout):
             return "NULL"
         return self._pointer(scratch_name(self.index), dtype)
 
@@ -121,7 +132,7 @@ class Site:
 
     def array(self, suffix: str, values: Array, note: str = "") -> str:
         """Symbol of an array that belongs to this step."""
-        return self.parts.array(f"{self.name}_{suffix}", values, f"{self.node.output}: {note or suffix}")
+        return self.parts.array(f"{self.name}_{suffix}", values, f"{self.step.output}: {note or suffix}")
 
     def weight(self, index: int) -> str:
         """Symbol of a Linear's weight, packed as the instruction set wants it."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
+from picoformer.backends.c.isa.armv6m import ARMV6M
+from picoformer.backends.c.isa.armv7m import ARMV7M
 from picoformer.backends.c.isa.dsp import DSP
 from picoformer.backends.c.isa.generic import GENERIC
 from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout
+from picoformer.backends.c.isa.mve import MVE
+from picoformer.backends.c.isa.word import WORD
 from picoformer.backends.c.sources import kernel_isa
 from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node
@@ -15,7 +19,14 @@ from picoformer.ir.operator import Operand
 from picoformer.ops import Attention, Linear, LoweredLinear
 from picoformer.ops.linear import WIDE_SHIFT_MIN
 
-INSTRUCTION_SETS: dict[str, InstructionSet] = {"generic": GENERIC, "dsp": DSP}
+INSTRUCTION_SETS: dict[str, InstructionSet] = {
+    "generic": GENERIC,
+    "word": WORD,
+    "armv6m": ARMV6M,
+    "armv7m": ARMV7M,
+    "dsp": DSP,
+    "mve": MVE,
+}
 """Every name a target's `isa` list may hold, and what the kernels in the directory of that name want."""
 
 

@@ -1,0 +1,152 @@
+/* Linear layers that take six rows of x at a time, whatever the core's inner loops (packed_sums.h). */
+#ifndef PICOFORMER_PACKED_LINEAR_H
+#define PICOFORMER_PACKED_LINEAR_H
+
+#include "picoformer/linear_output.h"
+#include "picoformer/ops.h"
+#include "picoformer/packed_sums.h"
+
+/* Six rows of int8 packed; all products of PF_WEIGHT_ROWS rows of weights with them, added to sums[r][0..5]. */
+static inline int32_t pf_six_words_s8(int32_t k) {
+    return pf_packed_words(k);
+}
+
+static inline void pf_arrange_six_s8(const int8_t *x, int32_t rows, int32_t k, uint32_t *a) {
+    pf_pack_six(x, k, rows, k, 0u, a);
+}
+
+PF_DEFINE_PACKED_ROW
+static inline void pf_products_six_s8(const uint8_t *w, int32_t stride, const uint32_t *a, int32_t k, int32_t *sums) {
+    pf_packed_row(w, stride, a, pf_packed_columns(k), sums);
+}
+
+/* The same for int16: words one by one, behind what 128 too much in each weight amounts to. */
+static inline int32_t pf_six_words_s16(int32_t k) {
+    return PF_PACKED_ROWS * (1 + pf_packed_columns(k));
+}
+
+static inline void pf_arrange_six_s16(const int16_t *x, int32_t rows, int32_t k, uint32_t *a) {
+    for (int32_t r = 0; r < PF_PACKED_ROWS; r++) {
+        const int16_t *row = x + (r < rows ? r : rows - 1) * k;
+        uint32_t total = 0, *to = a + r;
+        for (int32_t j = 0; j < k; j++) {
+            const uint32_t value = (uint32_t)(int32_t)row[j];
+            total += value;
+            *(to += PF_PACKED_ROWS) = value;
+        }
+        for (int32_t j = k; j < pf_packed_columns(k); j++) {
+            *(to += PF_PACKED_ROWS) = 0;
+        }
+        a[r] = 0u - (total << 7);
+    }
+}
+
+static inline void pf_products_six_s16(const uint8_t *w, int32_t stride, const uint32_t *a, int32_t k, int32_t *sums) {
+    for (int32_t r = 0; r < PF_WEIGHT_ROWS; r++, w += stride, sums += PF_PACKED_ROWS) {
+        for (int32_t c = 0; c < PF_PACKED_ROWS; c++) {
+            sums[c] = (int32_t)((uint32_t)sums[c] + a[c]);
+        }
+        pf_dot_six(w, (const int32_t *)a + PF_PACKED_ROWS, pf_packed_columns(k), sums);
+    }
+}
+
+/* A single row of x as it is. */
+#define PF_DEFINE_SINGLE(IN)                                                                                                     \
+    static inline int32_t pf_products_single_##IN(const uint8_t *w, const PF_TYPE_##IN *x, int32_t k) {                          \
+        uint32_t sum = 0;                                                                                                        \
+        int32_t total = 0;                                                                                                       \
+        for (int32_t j = 0; j < k; j++) {                                                                                        \
+            sum += (uint32_t)(w[j] * x[j]);                                                                                      \
+            total += x[j];                                                                                                       \
+        }                                                                                                                        \
+        return (int32_t)(sum - ((uint32_t)total << 7));                                                                          \
+    }
+
+/* WEIGHTS(p, i, count, room, columns): rows i ... i + count - 1 of the weights, `columns` bytes each. Blocks of rows of x are
+ * full where there are enough of them: the last one reaches back, and so does the last group of six in it. */
+#define PF_DEFINE_PACKED_LINEAR(SYMBOL, PARAMETERS, WEIGHTS, IN, OUT)                                                            \
+    static void SYMBOL##_finish(const PARAMETERS *p, int32_t i, const int32_t *sums, PF_TYPE_##OUT *y, int32_t count) {          \
+        const int32_t n = p->n, left = 32 - p->shift, is_proven = count == PF_PACKED_ROWS && left + 2 <= p->headroom;            \
+        const pf_finish f = {p->multiplier[i], left, p->zero_point};                                                             \
+        if (is_proven && p->entries == 0) {                                                                                      \
+            pf_finish_six_##OUT(sums, &f, y, n);                                                                                 \
+        } else if (is_proven && p->entries == 256) {                                                                             \
+            const PF_TYPE_##OUT *const middle = (const PF_TYPE_##OUT *)p->table + 128;                                           \
+            int8_t results[PF_PACKED_ROWS];                                                                                      \
+            pf_finish_six_s8(sums, &f, results, 1);                                                                              \
+            for (int32_t c = 0; c < PF_PACKED_ROWS; c++, y += n) {                                                               \
+                *y = middle[results[c]];                                                                                         \
+            }                                                                                                                    \
+        } else {                                                                                                                 \
+            for (int32_t c = 0; c < count; c++, y += n) {                                                                        \
+                *y = pf_linear_##OUT(p->table, p->entries, f.zero_point + pf_rescale(sums[c], f.multiplier, p->shift));          \
+            }                                                                                                                    \
+        }                                                                                                                        \
+    }                                                                                                                            \
+                                                                                                                                 \
+    void SYMBOL(const PARAMETERS *p, const PF_TYPE_##IN *x_rows, PF_TYPE_##OUT *y_rows, int32_t rows, void *scratch) {           \
+        const int32_t n = p->n, k = p->k, columns = pf_packed_columns(k), words = pf_six_words_##IN(k);                          \
+        const int32_t block = rows < p->block ? rows : p->block, last = block > PF_PACKED_ROWS ? block - PF_PACKED_ROWS : 0;     \
+        uint32_t *const a = scratch;                                                                                             \
+        for (int32_t start = 0; start < rows; start += block) {                                                                  \
+            const int32_t first = rows - start < block ? rows - block : start;                                                   \
+            const PF_TYPE_##IN *const x = x_rows + first * k;                                                                    \
+            uint32_t *room = a;                                                                                                  \
+            for (int32_t r = 0; r < block && block > 1; r += PF_PACKED_ROWS, room += words) {                                    \
+                pf_arrange_six_##IN(x + (r < last ? r : last) * k, block, k, room);                                              \
+            }                                                                                                                    \
+            for (int32_t i = 0; i < n; i += PF_WEIGHT_ROWS) {                                                                    \
+                const int32_t count = n - i < PF_WEIGHT_ROWS ? n - i : PF_WEIGHT_ROWS;                                           \
+                const uint8_t *const w = WEIGHTS(p, i, count, (uint8_t *)room, columns);                                         \
+                PF_TYPE_##OUT *const y = y_rows + first * n + i;                                                                 \
+                if (block == 1) {                                                                                                \
+                    for (int32_t c = 0; c < count; c++) {                                                                        \
+                        const int32_t sum = p->bias[i + c] + pf_products_single_##IN(w + c * columns, x, k);                     \
+                        SYMBOL##_finish(p, i + c, &sum, y + c, 1);                                                               \
+                    }                                                                                                            \
+                    continue;                                                                                                    \
+                }                                                                                                                \
+                const uint32_t *group = a;                                                                                       \
+                for (int32_t r = 0; r < block; r += PF_PACKED_ROWS, group += words) {                                            \
+                    int32_t sums[PF_PACKED_ROWS * PF_WEIGHT_ROWS];                                                               \
+                    for (int32_t c = 0; c < PF_WEIGHT_ROWS; c++) {                                                               \
+                        const int32_t bias = p->bias[c < count ? i + c : i];                                                     \
+                        int32_t *const six = sums + PF_PACKED_ROWS * c;                                                          \
+                        six[0] = six[1] = six[2] = six[3] = six[4] = six[5] = bias;                                              \
+                    }                                                                                                            \
+                    pf_products_six_##IN(w, count > 1 ? columns : 0, group, k, sums);                                            \
+                    for (int32_t c = 0; c < count; c++) {                                                                        \
+                        SYMBOL##_finish(p, i + c, sums + PF_PACKED_ROWS * c, y + (r < last ? r : last) * n + c,                  \
+                                        block < PF_PACKED_ROWS ? block : PF_PACKED_ROWS);                                        \
+                    }                                                                                                            \
+                }                                                                                                                \
+            }                                                                                                                    \
+        }                                                                                                                        \
+    }
+
+/* Int8 weights lie in memory as they are wanted. */
+static inline const uint8_t *pf_stored_weights(const pf_linear *p, int32_t i, int32_t count, uint8_t *room, int32_t columns) {
+    (void)count;
+    (void)room;
+    return (const uint8_t *)p->weight + i * columns;
+}
+
+/* Int4 weights are widened into the room, each times the multiplier of its block of 32, where there are any. */
+static inline const uint8_t *pf_widened_weights(const pf_linear_s4 *p, int32_t i, int32_t count, uint8_t *room, int32_t columns) {
+    const int32_t k = p->k, blocks = (k + 31) / 32;
+    uint8_t *to = room;
+    for (int32_t r = i; r < i + count; r++) {
+        const uint8_t *packed = p->weight + r * ((k + 1) / 2);
+        for (int32_t b = 0; b < blocks; b++) {
+            const int32_t left = k - 32 * b, m = p->block_multiplier != 0 ? p->block_multiplier[r * blocks + b] : 1;
+            for (int32_t j = 0; j < left && j < 32; j += 2, packed++, to += 2) {
+                to[0] = (uint8_t)(((*packed & 15) ^ 8) * m + 128 - 8 * m);
+                to[1] = (uint8_t)(((*packed >> 4) ^ 8) * m + 128 - 8 * m);
+            }
+        }
+        to = room + (r - i + 1) * columns;
+    }
+    return room;
+}
+
+#endif

@@ -1,0 +1,27 @@
+/* Linear layers with int4 weights on int16 activations whose sums fit 32 bits, for VMLADAVA.S16: a group of weights becomes
+ * int16 for all rows. */
+#include "linear_blocks.h"
+#include "linear_group.h"
+
+DEFINE_MULTIPLY_BLOCKS(s16)
+
+/* Halfwords hold an element of each of four vectors, the first in the lowest bits. */
+static const int16_t *weights(const pf_linear_s4 *p, int32_t i, int32_t vectors, void *scratch) {
+    const int16_t *from = (const int16_t *)(const void *)p->weight + i * vectors * 2;
+    int16_t *to = scratch;
+    for (int32_t left = GROUP * vectors; left > 0; left -= 4, from += 8, to += 32) {
+        const int16x8_t four = vld1q_s16(from);
+        vst1q_s16(to, vshrq_n_s16(vshlq_n_s16(four, 12), 12));
+        vst1q_s16(to + 8, vshrq_n_s16(vshlq_n_s16(four, 8), 12));
+        vst1q_s16(to + 16, vshrq_n_s16(vshlq_n_s16(four, 4), 12));
+        vst1q_s16(to + 24, vshrq_n_s16(four, 12));
+    }
+    multiply_blocks_s16(p, i, vectors, scratch);
+    return scratch;
+}
+
+DEFINE_SUM(s16)
+DEFINE_GROUPS("s16", s8)
+DEFINE_GROUPS("s16", s16)
+DEFINE_LINEAR(pf_linear_s4_s16_s8, pf_linear_s4, s16, s8, group_s8, GROUP, weights)
+DEFINE_LINEAR(pf_linear_s4_s16_s16, pf_linear_s4, s16, s16, group_s16, GROUP, weights)

@@ -1,0 +1,24 @@
+/* Linear layers with int4 weights on int8 activations for VMLADAVA.S8: a group of weights becomes int8 for all rows. */
+#include "linear_blocks.h"
+#include "linear_group.h"
+
+DEFINE_MULTIPLY_BLOCKS(s8)
+
+/* Bytes hold an element of one vector in their low half, of the next in their high half. */
+static const int8_t *weights(const pf_linear_s4 *p, int32_t i, int32_t vectors, void *scratch) {
+    const int8_t *from = (const int8_t *)p->weight + i * vectors * 8;
+    int8_t *to = scratch;
+    for (int32_t left = GROUP * vectors; left > 0; left -= 2, from += 16, to += 32) {
+        const int8x16_t pair = vld1q_s8(from);
+        vst1q_s8(to, vshrq_n_s8(vshlq_n_s8(pair, 4), 4));
+        vst1q_s8(to + 16, vshrq_n_s8(pair, 4));
+    }
+    multiply_blocks_s8(p, i, vectors, scratch);
+    return scratch;
+}
+
+DEFINE_SUM(s8)
+DEFINE_GROUPS("s8", s8)
+DEFINE_GROUPS("s8", s16)
+DEFINE_LINEAR(pf_linear_s4_s8_s8, pf_linear_s4, s8, s8, group_s8, GROUP, weights)
+DEFINE_LINEAR(pf_linear_s4_s8_s16, pf_linear_s4, s8, s16, group_s16, GROUP, weights)

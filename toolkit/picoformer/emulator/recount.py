@@ -1,0 +1,87 @@
+"""Counting instructions afterwards: `init` and the steps of the last run once more, on a second core, block by block.
+
+A hook for every block costs about a microsecond of Python each, so nothing is counted while samples run. What a run
+starts from is kept instead (registers and memory at the first counted region after a request), and the same calls are
+made again when somebody asks. Integers do not change from one time to the next, so the counts are those of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from picoformer.emulator.cortex_m import CortexM
+from picoformer.emulator.image import Image
+from picoformer.emulator.interface import Instructions
+from picoformer.errors import DeviceError
+
+_REGISTERS = (*(f"R{n}" for n in range(13)), "LR", "SP")
+_THUMB_32_BIT = (0x1D, 0x1E, 0x1F)  # the first five bits of an instruction of two halfwords
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where a run began: bytes processed on the line by then, registers, and what memory held."""
+
+    taken: int
+    registers: tuple[int, ...]
+    memory: tuple[tuple[int, bytes], ...]
+
+
+class Recount:
+    """Counts of the last run on `core`. `make` gives another core of the same image; `taken()` how many bytes of
+    requests the firmware has read, by which one run is told from the next."""
+
+    def __init__(self, image: Image, make: Callable[[], CortexM], core: CortexM, taken: Callable[[], int]) -> None:
+        self._image, self._make, self._core, self._taken = image, make, core, taken
+        self._begin, self._end = image.address("pf_region_begin"), image.address("pf_region_end")
+        self._start: _Start | None = None
+        self._step: tuple[int, ...] | None = None
+        self._lengths: dict[tuple[int, int], int] = {}
+        core.call_at(self._begin, self._on_region)
+
+    def _on_region(self) -> None:
+        """A counted call is about to be made: the first after a request is init, all others are steps, all alike."""
+        if self._start is None or self._start.taken != self._taken():
+            memory = tuple((address, self._core.read(address, size)) for address, size in self._image.writable)
+            self._start = _Start(self._taken(), self._registers(), memory)
+            self._step = None
+        elif self._step is None:
+            self._step = self._registers()
+
+    def _registers(self) -> tuple[int, ...]:
+        return tuple(map(self._core.get, _REGISTERS))
+
+    def instructions(self, steps: int) -> Instructions | None:
+        """What `init` and the `steps` steps of the last run took; None before one."""
+        if self._start is None or self._step is None or steps == 0:
+            return None
+        core, counted = self._make(), [0]
+
+        def block(address: int, size: int) -> None:
+            counted[0] += self._lengths.get((address, size)) or self._length(core, address, size)
+
+        core.call_at_blocks(block)
+        for address, data in self._start.memory:
+            core.write(address, data)
+        taken = []
+        for registers in (self._start.registers, *([self._step] * steps)):
+            counted[0] = 0
+            for name, value in zip(_REGISTERS, registers, strict=True):
+                core.set(name, value)
+            core.set("PC", self._begin)
+            core.run_to(self._end)
+            if core.get("PC") & ~1 != self._end:
+                raise DeviceError("a step that ran has not ended when it was counted; instructions are not known")
+            taken.append(counted[0])
+        return Instructions(sum(taken), taken[0], tuple(taken[1:]))
+
+    def _length(self, core: CortexM, address: int, size: int) -> int:
+        """Instructions in a block, by the halfwords that begin them."""
+        code = core.read(address, size)
+        at = count = 0
+        while at < size:
+            at += 4 if code[at + 1] >> 3 in _THUMB_32_BIT else 2
+            count += 1
+        self._lengths[address, size] = count
+        return count

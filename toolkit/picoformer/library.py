@@ -1,0 +1,190 @@
+"""A model as a library for a vendor's SDK: sources with a build file, compiled where the compiler is there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from picoformer import __version__
+from picoformer.compilers import PACKAGES, find_program, named_compiler
+from picoformer.errors import FitError
+from picoformer.files import atomic_write_text
+from picoformer.firmware import (
+    SECTIONS,
+    WARNINGS,
+    FlashSizes,
+    RamSizes,
+    SizeReport,
+    attribute,
+    model_units,
+)
+from picoformer.link_map import read_map
+from picoformer.targets import Target, resource_root
+from picoformer.toolchain import compile_units, run_tool
+
+
+@dataclass(frozen=True)
+class LibraryBuild:
+    """A folder for the SDK's project; `archive` and `sizes` are None where nothing compiled it, for `reason`."""
+
+    folder: Path
+    archive: Path | None
+    sizes: SizeReport | None
+    reason: str
+    compiler: str
+    """Its version line; empty where nothing compiled it."""
+
+
+def build_library(
+    model_dir: Path, target: Target, out: Path, prefix: str, arena_bytes: int, *, strict: bool = False
+) -> LibraryBuild:
+    """Write the library `prefix` for `target` into `out`: a folder of that name, its archive and size.json.
+
+    `model_dir` holds the generated C. Sizes are of what is reachable from the functions in <prefix>.h, which is what a
+    linker keeps; the arena is the caller's, and `arena_bytes` is what it has to be. Raises FitError when the model
+    alone is larger than the board, ToolError when the compiler is there and fails.
+    """
+    folder = _write_component(model_dir, target, out / prefix, prefix)
+    archive, sizes, reason, compiler, program = None, None, "", "", target.toolchain.program
+    if shutil.which(program):
+        archive, sizes = _compile(folder, model_dir, target, out, prefix, arena_bytes, strict)
+        _refuse_overflow(sizes, target)
+        compiler = named_compiler(program).version
+        record: dict[str, Any] = {**asdict(sizes), "compiler": compiler}
+    else:
+        apt = f"with: sudo apt-get install {PACKAGES[program]}" if program in PACKAGES else ""
+        reason = f"{program} is not installed; get it {apt or 'with ' + target.library_sdk}"
+        record = {"flash": None, "ram": None, "reason": reason}
+    atomic_write_text(out / "size.json", json.dumps(record, indent=2) + "\n")
+    return LibraryBuild(folder, archive, sizes, reason, compiler)
+
+
+def _write_component(model_dir: Path, target: Target, folder: Path, prefix: str) -> Path:
+    """Every file that the model needs, and the build file in the form that the SDK takes up."""
+    firmware = resource_root("firmware")
+    listed = json.loads((model_dir / "sources.json").read_text("utf-8"))
+    own = [name for name in listed["model_sources"] if not name.endswith("_device.c")]
+    sources = [*own, *(f"firmware/{name}" for name in listed["sources"])]
+    wanted = [(firmware / name, Path("firmware") / name) for name in listed["sources"]]
+    for place in sorted({Path(name).parent for name in listed["sources"]}):
+        wanted += [(path, Path("firmware") / place / path.name) for path in sorted((firmware / place).glob("*.h"))]
+    headers = firmware / "include"
+    wanted += [(path, Path("firmware/include") / path.relative_to(headers)) for path in sorted(headers.rglob("*.h"))]
+    wanted += [(model_dir / name, Path(name)) for name in (*own, f"{prefix}_weights.h")]
+    wanted.append((model_dir / f"{prefix}.h", Path("include") / f"{prefix}.h"))
+    for source, place in wanted:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / place)
+    assert target.library is not None
+    texts = _cmake(target, prefix, sources) if target.library.form == "cmake" else _esp_idf(target, prefix, sources)
+    for name, text in texts.items():
+        atomic_write_text(folder / name, text)
+    return folder
+
+
+def _cmake(target: Target, prefix: str, sources: list[str]) -> dict[str, str]:
+    listed = "\n".join(f"    {name}" for name in sources)
+    own = "add_library_m4" if target.cpu == "cortex-m4" else "add_library_m7"
+    text = f"""\
+# Model {prefix} for {target.description}.
+# In your project's CMakeLists.txt, after the SDK is there:
+#   add_subdirectory({prefix})
+#   target_link_libraries(your_program {prefix})
+# include/{prefix}.h says how to run it.
+set({prefix}_sources
+{listed}
+)
+list(TRANSFORM {prefix}_sources PREPEND ${{CMAKE_CURRENT_LIST_DIR}}/)
+if(COMMAND {own}) # coralmicro has a command for each core
+    {own}({prefix} STATIC ${{{prefix}_sources}})
+else()
+    add_library({prefix} STATIC ${{{prefix}_sources}})
+endif()
+target_include_directories({prefix} PUBLIC ${{CMAKE_CURRENT_LIST_DIR}}/include)
+target_include_directories({prefix} PRIVATE ${{CMAKE_CURRENT_LIST_DIR}}/firmware/include)
+target_compile_options({prefix} PRIVATE {target.toolchain.optimize} -ffp-contract=off)
+"""
+    return {"CMakeLists.txt": text}
+
+
+def _esp_idf(target: Target, prefix: str, sources: list[str]) -> dict[str, str]:
+    listed = "\n".join(f'        "{name}"' for name in sources)
+    text = f"""\
+# Model {prefix} for {target.description}.
+# A component of ESP-IDF: put this folder into your project's components/ and REQUIRE {prefix} where it is called;
+# include/{prefix}.h says how to run it.
+idf_component_register(
+    SRCS
+{listed}
+    INCLUDE_DIRS "include"
+    PRIV_INCLUDE_DIRS "." "firmware/include"
+)
+target_compile_options(${{COMPONENT_LIB}} PRIVATE {target.toolchain.optimize} -ffp-contract=off)
+"""
+    manifest = f'version: "{__version__}"\ndescription: "model {prefix}, generated by picoformer"\n'
+    return {"CMakeLists.txt": text, "idf_component.yml": manifest}
+
+
+def _compile(
+    folder: Path, model_dir: Path, target: Target, out: Path, prefix: str, arena_bytes: int, strict: bool
+) -> tuple[Path, SizeReport]:
+    """lib<prefix>.a beside the sources, from the very files in `folder`, and what is reachable of it."""
+    tools = target.toolchain
+    compiler = named_compiler(tools.program, tools.flags)
+    flags = ["-std=c99", tools.optimize, *SECTIONS, *WARNINGS, "-ffp-contract=off"]
+    flags += ["-Werror"] if strict else []
+    includes = [folder / "include", folder, folder / "firmware" / "include"]
+    archive = out / f"lib{prefix}.a"
+    with tempfile.TemporaryDirectory(dir=out, prefix=".build.") as place:
+        build = Path(place)
+        units = model_units(model_dir, folder / "firmware", sources=folder)
+        objects = compile_units(compiler, flags, includes, units, build)
+        names = [str(path) for path in objects]
+        run_tool([find_program(f"{tools.prefix}ar"), "rcsD", archive.name, *names], build, archive.name)
+        roots = [f"-Wl,-u,{name}" for name in _functions(build / "model" / f"{prefix}.o")]
+        bare = [flag for flag in compiler.compile if not flag.startswith("--specs")]  # they bring a linker script
+        link = [*bare, "-r", "-nostdlib", "-Wl,--gc-sections", *roots]
+        run_tool([*link, "-Wl,-Map,map", "-o", "reachable.o", *names], build, "the library's reachable part")
+        pieces = read_map((build / "map").read_text("utf-8", errors="replace"))
+        (build / archive.name).replace(archive)
+    flash, data = attribute(pieces, is_stored=_is_stored, is_writable=_is_writable)
+    total = flash["model"] + flash["code"]
+    return archive, SizeReport(
+        FlashSizes(flash["model"], flash["code"], 0, total), RamSizes(arena_bytes, data, 0, 0, arena_bytes + data)
+    )
+
+
+def _is_stored(output: str) -> bool:
+    return output.startswith((".text", ".rodata", ".srodata", ".data", ".sdata"))
+
+
+def _is_writable(output: str) -> bool:
+    return output.startswith((".data", ".sdata", ".bss", ".sbss"))
+
+
+def _functions(path: Path) -> list[str]:
+    """The functions that an object defines for others."""
+    from elftools.elf.elffile import ELFFile
+
+    with path.open("rb") as stream:
+        table: Any = ELFFile(stream).get_section_by_name(".symtab")
+        return [
+            symbol.name
+            for symbol in table.iter_symbols()
+            if symbol["st_info"]["type"] == "STT_FUNC" and symbol["st_info"]["bind"] == "STB_GLOBAL"
+        ]
+
+
+def _refuse_overflow(sizes: SizeReport, target: Target) -> None:
+    for holds, needed in (("code", sizes.flash.total), ("data", sizes.ram.total)):
+        region = target.region("code" if holds == "code" else "data")
+        if needed > region.length:
+            what = "flash" if holds == "code" else "RAM"
+            raise FitError(
+                f"the model does not fit {target.name}: {what} ({region.name}) needs {needed:,} bytes and has "
+                f"{region.length:,}; take a larger target or make the model smaller (prune, fewer rows, --scheme int8)"
+            )

@@ -66,9 +66,9 @@ typedef struct pf_pairs {
     const uint32_t *a_end, *a;
 } pf_pairs;
 
-static void pf_set_length(pf_pairs *work, int32_t words) {
-    const uint32_t more = (uint32_t)words / 4u - 1u, rest = more % 16u;
-    work->skip = more != 0u && rest == 0u ? 0u : (16u - rest) * 40u;
+static inline void pf_set_length(pf_pairs *work, int32_t words) {
+    const uint32_t more = (uint32_t)words / 4u - 1u;
+    work->skip = more == 0u ? 640u : (0u - more) % 16u * 40u;
     work->is_long = more > 16u;
     work->w_end = work->w + words;
 }
@@ -236,14 +236,40 @@ static inline void leave_out(uint32_t *p, int32_t j, int32_t c) {
     ((uint16_t *)p)[j / 4 * 8 + c * 4 + j % 4] = 0;
 }
 
-/* A mean with a shift of 32 or less, which takes a result far finer than the values; two columns of values. */
-static int64_t slow_mean(const uint32_t *value, const uint32_t *p, int32_t words, pf_factor f) {
-    const int16_t *a = (const int16_t *)value, *w = (const int16_t *)p;
+/* What is the same for the queries of a head, and for the two that are computed. In the scratch lie two queries, their scores,
+ * the keys in pairs of `pair` words, and the values in pairs of columns of `key_words` words. */
+typedef struct pf_head_work {
+    const pf_attention_head *head;
+    uint32_t *query, *score, *key, *value;
+    int32_t pair, key_words;
+    int32_t seen;   /* keys that the second query sees */
+    int32_t hidden; /* whether the last of them is hidden from the first query */
+    int32_t single; /* whether the key beside the last one is nobody's, so that they must not be taken together */
+    uint32_t total[2];
+    pf_pairs pairs;
+} pf_head_work;
+
+static inline void start_head(pf_head_work *work, const pf_attention_head *head, int32_t keys, int32_t *scratch) {
+    work->head = head;
+    work->pair = pair_words(head->head_size);
+    work->key_words = pair_words(keys);
+    work->query = (uint32_t *)scratch;
+    work->score = work->query + work->pair;
+    work->key = work->score + 2 * work->key_words;
+    work->value = work->key + (keys + 1) / 2 * work->pair;
+}
+
+/* Means whose shift is 32 or less, far finer than the values: in 64 bits. `largest`: of the output's type. */
+__attribute__((noinline)) static int32_t slow_mean(const pf_head_work *work, int32_t column, int32_t c, pf_factor f,
+                                                   int32_t largest) {
+    const int16_t *a = (const int16_t *)(work->value + column / 2 * work->key_words + column % 2 * 2);
+    const int16_t *w = (const int16_t *)(work->score + c * 2);
     int32_t sum = 0;
-    for (int32_t i = 0; i < 2 * words; i += 8, a += 8, w += 8) {
+    for (int32_t j = 0; j < work->seen; j += 4, a += 8, w += 8) {
         sum += a[0] * w[0] + a[1] * w[1] + a[2] * w[2] + a[3] * w[3];
     }
-    return pf_rounding_shift((int64_t)sum * f.multiplier, f.shift);
+    const int64_t mean = pf_rounding_shift((int64_t)sum * f.multiplier, f.shift);
+    return mean > largest ? largest : mean < -largest - 1 ? -largest - 1 : (int32_t)mean;
 }
 
 /* Values, four columns by four keys at a time, into pairs of columns; a group of fewer keys repeats the last one, whose
@@ -302,110 +328,122 @@ static int64_t slow_mean(const uint32_t *value, const uint32_t *p, int32_t words
         }                                                                                                                        \
     }
 
-/* Leaves the numerators of two queries at `score` and their sums. Of the `seen` keys the first query may not see the last one
- * (`hidden`), and the next key may lie beside the last: then that pair of keys comes alone, since a maximum must not know what
- * its query does not see. */
-static void find_weights(const pf_attention_head *head, pf_pairs *pairs, const uint32_t *key, int32_t pair, uint32_t *score,
-                         int32_t seen, int32_t hidden, int32_t is_last_single, uint32_t total[2]) {
-    pf_numerators work = {
-        (int32_t *)score, (int32_t *)score + pair_words(seen) * 2, {INT32_MIN, INT32_MIN}, head->score_multiplier, head->table};
-    const int32_t is_odd = seen % 2, alone = hidden || is_last_single, together = (seen + 1) / 2 - alone;
+/* Leaves the numerators of two queries at `score` and their sums. A pair of keys of which a query sees one only comes last and
+ * alone, since a maximum must not know what its query does not see. */
+__attribute__((noinline)) static void find_weights(pf_head_work *work) {
+    const int32_t seen = work->seen, is_odd = seen % 2, alone = work->hidden | work->single;
+    const int32_t together = (seen + 1) / 2 - alone;
+    pf_pairs *const pairs = &work->pairs;
     int32_t *const top = pairs->as.scores.top;
-    pairs->as.scores.out = work.scores;
+    pf_numerators own = {(int32_t *)work->score,
+                         (int32_t *)work->score + pair_words(seen) * 2,
+                         {INT32_MIN, INT32_MIN},
+                         work->head->score_multiplier,
+                         work->head->table};
+    pairs->w = work->query;
+    pairs->kind = PF_SCORES;
+    pf_set_length(pairs, work->pair);
+    pairs->as.scores.out = own.scores;
     top[0] = top[1] = INT32_MIN;
-    pairs->a = key;
-    pairs->as.scores.key_end = key + together * pair;
+    pairs->a = work->key;
+    pairs->as.scores.key_end = work->key + together * work->pair;
     if (together > 0) {
         pf_dsp_pairs(pairs);
     }
-    work.top[0] = top[0];
-    work.top[1] = top[1];
+    own.top[0] = top[0];
+    own.top[1] = top[1];
     if (alone) {
-        int32_t *const last = work.scores + 4 * together;
+        int32_t *const last = own.scores + 4 * together;
         pairs->as.scores.out = last;
         pairs->a = pairs->as.scores.key_end;
-        pairs->as.scores.key_end += pair;
+        pairs->as.scores.key_end += work->pair;
         pf_dsp_pairs(pairs);
-        if (!(hidden && is_odd)) {
-            work.top[0] = last[0] > work.top[0] ? last[0] : work.top[0];
+        if (!(work->hidden && is_odd)) {
+            own.top[0] = last[0] > own.top[0] ? last[0] : own.top[0];
         }
         for (int32_t i = 1; i <= 3 - 2 * is_odd; i += 2) {
-            work.top[1] = last[i] > work.top[1] ? last[i] : work.top[1];
+            own.top[1] = last[i] > own.top[1] ? last[i] : own.top[1];
         }
     }
     const int32_t limit = (int32_t)1 << 30; /* no score is below -limit */
-    if (head->score_shift == 32 && head->head_size < 1 << 16 && work.top[0] < limit && work.top[1] < limit) {
-        pf_dsp_numerators(&work);
+    if (work->head->score_shift == 32 && work->head->head_size < 1 << 16 && own.top[0] < limit && own.top[1] < limit) {
+        pf_dsp_numerators(&own);
     } else {
-        slow_numerators(&work, head->score_shift);
+        slow_numerators(&own, work->head->score_shift);
     }
-    for (int32_t j = seen; j < pair_words(seen); j++) {
-        leave_out(score, j, 0);
-        leave_out(score, j, 1);
+    for (int32_t j = seen; j % 4 != 0; j++) {
+        leave_out(work->score, j, 0);
+        leave_out(work->score, j, 1);
     }
-    if (hidden) {
-        leave_out(score, seen - 1, 0);
+    if (work->hidden) {
+        leave_out(work->score, seen - 1, 0);
     }
-    find_totals(score, score + pair_words(seen), total);
+    find_totals(work->score, work->score + pair_words(seen), work->total);
 }
 
 #define PF_DEFINE_HEAD(IN, OUT)                                                                                                  \
+    /* The weighted means of two queries; y1 == y0 where there is one. */                                                        \
+    __attribute__((noinline)) static void find_means_##IN##_##OUT(pf_head_work *work, PF_TYPE_##OUT *y0, PF_TYPE_##OUT *y1) {    \
+        const int32_t size = work->head->value_size, words = pair_words(work->seen);                                             \
+        pf_pairs *const pairs = &work->pairs;                                                                                    \
+        for (int32_t c = 0; c < 2; c++) {                                                                                        \
+            const pf_factor f = pf_scaled_reciprocal(work->head->value_mantissa, work->head->value_exponent, work->total[c]);    \
+            pairs->as.means.by[c].multiplier = f.multiplier;                                                                     \
+            pairs->as.means.by[c].half = (int32_t)(1u << ((f.shift - 33) & 31));                                                 \
+            pairs->as.means.by[c].shift = f.shift - 32;                                                                          \
+        }                                                                                                                        \
+        pairs->w = work->score;                                                                                                  \
+        pairs->kind = PF_MEANS_##OUT;                                                                                            \
+        pf_set_length(pairs, words);                                                                                             \
+        pairs->gap = (uint32_t)(work->key_words - words) * sizeof *work->value;                                                  \
+        pairs->a = work->value;                                                                                                  \
+        pairs->a_end = work->value + size / 2 * work->key_words;                                                                 \
+        pairs->as.means.y[0] = y0;                                                                                               \
+        pairs->as.means.y[1] = y1;                                                                                               \
+        if (size > 1) {                                                                                                          \
+            pf_dsp_pairs(pairs);                                                                                                 \
+        }                                                                                                                        \
+        if (size % 2 != 0) { /* the last column is alone: what stands beside it is nobody's */                                   \
+            PF_TYPE_##OUT last[2][2];                                                                                            \
+            pairs->as.means.y[0] = last[0];                                                                                      \
+            pairs->as.means.y[1] = last[1];                                                                                      \
+            pairs->a = pairs->a_end;                                                                                             \
+            pairs->a_end += work->key_words;                                                                                     \
+            pf_dsp_pairs(pairs);                                                                                                 \
+            y0[size - 1] = last[0][0];                                                                                           \
+            y1[size - 1] = last[1][0];                                                                                           \
+        }                                                                                                                        \
+        for (int32_t c = 0; c < 2; c++) {                                                                                        \
+            const pf_factor f = {pairs->as.means.by[c].multiplier, pairs->as.means.by[c].shift + 32};                            \
+            for (int32_t d = 0; f.shift <= 32 && d < size; d++) {                                                                \
+                (c == 0 ? y0 : y1)[d] = (PF_TYPE_##OUT)slow_mean(work, d, c, f, PF_MAX_##OUT);                                   \
+            }                                                                                                                    \
+        }                                                                                                                        \
+    }                                                                                                                            \
     void pf_attention_head_##IN##_##OUT(const pf_attention_head *head, const PF_TYPE_##IN *q, const PF_TYPE_##IN *k,             \
                                         const PF_TYPE_##IN *v, PF_TYPE_##OUT *y, int32_t queries, int32_t keys,                  \
                                         int32_t *scratch) {                                                                      \
-        const int32_t size = head->value_size, stride = head->value_stride, first = head->first_keys;                            \
-        const int32_t pair = pair_words(head->head_size), key_words = pair_words(keys);                                          \
-        uint32_t *const query = (uint32_t *)scratch, *const score = query + pair, *const key = score + 2 * key_words;            \
-        uint32_t *const value = key + (keys + 1) / 2 * pair;                                                                     \
+        pf_head_work work;                                                                                                       \
+        start_head(&work, head, keys, scratch);                                                                                  \
         if (!head->same_keys) {                                                                                                  \
-            arrange_rows(k, head->key_stride, key, keys, head->head_size, head->key_drop);                                       \
-            for (int32_t d = 0; d < size; d += 4) {                                                                              \
-                arrange_values(v + d, stride, size - d, head->value_drop, value + d / 2 * key_words, keys);                      \
+            arrange_rows(k, head->key_stride, work.key, keys, head->head_size, head->key_drop);                                  \
+            for (int32_t d = 0; d < head->value_size; d += 4) {                                                                  \
+                arrange_values(v + d, head->value_stride, head->value_size - d, head->value_drop,                                \
+                               work.value + d / 2 * work.key_words, keys);                                                       \
             }                                                                                                                    \
         }                                                                                                                        \
-        pf_pairs scores = {.w = query, .kind = PF_SCORES}, means = {.w = score, .kind = PF_MEANS_##OUT};                         \
-        pf_set_length(&scores, pair);                                                                                            \
-        for (int32_t i = 0; i < queries; i += 2, q += 2 * head->query_stride, y += 2 * head->output_stride) {                    \
-            uint32_t total[2];                                                                                                   \
+        const int32_t late = keys - head->first_keys; /* queries from this one on see all keys */                                \
+        for (int32_t i = 0; i < queries; i += 2) {                                                                               \
             const int32_t second = i + 1 < queries ? 1 : 0;                                                                      \
-            const int32_t seen = keys - first > i + second ? first + i + second : keys;                                          \
-            const int32_t hidden = keys - first > i ? second : 0, single = seen < keys ? seen % 2 : 0;                           \
-            PF_TYPE_##OUT *rows[2] = {y, y + second * head->output_stride};                                                      \
-            arrange_two(q, q + second * head->query_stride, query, head->head_size, head->query_drop);                           \
-            find_weights(head, &scores, key, pair, score, seen, hidden, single, total);                                          \
-            pf_factor f[2];                                                                                                      \
-            for (int32_t c = 0; c < 2; c++) {                                                                                    \
-                f[c] = pf_scaled_reciprocal(head->value_mantissa, head->value_exponent, total[c]);                               \
-                const pf_rescaling by = {f[c].multiplier, (int32_t)(1u << ((f[c].shift - 33) & 31)), f[c].shift - 32};           \
-                means.as.means.by[c] = by;                                                                                       \
-                means.as.means.y[c] = rows[c];                                                                                   \
-            }                                                                                                                    \
-            if (f[0].shift <= 32 || f[1].shift <= 32) {                                                                          \
-                for (int32_t d = 0; d < 2 * size; d++) {                                                                         \
-                    const int32_t c = d & 1, column = d >> 1;                                                                    \
-                    const int64_t mean =                                                                                         \
-                        slow_mean(value + column / 2 * key_words + column % 2 * 2, score + c * 2, pair_words(seen), f[c]);       \
-                    rows[c][column] = PF_SATURATE(OUT, mean);                                                                    \
-                }                                                                                                                \
-                continue;                                                                                                        \
-            }                                                                                                                    \
-            pf_set_length(&means, pair_words(seen));                                                                             \
-            means.gap = (uint32_t)(key_words - pair_words(seen)) * sizeof *value;                                                \
-            means.a = value;                                                                                                     \
-            means.a_end = value + size / 2 * key_words;                                                                          \
-            if (size > 1) {                                                                                                      \
-                pf_dsp_pairs(&means);                                                                                            \
-            }                                                                                                                    \
-            if (size % 2 != 0) { /* the last column is alone: what stands beside it is nobody's */                               \
-                PF_TYPE_##OUT last[2][2];                                                                                        \
-                means.as.means.y[0] = last[0];                                                                                   \
-                means.as.means.y[1] = last[1];                                                                                   \
-                means.a = means.a_end;                                                                                           \
-                means.a_end += key_words;                                                                                        \
-                pf_dsp_pairs(&means);                                                                                            \
-                rows[0][size - 1] = last[0][0];                                                                                  \
-                rows[1][size - 1] = last[1][0];                                                                                  \
-            }                                                                                                                    \
+            PF_TYPE_##OUT *const next = y + second * head->output_stride;                                                        \
+            work.seen = late > i + second ? keys - late + i + second : keys;                                                     \
+            work.hidden = late > i ? second : 0;                                                                                 \
+            work.single = work.seen < keys ? work.seen % 2 : 0;                                                                  \
+            arrange_two(q, q + second * head->query_stride, work.query, head->head_size, head->query_drop);                      \
+            find_weights(&work);                                                                                                 \
+            find_means_##IN##_##OUT(&work, y, next);                                                                             \
+            q += 2 * head->query_stride;                                                                                         \
+            y = next + head->output_stride;                                                                                      \
         }                                                                                                                        \
     }
 

@@ -151,36 +151,43 @@ static inline void find_factors(const pf_attention_head *head, const uint32_t *t
 /* What is the same for all queries of a head. Sizes in elements; `columns`: of numerators in a row. */
 typedef struct plan {
     const pf_attention_head *head;
-    const void *key;
+    scoring s;
     void *query;
-    int32_t *score;
-    int16_t *numerator;
-    int32_t vectors, columns, multiplier;
+    int32_t vectors;
     int32_t is_whole, is_fast; /* a query is read where it lies; scores need no index_scores */
 } plan;
 
-/* The numerators of one query against `count` keys; returns their sum. */
+/* The numerators of one query against `count` keys, whatever its length and theirs; returns their sum. */
+__attribute__((noinline)) static uint32_t any_numerators(const plan *a, const void *q, int16_t *p, int32_t count) {
+    const int32_t sixteens = (count + 15) >> 4;
+    int32_t *const score = a->s.score, *const end = score + 16 * sixteens;
+    if (a->vectors == 1) {
+        scores_of_one(a->s.key, q, score, end);
+    } else {
+        scores_of_more(a->s.key, q, score, end, a->vectors - 1);
+    }
+    if ((count & 15) != 0) {
+        hide_scores(score, count);
+    }
+    if (!a->is_fast) {
+        index_scores(a->head, score, 16 * sixteens);
+    }
+    const uint32_t total = find_numerators(score, a->s.table, a->s.multiplier, sixteens, p);
+    return (count & 31) != 0 ? drop_numerators(p, count, total) : total;
+}
+
+/* The same, by the short way where there is one. */
 #define DEFINE_NUMERATORS(IN)                                                                                                    \
     static inline uint32_t numerators_##IN(const plan *a, const PF_TYPE_##IN *q, int16_t *p, int32_t count) {                    \
         const int32_t sixteens = (count + 15) >> 4;                                                                              \
-        int32_t *const score = a->score, *const end = score + 16 * sixteens;                                                     \
         if (!a->is_whole) {                                                                                                      \
             arrange_query_##IN(q, a->query, a->head->head_size, a->head->query_drop);                                            \
             q = a->query;                                                                                                        \
         }                                                                                                                        \
-        if (a->vectors == 1) {                                                                                                   \
-            scores_of_one(a->key, q, score, end);                                                                                \
-        } else {                                                                                                                 \
-            scores_of_more(a->key, q, score, end, a->vectors - 1);                                                               \
+        if (a->is_fast && a->vectors <= 2 && (count & 31) == 0) {                                                                \
+            return a->vectors == 1 ? whole_of_one(&a->s, q, p, sixteens) : whole_of_two(&a->s, q, p, sixteens);                  \
         }                                                                                                                        \
-        if ((count & 15) != 0) {                                                                                                 \
-            hide_scores(score, count);                                                                                           \
-        }                                                                                                                        \
-        if (!a->is_fast) {                                                                                                       \
-            index_scores(a->head, score, 16 * sixteens);                                                                         \
-        }                                                                                                                        \
-        const uint32_t total = find_numerators(score, a->head->table, a->multiplier, sixteens, p);                               \
-        return (count & 31) != 0 ? drop_numerators(p, count, total) : total;                                                     \
+        return any_numerators(a, q, p, count);                                                                                   \
     }
 
 #define DEFINE_HEAD(IN, OUT)                                                                                                     \
@@ -199,16 +206,13 @@ typedef struct plan {
             arrange_values_##IN(v, head->value_stride, value, keys, head->value_size, head->value_drop);                         \
         }                                                                                                                        \
         const int32_t is_fast = head->score_shift == 32 && size < MOST_HEAD_SIZE;                                                \
-        const plan a = {head,                                                                                                    \
-                        key,                                                                                                     \
-                        query,                                                                                                   \
-                        (int32_t *)(void *)(numerator + BATCH * columns),                                                        \
-                        numerator,                                                                                               \
-                        vectors,                                                                                                 \
-                        columns,                                                                                                 \
-                        is_fast ? head->score_multiplier : (int32_t)1 << 30,                                                     \
-                        BITS_##IN == 8 && size == lanes,                                                                         \
-                        is_fast};                                                                                                \
+        const plan a = {.head = head,                                                                                            \
+                        .s = {key, (int32_t *)(void *)(numerator + BATCH * columns), head->table,                                \
+                              is_fast ? head->score_multiplier : (int32_t)1 << 30},                                              \
+                        .query = query,                                                                                          \
+                        .vectors = vectors,                                                                                      \
+                        .is_whole = BITS_##IN == 8 && size == lanes,                                                             \
+                        .is_fast = is_fast};                                                                                     \
         means m = {.v = value, .columns = head->value_size};                                                                     \
         for (int32_t i = 0; i < queries; i += BATCH) {                                                                           \
             uint32_t totals[BATCH] = {1u, 1u, 1u, 1u};                                                                           \

@@ -8,11 +8,13 @@
 /* Keys lie in groups of 8: of each group the first vector of keys 0 2 4 6 1 3 5 7, then the second, and so on; so do scores, a
  * word each. In C, for each group:
  *     out[0..7] = products of q with keys 0 2 4 6 1 3 5 7 */
-#define FOUR_KEYS(OP, T, A, B, C, D)                                                                                             \
-    " vldmia r1!, {d0-d7}\n " OP "." T " " A ", q0, q4\n " OP "." T " " B ", q1, q4\n " OP "." T " " C ", q2, q4\n " OP "." T    \
-    " " D ", q3, q4\n"
-#define EIGHT_KEYS(OP, T) FOUR_KEYS(OP, T, "r0", "r2", "r4", "r6") FOUR_KEYS(OP, T, "r8", "r10", "r12", "lr")
-#define STORE_SCORES      " stmia r3!, {r0, r2, r4, r6, r8, r10, r12, lr}\n"
+#define FOUR_KEYS(OP, T, Q, A, B, C, D)                                                                                          \
+    " vldmia r1!, {d0-d7}\n " OP "." T " " A ", q0, " Q "\n " OP "." T " " B ", q1, " Q "\n " OP "." T " " C ", q2, " Q "\n " OP \
+    "." T " " D ", q3, " Q "\n"
+#define EIGHT_KEYS(OP, T, Q) FOUR_KEYS(OP, T, Q, "r0", "r2", "r4", "r6") FOUR_KEYS(OP, T, Q, "r8", "r10", "r12", "lr")
+#define STORE_SCORES         " stmia r3!, {r0, r2, r4, r6, r8, r10, r12, lr}\n"
+#define SCORES_OF_1(T)       EIGHT_KEYS("vmladav", T, "q4") STORE_SCORES EIGHT_KEYS("vmladav", T, "q4") STORE_SCORES
+#define SCORES_OF_2(T)       EIGHT_KEYS("vmladav", T, "q4") EIGHT_KEYS("vmladava", T, "q5") STORE_SCORES
 
 /* Queries and keys of one vector; `groups` is even. */
 #define DEFINE_SCORES_OF_ONE(NAME, T)                                                                                            \
@@ -25,7 +27,7 @@
                          " mov r1, r0\n"                                                                                         \
                          " mov r5, r3\n"                                                                                         \
                          " mov r3, r2\n"                                                                                         \
-                         "1:\n" EIGHT_KEYS("vmladav", T) STORE_SCORES EIGHT_KEYS("vmladav", T) STORE_SCORES " cmp r3, r5\n"       \
+                         "1:\n" SCORES_OF_1(T) " cmp r3, r5\n"       \
                          " bne 1b\n"                                                                                             \
                          " vpop {d8-d9}\n"                                                                                       \
                          " pop {r4-r11, pc}\n");                                                                                 \
@@ -44,7 +46,7 @@
                          " mov r3, r2\n"                                                                                         \
                          "1: mov r5, r9\n"                                                                                       \
                          " ldr r7, [sp, #52]\n"                                                                                  \
-                         " vldmia r5!, {d8-d9}\n" EIGHT_KEYS("vmladav", T) "2: vldmia r5!, {d8-d9}\n" EIGHT_KEYS("vmladava", T)   \
+                         " vldmia r5!, {d8-d9}\n" EIGHT_KEYS("vmladav", T, "q4") "2: vldmia r5!, {d8-d9}\n" EIGHT_KEYS("vmladava", T, "q4")   \
                          " subs r7, #1\n"                                                                                        \
                          " bne 2b\n" STORE_SCORES " cmp r3, r11\n"                                                               \
                          " bne 1b\n"                                                                                             \
@@ -52,9 +54,47 @@
                          " pop {r4-r11, pc}\n");                                                                                 \
     }
 
-/* Scores to numerators `p`, key by key; returns their sum. In C:
+/* Scores from r5 on to numerators at r4; r1 table, r2 multiplier, r3 sixteens of scores, r0 as r5. Leaves their sum in r0. In C:
  *     top = largest of 16 * sixteens scores
  *     for each: p = table[min(1023, rounded high word of (top - score) * multiplier)], total += p */
+#define FIND_NUMERATORS                                                                                                          \
+    " mov r6, #0x80000000\n"                                                                                                     \
+    " dls lr, r3\n"                                                                                                              \
+    " 1: vldmia r5!, {d0-d7}\n"                                                                                                  \
+    " vmaxv.s32 r6, q0\n"                                                                                                        \
+    " vmaxv.s32 r6, q1\n"                                                                                                        \
+    " vmaxv.s32 r6, q2\n"                                                                                                        \
+    " vmaxv.s32 r6, q3\n"                                                                                                        \
+    " le lr, 1b\n"                                                                                                               \
+    " vdup.32 q7, r6\n"                                                                                                          \
+    " vdup.32 q6, r2\n"                                                                                                          \
+    " movw r5, #1023\n"                                                                                                          \
+    " vdup.16 q5, r5\n"                                                                                                          \
+    " mov r2, #0\n"                                                                                                              \
+    " dls lr, r3\n"                                                                                                              \
+    " 2: vldmia r0!, {d0-d7}\n"                                                                                                  \
+    " vsub.i32 q0, q7, q0\n"                                                                                                     \
+    " vsub.i32 q1, q7, q1\n"                                                                                                     \
+    " vsub.i32 q2, q7, q2\n"                                                                                                     \
+    " vsub.i32 q3, q7, q3\n"                                                                                                     \
+    " vrmulh.s32 q0, q0, q6\n"                                                                                                   \
+    " vrmulh.s32 q1, q1, q6\n"                                                                                                   \
+    " vrmulh.s32 q2, q2, q6\n"                                                                                                   \
+    " vrmulh.s32 q3, q3, q6\n"                                                                                                   \
+    " vqmovnb.s32 q0, q0\n"                                                                                                      \
+    " vqmovnt.s32 q0, q1\n"                                                                                                      \
+    " vqmovnt.s32 q3, q3\n"                                                                                                      \
+    " vqmovnb.s32 q3, q2\n"                                                                                                      \
+    " vmin.u16 q0, q0, q5\n"                                                                                                     \
+    " vmin.u16 q3, q3, q5\n"                                                                                                     \
+    " vldrh.u16 q1, [r1, q0, uxtw #1]\n"                                                                                         \
+    " vldrh.u16 q2, [r1, q3, uxtw #1]\n"                                                                                         \
+    " vaddva.u16 r2, q1\n"                                                                                                       \
+    " vaddva.u16 r2, q2\n"                                                                                                       \
+    " vstmia r4!, {d2-d5}\n"                                                                                                     \
+    " le lr, 2b\n"                                                                                                               \
+    " mov r0, r2\n"
+
 __attribute__((naked, noinline)) static uint32_t find_numerators(const int32_t *scores __attribute__((unused)),
                                                                  const uint16_t *table __attribute__((unused)),
                                                                  int32_t multiplier __attribute__((unused)),
@@ -63,46 +103,40 @@ __attribute__((naked, noinline)) static uint32_t find_numerators(const int32_t *
     __asm__ volatile(" push {r4-r6, lr}\n"
                      " vpush {d8-d15}\n"
                      " ldr r4, [sp, #80]\n"
-                     " mov r5, r0\n"
-                     " mov r6, #0x80000000\n"
-                     " dls lr, r3\n"
-                     "1: vldmia r5!, {d0-d7}\n"
-                     " vmaxv.s32 r6, q0\n"
-                     " vmaxv.s32 r6, q1\n"
-                     " vmaxv.s32 r6, q2\n"
-                     " vmaxv.s32 r6, q3\n"
-                     " le lr, 1b\n"
-                     " vdup.32 q7, r6\n"
-                     " vdup.32 q6, r2\n"
-                     " movw r5, #1023\n"
-                     " vdup.16 q5, r5\n"
-                     " mov r2, #0\n"
-                     " dls lr, r3\n"
-                     "2: vldmia r0!, {d0-d7}\n"
-                     " vsub.i32 q0, q7, q0\n"
-                     " vsub.i32 q1, q7, q1\n"
-                     " vsub.i32 q2, q7, q2\n"
-                     " vsub.i32 q3, q7, q3\n"
-                     " vrmulh.s32 q0, q0, q6\n"
-                     " vrmulh.s32 q1, q1, q6\n"
-                     " vrmulh.s32 q2, q2, q6\n"
-                     " vrmulh.s32 q3, q3, q6\n"
-                     " vqmovnb.s32 q0, q0\n"
-                     " vqmovnt.s32 q0, q1\n"
-                     " vqmovnt.s32 q3, q3\n"
-                     " vqmovnb.s32 q3, q2\n"
-                     " vmin.u16 q0, q0, q5\n"
-                     " vmin.u16 q3, q3, q5\n"
-                     " vldrh.u16 q1, [r1, q0, uxtw #1]\n"
-                     " vldrh.u16 q2, [r1, q3, uxtw #1]\n"
-                     " vaddva.u16 r2, q1\n"
-                     " vaddva.u16 r2, q2\n"
-                     " vstmia r4!, {d2-d5}\n"
-                     " le lr, 2b\n"
-                     " mov r0, r2\n"
-                     " vpop {d8-d15}\n"
+                     " mov r5, r0\n" FIND_NUMERATORS " vpop {d8-d15}\n"
                      " pop {r4-r6, pc}\n");
 }
+
+/* Both at once, for queries of one or two vectors that see whole sixteens of keys. */
+typedef struct scoring {
+    const void *key;
+    int32_t *score;
+    const uint16_t *table;
+    int32_t multiplier;
+} scoring;
+#define LOAD_SECOND_1
+#define LOAD_SECOND_2 " vldrb.u8 q5, [r1, #16]\n"
+#define DEFINE_WHOLE(NAME, T, VECTORS)                                                                                           \
+    __attribute__((naked, noinline)) static uint32_t NAME(                                                                       \
+        const scoring *s __attribute__((unused)), const void *query __attribute__((unused)),                                     \
+        int16_t *p __attribute__((unused)), int32_t sixteens __attribute__((unused))) {                                          \
+        __asm__ volatile(" push {r4-r11, lr}\n"                                                                                  \
+                         " vpush {d8-d15}\n"                                                                                     \
+                         " mov r11, r0\n"                                                                                        \
+                         " mov r7, r2\n"                                                                                         \
+                         " mov r9, r3\n"                                                                                         \
+                         " vldrb.u8 q4, [r1]\n"                                                                                  \
+                         LOAD_SECOND_##VECTORS " ldrd r1, r3, [r11]\n"                                                           \
+                         " add r5, r3, r9, lsl #6\n"                                                                             \
+                         "1:\n" SCORES_OF_##VECTORS(T) " cmp r3, r5\n"                                                           \
+                         " bne 1b\n"                                                                                             \
+                         " ldrd r1, r2, [r11, #8]\n"                                                                             \
+                         " ldr r0, [r11, #4]\n"                                                                                  \
+                         " mov r4, r7\n"                                                                                         \
+                         " mov r3, r9\n"                                                                                         \
+                         " mov r5, r0\n" FIND_NUMERATORS " vpop {d8-d15}\n"                                                      \
+                         " pop {r4-r11, pc}\n");                                                                                 \
+    }
 
 /* What the loop below works on. `p`: numerators, zeros up to a multiple of 32. `v`: of each 8 columns, of each 32 keys: the 32
  * values of the first column, then those of the others; `gap`: bytes of v behind the pieces that are summed. In C:

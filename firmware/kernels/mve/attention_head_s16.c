@@ -9,6 +9,5 @@ DEFINE_WHOLE(whole_of_two, "s16", 2)
 #include "attention_head.h"
 
 DEFINE_ARRANGEMENTS(s16)
-DEFINE_NUMERATORS(s16)
 DEFINE_HEAD(s16, s8)
 DEFINE_HEAD(s16, s16)

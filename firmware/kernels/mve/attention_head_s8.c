@@ -9,6 +9,5 @@ DEFINE_WHOLE(whole_of_two, "s8", 2)
 #include "attention_head.h"
 
 DEFINE_ARRANGEMENTS(s8)
-DEFINE_NUMERATORS(s8)
 DEFINE_HEAD(s8, s8)
 DEFINE_HEAD(s8, s16)

@@ -107,7 +107,8 @@ __attribute__((naked, noinline)) static uint32_t find_numerators(const int32_t *
                      " pop {r4-r6, pc}\n");
 }
 
-/* Both at once, for queries of one or two vectors that see whole sixteens of keys: their numerators lie p_gap bytes apart. */
+/* Both at once, for queries of one or two vectors that see whole sixteens of keys: their numerators lie one
+ * behind the other. */
 typedef struct scoring {
     const void *key;
     int32_t *score;
@@ -115,10 +116,10 @@ typedef struct scoring {
     int32_t multiplier;
     int32_t *end; /* of the scores */
     int32_t sixteens;
-    int32_t query_step, p_gap; /* bytes */
+    int32_t query_step; /* bytes */
 } scoring;
 
-typedef char scoring_is_as_the_loop_reads_it[offsetof(scoring, end) == 16 && offsetof(scoring, p_gap) == 28 ? 1 : -1];
+typedef char scoring_is_as_the_loop_reads_it[offsetof(scoring, end) == 16 && offsetof(scoring, query_step) == 24 ? 1 : -1];
 
 #define LOAD_SECOND_1
 #define LOAD_SECOND_2 " vldrb.u8 q5, [r7, #16]\n"
@@ -143,9 +144,8 @@ typedef char scoring_is_as_the_loop_reads_it[offsetof(scoring, end) == 16 && off
                          " ldr r4, [sp]\n"                                                                                       \
                          " mov r5, r0\n" FIND_NUMERATORS " ldr r3, [sp, #4]\n"                                                   \
                          " str r0, [r3], #4\n"                                                                                   \
-                         " ldrd r0, r1, [r11, #24]\n"                                                                            \
+                         " ldr r0, [r11, #24]\n"                                                                                \
                          " add r7, r0\n"                                                                                         \
-                         " add r4, r1\n"                                                                                         \
                          " strd r4, r3, [sp]\n"                                                                                  \
                          " subs r9, #1\n"                                                                                        \
                          " bne 0b\n"                                                                                             \

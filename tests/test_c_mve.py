@@ -138,7 +138,7 @@ ATTENTIONS = [
     (3, 96, 1, 1, 32, 5, False),  # two vectors of int8, four of int16
     (2, 48, 1, 1, 70, 17, False),  # halves of a piece
     (40, 40, 1, 1, 16, 8, True),  # rows before and after the first whole sixteens
-    (3, 33, 9, 9, 1, 1000, False),  # values so far apart that 16 bits of offset do not reach
+    (3, 33, 9, 9, 1, 1100, False),  # values so far apart that 16 bits of offset do not reach
 ]
 
 

@@ -13,6 +13,8 @@ _CALL = re.compile(r"\b(pf_\w+)\(")
 _ARGUMENT = re.compile(r"^(-?\d+) /\* ([\w ]+) \*/$")
 _LOOP = re.compile(r"for \(int32_t \w+ = 0; \w+ < (\d+);")
 _LIST = re.compile(r"static const int32_t (\w+)\[\d+\] = \{([\d, ]+)\}")
+_ABSENT = {("block", "0")}
+"""Numbers that say of something that it is not there, so that another way is taken."""
 _FLAGS = ("causal",)
 """Fields that choose between ways to compute."""
 
@@ -57,7 +59,7 @@ def _read(fields: Mapping[str, str], sizes: dict[str, int]) -> list[str]:
     """Add the numbers of a parameter struct to `sizes`; what it leaves out and asks for, in words."""
     words = []
     for name, literal in fields.items():
-        if literal == "NULL":
+        if literal == "NULL" or (name, literal) in _ABSENT:
             words.append(f"no-{name}")
         elif name in _FLAGS:
             words += [name] if literal != "0" else []

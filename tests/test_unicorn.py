@@ -13,8 +13,10 @@ import pytest
 import device_fixture
 from conftest import TinyFirmware, require_tools
 from picoformer.emulator.choice import UNICORN_CORES, choose_emulator
+from picoformer.emulator.image import read_image
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.peripherals import CmsdkUart, CmsdkWatchdog
+from picoformer.emulator.riscv import RiscV
 from picoformer.emulator.session import open_device
 from picoformer.errors import ConfigError, DeviceError, ToolError
 from picoformer.firmware import build_firmware
@@ -166,6 +168,28 @@ def test_what_is_chosen(pip_tools: None, tmp_path: Path, monkeypatch: pytest.Mon
     assert choose_emulator(board, "unicorn") == "unicorn"
     monkeypatch.setenv("PICOFORMER_EMULATOR", "unicorn")
     assert choose_emulator(board) == "unicorn"
+
+
+@pytest.mark.parametrize(
+    ("code", "address"),
+    [
+        (0xFEB52C23, 0x4FF8),  # sw a1, -8(a0)
+        (0x00C52583, 0x500C),  # lw a1, 12(a0)
+        (0xC56C, 0x504C),  # c.sw a1, 76(a0)
+        (0x456C, 0x504C),  # c.lw a1, 76(a0)
+        (0xDE2E, 0x603C),  # c.swsp a1, 60(sp)
+        (0x55F2, 0x603C),  # c.lwsp a1, 60(sp)
+    ],
+)
+def test_where_a_refused_access_of_risc_v_went(
+    code: int, address: int, riscv_tools: None, pip_tools: None, tiny_firmware: TinyFirmware
+) -> None:
+    build, target = tiny_firmware("riscv32-virt")
+    core, place = RiscV(read_image(build.elf), target), target.region("data").origin
+    core.write(place, struct.pack("<I", code))
+    core.set("X10", 0x5000)
+    core.set("X2", 0x6000)
+    assert core._effective(place) == address
 
 
 def test_a_port_without_a_model_is_refused(arm_tools: None, pip_tools: None, tiny_firmware: TinyFirmware) -> None:

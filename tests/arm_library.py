@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from c_library import FIRMWARE, FLAGS, Guarded, Library, preprocessed_header, prototypes, structures
+from c_library import FIRMWARE, FLAGS, Guarded, Library, of_kind, preprocessed_header, prototypes, structures
 from picoformer.backends.c.isa import layout_of
-from picoformer.backends.c.sources import kernel_isa
+from picoformer.backends.c.sources import kernel_files
 from picoformer.ir.operator import Array, Lowered
 
+FLAGS_M0 = ["-mthumb", "-mcpu=cortex-m0", "-ffreestanding", "-O2"]
+FLAGS_M3 = ["-mthumb", "-mcpu=cortex-m3", "-ffreestanding", "-O2"]
 FLAGS_M4 = ["-mthumb", "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard", "-ffreestanding", "-O2"]
 FLAGS_M55 = ["-mthumb", "-mcpu=cortex-m55", "-mfloat-abi=hard", "-ffreestanding", "-O2"]
 
@@ -31,6 +33,9 @@ class Core:
     image: int
 
 
+M0 = Core("mps2-an385", tuple(FLAGS_M0), 0x20000000, 0x20010000)
+"""A Cortex-M3, which knows all of ARMv6-M, with room for the calls; the code is what a Cortex-M0 has."""
+M3 = Core("mps2-an385", tuple(FLAGS_M3), 0x20000000, 0x20010000)
 M4 = Core("mps2-an386", tuple(FLAGS_M4), 0x20000000, 0x20010000)
 M55 = Core("mps3-an547", tuple(FLAGS_M55), 0x30000000, 0x60000000)
 _ALIGNMENT = 16
@@ -108,7 +113,7 @@ class ArmLibrary(Library):
         self.layout = layout_of(target_isa)
         self.structures = _narrow(structures(header))
         names = [path.name for path in sorted((FIRMWARE / "kernels" / "generic").glob("*.c"))]
-        kernels = [FIRMWARE / "kernels" / kernel_isa(name, target_isa) / name for name in names]
+        kernels = sorted({FIRMWARE / file for name in names for file in kernel_files(name, target_isa)})
         self._names = [name for name in prototypes(header) if not name.endswith("_f32")]
         self._folder = folder
         table = ", ".join(f"(function *)(void *){name}" for name in self._names)
@@ -151,7 +156,7 @@ class ArmLibrary(Library):
         for field, _ in kind._fields_:
             value = fields[field] if field in fields else getattr(source, field)
             if field in pointers:
-                array = None if value is None else np.ascontiguousarray(value, pointers[field])
+                array = None if value is None else of_kind(value, pointers[field])
                 value = 0 if array is None else self._place(array)
             setattr(struct_, field, value)
         return struct_

@@ -6,12 +6,14 @@ import ctypes
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from picoformer.backends.c.isa import layout_of
+from picoformer.backends.c.sources import kernel_isa
 from picoformer.ir.operator import Array, Lowered
 from picoformer.ir.types import DType, TensorType
 from picoformer.ops import (
@@ -48,6 +50,13 @@ uint32_t try_numerator(const uint16_t *t, uint32_t d, uint32_t m, int32_t s) { r
 _FILL = 0xA5
 
 
+def sources_for(target_isa: Sequence[str]) -> list[Path]:
+    """Every operator, and each kernel file of the first instruction set that has it."""
+    kernels = [path.name for path in SOURCES if path.parent.name == "generic"]
+    chosen = [FIRMWARE / "kernels" / kernel_isa(name, target_isa) / name for name in kernels]
+    return [*(FIRMWARE / "ops").glob("*.c"), *chosen]
+
+
 def preprocessed_header() -> str:
     """ops.h after the preprocessor, its own lines only."""
     command = ["gcc", "-E", "-P", "-D_STDINT_H", *FLAGS, str(FIRMWARE / "include" / "picoformer" / "ops.h")]
@@ -77,12 +86,18 @@ def structures(header: str) -> dict[str, tuple[type[ctypes.Structure], dict[str,
     return found
 
 
+def of_kind(value: Array, kind: str) -> Array:
+    """The elements as a pointer to `kind` wants them; any array behind one to void."""
+    array = np.ascontiguousarray(value, None if kind == "void" else kind)
+    assert (array == value).all()
+    return array
+
+
 class Library:
     """The operators of ops.h; `build` compiles them into a folder."""
 
-    layout = layout_of(["generic"])
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, target_isa: Sequence[str] = ("generic",)) -> None:
+        self.layout = layout_of(target_isa)
         header = preprocessed_header()
         self.prototypes = prototypes(header)
         self.structures = structures(header)
@@ -93,7 +108,7 @@ class Library:
             function.argtypes = [ctypes.c_void_p if "*" in p else ctypes.c_int32 for p in parameters]
 
     @classmethod
-    def build(cls, folder: Path, compiler: str = "gcc") -> Library:
+    def build(cls, folder: Path, compiler: str = "gcc", target_isa: Sequence[str] = ("generic",)) -> Library:
         """Compile every source; PICOFORMER_TEST_CFLAGS adds flags (a sanitizer, say)."""
         path = folder / f"operators_{compiler}.so"
         arithmetic = folder / "arithmetic.c"
@@ -106,13 +121,13 @@ class Library:
             "-shared",
             *FLAGS,
             *extra,
-            *map(str, SOURCES),
+            *map(str, sources_for(target_isa)),
             str(arithmetic),
             "-o",
             str(path),
         ]
         subprocess.run(command, check=True)
-        return cls(path)
+        return cls(path, target_isa)
 
     def guard(self, buffer: Guarded) -> Array:
         """The elements of a buffer that a call has written, its fences checked."""
@@ -132,8 +147,7 @@ class Library:
         for field, _ in kind._fields_:
             value = fields[field] if field in fields else getattr(source, field)
             if field in pointers and value is not None:
-                array = np.ascontiguousarray(value, pointers[field])
-                assert (array == value).all()
+                array = of_kind(value, pointers[field])
                 struct.arrays.append(array)
                 value = array.ctypes.data
             setattr(struct, field, value)
@@ -190,13 +204,20 @@ def broadcast_of(library: Library, a: Array, b: Array) -> ctypes.Structure:
     return library.structure("pf_broadcast", count=a.size, period=b.size, inner=inner)
 
 
-def execute(library: Library, lowered: Lowered, *activations: Array, alias: int | None = None) -> tuple[str, Array]:
+def execute(
+    library: Library,
+    lowered: Lowered,
+    *activations: Array,
+    alias: int | None = None,
+    then: LoweredTable | LoweredInterpolatedTable | None = None,
+) -> tuple[str, Array]:
     """What `lowered.execute` computes, by the C function for its types: (its name, the result).
 
-    With `alias` the result is written over the activation of that index.
+    With `alias` the result is written over the activation of that index. `then`: the activation that a Linear computes
+    along.
     """
     x = np.ascontiguousarray(activations[0])
-    output: TensorType = lowered.output  # type: ignore[attr-defined]
+    output: TensorType = (then or lowered).output  # type: ignore[union-attr]
     y = Guarded(output.shape, output.dtype.numpy, None if alias is None else activations[alias])
     if alias == 0:
         x = y.array
@@ -210,7 +231,8 @@ def execute(library: Library, lowered: Lowered, *activations: Array, alias: int 
             n, k = lowered.weight.shape
             rows, layout = x.size // k, library.layout.linear(lowered.input.dtype, lowered.weight_dtype, lowered.wide)
             weight, block = layout.pack_weight(lowered.weight), layout.block(rows, k)
-            p = library.structure(kind, lowered, n=n, k=k, weight=weight, block=block)
+            table = {"table": None, "entries": 0} if then is None else {"table": then.table, "entries": len(then.table)}
+            p = library.structure(kind, lowered, n=n, k=k, weight=weight, block=block, **table)
             scratch = Guarded((layout.scratch_bytes(rows, k),), np.uint8)
             library.call(name, p, x, y.array, rows, scratch.array)
             library.guard(scratch)

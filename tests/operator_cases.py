@@ -18,6 +18,8 @@ from picoformer.ops import (
     Embedding,
     LayerNorm,
     Linear,
+    LoweredInterpolatedTable,
+    LoweredTable,
     Mul,
     ReduceMean,
     Requantize,
@@ -152,6 +154,19 @@ def linear_int4(x: DType, y: DType, wide: bool = False) -> Iterator[Case]:
                         of((rows, n), y, spread * fit / -y.minimum, 11),
                         (data,),
                     )
+
+
+def then_activation(case: Case, y: DType) -> tuple[LoweredTable | LoweredInterpolatedTable, Array]:
+    """An activation to `y` behind a case of a Linear, any table at all, and what the two give one after another."""
+    rng = np.random.default_rng(case.output.elements)
+    entries = 256 if case.output.dtype is S8 else 513
+    kept = y if entries == 256 else S16
+    table = rng.integers(kept.minimum, kept.maximum + 1, entries).astype(kept.numpy)
+    table[: entries // 2 : 3] = kept.minimum
+    table[entries // 2 :: 3] = kept.maximum
+    kind = LoweredTable if entries == 256 else LoweredInterpolatedTable
+    lowered = kind(table, case.output, of(case.output.shape, y, 0.1, 0))
+    return lowered, lowered.execute(case.expected)
 
 
 ATTENTION_SIZES = [

@@ -12,7 +12,7 @@ import pytest
 from scipy.special import erf, log_ndtr
 
 from c_library import FIRMWARE, FLAGS, SOURCES, Guarded, Library, broadcast_of, execute, preprocessed_header, prototypes
-from operator_cases import BROADCASTS, CASES
+from operator_cases import BROADCASTS, CASES, then_activation
 from picoformer.ir.operator import Operand
 from picoformer.ir.types import DType, QuantParams, TensorType
 from picoformer.ops import Activation, Attention, LayerNorm, ReduceMean, Softmax, Transpose
@@ -39,6 +39,7 @@ FLOATS = {
 }
 ALIASES = {
     **{f"pf_{op}_{t}_{t}": (0,) for op in ("layer_norm", "layer_norm_gain", "requantize") for t in ("s8", "s16")},
+    **{f"pf_attention_{t}_{t}": (0,) for t in ("s8", "s16")},
     "pf_table_s8_s8": (0,),
     "pf_interpolate_s16_s16": (0,),
     **{f"pf_{op}_{a}_{b}_{a}": (0,) for op in ("add", "mul") for a in ("s8", "s16") for b in ("s8", "s16")},
@@ -91,6 +92,17 @@ def test_equal_to_the_definition(symbol: str, library: Library) -> None:
         name, result = execute(library, case.lowered, *case.activations)
         assert name == symbol
         np.testing.assert_array_equal(result, case.expected, case.note)
+
+
+@pytest.mark.parametrize("y", [DType.INT8, DType.INT16])
+@pytest.mark.parametrize("symbol", [symbol for symbol in CASES if symbol.startswith("pf_linear_")])
+def test_linear_with_an_activation(symbol: str, y: DType, library: Library) -> None:
+    """One call gives what a linear layer and the table of an activation give one after another."""
+    for case in CASES[symbol]():
+        then, expected = then_activation(case, y)
+        name, result = execute(library, case.lowered, *case.activations, then=then)
+        assert name.rpartition("_")[0] == symbol.rpartition("_")[0]
+        np.testing.assert_array_equal(result, expected, case.note)
 
 
 @pytest.mark.parametrize("symbol", ALIASES)

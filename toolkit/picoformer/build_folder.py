@@ -20,7 +20,7 @@ from picoformer.samples import check_calibration, fit_samples, load_samples, spl
 from picoformer.targets import Target, load_target, stand_in
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import MemoryPlan, Step
+    from picoformer.backends.c import Draft, MemoryPlan, Step
     from picoformer.quantize import QuantizeSettings
 
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
@@ -166,7 +166,7 @@ def write_build(
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
     rounding costs. `toolchain`: gcc, clang, zig or auto.
     """
-    from picoformer.backends.c import emit_c
+    from picoformer.backends.c import draft_c, write_c
     from picoformer.backends.onnx import export_onnx
     from picoformer.frontends.onnx_load import self_contained
     from picoformer.ops.graph_file import save_graph
@@ -176,6 +176,8 @@ def write_build(
     boards = [target] if target.is_host else [load_target(HOST), target]
     if target.stands_in:
         boards.append(stand_in(target))
+    drafts = [draft_c(graph, board.isa, prefix) for board in boards]
+    refuse_too_large(drafts[boards.index(target)], target, float_graph, scheme)
     manifest = Manifest(
         graph.name,
         scheme,
@@ -205,21 +207,35 @@ def write_build(
                 copy_quantization(quantized, folder, graph.name)
         card = [f"{key}: {value}" for key, value in _provenance(manifest).items()]
         compilers: dict[str, str] = {}
-        for number, board in enumerate(boards, start=1):
+        for number, (board, draft) in enumerate(zip(boards, drafts, strict=True), start=1):
             tick(board.name, number)
-            model = emit_c(graph, board.isa, prefix, folder / board.name / "source", card=card)
+            model = write_c(draft, folder / board.name / "source", card=card)
             _write_memory(model.plan, folder / board.name)
             place = folder / board.name
             if board.is_library:
-                build_library(place / "source", board, place, prefix, model.arena_bytes)
+                compiler = build_library(place / "source", board, place, prefix, model.arena_bytes).compiler
             else:
-                made = build_firmware(place / "source", board, place, toolchain=toolchain)
-                compilers[board.name] = made.compiler
+                compiler = build_firmware(place / "source", board, place, toolchain=toolchain).compiler
+            if compiler:
+                compilers[board.name] = compiler
         tick("done", 1 + len(boards))
         atomic_write_text(folder / "target.json", target.model_dump_json(indent=1) + "\n")
         manifest = replace(manifest, compilers=compilers)
         atomic_write_text(folder / "build.json", json.dumps(asdict(manifest), indent=1) + "\n")
     return Build(out, manifest, float_graph, graph)
+
+
+def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: str) -> None:
+    """Raise FitError when a board cannot hold the image, before anything is compiled."""
+    if target.is_host:
+        return
+    from picoformer.estimate.costs import cost_table
+    from picoformer.estimate.mend import mends
+    from picoformer.estimate.need import refuse_misfit
+    from picoformer.estimate.sizes import image_sizes
+
+    sizes = image_sizes(draft, target, cost_table(target))
+    refuse_misfit(draft, target, sizes, lambda: mends(float_graph, scheme, target, sizes))
 
 
 def quantize_samples(

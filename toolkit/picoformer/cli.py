@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from picoformer import __version__
+from picoformer.cli_estimate import estimate_options, fits_options, inspect_on_target, list_fitting
 from picoformer.cli_options import (
     ANY,
     COUNT,
@@ -274,13 +275,20 @@ def report(folder: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("model", type=ANY)
 @shape_option
+@estimate_options
 @json_option
-def inspect(model: Path, shapes: tuple[str, ...], as_json: bool) -> None:
-    """Show the operators that a model becomes.
+def inspect(
+    model: Path, shapes: tuple[str, ...], target: str | None, scheme: str, calibration: Path | None, as_json: bool
+) -> None:
+    """Show a model's operators, or what it takes on a board.
 
     With their shapes, parameters and multiply-accumulates. MODEL is an ONNX file or a checkpoint (.safetensors); of the
-    folder of a build or of `quantize`, show what each tensor was rounded to and what that costs.
+    folder of a build or of `quantize`, show what each tensor was rounded to and what that costs. With --target estimate
+    flash, RAM, instructions and time without compiling anything: the exit code is 1 when the model does not fit.
     """
+    if target is not None:
+        inspect_on_target(model, target, scheme, calibration, read_shapes(shapes), as_json)
+        return
     from picoformer.exporting import inspect_file
     from picoformer.quantization_report import print_quantization, read_quantization
     from picoformer.reporting import print_inspection
@@ -296,12 +304,16 @@ def inspect(model: Path, shapes: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
+@fits_options
 @json_option
-def targets(as_json: bool) -> None:
-    """List the boards and emulated machines to build for.
+def targets(fits: Path | None, scheme: str, as_json: bool) -> None:
+    """List the boards and emulated machines to build for; with --fits those that a model fits.
 
     With core, clock, memory, instruction sets, and what runs a build without the board.
     """
+    if fits is not None:
+        list_fitting(fits, scheme, as_json)
+        return
     from picoformer.reporting import print_targets, target_record
     from picoformer.targets import list_targets, load_target
 

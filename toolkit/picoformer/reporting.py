@@ -164,14 +164,14 @@ def print_build(record: Mapping[str, Any]) -> None:
     print(f"{record['model']}: {record['scheme']} for {record['target']} in {record['folder']}")
     for name, value in rows:
         print(f"  {name:<32}{value:>12,}")
-    for name, compiler in record["compilers"].items():
-        print(f"  {f'compiled for {name} by':<32}{compiler}")
     if "library" in record:
         print(f"  {record['library']}/ is for a project of {record['sdk']}; its CMakeLists.txt says how")
     if "not_compiled" in record:
         print(f"  not compiled, so flash and RAM are not known: {record['not_compiled']}")
     if "stands_in" in record:
         print(f"  {record['target']} has no emulator: emulate and verify run firmware of {record['stands_in']} instead")
+    for name, compiler in record["compilers"].items():
+        print(f"  {f'compiled for {name} by':<32}{compiler}")
     if "quantization" in record:
         print_quantization(record["quantization"], most=3)
 

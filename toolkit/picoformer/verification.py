@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from picoformer.build_folder import HOST, Build, full_length, open_build, with_full_length
+from picoformer.cycles import Cycles, count_cycles, timings_of
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.session import Session, open_device
 from picoformer.errors import DeviceError
@@ -71,6 +72,8 @@ class Verification:
     emulator: str
     stands_in: str = ""
     """The target that ran in place of a board without an emulator; empty when none did."""
+    cycles: Cycles | str = "not modelled"
+    """What the instructions take by the core's published timings, or why that cannot be said."""
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -87,11 +90,19 @@ class Verification:
             "sqnr_db_per_tensor": [{"name": q.name, "op": q.op, "sqnr_db": q.sqnr_db} for q in self.quality],
             "instructions_uncounted": self.uncounted or None,
             "flash_runtime_bytes": self.runtime_flash_bytes,
+            "ran_on_stand_in": self.stands_in or None,
             "compiler": self.compiler or None,
             "emulator": self.emulator or None,
-            "ran_on_stand_in": self.stands_in or None,
+            "cycles": None if isinstance(self.cycles, str) else self._cycles(self.cycles),
+            "cycles_unmodelled": self.cycles if isinstance(self.cycles, str) else None,
         }
         return {**self.report.to_json(), **more}
+
+    def _cycles(self, cycles: Cycles) -> dict[str, Any]:
+        ranges = zip(self.report.per_operator, cycles.per_step, strict=True)
+        steps = [{"name": cost.name, "op": cost.op, "low": low, "high": high} for cost, (low, high) in ranges]
+        low, high = cycles.total
+        return {"low": low, "high": high, "source": cycles.source, "per_operator": steps}
 
 
 class Runner:
@@ -253,8 +264,28 @@ def verify_build(
     ordered = sorted(forms, key=lambda name: FORMS.index(name) if name in FORMS else len(FORMS))
     forms = {name: forms[name] for name in ordered}
     stands_in = "" if runs is target else runs.name
-    judged, compiler = _judge(forms, graph, labels), build.firmware(boards[-1]).compiler
-    return Verification(report, judged, quality, last.uncounted, runtime, compiler, last.emulator, stands_in)
+    judged, compiler = _judge(forms, graph, labels), build.firmware(runs).compiler
+    cycles: Cycles | str = "cycles are modelled in an emulator only"
+    if port is None:
+        cycles = model_cycles(build, runs, inputs, emulator)
+    return Verification(report, judged, quality, last.uncounted, runtime, compiler, last.emulator, stands_in, cycles)
+
+
+def model_cycles(build: Build, board: Target, inputs: Mapping[str, Array], emulator: str = "auto") -> Cycles | str:
+    """Cycles of the first sample of `inputs` on an emulated board, by the published timings of its core; or why not."""
+    timings = timings_of(board)
+    if board.is_host or isinstance(timings, str):
+        return "cycles of a native process are not modelled" if board.is_host else str(timings)
+    first = {name: value[:1] for name, value in inputs.items()}
+    firmware = build.firmware(board)
+    with open_device(firmware, board, profile=True, emulator=emulator) as session:
+        Runner(session, build.graph, len(build.steps(board)), board.name, None)(first)
+        profile = session.profile
+    return (
+        session.uncounted or "its emulator keeps no profile"
+        if profile is None
+        else count_cycles(firmware.elf, board, profile)
+    )
 
 
 def _unmasked_link(build: Build, inputs: Mapping[str, Array]) -> tuple[Link, list[str]]:

@@ -16,12 +16,15 @@ extern "C" {
  * arena buffers to 16 bytes; sizes are positive and were proven at compile time to keep every sum in range.
  * Names end in the types of the data: _s8_s16 reads int8 and writes int16. */
 
-/* y[r][n] = requantize(bias[n] + sum_k weight[n][k] * x[r][k]). scratch: what the instruction set's directory wants, aligned
- * to 16 bytes; generic: NULL */
+/* y[r][n] = activation(requantize(bias[n] + sum_k weight[n][k] * x[r][k])). scratch: what the instruction set's directory wants,
+ * aligned to 16 bytes; generic: NULL. The activation, where there is one, is that of pf_table_* or pf_interpolate_*; then
+ * requantize gives what these read. */
 typedef struct pf_linear {
     const int8_t *weight;      /* n x k, laid out as the instruction set's directory wants it; generic: row by row */
     const int32_t *bias;       /* n; the zero point of the input is folded in */
     const int32_t *multiplier; /* n */
+    const void *table;         /* of the activation, in y's type (256) or int16 (513); NULL where there is none */
+    int32_t entries;           /* of the table: 256 for results of 8 bits, 513 for 16 bits; 0 without one */
     int32_t n, k;
     int32_t shift; /* 1..32 */
     int32_t zero_point;
@@ -36,14 +39,16 @@ void pf_linear_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t
 void pf_linear_wide_s16_s8(const pf_linear *p, const int16_t *x, int8_t *y, int32_t rows, void *scratch);
 void pf_linear_wide_s16_s16(const pf_linear *p, const int16_t *x, int16_t *y, int32_t rows, void *scratch);
 
-/* The same with weights of 4 bits, -7..7: y[r][n] = requantize(bias[n] + sum_k m[n][k / 32] * weight[n][k] * x[r][k]). A product
- * of m and a weight fits int8. scratch as above; generic: k bytes */
+/* The same with weights of 4 bits, -7..7: the sum is bias[n] + sum_k m[n][k / 32] * weight[n][k] * x[r][k]. A product of m and a
+ * weight fits int8. scratch as above; generic: k bytes */
 typedef struct pf_linear_s4 {
     const uint8_t *weight;           /* two to a byte, laid out as the instruction set's directory wants it; generic: row by
                                         row, (k + 1) / 2 bytes each, the earlier one in the low half */
     const uint8_t *block_multiplier; /* m, 1..15: n x (k + 31) / 32, or NULL where all are 1 */
     const int32_t *bias;             /* n; the zero point of the input is folded in */
     const int32_t *multiplier;       /* n */
+    const void *table;               /* as above */
+    int32_t entries;
     int32_t n, k;
     int32_t shift; /* 1..32 */
     int32_t zero_point;
@@ -60,8 +65,11 @@ void pf_linear_wide_s4_s16_s16(const pf_linear_s4 *p, const int16_t *x, int16_t 
 
 /* softmax(q k^T) v of all heads; q: queries x heads*head_size, k: keys x kv_heads*head_size, v: keys x kv_heads*value_size,
  * y: queries x heads*value_size. Head h reads keys and values of head h / (heads / kv_heads). Keys at or past `valid` (0..keys)
- * are left out, and where causal keys past i + keys - queries in row i; a row without a key is zero. scratch: what the
- * instruction set's directory wants, aligned to 16 bytes; generic: `keys` words. */
+ * are left out, and where causal keys past i + keys - queries in row i; a row without a key is zero. s16: q, k, v lose low bits
+ * first, x = (x + 2^(drop-1)) >> drop, so that all sums fit 32 bits. scratch: what the instruction set's directory wants,
+ * aligned to 16 bytes; generic: `keys` words. y == q is allowed where the types are the same and value_size == head_size. Rows
+ * may be computed a few at a time: rows first .. first + count - 1 of a causal attention are a call with `count` queries and
+ * keys - (queries - first - count) keys. */
 typedef struct pf_attention {
     const int32_t *score_multiplier; /* per head */
     const uint16_t *table;           /* 1024 numerators */
@@ -69,7 +77,7 @@ typedef struct pf_attention {
     const int32_t *value_exponent;   /* per head */
     int32_t heads, kv_heads, head_size, value_size;
     int32_t score_shift;
-    int32_t score_drop; /* low bits that a sum of q k loses before it is a score, so that it fits 32 bits; 0 for s8 */
+    int32_t query_drop, key_drop, value_drop; /* 0 for s8 */
     int32_t causal;
 } pf_attention;
 void pf_attention_s8_s8(const pf_attention *p, const int8_t *q, const int8_t *k, const int8_t *v, int8_t *y, int32_t queries,

@@ -2,42 +2,26 @@
 #ifndef PF_DSP_PACKED_ROWS_H
 #define PF_DSP_PACKED_ROWS_H
 
-#include "picoformer/ops.h"
+/* A `widen` of linear_strip.h: eight bytes a quad. In C:
+ *     for (i = 0; i < 2 * quads; i++) { *out++ = even_bytes(*packed); *out++ = odd_bytes(*packed++); } */
+#define WIDEN_TWO_QUADS                                                                                                          \
+    " ldmia.w r0!, {r8-r11}\n sxtb16 r3, r8\n sxtb16 r4, r8, ror #8\n sxtb16 r5, r9\n sxtb16 r6, r9, ror #8\n"                   \
+    " sxtb16 r7, r10\n sxtb16 r8, r10, ror #8\n sxtb16 r9, r11\n sxtb16 r10, r11, ror #8\n stmia.w r1!, {r3-r10}\n"
 
-/* A pair of packed rows into quad layout: `quads` times eight bytes. In C:
- *     for (i = 0; i < 2 * quads; i++) { *out++ = even_bytes(packed[i]); *out++ = odd_bytes(packed[i]); } */
-__attribute__((naked, noinline)) static void widen_packed(const int8_t *packed __attribute__((unused)),
-                                                          uint32_t *out __attribute__((unused)),
-                                                          int32_t quads __attribute__((unused))) {
-    __asm__ volatile(" push {r4-r11, lr}\n"
-                     " subs r2, r2, #2\n"
+__attribute__((naked, noinline)) static void widen_packed(void) {
+    __asm__ volatile(" subs.w r2, r2, #4\n"
                      " blt 3f\n"
-                     "2: ldmia.w r0!, {r8-r11}\n"
-                     " sxtb16 r3, r8\n"
-                     " sxtb16 r4, r8, ror #8\n"
-                     " sxtb16 r5, r9\n"
-                     " sxtb16 r6, r9, ror #8\n"
-                     " sxtb16 r7, r10\n"
-                     " sxtb16 r8, r10, ror #8\n"
-                     " sxtb16 r9, r11\n"
-                     " sxtb16 r10, r11, ror #8\n"
-                     " stmia.w r1!, {r3-r10}\n"
-                     " subs r2, r2, #2\n"
+                     "2: " WIDEN_TWO_QUADS WIDEN_TWO_QUADS " subs.w r2, r2, #4\n"
                      " bge 2b\n"
-                     "3: adds r2, r2, #2\n"
-                     " beq 4f\n"
-                     " ldmia.w r0, {r8, r9}\n"
+                     "3: lsls.w r2, r2, #31\n" /* bit 1 to carry, bit 0 to sign */
+                     " bcc 4f\n" WIDEN_TWO_QUADS "4: bpl 5f\n"
+                     " ldmia.w r0!, {r8, r9}\n"
                      " sxtb16 r3, r8\n"
                      " sxtb16 r4, r8, ror #8\n"
                      " sxtb16 r5, r9\n"
                      " sxtb16 r6, r9, ror #8\n"
-                     " stmia.w r1, {r3-r6}\n"
-                     "4: pop {r4-r11, pc}\n");
-}
-
-static void widen_rows_s8(const pf_linear *p, int32_t i, int32_t second, uint32_t *w, int32_t words) {
-    (void)second;
-    widen_packed(p->weight + i * words, w, words / 4);
+                     " stmia.w r1!, {r3-r6}\n"
+                     "5: bx lr\n");
 }
 
 #endif

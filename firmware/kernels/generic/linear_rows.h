@@ -2,7 +2,7 @@
 #ifndef PF_LINEAR_ROWS_H
 #define PF_LINEAR_ROWS_H
 
-#include "picoformer/fixedpoint.h"
+#include "picoformer/linear_output.h"
 #include "picoformer/ops.h"
 
 /* ACC: the type of the sums; RESCALE: what brings one to the grid of the output. */
@@ -27,7 +27,7 @@
                 const ACC sums[4] = {a0, a1, a2, a3};                                                                            \
                 for (int32_t c = 0; c < 4; c++) {                                                                                \
                     const int32_t value = zero_point + RESCALE(sums[c], multiplier[i + c], shift);                               \
-                    y[i + c] = PF_SATURATE(OUT, value);                                                                          \
+                    y[i + c] = pf_linear_##OUT(p->table, p->entries, value);                                                     \
                 }                                                                                                                \
             }                                                                                                                    \
             for (; i < n; i++, w0 += k) {                                                                                        \
@@ -36,7 +36,7 @@
                     sum += w0[j] * (ACC)x[j];                                                                                    \
                 }                                                                                                                \
                 const int32_t value = zero_point + RESCALE(sum, multiplier[i], shift);                                           \
-                y[i] = PF_SATURATE(OUT, value);                                                                                  \
+                y[i] = pf_linear_##OUT(p->table, p->entries, value);                                                             \
             }                                                                                                                    \
         }                                                                                                                        \
     }

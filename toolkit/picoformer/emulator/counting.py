@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from picoformer.compilers import PACKAGES, choose_compiler
-from picoformer.emulator.interface import Instructions
+from picoformer.emulator.interface import Block, Instructions, Region
 from picoformer.errors import ToolError
 from picoformer.files import atomic_write_bytes, cache_root, content_hash
 from picoformer.targets import load_target
@@ -80,3 +80,18 @@ def read_counts(path: Path, steps: int) -> Instructions | None:
         data = stream.read(wanted)
     values = [int.from_bytes(data[i : i + _RECORD], "little") for i in range(0, wanted, _RECORD)]
     return Instructions(sum(values), values[0], tuple(values[1:]))
+
+
+def read_profile(path: Path, steps: int) -> tuple[Region, ...] | None:
+    """What init and each of the last run's `steps` steps executed; None when fewer regions were profiled."""
+    import numpy as np
+
+    if steps == 0 or not path.is_file():
+        return None
+    numbers = np.fromfile(path, "<u8")
+    regions, at = [], 0
+    while at < len(numbers):
+        rows = numbers[at + 2 : at + 2 + 4 * int(numbers[at])].reshape(-1, 4).tolist()
+        regions.append(Region(tuple(Block(*row) for row in rows), int(numbers[at + 1])))
+        at += 2 + 4 * len(rows)
+    return tuple(regions[-steps - 1 :]) if len(regions) > steps else None

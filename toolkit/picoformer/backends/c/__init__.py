@@ -1,7 +1,18 @@
 """The C backend: a memory plan, and C that reads like a person wrote it."""
 
-from picoformer.backends.c.emit import CModel, emit_c
+from picoformer.backends.c.emit import CModel, Draft, draft_c, emit_c, write_c
 from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
 from picoformer.backends.c.schedule import Step, steps_of
 
-__all__ = ["CModel", "MemoryPlan", "PlacedValue", "Step", "emit_c", "plan_memory", "steps_of"]
+__all__ = [
+    "CModel",
+    "Draft",
+    "MemoryPlan",
+    "PlacedValue",
+    "Step",
+    "draft_c",
+    "emit_c",
+    "plan_memory",
+    "steps_of",
+    "write_c",
+]

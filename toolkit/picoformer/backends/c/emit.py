@@ -46,8 +46,8 @@ class CModel:
 
 
 @dataclass(frozen=True)
-class _Row:
-    """One step as the templates see it."""
+class Row:
+    """One step as the templates see it; `code` calls its functions."""
 
     index: int
     name: str
@@ -60,14 +60,32 @@ class _Row:
     code: str
 
 
-def emit_c(graph: Graph, target_isa: Sequence[str], prefix: str, out: Path, *, card: Sequence[str] = ()) -> CModel:
-    """Write a model as C99 into the folder `out` and say what was written.
+@dataclass(frozen=True)
+class Draft:
+    """A model's C before it is written: all that decides what it takes, nothing that costs time to print."""
 
-    `graph` is quantized throughout or float32 throughout. `target_isa` is the target's list of instruction sets.
-    `prefix` starts every symbol and file name. `card` is lines for the comment on top of the model: what it is, where
-    it came from, how well it does. Raises UnsupportedError naming the node that has no C; ConfigError for a prefix that
-    is no identifier or an instruction set that is not known.
-    """
+    graph: Graph
+    prefix: str
+    plan: MemoryPlan
+    ports: tuple[Port, ...]
+    parts: Parts
+    rows: tuple[Row, ...]
+    sources: tuple[str, ...]
+    offsets: dict[str, str]
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the arena."""
+        return max(self.plan.peak, 16)
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of the arrays in weights.c."""
+        return sum(array.values.nbytes for array in self.parts.arrays.values())
+
+
+def draft_c(graph: Graph, target_isa: Sequence[str], prefix: str = "model") -> Draft:
+    """Decide everything about a model's C without writing it; raises as `emit_c` does."""
     check_prefix(prefix)
     layout = layout_of(target_isa)
     lowered = _lower(graph)
@@ -84,9 +102,23 @@ def emit_c(graph: Graph, target_isa: Sequence[str], prefix: str, out: Path, *, c
         emitter = EMITTERS[step.kind] if len(step.nodes) == 1 else FUSED[step.kind]
         assert callable(emitter)
         rows.append(_row(site, emitter(site)))
-    context = _context(graph, plan, ports, parts, rows, prefix, card, offsets)
-    sources = sources_of(parts.functions, target_isa)
-    return _write(context, plan, parts, prefix, out, sources)
+    return Draft(graph, prefix, plan, ports, parts, tuple(rows), sources_of(parts.functions, target_isa), offsets)
+
+
+def emit_c(graph: Graph, target_isa: Sequence[str], prefix: str, out: Path, *, card: Sequence[str] = ()) -> CModel:
+    """Write a model as C99 into the folder `out` and say what was written.
+
+    `graph` is quantized throughout or float32 throughout. `target_isa` is the target's list of instruction sets.
+    `prefix` starts every symbol and file name. `card` is lines for the comment on top of the model: what it is, where
+    it came from, how well it does. Raises UnsupportedError naming the node that has no C; ConfigError for a prefix that
+    is no identifier or an instruction set that is not known.
+    """
+    return write_c(draft_c(graph, target_isa, prefix), out, card=card)
+
+
+def write_c(draft: Draft, out: Path, *, card: Sequence[str] = ()) -> CModel:
+    """Write a draft into the folder `out`; see `emit_c`."""
+    return _write(_context(draft, card), draft, out)
 
 
 def _lower(graph: Graph) -> dict[str, Lowered | None]:
@@ -140,12 +172,12 @@ def _own_symbols(prefix: str, ports: Sequence[Port]) -> list[str]:
     return symbols
 
 
-def _row(site: Site, code: str) -> _Row:
+def _row(site: Site, code: str) -> Row:
     step, graph = site.step, site.graph
     reads = [f"'{name}'" if name.strip() != name else name for name in step.reads(graph)]
     into = [dimensions(graph.types[name].shape) for name in step.reads(graph)]
     title = f"{step.kind}: {', '.join(into)} -> {dimensions(site.out.shape)}"
-    return _Row(
+    return Row(
         site.index,
         site.name,
         step.kind,
@@ -158,33 +190,24 @@ def _row(site: Site, code: str) -> _Row:
     )
 
 
-def _context(
-    graph: Graph,
-    plan: MemoryPlan,
-    ports: Sequence[Port],
-    parts: Parts,
-    rows: Sequence[_Row],
-    prefix: str,
-    card: Sequence[str],
-    offsets: dict[str, str],
-) -> dict[str, Any]:
-    arrays = list(parts.arrays.values())
+def _context(draft: Draft, card: Sequence[str]) -> dict[str, Any]:
+    graph, plan, parts, offsets = draft.graph, draft.plan, draft.parts, draft.offsets
     identity = graph_identity(graph)[:IDENTITY_BYTES]
     return {
-        "prefix": prefix,
-        "PREFIX": prefix.upper(),
+        "prefix": draft.prefix,
+        "PREFIX": draft.prefix.upper(),
         "graph": graph,
         "card": [comment(line) for line in card],
         "plan": plan,
-        "arena_bytes": max(plan.peak, 16),
-        "weights_bytes": sum(array.values.nbytes for array in arrays),
-        "arrays": arrays,
+        "arena_bytes": draft.arena_bytes,
+        "weights_bytes": draft.weights_bytes,
+        "arrays": list(parts.arrays.values()),
         "structs": parts.structs,
         "accessors": sorted(parts.accessors, key=lambda dtype: dtype.value),
         "uses_length": parts.uses_length,
-        "rows": rows,
-        "inputs": [port for port in ports if not port.is_output],
-        "outputs": [port for port in ports if port.is_output],
+        "rows": draft.rows,
+        "inputs": [port for port in draft.ports if not port.is_output],
+        "outputs": [port for port in draft.ports if port.is_output],
         "places": [(offsets[value.name], value) for value in plan.values],
         "place_width": max(len(f"{offsets[value.name]} = {value.offset},") for value in plan.values),
         "offsets": offsets,
@@ -197,10 +220,10 @@ def _context(
     }
 
 
-def _write(
-    context: dict[str, Any], plan: MemoryPlan, parts: Parts, prefix: str, out: Path, sources: tuple[str, ...]
-) -> CModel:
+def _write(context: dict[str, Any], draft: Draft, out: Path) -> CModel:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    prefix, sources = draft.prefix, draft.sources
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -232,8 +255,8 @@ def _write(
         tuple(written),
         model_sources,
         sources,
-        plan,
-        context["arena_bytes"],
-        context["weights_bytes"],
-        tuple(parts.functions),
+        draft.plan,
+        draft.arena_bytes,
+        draft.weights_bytes,
+        tuple(draft.parts.functions),
     )

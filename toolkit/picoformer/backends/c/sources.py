@@ -19,7 +19,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "pf_gelu_f32": ("ops/activation_f32.c", "ops/float_math.c"),
     "pf_gelu_tanh_f32": ("ops/activation_f32.c", "ops/float_math.c"),
     "pf_interpolate_": ("kernels/interpolate.c",),
-    "pf_layer_norm_": ("ops/layer_norm.c", "kernels/layer_norm_row.c"),
+    "pf_layer_norm_": ("kernels/layer_norm.c", "kernels/layer_norm_row.c"),
     "pf_layer_norm_f32": ("ops/layer_norm_f32.c", "ops/float_math.c"),
     "pf_linear_f32": ("ops/linear_f32.c",),
     "pf_linear_s16_": ("kernels/linear_s16.c",),
@@ -45,14 +45,16 @@ FILES: dict[str, tuple[str, ...]] = {
 """How a function's name starts → the files behind it; the longest start counts. `kernels/` stands for the directory of
 the first instruction set that has the file."""
 
+BESIDE: dict[str, str] = {"kernels/dsp/linear_": "kernels/dsp/linear_strip.c"}
+"""How a kernel file of one instruction set starts → the file that such ones share."""
+
 
 def sources_of(functions: Iterable[str], target_isa: Sequence[str]) -> tuple[str, ...]:
     """C files, relative to the firmware folder, sorted; UnsupportedError for a kernel that no instruction set has."""
-    found = {
-        _kernel(file.removeprefix("kernels/"), target_isa) if file.startswith("kernels/") else file
-        for function in functions
-        for file in files_behind(function)
-    }
+    found: set[str] = set()
+    for file in {file for function in functions for file in files_behind(function)}:
+        is_kernel = file.startswith("kernels/")
+        found.update(kernel_files(file.removeprefix("kernels/"), target_isa) if is_kernel else (file,))
     return tuple(sorted(found))
 
 
@@ -75,5 +77,7 @@ def kernel_isa(name: str, target_isa: Sequence[str]) -> str:
     )
 
 
-def _kernel(name: str, target_isa: Sequence[str]) -> str:
-    return f"kernels/{kernel_isa(name, target_isa)}/{name}"
+def kernel_files(name: str, target_isa: Sequence[str]) -> tuple[str, ...]:
+    """The kernel file `name` for a target and what it shares with others, relative to the firmware folder."""
+    file = f"kernels/{kernel_isa(name, target_isa)}/{name}"
+    return (file, *(shared for start, shared in BESIDE.items() if file.startswith(start)))

@@ -7,6 +7,9 @@ import numpy as np
 from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, nibbles, padded, up
 from picoformer.ir.operator import Array
 
+_ENDING_WORDS = 9
+"""What becomes of sums, behind a pair of weight rows: pf_dsp_ending."""
+
 
 class DspLinearLayout(LinearLayout):
     """Rows in pairs, four bytes of each in turn; scratch for a pair and a block of inputs, both widened to 16 bits."""
@@ -24,16 +27,18 @@ class DspLinearLayout(LinearLayout):
         return min(up(rows, 2), max(2, self._BLOCK_BYTES // (2 * up(k, 4)) // 2 * 2))
 
     def scratch_bytes(self, rows: int, k: int) -> int:
-        return 2 * up(k, 4) * (2 + self.block(rows, k))
+        words = up(k, 4)
+        pairs = up(self.block(rows, k), 2) // 2
+        return 4 * (words + _ENDING_WORDS + pairs * (words + up(words, 64) // 64 + 2))
 
 
 class DspInt4LinearLayout(DspLinearLayout):
-    """Rows in pairs, a byte of each in turn, so that a word has four weights of each; scratch as for int8 weights."""
+    """Rows in pairs, a byte of each in turn, so that a word has four weights of each, 8 added; scratch as for int8."""
 
-    weight_order = "two to a byte, rows in pairs, a byte of each in turn, filled up with zeros"
+    weight_order = "two to a byte, 8 added to each, rows in pairs, a byte of each in turn, filled up"
 
     def pack_weight(self, weight: Array) -> Array:
-        filled = nibbles(padded(weight, 2, 4))
+        filled = nibbles(padded(weight, 2, 4)) ^ 0x88
         return _in_pairs(filled.reshape(len(filled) // 2, 2, -1))
 
 
@@ -43,11 +48,11 @@ def _in_pairs(weight: Array) -> Array:
 
 
 class DspAttentionLayout(AttentionLayout):
-    """Two queries, all keys and all values of a head widened to 16 bits (values transposed), and two rows of scores."""
+    """Two queries, their scores, and all keys and values of a head in pairs of 16 bits, values transposed."""
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
-        head, fours, values = up(head_size, 4), up(keys, 4), up(value_size, 2)
-        return 2 * head * (2 + fours) + 2 * values * fours + 8 * fours + 8 * values
+        head, fours = up(head_size, 4), up(keys, 4)
+        return 2 * head * (2 + up(keys, 2)) + 8 * fours + 2 * up(value_size, 4) * fours
 
 
 DSP = InstructionSet(
@@ -56,4 +61,5 @@ DSP = InstructionSet(
     linear_s4_s8=DspInt4LinearLayout(),
     linear_s4_s16=DspInt4LinearLayout(),
     attention_head_s8=DspAttentionLayout(),
+    attention_head_s16=DspAttentionLayout(),
 )

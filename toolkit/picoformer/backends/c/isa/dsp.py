@@ -15,6 +15,7 @@ class DspLinearLayout(LinearLayout):
     """Rows in pairs, four bytes of each in turn; scratch for a pair and a block of inputs, both widened to 16 bits."""
 
     weight_order = "rows in pairs, 4 bytes of each in turn, filled up with zeros"
+    reload_instructions = 0.75
 
     _BLOCK_BYTES = 4096
     """Widened inputs kept at a time: each block widens all weights once, 0.8 instructions a weight."""
@@ -49,6 +50,8 @@ def _in_pairs(weight: Array) -> Array:
 
 class DspAttentionLayout(AttentionLayout):
     """Two queries, their scores, and all keys and values of a head in pairs of 16 bits, values transposed."""
+
+    reload_instructions = 1.5
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         head, fours = up(head_size, 4), up(keys, 4)

@@ -30,6 +30,7 @@ class SixRowsLayout(LinearLayout):
     """Weights with 128 added; scratch for six rows of the input, packed or in words."""
 
     weight_order = "row by row, 128 added to each, filled up with 128 to a multiple of 8"
+    takes_table = False
 
     is_packed: bool
 

@@ -286,7 +286,7 @@ def report(folder: Path, as_json: bool) -> None:
 def inspect(
     model: Path, shapes: tuple[str, ...], target: str | None, scheme: str, calibration: Path | None, as_json: bool
 ) -> None:
-    """Show the operators that a model becomes, or what it takes on a board.
+    """Show a model's operators, or what it takes on a board.
 
     With their shapes, parameters and multiply-accumulates. MODEL is an ONNX file or a checkpoint (.safetensors); of the
     folder of a build or of `quantize`, show what each tensor was rounded to and what that costs. With --target estimate

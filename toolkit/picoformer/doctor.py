@@ -50,7 +50,7 @@ class Examination:
     @property
     def is_ready(self) -> bool:
         """Whether models can be built, run and verified, for this machine and at least one board."""
-        usable = {way.target for way in self.ways if not way.problem}
+        usable = {way.target for way in self.ways if way.emulator and not way.problem}
         return HOST in usable and len(usable) > 1 and all(tool.found for tool in self.tools if tool.required)
 
     @property
@@ -60,7 +60,7 @@ class Examination:
         good = [way for way in self.ways if not way.problem]
         for compiler, emulator in dict.fromkeys((way.compiler, way.emulator) for way in good):
             names = [way.target for way in good if (way.compiler, way.emulator) == (compiler, emulator)]
-            run = "run as a process" if emulator == HOST else f"run in {emulator}"
+            run = "run as a process" if emulator == HOST else f"run in {emulator}" if emulator else "run on the board"
             lines.append(f"{', '.join(names)}: built by {compiler}, {run}")
         return (*lines, *(f"{way.target}: not possible: {way.problem}" for way in self.ways if way.problem))
 
@@ -72,8 +72,10 @@ class Examination:
 
 _PROGRAMS = (
     ("gcc", "builds the generated C for this machine (zig does too), and counts instructions in QEMU"),
-    ("arm-none-eabi-gcc", "builds firmware for Cortex-M, smaller than zig's"),
+    ("arm-none-eabi-gcc", "builds firmware for Cortex-M, smaller than that of zig"),
     ("qemu-system-arm", "runs Cortex-M firmware; the only one with a Cortex-M55 (unicorn has the others)"),
+    ("riscv64-unknown-elf-gcc", "builds firmware for RISC-V (zig does too)"),
+    ("qemu-system-riscv32", "runs RISC-V firmware"),
     ("clang", "a second opinion on the C (tests; --toolchain clang)"),
     ("clang-format", "keeps the C in one style (make check)"),
 )
@@ -104,10 +106,13 @@ def examine() -> Examination:
 
 
 def _way(target: Target) -> Way:
+    if target.is_library:
+        return Way(target.name, f"the compiler of {target.library_sdk}", "", "")
     compiler = emulator = ""
     try:
         compiler = choose_compiler(target).version
-        emulator = choose_emulator(target)
+        if target.emulator is not None:
+            emulator = choose_emulator(target)
     except ToolError as error:
         return Way(target.name, compiler, emulator, str(error))
     return Way(target.name, compiler, {"qemu": "QEMU"}.get(emulator, emulator), "")

@@ -11,10 +11,10 @@
 #include "picoformer/kernels.h"
 
 #include "attention_loops.h"
-#include "filled_rows.h"
 
+/* multiple: a power of two */
 static inline int32_t up(int32_t count, int32_t multiple) {
-    return (count + multiple - 1) / multiple * multiple;
+    return (count + multiple - 1) & -multiple;
 }
 
 /* Where the score of a key lies; its vectors lie likewise among those of the 8 keys. */
@@ -22,40 +22,60 @@ static inline int32_t place_of(int32_t key) {
     return (key & ~7) + (key & 1) * 4 + (key & 7) / 2;
 }
 
-/* Eight values of a column as int16; the last ones are zero where there are no more. */
-static inline int16x8_t column_s8(const int8_t *v, uint16x8_t offsets, mve_pred16_t there) {
-    return vldrbq_gather_offset_z_s16(v, offsets, there);
-}
+/* x without its `drop` low bits, rounded; int8 loses none. */
+#define NARROWED_s8(X, DROP)  (X)
+#define NARROWED_s16(X, DROP) vrshlq_n_s16(X, -(DROP))
+#define BITS_s8               8
+#define BITS_s16              16
+#define VCTP_s8(COUNT)        vctp8q((uint32_t)(COUNT))
+#define VCTP_s16(COUNT)       vctp16q((uint32_t)(COUNT))
+/* Values at 16-bit offsets as int16. */
+#define COLUMN_s8(V, OFFSETS, THERE)  vldrbq_gather_offset_z_s16(V, OFFSETS, THERE)
+#define COLUMN_s16(V, OFFSETS, THERE) vldrhq_gather_shifted_offset_z_s16(V, OFFSETS, THERE)
 
-static void arrange_keys_s8(const int8_t *k, int32_t stride, int8_t *out, int32_t keys, int32_t size) {
-    const int32_t vectors = up(size, 16) / 16;
-    for (int32_t j = 0; j < keys; j++, k += stride) {
-        int8_t *to = out + ((j & ~7) * vectors + place_of(j & 7)) * 16;
-        for (int32_t i = 0; i < size; i += 16, to += 8 * 16) {
-            vst1q_s8(to, vld1q_z_s8(k + i, vctp8q((uint32_t)(size - i))));
-        }
+/* A query: whole vectors. Keys: groups as the loops read them; behind the last key the place of one is filled with it again.
+ * Values: column by column, 8 keys at a time; offsets have 16 bits, and where strides are too long for that it is one key. */
+#define DEFINE_ARRANGEMENTS(IN)                                                                                                  \
+    __attribute__((noinline)) static void arrange_query_##IN(const PF_TYPE_##IN *q, PF_TYPE_##IN *out, int32_t size,             \
+                                                             int32_t drop) {                                                     \
+        const int32_t lanes = 16 / (int32_t)sizeof *q;                                                                           \
+        (void)drop;                                                                                                              \
+        for (; size > 0; size -= lanes, q += lanes, out += lanes) {                                                              \
+            vst1q_##IN(out, NARROWED_##IN(vld1q_z_##IN(q, VCTP_##IN(size)), drop));                                              \
+        }                                                                                                                        \
+    }                                                                                                                            \
+    __attribute__((noinline)) static void arrange_keys_##IN(const PF_TYPE_##IN *k, int32_t stride, PF_TYPE_##IN *out,            \
+                                                            int32_t keys, int32_t size, int32_t drop) {                          \
+        const int32_t lanes = 16 / (int32_t)sizeof *k;                                                                           \
+        (void)drop;                                                                                                              \
+        for (; keys > 0; keys -= 8, k += 8 * stride) {                                                                           \
+            for (int32_t i = 0; i < size; i += lanes, out += 8 * lanes) {                                                        \
+                const mve_pred16_t there = VCTP_##IN(size - i);                                                                  \
+                const PF_TYPE_##IN *from = k + i;                                                                                \
+                for (int32_t c = 0; c < 8; c++) {                                                                                \
+                    vst1q_##IN(out + place_of(c) * lanes, NARROWED_##IN(vld1q_z_##IN(from, there), drop));                       \
+                    from += c + 1 < keys ? stride : 0;                                                                           \
+                }                                                                                                                \
+            }                                                                                                                    \
+        }                                                                                                                        \
+    }                                                                                                                            \
+    __attribute__((noinline)) static void arrange_values_##IN(const PF_TYPE_##IN *v, int32_t stride, int16_t *out, int32_t keys, \
+                                                              int32_t size, int32_t drop) {                                      \
+        const int32_t pieces = up(keys, 32) / 32, step = stride < 8192 ? 8 : 1;                                                  \
+        const uint16x8_t offsets = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)stride);                                            \
+        (void)drop;                                                                                                              \
+        for (int32_t j = 0; j < keys; j += step, v += step * stride) {                                                           \
+            const mve_pred16_t there = vctp16q((uint32_t)(keys - j < step ? keys - j : step));                                   \
+            int16_t *group = out + j / 32 * 256 + j % 32;                                                                        \
+            const PF_TYPE_##IN *from = v;                                                                                        \
+            for (int32_t left = size; left > 0; left -= 8, group += pieces * 256) {                                              \
+                int16_t *to = group;                                                                                             \
+                for (int32_t d = left < 8 ? left : 8; d > 0; d--, from++, to += 32) {                                            \
+                    vst1q_p_s16(to, NARROWED_##IN(COLUMN_##IN(from, offsets, there), drop), there);                              \
+                }                                                                                                                \
+            }                                                                                                                    \
+        }                                                                                                                        \
     }
-}
-
-/* The strides of values are below 2^13 or so: what 16 bits of offset reach. Longer ones go element by element. */
-static void arrange_values_s8(const int8_t *v, int32_t stride, int16_t *out, int32_t keys, int32_t size) {
-    const int32_t pieces = up(keys, 32) / 32, is_near = stride < 8192;
-    const uint16x8_t offsets = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)stride);
-    for (int32_t d = 0; d < size; d++) {
-        int16_t *to = out + d / 8 * pieces * 256 + d % 8 * 32;
-        const int8_t *from = v + d;
-        for (int32_t j = 0; j < keys; j += 8, from += 8 * stride) {
-            int16_t *const eight = to + j / 32 * 256 + j % 32;
-            if (is_near) {
-                vst1q_s16(eight, column_s8(from, offsets, vctp16q((uint32_t)(keys - j))));
-                continue;
-            }
-            for (int32_t i = 0; i < 8; i++) {
-                eight[i] = j + i < keys ? from[i * stride] : 0;
-            }
-        }
-    }
-}
 
 /* Scores from `keys` on, up to whole vectors, made equal to one that counts, so that the maximum stays. */
 static void hide_scores(int32_t *scores, int32_t keys) {
@@ -90,6 +110,25 @@ static void index_scores(const pf_attention_head *head, int32_t *scores, int32_t
     }
 }
 
+/* pf_scaled_reciprocal of four totals: y = 1/total * 2^(62-lead), times the mantissa. */
+static inline void find_factors(const pf_attention_head *head, const uint32_t *totals, int32_t *multipliers, int32_t *shifts) {
+    const uint32x4_t total = vld1q_u32(totals), lead = vclzq_u32(total);
+    const uint32x4_t f = vshlq_u32(total, vreinterpretq_s32_u32(lead));
+    uint32x4_t y = vsubq_u32(vdupq_n_u32(0xB4B4B4B5u), vmulhq_u32(f, vdupq_n_u32(0x78787879u)));
+    for (int32_t i = 0; i < 3; i++) {
+        const uint32x4_t error = vsubq_u32(vdupq_n_u32(0x80000000u), vmulhq_u32(f, y));
+        const uint32x4_t high = vqshlq_n_u32(vmulhq_u32(y, error), 2), low = vshrq_n_u32(vmulq_u32(y, error), 30);
+        y = vminq_u32(vorrq_u32(high, low), vdupq_n_u32(0x80000000u));
+    }
+    const uint32x4_t mantissa = vdupq_n_u32((uint32_t)head->value_mantissa);
+    const uint32x4_t high = vshlq_n_u32(vmulhq_u32(y, mantissa), 1), low = vshrq_n_u32(vmulq_u32(y, mantissa), 31);
+    vst1q_s32(multipliers, vreinterpretq_s32_u32(vorrq_u32(high, low)));
+    vst1q_s32(shifts, vsubq_s32(vdupq_n_s32(head->value_exponent + 31), vreinterpretq_s32_u32(lead)));
+}
+
+/* Queries whose factors are found together. */
+#define BATCH 4
+
 /* A factor whose shift is 32 or less. */
 #define DEFINE_EXACT_MEANS(OUT)                                                                                                  \
     __attribute__((noinline)) static void exact_means_##OUT(const means *m, pf_factor f, int32_t all, PF_TYPE_##OUT *y) {        \
@@ -109,6 +148,41 @@ static void index_scores(const pf_attention_head *head, int32_t *scores, int32_t
 /* Distances of scores stay below 2^31 up to this size of a head. */
 #define MOST_HEAD_SIZE ((int32_t)1 << 16)
 
+/* What is the same for all queries of a head. Sizes in elements; `columns`: of numerators in a row. */
+typedef struct plan {
+    const pf_attention_head *head;
+    const void *key;
+    void *query;
+    int32_t *score;
+    int16_t *numerator;
+    int32_t vectors, columns, multiplier;
+    int32_t is_whole, is_fast; /* a query is read where it lies; scores need no index_scores */
+} plan;
+
+/* The numerators of one query against `count` keys; returns their sum. */
+#define DEFINE_NUMERATORS(IN)                                                                                                    \
+    static inline uint32_t numerators_##IN(const plan *a, const PF_TYPE_##IN *q, int16_t *p, int32_t count) {                    \
+        const int32_t sixteens = (count + 15) >> 4;                                                                              \
+        int32_t *const score = a->score, *const end = score + 16 * sixteens;                                                     \
+        if (!a->is_whole) {                                                                                                      \
+            arrange_query_##IN(q, a->query, a->head->head_size, a->head->query_drop);                                            \
+            q = a->query;                                                                                                        \
+        }                                                                                                                        \
+        if (a->vectors == 1) {                                                                                                   \
+            scores_of_one(a->key, q, score, end);                                                                                \
+        } else {                                                                                                                 \
+            scores_of_more(a->key, q, score, end, a->vectors - 1);                                                               \
+        }                                                                                                                        \
+        if ((count & 15) != 0) {                                                                                                 \
+            hide_scores(score, count);                                                                                           \
+        }                                                                                                                        \
+        if (!a->is_fast) {                                                                                                       \
+            index_scores(a->head, score, 16 * sixteens);                                                                         \
+        }                                                                                                                        \
+        const uint32_t total = find_numerators(score, a->head->table, a->multiplier, sixteens, p);                               \
+        return (count & 31) != 0 ? drop_numerators(p, count, total) : total;                                                     \
+    }
+
 #define DEFINE_HEAD(IN, OUT)                                                                                                     \
     DEFINE_MEANS(OUT)                                                                                                            \
     DEFINE_EXACT_MEANS(OUT)                                                                                                      \
@@ -116,48 +190,47 @@ static void index_scores(const pf_attention_head *head, int32_t *scores, int32_t
                                         const PF_TYPE_##IN *v, PF_TYPE_##OUT *y, int32_t queries, int32_t keys,                  \
                                         int32_t *scratch) {                                                                      \
         const int32_t lanes = 16 / (int32_t)sizeof *q, size = head->head_size, vectors = up(size, lanes) / lanes;                \
-        const int32_t all = up(keys, 32) / 32, first = head->first_keys;                                                         \
+        const int32_t columns = up(keys, 32), first = head->first_keys;                                                          \
         PF_TYPE_##IN *const key = (PF_TYPE_##IN *)scratch, *const query = key + up(keys, 16) * vectors * lanes;                  \
         int16_t *const value = (int16_t *)(void *)(query + vectors * lanes);                                                     \
-        int32_t *const score = (int32_t *)(void *)(value + up(head->value_size, 8) * all * 32);                                  \
+        int16_t *const numerator = value + up(head->value_size, 8) * columns;                                                    \
         if (!head->same_keys) {                                                                                                  \
-            arrange_keys_##IN(k, head->key_stride, key, keys, size);                                                             \
-            arrange_values_##IN(v, head->value_stride, value, keys, head->value_size);                                           \
+            arrange_keys_##IN(k, head->key_stride, key, keys, size, head->key_drop);                                             \
+            arrange_values_##IN(v, head->value_stride, value, keys, head->value_size, head->value_drop);                         \
         }                                                                                                                        \
         const int32_t is_fast = head->score_shift == 32 && size < MOST_HEAD_SIZE;                                                \
-        const int32_t multiplier = is_fast ? head->score_multiplier : (int32_t)1 << 30;                                          \
-        means m = {.p = (const int16_t *)(const void *)score, .v = value, .columns = head->value_size};                          \
-        for (int32_t i = 0; i < queries; i++, q += head->query_stride, y += head->output_stride) {                               \
-            const int32_t seen = keys - first > i ? first + i : keys, sixteens = up(seen, 16) / 16;                              \
-            const PF_TYPE_##IN *from = q;                                                                                        \
-            if (size % lanes != 0 || vectors > 1) {                                                                              \
-                fill_strided_##IN(q, 0, query, 1, size);                                                                         \
-                from = query;                                                                                                    \
+        const plan a = {head,                                                                                                    \
+                        key,                                                                                                     \
+                        query,                                                                                                   \
+                        (int32_t *)(void *)(numerator + BATCH * columns),                                                        \
+                        numerator,                                                                                               \
+                        vectors,                                                                                                 \
+                        columns,                                                                                                 \
+                        is_fast ? head->score_multiplier : (int32_t)1 << 30,                                                     \
+                        BITS_##IN == 8 && size == lanes,                                                                         \
+                        is_fast};                                                                                                \
+        means m = {.v = value, .columns = head->value_size};                                                                     \
+        for (int32_t i = 0; i < queries; i += BATCH) {                                                                           \
+            uint32_t totals[BATCH] = {1u, 1u, 1u, 1u};                                                                           \
+            int32_t multipliers[BATCH], shifts[BATCH];                                                                           \
+            const int32_t batch = queries - i < BATCH ? queries - i : BATCH;                                                     \
+            for (int32_t c = 0; c < batch; c++, q += head->query_stride) {                                                       \
+                const int32_t seen = keys - first > i + c ? first + i + c : keys;                                                \
+                totals[c] = numerators_##IN(&a, q, numerator + c * columns, seen);                                               \
             }                                                                                                                    \
-            if (vectors == 1) {                                                                                                  \
-                scores_of_one(key, from, score, score + 16 * sixteens);                                                          \
-            } else {                                                                                                             \
-                scores_of_more(key, from, score, score + 16 * sixteens, vectors - 1);                                            \
-            }                                                                                                                    \
-            if (seen % 16 != 0) {                                                                                                \
-                hide_scores(score, seen);                                                                                        \
-            }                                                                                                                    \
-            if (!is_fast) {                                                                                                      \
-                index_scores(head, score, 16 * sixteens);                                                                        \
-            }                                                                                                                    \
-            uint32_t total = find_numerators(score, head->table, multiplier, sixteens);                                          \
-            if (seen % 32 != 0) {                                                                                                \
-                total = drop_numerators((int16_t *)score, seen, total);                                                          \
-            }                                                                                                                    \
-            const pf_factor f = pf_scaled_reciprocal(head->value_mantissa, head->value_exponent, total);                         \
-            m.pieces = up(seen, 32) / 32;                                                                                        \
-            m.gap = (all - m.pieces) * 512;                                                                                      \
-            m.multiplier = f.multiplier;                                                                                         \
-            m.minus_shift = 32 - f.shift;                                                                                        \
-            if (f.shift > 32) {                                                                                                  \
-                means_##OUT(&m, y);                                                                                              \
-            } else {                                                                                                             \
-                exact_means_##OUT(&m, f, all, y);                                                                                \
+            find_factors(head, totals, multipliers, shifts);                                                                     \
+            for (int32_t c = 0; c < batch; c++, y += head->output_stride) {                                                      \
+                const int32_t seen = keys - first > i + c ? first + i + c : keys;                                                \
+                m.p = numerator + c * columns;                                                                                   \
+                m.pieces = (seen + 31) >> 5;                                                                                     \
+                m.gap = (columns - 32 * m.pieces) * 16;                                                                          \
+                m.multiplier = multipliers[c];                                                                                   \
+                m.minus_shift = 32 - shifts[c];                                                                                  \
+                if (shifts[c] > 32) {                                                                                            \
+                    means_##OUT(&m, y);                                                                                          \
+                } else {                                                                                                         \
+                    exact_means_##OUT(&m, (pf_factor){multipliers[c], shifts[c]}, columns / 32, y);                              \
+                }                                                                                                                \
             }                                                                                                                    \
         }                                                                                                                        \
     }

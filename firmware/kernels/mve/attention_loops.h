@@ -52,16 +52,17 @@
                          " pop {r4-r11, pc}\n");                                                                                 \
     }
 
-/* Scores to numerators, int16 key by key from the same place on; returns their sum. In C:
+/* Scores to numerators `p`, key by key; returns their sum. In C:
  *     top = largest of 16 * sixteens scores
  *     for each: p = table[min(1023, rounded high word of (top - score) * multiplier)], total += p */
-__attribute__((naked, noinline)) static uint32_t find_numerators(int32_t *scores __attribute__((unused)),
+__attribute__((naked, noinline)) static uint32_t find_numerators(const int32_t *scores __attribute__((unused)),
                                                                  const uint16_t *table __attribute__((unused)),
                                                                  int32_t multiplier __attribute__((unused)),
-                                                                 int32_t sixteens __attribute__((unused))) {
+                                                                 int32_t sixteens __attribute__((unused)),
+                                                                 int16_t *p __attribute__((unused))) {
     __asm__ volatile(" push {r4-r6, lr}\n"
                      " vpush {d8-d15}\n"
-                     " mov r4, r0\n"
+                     " ldr r4, [sp, #80]\n"
                      " mov r5, r0\n"
                      " mov r6, #0x80000000\n"
                      " dls lr, r3\n"

@@ -1,6 +1,4 @@
 /* Layer normalization of one row: both sums by vectors, eight elements at a time by rounded high words. */
-#include <arm_mve.h>
-
 #include "picoformer/fixedpoint.h"
 #include "picoformer/kernels.h"
 #include "picoformer/layer_norm_factor.h"
@@ -69,36 +67,61 @@ DEFINE_LINE(s16)
 #define CLAMP_s8     " vqmovnb.s16 q3, q3\n"
 #define CLAMP_s16
 
-#define WIDEN_s8(X, THERE)  vldrbq_z_s32(X, THERE)
-#define WIDEN_s16(X, THERE) vldrhq_z_s32(X, THERE)
-#define STORE_FOUR_s8(Y, VALUE, THERE)                                                                                           \
-    vstrbq_p_s32(Y, vmaxq_s32(vminq_s32(VALUE, vdupq_n_s32(PF_MAX_s8)), vdupq_n_s32(PF_MIN_s8)), THERE)
-#define STORE_FOUR_s16(Y, VALUE, THERE)                                                                                          \
-    vstrhq_p_s32(Y, vmaxq_s32(vminq_s32(VALUE, vdupq_n_s32(PF_MAX_s16)), vdupq_n_s32(PF_MIN_s16)), THERE)
+#define LOAD_FOUR_s8   "vldrb.s32 q0, [r1], #4\n"
+#define LOAD_FOUR_s16  "vldrh.s32 q0, [r1], #8\n"
+#define STORE_FOUR_s8  " vqmovnb.s16 q4, q4\n vstrb.32 q4, [r2], #4\n"
+#define STORE_FOUR_s16 " vstrh.32 q4, [r2], #8\n"
 
-/* (u * gain + offset + 2^(shift-1)) >> shift for a shift above 32: the low words of the sum matter by their carry only. */
-static inline int32x4_t gained(const pf_layer_norm *p, int32_t i, int32x4_t u, mve_pred16_t there) {
-    const int32x4_t gain = vld1q_z_s32(p->gain + i, there);
-    const uint32x4_t words = vidupq_n_u32(0, 2);
-    const uint32_t *offset = (const uint32_t *)(const void *)(p->offset + i);
-    const uint32x4_t low = vldrwq_gather_shifted_offset_z_u32(offset, words, there);
-    const uint32x4_t offset_high = vldrwq_gather_shifted_offset_z_u32(offset + 1, words, there);
-    const uint32x4_t sum = vaddq_u32(vreinterpretq_u32_s32(vmulq_s32(u, gain)), low);
-    int32x4_t high = vaddq_s32(vmulhq_s32(u, gain), vreinterpretq_s32_u32(offset_high));
-    high = vaddq_m_n_s32(high, high, 1, vcmphiq_u32(low, sum));
-    return vrshlq_n_s32(high, 32 - p->shift);
-}
-
-/* The same for any shift, clamped to 17 bits. */
-static int32x4_t gained_exactly(const pf_layer_norm *p, int32_t i, int32x4_t u) {
-    int32_t values[4];
-    vst1q_s32(values, u);
-    for (int32_t c = 0; c < 4 && i + c < p->width; c++) {
-        const int64_t value = pf_rounding_shift((int64_t)values[c] * p->gain[i + c] + p->offset[i + c], p->shift);
-        values[c] = value < -65536 ? -65536 : value > 65535 ? 65535 : (int32_t)value;
+/* Rows with a gain, for a shift above 32: low words of a sum of 64 bits matter by their carry only. In C, with u as above:
+ *     for (; count > 0; count--) *y++ = clamp(zero_point + rounded (u * *gain++ + *offset++) >> shift); */
+#define DEFINE_GAINED(IN, OUT)                                                                                                   \
+    __attribute__((naked, noinline)) static void gained_##IN##_##OUT(                                                            \
+        const line *l __attribute__((unused)), const PF_TYPE_##IN *x __attribute__((unused)),                                    \
+        PF_TYPE_##OUT *y __attribute__((unused)), int32_t count __attribute__((unused)),                                         \
+        const int64_t *offset __attribute__((unused)), const int32_t *gain __attribute__((unused)),                              \
+        int32_t minus_shift __attribute__((unused))) {                                                                           \
+        __asm__ volatile(" push {r4-r8, lr}\n"                                                                                   \
+                         " vpush {d8-d15}\n"                                                                                     \
+                         " ldm r0, {r4, r5, r6, r12}\n"                                                                          \
+                         " vdup.32 q6, r4\n"                                                                                     \
+                         " vdup.32 q7, r6\n"                                                                                     \
+                         " ldrd r4, r7, [sp, #88]\n"                                                                             \
+                         " ldr r8, [sp, #96]\n"                                                                                  \
+                         " sub r4, #32\n"                                                                                        \
+                         " vidup.u32 q5, r4, #8\n"                                                                               \
+                         " mov r6, #1\n"                                                                                         \
+                         " dlstp.32 lr, r3\n"                                                                                    \
+                         "1: " LOAD_FOUR_##IN                                                                                    \
+                         " vmlas.s32 q0, q6, r5\n"                                                                               \
+                         " vrmulh.s32 q0, q0, q7\n"                                                                              \
+                         " vldrw.u32 q1, [r7], #16\n"                                                                            \
+                         " vldrw.u32 q2, [q5, #32]!\n"                                                                           \
+                         " vldrw.u32 q3, [q5, #4]\n"                                                                             \
+                         " vmulh.s32 q4, q0, q1\n"                                                                               \
+                         " vmul.i32 q0, q0, q1\n"                                                                                \
+                         " vadd.i32 q0, q0, q2\n"                                                                                \
+                         " vadd.i32 q4, q4, q3\n"                                                                                \
+                         " vcmp.u32 hi, q2, q0\n"                                                                                \
+                         " vpst\n"                                                                                               \
+                         " vaddt.i32 q4, q4, r6\n"                                                                               \
+                         " vrshl.s32 q4, r8\n"                                                                                   \
+                         " vqmovnb.s32 q4, q4\n"                                                                                 \
+                         " vqadd.s16 q4, q4, r12\n" STORE_FOUR_##OUT " letp lr, 1b\n"                                            \
+                         " vpop {d8-d15}\n"                                                                                      \
+                         " pop {r4-r8, pc}\n");                                                                                  \
     }
-    return vld1q_s32(values);
-}
+
+/* The same for any shift. */
+#define DEFINE_GAINED_EXACTLY(IN, OUT)                                                                                           \
+    __attribute__((noinline)) static void gained_exactly_##IN##_##OUT(const line *l, const pf_layer_norm *p,                     \
+                                                                      const PF_TYPE_##IN *x, PF_TYPE_##OUT *y) {                 \
+        for (int32_t i = 0; i < p->width; i++) {                                                                                 \
+            const int32_t d = (int32_t)((uint32_t)x[i] * l->slope + l->start);                                                   \
+            const int64_t u = ((int64_t)d * l->multiplier + ((int64_t)1 << 31)) >> 32;                                           \
+            const int64_t value = p->zero_point + pf_rounding_shift(u * p->gain[i] + p->offset[i], p->shift);                    \
+            y[i] = PF_SATURATE(OUT, value);                                                                                      \
+        }                                                                                                                        \
+    }
 
 #define DEFINE_ROW(IN, OUT)                                                                                                      \
     __attribute__((naked, noinline)) static void elements_##IN##_##OUT(                                                          \
@@ -120,15 +143,14 @@ static int32x4_t gained_exactly(const pf_layer_norm *p, int32_t i, int32x4_t u) 
         const line l = line_##IN(p, x);                                                                                          \
         elements_##IN##_##OUT(&l, x, y, p->width);                                                                               \
     }                                                                                                                            \
+    DEFINE_GAINED(IN, OUT)                                                                                                       \
+    DEFINE_GAINED_EXACTLY(IN, OUT)                                                                                               \
     void pf_layer_norm_gain_row_##IN##_##OUT(const pf_layer_norm *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y) {                  \
         const line l = line_##IN(p, x);                                                                                          \
-        const int32x4_t multiplier = vdupq_n_s32(l.multiplier), slope = vdupq_n_s32((int32_t)l.slope);                           \
-        for (int32_t i = 0; i < p->width; i += 4) {                                                                              \
-            const mve_pred16_t there = vctp32q((uint32_t)(p->width - i));                                                        \
-            const int32x4_t d = vmlasq_n_s32(WIDEN_##IN(x + i, there), slope, (int32_t)l.start);                                 \
-            const int32x4_t u = vrmulhq_s32(d, multiplier);                                                                      \
-            const int32x4_t value = p->shift > 32 ? gained(p, i, u, there) : gained_exactly(p, i, u);                            \
-            STORE_FOUR_##OUT(y + i, vqaddq_n_s32(value, l.zero_point), there);                                                   \
+        if (p->shift > 32) {                                                                                                     \
+            gained_##IN##_##OUT(&l, x, y, p->width, p->offset, p->gain, 32 - p->shift);                                          \
+        } else {                                                                                                                 \
+            gained_exactly_##IN##_##OUT(&l, p, x, y);                                                                            \
         }                                                                                                                        \
     }
 

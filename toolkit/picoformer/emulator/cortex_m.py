@@ -16,12 +16,14 @@ _SYSTEM = 0xE000E000
 _DEBUG = 0xE0001000
 _CPUID, _SHCSR, _CFSR, _HFSR, _MMFAR, _BFAR = (_SYSTEM + n for n in (0xD00, 0xD24, 0xD28, 0xD2C, 0xD34, 0xD38))
 _NMI, _HARD_FAULT, _MEM_MANAGE, _BUS_FAULT, _USAGE_FAULT = 2, 3, 4, 5, 6
+_FIRST_INTERRUPT = 16
 _FORCED = 1 << 30
 _IACCVIOL, _DACCVIOL, _MSTKERR, _MMARVALID = 1 << 0, 1 << 1, 1 << 4, 1 << 7
 _IBUSERR, _PRECISERR, _BFARVALID = 1 << 8, 1 << 9, 1 << 15
 _UNDEFINSTR, _INVSTATE, _STKOF = 1 << 16, 1 << 17, 1 << 20
 _FRAME = 32
 _THREAD_MAIN, _THREAD_PROCESS = 0xFFFFFFF9, 0xFFFFFFFD
+_PERIPHERALS = range(0x40000000, 0x60000000)
 _NEVER_EXECUTED = 0x40000000  # from here on the default memory map forbids it
 _PREFETCH_ABORT, _BREAKPOINT, _INVALID_STATE, _STACK_LIMIT = 3, 7, 18, 19  # unicorn's numbers
 _SEMIHOSTING, _EXIT, _EXIT_EXTENDED = 0xBEAB, 0x18, 0x20
@@ -45,9 +47,11 @@ class CortexM:
         self.words = ""
         """Why it ended, where an exit code does not say it."""
         self._has_fault_status = not target.cpu.startswith("cortex-m0")
-        self._image, self._watchdog = image, Watchdog(1)
+        self._image, self._watchdog = image, Watchdog(0, 1)
+        self._bark = _FIRST_INTERRUPT + target.watchdog.irq if target.watchdog.irq else _NMI
         self._data = target.region("data")
-        self._guard = (self._data.origin - target.guard_bytes, self._data.origin)
+        null = range(min(target.region("code").origin, 0x10000))
+        self._guards = (range(self._data.origin - target.guard_bytes, self._data.origin), null)
         self._interrupt = 0
         self._bad_access: tuple[int, int] | None = None
         self._unicorn, self._registers = unicorn, arm_const
@@ -126,7 +130,7 @@ class CortexM:
             begin = time.monotonic()
             self.run_to(0xFFFFFFFE, max(left, 1e-3))
             if self.exit_code is None and self._watchdog.ran(time.monotonic() - begin):
-                self._enter(_NMI, 0, 0)
+                self._enter(self._bark, 0, 0)
             if until() or time.monotonic() >= end:
                 return
 
@@ -145,6 +149,12 @@ class CortexM:
         uc.emu_stop()
 
     def _on_bad_access(self, uc: Any, access: int, address: int, size: int, value: int, user: Any) -> bool:
+        if address in _PERIPHERALS and access in (
+            self._unicorn.UC_MEM_READ_UNMAPPED,
+            self._unicorn.UC_MEM_WRITE_UNMAPPED,
+        ):
+            uc.mem_map(address & -WINDOW, WINDOW)  # clocks and pins: registers that keep what is written
+            return True
         self._bad_access = access, address
         return False
 
@@ -184,7 +194,7 @@ class CortexM:
         elif self._bad_access is not None:
             access, address = self._bad_access
             protected = access in (uc.UC_MEM_WRITE_PROT, uc.UC_MEM_READ_PROT)
-            if protected or self._guard[0] <= address < self._guard[1]:
+            if protected or any(address in guard for guard in self._guards):
                 self._enter(_MEM_MANAGE, _DACCVIOL | _MMARVALID, address)
             else:
                 self._enter(_BUS_FAULT, _PRECISERR | _BFARVALID, address)
@@ -202,12 +212,12 @@ class CortexM:
         sp = (self.get("SP") & ~7) - _FRAME
         if self._data.origin <= sp and sp + _FRAME <= self._data.end:
             self.write(sp, frame)
-        elif exception != _NMI:
+        elif status & _STKOF:
+            sp = self._data.origin  # the limit, where Armv8-M leaves a stack that would go past it
+        elif exception != self._bark:
             exception, status = _MEM_MANAGE, status | _MSTKERR
-        if self._has_fault_status:
-            exception = self._note(exception, status, address)
-        elif exception != _NMI:
-            exception = _HARD_FAULT
+        if exception != self._bark:
+            exception = self._note(exception, status, address) if self._has_fault_status else _HARD_FAULT
         uses_process_stack = self.get("CONTROL") & 2
         self.set("SP", sp)
         self.set("IPSR", exception)  # this brings the main stack
@@ -221,7 +231,7 @@ class CortexM:
             self._put(_MMFAR, address)
         if status & _BFARVALID:
             self._put(_BFAR, address)
-        if exception > _HARD_FAULT and not self._word(_SHCSR) >> (exception + 12) & 1:
+        if not self._word(_SHCSR) >> (exception + 12) & 1:
             self._put(_HFSR, _FORCED)
             return _HARD_FAULT
         return exception

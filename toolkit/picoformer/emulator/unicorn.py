@@ -8,7 +8,7 @@ from pathlib import Path
 from picoformer.emulator.cortex_m import CortexM
 from picoformer.emulator.image import Image, read_image
 from picoformer.emulator.interface import Instructions
-from picoformer.emulator.peripherals import WATCHDOGS, Uart, uart_of
+from picoformer.emulator.peripherals import Uart, uart_of, watchdog_of
 from picoformer.emulator.recount import Recount
 from picoformer.errors import ToolError
 from picoformer.link.transport import Transport, TransportClosed
@@ -59,8 +59,8 @@ class UnicornCore:
         uart = uart_of(target, self._core.stop)
         assert target.uart is not None
         self._core.attach(target.uart.base, uart)
-        if target.watchdog.kind in WATCHDOGS:
-            self._core.attach(target.watchdog.base, WATCHDOGS[target.watchdog.kind](target.clock_hz))
+        if watchdog := watchdog_of(target):
+            self._core.attach(target.watchdog.base, watchdog)
         self.uncounted = "" if count else "counting was not asked for"
         self._recount = _recount(image, target, self._core, uart) if count else None
         self.transport: Transport = _Pipe(self._core, uart)

@@ -30,6 +30,7 @@ class SixRowsLayout(LinearLayout):
     """Weights with 128 added; scratch for six rows of the input, packed or in words."""
 
     weight_order = "row by row, 128 added to each, filled up with 128 to a multiple of 8"
+    mac_instructions, rows = 2.6, _ROWS
 
     is_packed: bool
 
@@ -75,6 +76,8 @@ class SixQueriesLayout(AttentionLayout):
     """Six queries, their scores, and a head's keys and transposed values with half their range added."""
 
     is_packed: bool
+
+    mac_instructions, reload_instructions, rows = 3.3, 3.0, _ROWS
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         length, size = up(keys, _TURN), up(head_size, _TURN)

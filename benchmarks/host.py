@@ -1,7 +1,7 @@
-"""The C on this machine against onnxruntime, one thread: python benchmarks/host.py writes benchmarks/host.json and host.md.
+"""The C on this machine against onnxruntime, one thread: python benchmarks/host.py writes host.json and host.md.
 
-Same models, same samples, batch 1, all contenders in turn within one run, medians of many turns. Every contender starts at
-float inputs; the C quantizes them itself. Weights are random: they decide no time.
+Same models, same samples, batch 1, all contenders in turn within one run, medians of many turns. Every contender starts
+at float inputs; the C quantizes them itself. Weights are random: they decide no time.
 """
 
 from __future__ import annotations
@@ -166,11 +166,12 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# The C on a desktop processor, against onnxruntime",
         "",
-        f"Made by `make host-bench`: {results['processor']}, one thread, batch 1, medians of {TURNS} turns in which all",
-        f"contenders run one after another; {results['compiler']}, onnxruntime {results['onnxruntime']}. In brackets: how many",
-        'times as long as `C -O3`. "This QDQ" is the file that picoformer writes, 16-bit sums included; "its own" is what',
-        "`onnxruntime.quantization` makes of the float model, 8 bits everywhere. Times differ from machine to machine and",
-        "from run to run; only ratios within a run say something.",
+        f"Made by `make host-bench`: {results['processor']}, one thread, batch 1, medians of {TURNS} turns in which",
+        f"all contenders run one after another; {results['compiler']}, onnxruntime {results['onnxruntime']}, which has",
+        "kernels for the processor's widest vectors and chooses them itself; `C -O3` is compiled for any x86-64.",
+        'In brackets: how many times as long as `C -O3`. "This QDQ" is the file that picoformer writes, 16-bit sums',
+        'included; "its own" is what `onnxruntime.quantization` makes of the float model, 8 bits everywhere. Times',
+        "differ from machine to machine and from run to run; only ratios within a run say something.",
         "",
     ]
     names = list(next(iter(results["models"].values()))["microseconds"])

@@ -1,4 +1,4 @@
-"""The machine this runs on: everything as int16 in rows of sixteen, which a vectorizing compiler multiplies in pairs."""
+"""The machine this runs on: all as int16 in rows of sixteen, which a vectorizing compiler multiplies in pairs."""
 
 from __future__ import annotations
 

@@ -40,6 +40,23 @@ static inline pf_quad pf_load_quad(const int16_t *x, int32_t count, int32_t drop
     return quad;
 }
 
+static int32_t arrange_whole(const int16_t *v, int32_t stride, int32_t drop, uint32_t *out, int32_t keys) {
+    uint32_t *more = out + pair_words(keys);
+    const int16_t *second = v + stride, *third = second + stride, *fourth = third + stride;
+    const int32_t step = 4 * stride;
+    int32_t j = 0;
+    for (; j + 4 <= keys; j += 4, out += 4, more += 4) {
+        const pf_quad a = pf_load_quad(v, 4, drop), b = pf_load_quad(second, 4, drop);
+        const pf_quad c = pf_load_quad(third, 4, drop), d = pf_load_quad(fourth, 4, drop);
+        out[0] = low_halves(a.first, b.first), out[1] = low_halves(c.first, d.first);
+        out[2] = high_halves(a.first, b.first), out[3] = high_halves(c.first, d.first);
+        more[0] = low_halves(a.second, b.second), more[1] = low_halves(c.second, d.second);
+        more[2] = high_halves(a.second, b.second), more[3] = high_halves(c.second, d.second);
+        v += step, second += step, third += step, fourth += step;
+    }
+    return j;
+}
+
 PF_DEFINE_ARRANGE_VALUES(s16, 1)
 
 /* Two rows side by side. */

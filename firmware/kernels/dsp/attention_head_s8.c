@@ -22,6 +22,49 @@ static inline pf_quad pf_load_quad(const int8_t *x, int32_t count, int32_t drop)
     return quad;
 }
 
+/* Four columns of `out_end - out` keys; in C:
+ *     for (; out != out_end; out += 4, more += 4, v += 4 * stride)
+ *         out <- columns 0 and 1 of four keys, more <- columns 2 and 3; */
+__attribute__((naked, noinline)) static void arrange_columns(const int8_t *v __attribute__((unused)),
+                                                             int32_t stride __attribute__((unused)),
+                                                             uint32_t *out __attribute__((unused)),
+                                                             uint32_t *more __attribute__((unused)),
+                                                             const uint32_t *out_end __attribute__((unused))) {
+    __asm__ volatile(" push {r4-r11, lr}\n"
+                     "1: ldr.w r4, [r0]\n"
+                     " ldr.w r5, [r0, r1]\n"
+                     " add r0, r0, r1, lsl #1\n"
+                     " ldr.w r6, [r0]\n"
+                     " ldr.w r7, [r0, r1]\n"
+                     " add r0, r0, r1, lsl #1\n"
+                     " sxtb16 r8, r4, ror #8\n sxtb16 r9, r5, ror #8\n sxtb16 r10, r6, ror #8\n sxtb16 r11, r7, ror #8\n"
+                     " sxtb16 r4, r4\n sxtb16 r5, r5\n sxtb16 r6, r6\n sxtb16 r7, r7\n"
+                     " pkhtb r12, r5, r4, asr #16\n"
+                     " pkhtb lr, r7, r6, asr #16\n"
+                     " pkhbt r4, r4, r5, lsl #16\n"
+                     " pkhbt r5, r6, r7, lsl #16\n"
+                     " pkhbt r6, r8, r9, lsl #16\n"
+                     " pkhbt r7, r10, r11, lsl #16\n"
+                     " pkhtb r9, r9, r8, asr #16\n"
+                     " pkhtb r11, r11, r10, asr #16\n"
+                     " stmia.w r2!, {r4-r7}\n"
+                     " strd r12, lr, [r3], #16\n"
+                     " strd r9, r11, [r3, #-8]\n"
+                     " ldr r4, [sp, #36]\n"
+                     " cmp r2, r4\n"
+                     " bne 1b\n"
+                     " pop {r4-r11, pc}\n");
+}
+
+static int32_t arrange_whole(const int8_t *v, int32_t stride, int32_t drop, uint32_t *out, int32_t keys) {
+    const int32_t whole = keys / 4 * 4;
+    (void)drop;
+    if (whole > 0) {
+        arrange_columns(v, stride, out, out + pair_words(keys), out + whole);
+    }
+    return whole;
+}
+
 PF_DEFINE_ARRANGE_VALUES(s8, 0)
 
 /* Scores of four queries with the keys from `key` to `key_end`, in C:
@@ -116,11 +159,19 @@ __attribute__((naked, noinline)) static void find_key_scores(key_scores *work __
 
 /* Four rows, eight words for each four elements, of which the queries take two each. */
 __attribute__((noinline)) static void arrange_queries(const int8_t *const q[4], uint32_t *out, int32_t size) {
-    for (int32_t i = 0; i < size; i += 4) {
-        for (int32_t c = 0; c < 4; c++, out += 2) {
-            const pf_quad quad = pf_load_quad(q[c] + i, size - i, 0);
-            out[0] = quad.first;
-            out[1] = quad.second;
+    for (int32_t c = 0; c < 4; c++, out += 2) {
+        const int8_t *row = q[c];
+        uint32_t *place = out;
+        int32_t left = size;
+        for (; left >= 4; left -= 4, row += 4, place += 8) {
+            const pf_quad quad = pf_load_quad(row, 4, 0);
+            place[0] = quad.first;
+            place[1] = quad.second;
+        }
+        if (left > 0) {
+            const pf_quad quad = pf_load_quad(row, left, 0);
+            place[0] = quad.first;
+            place[1] = quad.second;
         }
     }
 }

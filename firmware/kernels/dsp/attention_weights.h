@@ -57,7 +57,7 @@ __attribute__((naked, noinline)) static void pf_dsp_numerators(const pf_numerato
 }
 
 /* The same where the shift is not 32 or a distance may pass 31 bits. */
-static void slow_numerators(const pf_numerators *work, int32_t shift) {
+__attribute__((noinline)) static void slow_numerators(const pf_numerators *work, int32_t shift) {
     uint16_t *out = (uint16_t *)work->scores;
     for (const int32_t *s = work->scores; s != work->end; s += 8, out += 8) {
         uint32_t p[8];

@@ -41,6 +41,8 @@ from picoformer.verification import Runner
 ENOUGH = 400_000
 """Bytes of flash and of RAM that a board needs for these images."""
 FRAMES = (320, 1040)
+SMALL_STEP = 3000
+"""Instructions: of much smaller steps the relative error counts less, since no model's cost is in them."""
 OPERATOR_SHAPES = ((12, 20), (40, 17), (7, 64))
 SMALL = ("tiny",)
 
@@ -87,7 +89,7 @@ def typed_graphs(board: Target, whole: Graph) -> Iterable[tuple[str, Graph]]:
 
 def measure(board: Target, graph: Graph, samples: Samples, scratch: Path) -> FirmwareBuild:
     """Build a graph for a board, run it once, and add what its steps take to `samples`."""
-    draft = draft_c(graph, board.isa)
+    draft = draft_c(graph, board.isa, tile="none")
     write_c(draft, scratch / "source")
     links = [*board.toolchain.link_flags, KEEP_RELOCATIONS]
     linked = board.model_copy(update={"toolchain": board.toolchain.model_copy(update={"link_flags": links})})
@@ -146,13 +148,15 @@ def _add_code(samples: Samples, code: Code, draft: Draft, elf: Path) -> None:
 
 
 def fit(rows: list[tuple[list[float], int, dict[str, tuple[int, int]]]]) -> dict[str, Any]:
-    """Coefficients that are not negative, by least squares of the relative error; and the largest such error."""
+    """Coefficients that are not negative, by least squares of the relative error; and the largest such error of a
+    step that is not small."""
     terms = np.array([row[0] for row in rows])
     counted = np.array([row[1] for row in rows], float)
     fitted: dict[str, Any] = {"samples": len(rows)}
     coefficients = _solve(terms, counted)
     fitted["instructions"] = _rounded(coefficients)
-    fitted["worst"] = round(float(np.abs(terms @ coefficients / counted - 1).max()), 4)
+    off = np.abs(terms @ coefficients - counted) / np.maximum(counted, SMALL_STEP)
+    fitted["worst"] = round(float(off.max()), 4)
     fitted["cycles"] = {
         cpu: [_rounded(_solve(terms, np.array([row[2][cpu][column] for row in rows], float))) for column in (0, 1)]
         for cpu in rows[0][2]
@@ -161,9 +165,11 @@ def fit(rows: list[tuple[list[float], int, dict[str, tuple[int, int]]]]) -> dict
 
 
 def _solve(terms: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    scale = np.abs(terms / counted[:, None]).max(axis=0)
+    weight = 1 / (counted + SMALL_STEP)
+    weighted = terms * weight[:, None]
+    scale = np.abs(weighted).max(axis=0)
     scale[scale == 0] = 1
-    coefficients, _ = nnls(terms / counted[:, None] / scale, np.ones(len(counted)))
+    coefficients, _ = nnls(weighted / scale, counted * weight)
     return np.asarray(coefficients / scale)
 
 

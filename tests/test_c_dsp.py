@@ -10,10 +10,10 @@ import pytest
 
 from arm_library import FLAGS_M4, ArmLibrary, dsp_opcodes
 from c_library import FIRMWARE, FLAGS, execute
-from operator_cases import CASES, Case, of
+from operator_cases import CASES, Case, of, then_activation
 from picoformer.ir.operator import Operand
 from picoformer.ir.types import DType, QuantParams, TensorType
-from picoformer.ops import Attention, Linear
+from picoformer.ops import Attention, Linear, LoweredInterpolatedTable
 from test_c_ops import ALIASES
 
 DSP = ["dsp", "generic"]
@@ -45,6 +45,47 @@ def test_equal_to_the_definition(symbol: str, core: ArmLibrary) -> None:
         if core.is_full:
             run()
     run()
+
+
+@pytest.mark.parametrize("y", [S8, S16])
+@pytest.mark.parametrize("symbol", [s for s in CASES if s.startswith("pf_linear_") and "wide" not in s])
+def test_linear_with_an_activation(symbol: str, y: DType, core: ArmLibrary) -> None:
+    """One call gives what a linear layer and the table of an activation give one after another."""
+    waiting = []
+    for case in CASES[symbol]():
+        then, expected = then_activation(case, y)
+        waiting.append((case.note, execute(core, case.lowered, *case.activations, then=then)[1], expected))
+    core.run()
+    for note, result, expected in waiting:
+        np.testing.assert_array_equal(result, expected, note)
+
+
+@pytest.mark.parametrize("then", [S8, S16])
+@pytest.mark.parametrize("y", [S8, S16])
+def test_activation_on_sums_that_may_not_be_shifted_left(y: DType, then: DType, core: ArmLibrary) -> None:
+    rng = np.random.default_rng(3)
+    for rows, n, k in ((1, 1, 5), (3, 5, 33), (5, 2, 64)):
+        data = rng.integers(-128, 128, (rows, k)).astype(np.int8)
+        data[0] = 0
+        case = linear_case(data, rng.integers(-127, 128, (n, k)).astype(np.int8), y, 2.0**15)
+        assert 32 - case.lowered.shift > case.lowered.headroom
+        table, expected = then_activation(case, then)
+        result = execute(core, case.lowered, *case.activations, then=table)[1]
+        core.run()
+        np.testing.assert_array_equal(result, expected, case.note)
+
+
+@pytest.mark.parametrize("y", [S8, S16])
+def test_interpolation_of_every_number(y: DType, core: ArmLibrary) -> None:
+    """All 65536 of them, with a table that jumps from end to end, and a count that is no multiple of four."""
+    x = np.arange(-32768, 32768, dtype=np.int16)
+    table = np.where(np.arange(513) % 3 == 0, 32767, -32768).astype(np.int16)
+    table[256:] = np.random.default_rng(4).integers(-32768, 32768, 257)
+    for part in (x, x[3:]):
+        lowered = LoweredInterpolatedTable(table, of(part.shape, S16, 0.1), of(part.shape, y, 0.1))
+        result = execute(core, lowered, part)[1]
+        core.run()
+        np.testing.assert_array_equal(result, lowered.execute(part))
 
 
 @pytest.mark.parametrize("x,y", [(S8, S8), (S8, S16), (S16, S16)])

@@ -192,7 +192,7 @@ def test_a_model_that_does_not_fit(shop: Workshop, tmp_path: Path, holds: str) -
     line = builds_not(shop, tmp_path, holds, region, f"{had:,}", "biggest", target=target)
     needs = int(re.search(r"needs ([\d,]+) bytes", line)[1].replace(",", ""))
     assert needs > had
-    assert re.search(r"biggest: \w+ [\d,]+, ", line), line
+    assert re.search(r"biggest: [^;]+ [\d,]+, [^;]+ [\d,]+, [^;]+ [\d,]+; ", line), line
 
 
 TARGET_FAULTS = {

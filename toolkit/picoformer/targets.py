@@ -279,7 +279,7 @@ def _check_stand_in(path: Path, source: str, target: Target) -> None:
 
 def _emulated() -> list[str]:
     found = [read_toml(path, Target) for path in sorted(resource_root("targets").glob("*.toml"))]
-    return [target.name for target in found if target.emulator is not None and not target.is_host]
+    return sorted(target.name for target in found if target.emulator is not None and not target.is_host)
 
 
 def _check_port(path: Path, source: str, target: Target) -> None:
@@ -289,7 +289,7 @@ def _check_port(path: Path, source: str, target: Target) -> None:
     ports = resource_root("firmware") / "port"
     folder = ports / target.port
     if not folder.is_dir():
-        known = sorted([LIBRARY, *(entry.name for entry in ports.iterdir() if entry.is_dir())])
+        known = sorted(entry.name for entry in ports.iterdir() if entry.is_dir())
         raise ConfigError(
             f"{path}:{key_line(source, ('port',))}: key 'port': no directory firmware/port/{target.port}; "
             f"use one of {', '.join(known)}"

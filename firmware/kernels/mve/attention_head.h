@@ -11,10 +11,10 @@
 #include "picoformer/kernels.h"
 
 #include "attention_loops.h"
-#include "filled_rows.h"
 
+/* multiple: a power of two */
 static inline int32_t up(int32_t count, int32_t multiple) {
-    return (count + multiple - 1) / multiple * multiple;
+    return (count + multiple - 1) & -multiple;
 }
 
 /* Where the score of a key lies; its vectors lie likewise among those of the 8 keys. */
@@ -22,40 +22,62 @@ static inline int32_t place_of(int32_t key) {
     return (key & ~7) + (key & 1) * 4 + (key & 7) / 2;
 }
 
-/* Eight values of a column as int16; the last ones are zero where there are no more. */
-static inline int16x8_t column_s8(const int8_t *v, uint16x8_t offsets, mve_pred16_t there) {
-    return vldrbq_gather_offset_z_s16(v, offsets, there);
-}
+/* x without its `drop` low bits, rounded; int8 loses none. */
+#define NARROWED_s8(X, DROP)  (X)
+#define NARROWED_s16(X, DROP) vrshlq_n_s16(X, -(DROP))
+#define BITS_s8               8
+#define BITS_s16              16
+#define VCTP_s8(COUNT)        vctp8q((uint32_t)(COUNT))
+#define VCTP_s16(COUNT)       vctp16q((uint32_t)(COUNT))
+/* Values at 16-bit offsets as int16. */
+#define COLUMN_s8(V, OFFSETS, THERE)  vldrbq_gather_offset_z_s16(V, OFFSETS, THERE)
+#define COLUMN_s16(V, OFFSETS, THERE) vldrhq_gather_shifted_offset_z_s16(V, OFFSETS, THERE)
 
-static void arrange_keys_s8(const int8_t *k, int32_t stride, int8_t *out, int32_t keys, int32_t size) {
-    const int32_t vectors = up(size, 16) / 16;
-    for (int32_t j = 0; j < keys; j++, k += stride) {
-        int8_t *to = out + ((j & ~7) * vectors + place_of(j & 7)) * 16;
-        for (int32_t i = 0; i < size; i += 16, to += 8 * 16) {
-            vst1q_s8(to, vld1q_z_s8(k + i, vctp8q((uint32_t)(size - i))));
-        }
+/* Queries: whole vectors. Keys: groups as the loops read them; behind the last key the place of one is filled with it again.
+ * Values: column by column, 8 keys at a time; offsets have 16 bits, and where strides are too long for that it is one key. */
+#define DEFINE_ARRANGEMENTS(IN)                                                                                                  \
+    __attribute__((noinline)) static void arrange_queries_##IN(const PF_TYPE_##IN *q, int32_t stride, PF_TYPE_##IN *out,         \
+                                                               int32_t queries, int32_t size, int32_t drop) {                    \
+        const int32_t lanes = 16 / (int32_t)sizeof *q;                                                                           \
+        (void)drop;                                                                                                              \
+        for (; queries > 0; queries--, q += stride) {                                                                            \
+            for (int32_t i = 0; i < size; i += lanes, out += lanes) {                                                            \
+                vst1q_##IN(out, NARROWED_##IN(vld1q_z_##IN(q + i, VCTP_##IN(size - i)), drop));                                  \
+            }                                                                                                                    \
+        }                                                                                                                        \
+    }                                                                                                                            \
+    __attribute__((noinline)) static void arrange_keys_##IN(const PF_TYPE_##IN *k, int32_t stride, PF_TYPE_##IN *out,            \
+                                                            int32_t keys, int32_t size, int32_t drop) {                          \
+        const int32_t lanes = 16 / (int32_t)sizeof *k;                                                                           \
+        (void)drop;                                                                                                              \
+        for (; keys > 0; keys -= 8, k += 8 * stride) {                                                                           \
+            for (int32_t i = 0; i < size; i += lanes, out += 8 * lanes) {                                                        \
+                const mve_pred16_t there = VCTP_##IN(size - i);                                                                  \
+                const PF_TYPE_##IN *from = k + i;                                                                                \
+                for (int32_t c = 0; c < 8; c++) {                                                                                \
+                    vst1q_##IN(out + place_of(c) * lanes, NARROWED_##IN(vld1q_z_##IN(from, there), drop));                       \
+                    from += c + 1 < keys ? stride : 0;                                                                           \
+                }                                                                                                                \
+            }                                                                                                                    \
+        }                                                                                                                        \
+    }                                                                                                                            \
+    __attribute__((noinline)) static void arrange_values_##IN(const PF_TYPE_##IN *v, int32_t stride, int16_t *out, int32_t keys, \
+                                                              int32_t size, int32_t drop) {                                      \
+        const int32_t pieces = up(keys, 32) / 32, step = stride < 8192 ? 8 : 1;                                                  \
+        const uint16x8_t offsets = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)stride);                                            \
+        (void)drop;                                                                                                              \
+        for (int32_t j = 0; j < keys; j += step, v += step * stride) {                                                           \
+            const mve_pred16_t there = vctp16q((uint32_t)(keys - j < step ? keys - j : step));                                   \
+            int16_t *group = out + j / 32 * 256 + j % 32;                                                                        \
+            const PF_TYPE_##IN *from = v;                                                                                        \
+            for (int32_t left = size; left > 0; left -= 8, group += pieces * 256) {                                              \
+                int16_t *to = group;                                                                                             \
+                for (int32_t d = left < 8 ? left : 8; d > 0; d--, from++, to += 32) {                                            \
+                    vst1q_p_s16(to, NARROWED_##IN(COLUMN_##IN(from, offsets, there), drop), there);                              \
+                }                                                                                                                \
+            }                                                                                                                    \
+        }                                                                                                                        \
     }
-}
-
-/* The strides of values are below 2^13 or so: what 16 bits of offset reach. Longer ones go element by element. */
-static void arrange_values_s8(const int8_t *v, int32_t stride, int16_t *out, int32_t keys, int32_t size) {
-    const int32_t pieces = up(keys, 32) / 32, is_near = stride < 8192;
-    const uint16x8_t offsets = vmulq_n_u16(vidupq_n_u16(0, 1), (uint16_t)stride);
-    for (int32_t d = 0; d < size; d++) {
-        int16_t *to = out + d / 8 * pieces * 256 + d % 8 * 32;
-        const int8_t *from = v + d;
-        for (int32_t j = 0; j < keys; j += 8, from += 8 * stride) {
-            int16_t *const eight = to + j / 32 * 256 + j % 32;
-            if (is_near) {
-                vst1q_s16(eight, column_s8(from, offsets, vctp16q((uint32_t)(keys - j))));
-                continue;
-            }
-            for (int32_t i = 0; i < 8; i++) {
-                eight[i] = j + i < keys ? from[i * stride] : 0;
-            }
-        }
-    }
-}
 
 /* Scores from `keys` on, up to whole vectors, made equal to one that counts, so that the maximum stays. */
 static void hide_scores(int32_t *scores, int32_t keys) {
@@ -90,9 +112,32 @@ static void index_scores(const pf_attention_head *head, int32_t *scores, int32_t
     }
 }
 
+/* pf_scaled_reciprocal of four totals: y = 1/total * 2^(62-lead), times the mantissa. Each as a multiplier and 32 - shift;
+ * returns the largest of the latter. */
+static inline int32_t find_factors(const pf_attention_head *head, const uint32_t *totals, int32_t *factors) {
+    const uint32x4_t total = vld1q_u32(totals), lead = vclzq_u32(total);
+    const uint32x4_t f = vshlq_u32(total, vreinterpretq_s32_u32(lead));
+    uint32x4_t y = vsubq_u32(vdupq_n_u32(0xB4B4B4B5u), vmulhq_u32(f, vdupq_n_u32(0x78787879u)));
+    for (int32_t i = 0; i < 3; i++) {
+        const uint32x4_t error = vsubq_u32(vdupq_n_u32(0x80000000u), vmulhq_u32(f, y));
+        const uint32x4_t high = vqshlq_n_u32(vmulhq_u32(y, error), 2), low = vshrq_n_u32(vmulq_u32(y, error), 30);
+        y = vminq_u32(vorrq_u32(high, low), vdupq_n_u32(0x80000000u));
+    }
+    const uint32x4_t mantissa = vdupq_n_u32((uint32_t)head->value_mantissa);
+    const uint32x4_t high = vshlq_n_u32(vmulhq_u32(y, mantissa), 1), low = vshrq_n_u32(vmulq_u32(y, mantissa), 31);
+    int32x4x2_t pairs;
+    pairs.val[0] = vreinterpretq_s32_u32(vorrq_u32(high, low));
+    pairs.val[1] = vsubq_s32(vreinterpretq_s32_u32(lead), vdupq_n_s32(head->value_exponent - 1));
+    vst2q_s32(factors, pairs);
+    return vmaxvq_s32(INT32_MIN, pairs.val[1]);
+}
+
+/* Queries whose factors are found together. */
+#define BATCH 4
+
 /* A factor whose shift is 32 or less. */
 #define DEFINE_EXACT_MEANS(OUT)                                                                                                  \
-    __attribute__((noinline)) static void exact_means_##OUT(const means *m, pf_factor f, int32_t all, PF_TYPE_##OUT *y) {        \
+    __attribute__((noinline)) static void exact_means_##OUT(const means *m, int32_t all, PF_TYPE_##OUT *y)        {        \
         for (int32_t d = 0; d < m->columns; d++) {                                                                               \
             const int16_t *v = m->v + d / 8 * all * 256 + d % 8 * 32, *p = m->p;                                                 \
             int32_t sum = 0;                                                                                                     \
@@ -101,13 +146,40 @@ static void index_scores(const pf_attention_head *head, int32_t *scores, int32_t
                     sum += *p++ * *v++;                                                                                          \
                 }                                                                                                                \
             }                                                                                                                    \
-            const int64_t mean = pf_rounding_shift((int64_t)sum * f.multiplier, f.shift);                                        \
+            const int64_t mean = pf_rounding_shift((int64_t)sum * m->factors[0], 32 - m->factors[1]);                            \
             y[d] = PF_SATURATE(OUT, mean);                                                                                       \
         }                                                                                                                        \
     }
 
 /* Distances of scores stay below 2^31 up to this size of a head. */
 #define MOST_HEAD_SIZE ((int32_t)1 << 16)
+
+/* What is the same for all queries of a head. Sizes in elements; `columns`: of numerators in a row. */
+typedef struct plan {
+    const pf_attention_head *head;
+    scoring s;
+    int32_t vectors;
+    int32_t is_fast; /* scores need no index_scores */
+} plan;
+
+/* The numerators of one query against `count` keys, whatever its length and theirs; returns their sum. */
+__attribute__((noinline)) static uint32_t any_numerators(const plan *a, const void *q, int16_t *p, int32_t count) {
+    const int32_t sixteens = (count + 15) >> 4;
+    int32_t *const score = a->s.score, *const end = score + 16 * sixteens;
+    if (a->vectors == 1) {
+        scores_of_one(a->s.key, q, score, end);
+    } else {
+        scores_of_more(a->s.key, q, score, end, a->vectors - 1);
+    }
+    if ((count & 15) != 0) {
+        hide_scores(score, count);
+    }
+    if (!a->is_fast) {
+        index_scores(a->head, score, 16 * sixteens);
+    }
+    const uint32_t total = find_numerators(score, a->s.table, a->s.multiplier, sixteens, p);
+    return (count & 31) != 0 ? drop_numerators(p, count, total) : total;
+}
 
 #define DEFINE_HEAD(IN, OUT)                                                                                                     \
     DEFINE_MEANS(OUT)                                                                                                            \
@@ -116,49 +188,69 @@ static void index_scores(const pf_attention_head *head, int32_t *scores, int32_t
                                         const PF_TYPE_##IN *v, PF_TYPE_##OUT *y, int32_t queries, int32_t keys,                  \
                                         int32_t *scratch) {                                                                      \
         const int32_t lanes = 16 / (int32_t)sizeof *q, size = head->head_size, vectors = up(size, lanes) / lanes;                \
-        const int32_t all = up(keys, 32) / 32, first = head->first_keys;                                                         \
+        const int32_t columns = up(keys, 32), first = head->first_keys;                                                          \
         PF_TYPE_##IN *const key = (PF_TYPE_##IN *)scratch, *const query = key + up(keys, 16) * vectors * lanes;                  \
-        int16_t *const value = (int16_t *)(void *)(query + vectors * lanes);                                                     \
-        int32_t *const score = (int32_t *)(void *)(value + up(head->value_size, 8) * all * 32);                                  \
+        int16_t *const value = (int16_t *)(void *)(query + BATCH * vectors * lanes);                                             \
+        int16_t *const numerator = value + up(head->value_size, 8) * columns;                                                    \
+        int32_t *const score = (int32_t *)(void *)(numerator + BATCH * columns);                                                 \
         if (!head->same_keys) {                                                                                                  \
-            arrange_keys_##IN(k, head->key_stride, key, keys, size);                                                             \
-            arrange_values_##IN(v, head->value_stride, value, keys, head->value_size);                                           \
+            arrange_keys_##IN(k, head->key_stride, key, keys, size, head->key_drop);                                             \
+            arrange_values_##IN(v, head->value_stride, value, keys, head->value_size, head->value_drop);                         \
         }                                                                                                                        \
-        const int32_t is_fast = head->score_shift == 32 && size < MOST_HEAD_SIZE;                                                \
-        const int32_t multiplier = is_fast ? head->score_multiplier : (int32_t)1 << 30;                                          \
-        means m = {.p = (const int16_t *)(const void *)score, .v = value, .columns = head->value_size};                          \
-        for (int32_t i = 0; i < queries; i++, q += head->query_stride, y += head->output_stride) {                               \
-            const int32_t seen = keys - first > i ? first + i : keys, sixteens = up(seen, 16) / 16;                              \
+        const int32_t is_fast = head->score_shift == 32 && size < MOST_HEAD_SIZE, is_whole = BITS_##IN == 8 && size == lanes;    \
+        const plan a = {.head = head,                                                                                            \
+                        .s = {.key = key,                                                                                        \
+                              .score = score,                                                                                    \
+                              .table = head->table,                                                                              \
+                              .multiplier = is_fast ? head->score_multiplier : (int32_t)1 << 30,                                 \
+                              .end = score + keys,                                                                               \
+                              .sixteens = keys / 16,                                                                             \
+                              .query_step = (is_whole ? head->query_stride : vectors * lanes) * (int32_t)sizeof *q},             \
+                        .vectors = vectors,                                                                                      \
+                        .is_fast = is_fast};                                                                                     \
+        const int32_t is_short = is_fast && vectors <= 2 && keys % 32 == 0;                                                      \
+        means m = {.v = value,                                                                                                   \
+                   .columns = head->value_size,                                                                                  \
+                   .p_step = columns * 2,                                                                                        \
+                   .y_gap = (head->output_stride - up(head->value_size, 8)) * (int32_t)sizeof *y};                               \
+        for (int32_t i = 0, batch; i < queries; i += batch) {                                                                    \
+            uint32_t totals[BATCH];                                                                                              \
+            int32_t factors[2 * BATCH];                                                                                          \
+            const int32_t seen = keys - first > i ? first + i : keys; /* queries that see fewer than all come one by one */      \
+            batch = seen < keys ? 1 : queries - i < BATCH ? queries - i : BATCH;                                                 \
             const PF_TYPE_##IN *from = q;                                                                                        \
-            if (size % lanes != 0 || vectors > 1) {                                                                              \
-                fill_strided_##IN(q, 0, query, 1, size);                                                                         \
+            if (!is_whole) {                                                                                                     \
+                arrange_queries_##IN(q, head->query_stride, query, batch, size, head->query_drop);                               \
                 from = query;                                                                                                    \
             }                                                                                                                    \
-            if (vectors == 1) {                                                                                                  \
-                scores_of_one(key, from, score, score + 16 * sixteens);                                                          \
+            if (seen < keys || !is_short) {                                                                                      \
+                for (int32_t c = 0; c < batch; c++) {                                                                            \
+                    const void *row = (const uint8_t *)from + c * a.s.query_step;                                                \
+                    totals[c] = any_numerators(&a, row, numerator + c * columns, seen);                                          \
+                }                                                                                                                \
+            } else if (vectors == 1) {                                                                                           \
+                whole_of_one(&a.s, from, numerator, totals, batch);                                                              \
             } else {                                                                                                             \
-                scores_of_more(key, from, score, score + 16 * sixteens, vectors - 1);                                            \
+                whole_of_two(&a.s, from, numerator, totals, batch);                                                              \
             }                                                                                                                    \
-            if (seen % 16 != 0) {                                                                                                \
-                hide_scores(score, seen);                                                                                        \
+            for (int32_t c = batch; c < BATCH; c++) {                                                                            \
+                totals[c] = totals[0];                                                                                           \
             }                                                                                                                    \
-            if (!is_fast) {                                                                                                      \
-                index_scores(head, score, 16 * sixteens);                                                                        \
-            }                                                                                                                    \
-            uint32_t total = find_numerators(score, head->table, multiplier, sixteens);                                          \
-            if (seen % 32 != 0) {                                                                                                \
-                total = drop_numerators((int16_t *)score, seen, total);                                                          \
-            }                                                                                                                    \
-            const pf_factor f = pf_scaled_reciprocal(head->value_mantissa, head->value_exponent, total);                         \
-            m.pieces = up(seen, 32) / 32;                                                                                        \
-            m.gap = (all - m.pieces) * 512;                                                                                      \
-            m.multiplier = f.multiplier;                                                                                         \
-            m.minus_shift = 32 - f.shift;                                                                                        \
-            if (f.shift > 32) {                                                                                                  \
+            const int32_t nearest = find_factors(head, totals, factors);                                                         \
+            m.p = numerator;                                                                                                     \
+            m.pieces = (seen + 31) >> 5;                                                                                         \
+            m.gap = (columns - 32 * m.pieces) * 16;                                                                              \
+            m.factors = factors;                                                                                                 \
+            m.queries = batch;                                                                                                   \
+            if (nearest < 0) {                                                                                                   \
                 means_##OUT(&m, y);                                                                                              \
             } else {                                                                                                             \
-                exact_means_##OUT(&m, f, all, y);                                                                                \
+                for (int32_t c = 0; c < batch; c++, m.p += columns, m.factors += 2) {                                            \
+                    exact_means_##OUT(&m, columns / 32, y + c * head->output_stride);                                            \
+                }                                                                                                                \
             }                                                                                                                    \
+            q += batch * head->query_stride;                                                                                     \
+            y += batch * head->output_stride;                                                                                    \
         }                                                                                                                        \
     }
 

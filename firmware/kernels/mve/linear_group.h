@@ -5,12 +5,11 @@
 #ifndef PF_MVE_LINEAR_GROUP_H
 #define PF_MVE_LINEAR_GROUP_H
 
+#include <arm_mve.h>
 #include <stddef.h>
 
 #include "picoformer/fixedpoint.h"
 #include "picoformer/ops.h"
-
-#include "filled_rows.h"
 
 #define GROUP 8
 
@@ -50,7 +49,7 @@ typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 ? 1
 #define NO_SHIFT  " vldmia r5, {d4-d7}\n"
 #define SHIFT     " vldmia r5, {d4-d9}\n vshl.s32 q0, q0, q4\n vshl.s32 q1, q1, q4\n"
 #define STORE_s8  " vqadd.s16 q0, q0, r2\n vqmovnb.s16 q0, q0\n vpst\n vstrbt.16 q0, [r7]\n"
-#define STORE_s16 " vpst\n vstrht.16 q0, [r7]\n"
+#define STORE_s16 " vqadd.s16 q0, q0, r2\n vpst\n vstrht.16 q0, [r7]\n"
 
 /* T: s8 or s16, the elements of x and of the weights as they lie here. Sums in r0, r2, … r12, lr; r1 weights, r3 x, r11 its
  * end, r5 parameters, r7 y, r9 pieces left. On the stack: w, pieces, where a row starts, y_step, zero_point. */
@@ -143,48 +142,6 @@ static void set_outputs(group *g, const int32_t *bias, const int32_t *multiplier
             width = 64 / (int32_t)sizeof *x;                                                                                     \
         }                                                                                                                        \
         return sum;                                                                                                              \
-    }
-
-/* The whole layer. LOOP: a loop as above. SCRATCH_WEIGHTS: vectors that a group of weights takes in the scratch for each of a
- * row. WEIGHTS(p, i, vectors, scratch): the group of rows from i on. Rows of x that are no whole vectors go through the scratch,
- * a block of them at a time. Where a sum may pass 32 bits when shifted left, it is rescaled by a 64-bit product. */
-#define DEFINE_LINEAR(SYMBOL, PARAMETERS, IN, OUT, LOOP, SCRATCH_WEIGHTS, WEIGHTS)                                               \
-    void SYMBOL(const PARAMETERS *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                     \
-        const int32_t n = p->n, k = p->k, lanes = 16 / (int32_t)sizeof *x, vectors = (k + lanes - 1) / lanes;                    \
-        const int32_t left = 32 - p->shift;                                                                                      \
-        PF_TYPE_##IN *const filled = (PF_TYPE_##IN *)scratch + SCRATCH_WEIGHTS * vectors * lanes;                                \
-        group g = {.pieces = (vectors >> 2) - 1,                                                                                 \
-                   .start = start_of(vectors),                                                                                  \
-                   .y_step = n * (int32_t)sizeof *y,                                                                             \
-                   .zero_point = p->zero_point,                                                                                  \
-                   .left = {left, left, left, left}};                                                                            \
-        for (int32_t count; rows > 0; rows -= count, x += count * k, y += count * n) {                                           \
-            const PF_TYPE_##IN *from = x;                                                                                        \
-            count = rows;                                                                                                        \
-            if (p->block > 0) {                                                                                                  \
-                count = rows < p->block ? rows : p->block;                                                                       \
-                fill_strided_##IN(x, k, filled, count, k);                                                                          \
-                from = filled;                                                                                                   \
-            }                                                                                                                    \
-            for (int32_t i = 0; i < n; i += GROUP) {                                                                             \
-                g.w = WEIGHTS(p, i, vectors, scratch);                                                                           \
-                set_outputs(&g, p->bias + i, p->multiplier + i, n - i);                                                          \
-                g.x = from;                                                                                                      \
-                g.x_end = from + count * vectors * lanes;                                                                        \
-                g.y = y + i;                                                                                                     \
-                if (left <= p->headroom) {                                                                                       \
-                    LOOP(&g);                                                                                                    \
-                    continue;                                                                                                    \
-                }                                                                                                                \
-                for (int32_t r = 0; r < count; r++) {                                                                            \
-                    for (int32_t c = 0; c < g.count; c++) {                                                                      \
-                        const int32_t sum = sum_##IN(&g, from + r * vectors * lanes, c);                                         \
-                        const int32_t value = p->zero_point + pf_rescale(sum, p->multiplier[i + c], p->shift);                   \
-                        y[r * n + i + c] = PF_SATURATE(OUT, value);                                                              \
-                    }                                                                                                            \
-                }                                                                                                                \
-            }                                                                                                                    \
-        }                                                                                                                        \
     }
 
 #endif

@@ -14,18 +14,26 @@ def _up(count: int, multiple: int) -> int:
 
 
 def linear(s: Sizes) -> list[float]:
-    """Products, padded to whole words as some kernels have them; weights widened once for each block of rows."""
+    """Products, padded as some kernels have them (pairs of rows, six rows, groups of eight outputs, words and vectors
+    of inputs); the outputs; weights widened once for each block of rows; inputs arranged."""
     rows, n, k, block = s["rows"], s["n"], s["k"], s.get("block", 0)
     passes = math.ceil(rows / block) if block else 1
-    n2, k4 = _up(n, 2), _up(k, 4)
+    twos, sixes = math.ceil(rows / 2), math.ceil(rows / 6)
+    n2, n8, k4, vectors = _up(n, 2), _up(n, 8), _up(k, 4), math.ceil(k / 16)
     return [
         rows * n * k,
-        _up(rows, 2) * n2 * k4,
-        n * math.ceil(rows / 2) * math.ceil(k / 16),
+        2 * twos * n2 * k4,
+        sixes * n * k4,
+        rows * n8 * vectors,
+        n * twos * vectors,
         passes * n2 * k4,
         rows * n,
-        math.ceil(rows / 2) * n2,
+        rows * n8,
+        twos * n2,
+        sixes * n,
         rows * k4,
+        rows * vectors,
+        rows * k4 if k % 4 else 0,
         passes * n2,
         rows,
         passes,

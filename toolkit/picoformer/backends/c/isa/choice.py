@@ -9,6 +9,7 @@ from picoformer.backends.c.isa.armv6m import ARMV6M
 from picoformer.backends.c.isa.armv7m import ARMV7M
 from picoformer.backends.c.isa.dsp import DSP
 from picoformer.backends.c.isa.generic import GENERIC
+from picoformer.backends.c.isa.host import HOST
 from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout
 from picoformer.backends.c.isa.mve import MVE
 from picoformer.backends.c.isa.word import WORD
@@ -21,6 +22,7 @@ from picoformer.ops.linear import WIDE_SHIFT_MIN
 
 INSTRUCTION_SETS: dict[str, InstructionSet] = {
     "generic": GENERIC,
+    "host": HOST,
     "word": WORD,
     "armv6m": ARMV6M,
     "armv7m": ARMV7M,
@@ -58,12 +60,16 @@ class Layout(InstructionSet):
         kernels = {DType.INT8: self.attention_head_s8, DType.INT16: self.attention_head_s16}
         return kernels.get(dtype, GENERIC.attention_head_s8)
 
-    def scratch_bytes(self, graph: Graph, node: Node) -> int:
-        """Bytes of arena a step needs for itself while it runs; 0 for most."""
+    def scratch_bytes(self, graph: Graph, node: Node, rows: int | None = None, wide: bool | None = None) -> int:
+        """Bytes of arena a node needs for itself while it runs; 0 for most.
+
+        `rows`: those computed at a time, where not all of them. `wide`: what `is_wide` says, where it was asked before.
+        """
         types = [graph.types[name] for name in node.inputs]
         if isinstance(node.op, Linear):
-            layout = self.linear(types[0].dtype, types[1].dtype, self.is_wide(graph, node))
-            return layout.scratch_bytes(types[0].rows, types[0].width)
+            wide = self.is_wide(graph, node) if wide is None else wide
+            layout = self.linear(types[0].dtype, types[1].dtype, wide)
+            return layout.scratch_bytes(rows or types[0].rows, types[0].width)
         if not isinstance(node.op, Attention):
             return 0
         head, heads = self.attention(types[0].dtype), node.op.kv_heads

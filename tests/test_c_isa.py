@@ -1,4 +1,4 @@
-"""Kernels that take six rows at a time (word, armv6m, armv7m): the bytes of the definition, on the host and in QEMU."""
+"""The kernels of host, word, armv6m and armv7m: the bytes of the definition, on this machine and in QEMU."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from c_library import FIRMWARE, FLAGS, Library, execute
 from operator_cases import CASES, Case, of, then_activation
 from picoformer.backends.c.isa.armv6m import ARMV6M
 from picoformer.backends.c.isa.armv7m import ARMV7M
+from picoformer.backends.c.isa.host import HOST
 from picoformer.backends.c.isa.word import WORD
 from picoformer.ir.operator import Operand
 from picoformer.ir.types import DType
@@ -22,7 +23,8 @@ from test_c_ops import ALIASES
 
 S8, S16 = DType.INT8, DType.INT16
 SYMBOLS = [name for name in CASES if "linear" in name or "attention" in name]
-SETS = {"word": WORD, "armv6m": ARMV6M, "armv7m": ARMV7M}
+COMPILERS = {"host": "gcc", "word": "clang"}
+SETS = {"host": HOST, "word": WORD, "armv6m": ARMV6M, "armv7m": ARMV7M}
 CORES = {"armv6m": M0, "armv7m": M3}
 
 
@@ -48,14 +50,14 @@ class Waiting:
         self.results.clear()
 
 
-@pytest.fixture(scope="module", params=["clang", "armv6m", "armv7m"])
+@pytest.fixture(scope="module", params=["host", "word", "armv6m", "armv7m"])
 def waiting(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Waiting:
-    """`word` on the host, `armv6m` and `armv7m` in QEMU."""
+    """`host` and `word` on this machine, `armv6m` and `armv7m` in QEMU."""
     folder = tmp_path_factory.mktemp("operators")
     if request.param in CORES:
         request.getfixturevalue("arm_tools")
         return Waiting(ArmLibrary(folder, [request.param, "generic"], CORES[request.param]))
-    return Waiting(Library.build(folder, request.param, ["word", "generic"]))
+    return Waiting(Library.build(folder, COMPILERS[request.param], [request.param, "generic"]))
 
 
 @pytest.mark.parametrize("symbol", CASES)

@@ -24,7 +24,8 @@ static inline uint32_t halve_two(uint32_t word) {
 static inline pf_quad pf_load_quad(const int16_t *x, int32_t count, int32_t drop) {
     pf_quad quad;
     if (count >= 4) {
-        __builtin_memcpy(&quad, x, sizeof quad);
+        __builtin_memcpy(&quad.first, x, 4);
+        __builtin_memcpy(&quad.second, x + 2, 4);
     } else {
         quad.first = (uint16_t)x[0] | (uint32_t)(count > 1 ? x[1] : 0) << 16;
         quad.second = count > 2 ? (uint16_t)x[2] : 0u;

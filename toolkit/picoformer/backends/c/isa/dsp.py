@@ -59,7 +59,7 @@ class DspInt8AttentionLayout(AttentionLayout):
     """Four queries, their scores, a key, and all values of a head in pairs of 16 bits, transposed; keys stay as they
     are."""
 
-    mac_instructions, reload_instructions, rows = 1.2, 1.55, 4
+    mac_instructions, reload_instructions, rows = 1.2, 1.1, 4
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         head, fours = up(head_size, 4), up(keys, 4)

@@ -1,157 +1,176 @@
-"""Measure the reference models and write benchmarks/results.json and results.md: python benchmarks/run.py [--check].
+"""Measure the models on every emulated core in every scheme: python benchmarks/run.py [--check].
 
-Instructions are counted in the emulator and are exact; bytes come from the linked ELF, the stack from the run. The
-models are trained here from fixed seeds; figures of the kernels do not depend on the weights, those of quality do.
+Writes results.json, results.md and growth.svg. With --check a choice of lines that has every core and every scheme is
+measured and compared with the tracked ones: a figure that moved by more than 1 % fails. Instructions are counted in the
+emulator and are exact; cycles are modelled; bytes come from the linked ELF, the stack from the run.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import groupby
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import picoformer
-from picoformer.compress.settings import TrainSettings
-from picoformer.compress.train import evaluate, train
-from picoformer.datasets import synthetic_signal
-from picoformer.models.config import reference_encoder_config
-from picoformer.models.export import export_onnx
-from picoformer.models.transformer import Transformer
-from picoformer.targets import load_target
+from models import REFERENCE, RELU, SHAPES, TRAINED, Files, prepare
+
+from picoformer.quantize import SCHEMES
+from picoformer.targets import Target, list_targets, load_target
 
 HERE = Path(__file__).parent
-SAMPLES = 64
-CASES = [("relu", "int8"), *(("gelu", scheme) for scheme in ("int8", "int8x16", "int4x8", "int4x16", "float32"))]
-TARGET = "mps2-an386"
+TRACKED = HERE / "results.json"
 TOLERANCE = 0.01
 """A change of more than this share in a figure has to be written into the tracked table."""
+QUALITY_TOLERANCE_DB = 1.0
+"""Training ends elsewhere on another processor."""
+ROOM = 400_000
+"""Bytes of flash and of RAM that a board needs to stand for its core with every model."""
+FLOAT, FLOAT_CPU = "float32", "cortex-m4"
 
 
-def measure() -> dict[str, Any]:
-    """Every case: accuracy, quality, instructions, bytes."""
-    data = synthetic_signal(0)
-    lines = []
+class Key(NamedTuple):
+    """A line of the table."""
+
+    model: str
+    scheme: str
+    target: str
+
+
+def cores() -> dict[str, Target]:
+    """Core → the first board that has it, room for the models, and QEMU to run on."""
+    found: dict[str, Target] = {}
+    for name in list_targets():
+        board = load_target(name)
+        if board.is_host or board.emulator is None or board.emulator.kind != "qemu":
+            continue
+        if min(board.region("code").length, board.region("data").length) >= ROOM:
+            found.setdefault(board.cpu, board)
+    return found
+
+
+def all_lines(boards: dict[str, Target]) -> list[Key]:
+    """Every model in every integer scheme on every core; float32 on one, and the reference encoder with ReLU."""
+    names = [name for name in SHAPES if name != RELU]
+    lines = [Key(name, scheme, board.name) for name in names for scheme in SCHEMES for board in boards.values()]
+    lines += [Key(name, FLOAT, boards[FLOAT_CPU].name) for name in names]
+    return sorted([*lines, Key(RELU, "int8", boards[FLOAT_CPU].name)])
+
+
+def lines_to_check(boards: dict[str, Target]) -> list[Key]:
+    """The reference encoder in every scheme on one core, and each other core in a scheme and a model, taking turns."""
+    names, schemes = [name for name in SHAPES if name != RELU], list(SCHEMES)
+    lines = {Key(REFERENCE, scheme, boards[FLOAT_CPU].name) for scheme in (*schemes, FLOAT)}
+    for turn, board in enumerate(boards.values()):
+        lines.add(Key(names[turn % len(names)], schemes[turn % len(schemes)], board.name))
+    return sorted(lines)
+
+
+def measure_all(lines: Sequence[Key]) -> list[dict[str, Any]]:
+    """Measure lines, a process on each of this machine's cores; in order."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        for activation in dict.fromkeys(activation for activation, _ in CASES):
-            model = Transformer(reference_encoder_config(activation), seed=0)
-            train(model, data.x_train, data.y_train, TrainSettings(epochs=8, label_smoothing=0.1))
-            export_onnx(model, folder / f"{activation}.onnx")
-            print(f"{activation}: trained, accuracy {evaluate(model, data.x_test, data.y_test):.3f}", file=sys.stderr)
-        for activation, scheme in CASES:
-            out = folder / f"{activation}-{scheme}"
-            calibration = {"x": data.x_train[:200]} if scheme != "float32" else None
-            source = folder / f"{activation}.onnx"
-            picoformer.build(source, calibration=calibration, scheme=scheme, target=TARGET, out=out)
-            inputs = {"x": data.x_test[:SAMPLES], "labels": data.y_test[:SAMPLES]}
-            found = picoformer.verify(out, inputs=inputs)
-            assert found.report.passed, found.report.failures
-            lines.append(_line(f"reference encoder, {activation}", scheme, found.to_json()))
-            print(f"{activation} {scheme}: done", file=sys.stderr)
-    target = load_target(TARGET)
+        begun = time.monotonic()
+        with ProcessPoolExecutor(os.cpu_count() or 1, mp_context=get_context("spawn")) as pool:
+            names = list(dict.fromkeys(line.model for line in lines))
+            files = dict(zip(names, pool.map(prepare, names, [Path(scratch)] * len(names)), strict=True))
+            grouped = [(key, list(group)) for key, group in groupby(sorted(lines), key=lambda line: line[:2])]
+            jobs = [
+                pool.submit(_measure, key, files[key[0]], [line.target for line in group]) for key, group in grouped
+            ]
+            found = [line for job in jobs for line in job.result()]
+        print(f"{len(found)} lines in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    return found
+
+
+def _measure(key: tuple[str, str], files: Files, targets: list[str]) -> list[dict[str, Any]]:
+    from measure import measure_model
+
+    begun = time.monotonic()
+    model, scheme = key
+    found = measure_model(files.onnx, files.calibration, files.test, scheme, targets, model in TRAINED)
+    print(f"{model}, {scheme}: {len(targets)} cores, {time.monotonic() - begun:.0f} s", file=sys.stderr)
+    return [{"model": model, **line} for line in found]
+
+
+def tools(boards: dict[str, Target]) -> dict[str, Any]:
+    """What each board was built and run with."""
     return {
-        "compiler": _version(target.toolchain.program),
-        "emulator": _version(target.emulator.program),
-        "flags": [target.toolchain.optimize, *target.toolchain.flags],
-        "lines": lines,
+        board.name: {
+            "description": board.description,
+            "compiler": version_of(board.toolchain.program),
+            "flags": [board.toolchain.optimize, *board.toolchain.flags],
+            "emulator": version_of(board.emulator.program),  # type: ignore[union-attr]
+        }
+        for board in boards.values()
     }
 
 
-def _line(model: str, scheme: str, record: dict[str, Any]) -> dict[str, Any]:
-    by_operator: dict[str, dict[str, int]] = {}
-    for cost in record["instructions"]["per_operator"]:
-        sums = by_operator.setdefault(cost["op"], {"instructions": 0, "macs": 0})
-        sums["instructions"] += cost["instructions"]
-        sums["macs"] += cost["macs"]
-    return {
-        "model": model,
-        "scheme": scheme,
-        "target": record["target"],
-        "macs": record["macs"],
-        "instructions": record["instructions"]["per_inference"],
-        "ram_bytes": record["ram_bytes"],
-        "flash_bytes": record["flash_bytes"],
-        "flash_runtime_bytes": record["flash_runtime_bytes"],
-        "sqnr_db": record["links"][-1]["sqnr_db"],
-        "per_operator": by_operator,
-    }
-
-
-def _version(program: str) -> str:
+def version_of(program: str) -> str:
+    """The first line a program says of its version."""
     answer = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
     return answer.stdout.splitlines()[0]
 
 
-def table(results: dict[str, Any]) -> str:
-    """The results as Markdown."""
-    rows = [
-        "# Measured figures",
-        "",
-        "Made by `make bench`; instructions are executed instructions in the emulator, **not cycles**.",
-        f"{results['compiler']}, `{' '.join(results['flags'])}`; {results['emulator']}.",
-        "Reference encoder: sequence 64 × 16 inputs, d 64, 4 heads, FFN 256, 2 pre-norm layers, learned positions,",
-        "mean pool, 6 classes; 105,670 parameters, 7,405,952 MACs; trained on a synthetic signal.",
-        "RAM is arena + stack + data; the wire and the fault handling are counted beside the inference code.",
-        "",
-        "| model | scheme | target | instructions | /MAC | RAM, bytes | arena | flash, bytes | code "
-        "| runtime beside it | logits against float |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for line in results["lines"]:
-        ram, flash = line["ram_bytes"], line["flash_bytes"]
-        rows.append(
-            f"| {line['model']} | {line['scheme']} | {line['target']} | {line['instructions']:,} | "
-            f"{line['instructions'] / line['macs']:.2f} | {ram['total']:,} | {ram['arena']:,} | "
-            f"{flash['total']:,} | {flash['code']:,} | {line['flash_runtime_bytes']:,} | {line['sqnr_db']:.1f} dB |"
-        )
-    rows += ["", "Instructions by operator:", ""]
-    operators = list(dict.fromkeys(op for line in results["lines"] for op in line["per_operator"]))
-    rows += [f"| model, scheme | {' | '.join(operators)} |", f"|---|{'---|' * len(operators)}"]
-    for line in results["lines"]:
-        cells = []
-        for op in operators:
-            cost = line["per_operator"].get(op)
-            share = f" ({cost['instructions'] / cost['macs']:.2f}/MAC)" if cost and cost["macs"] else ""
-            cells.append("–" if cost is None else f"{cost['instructions']:,}{share}")
-        rows.append(f"| {line['model']}, {line['scheme']} | {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
-
-
-def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def changes(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[str]:
     """Figures that moved by more than TOLERANCE, one line each."""
-    known = {(line["model"], line["scheme"]): line for line in old["lines"]}
+    known = {(line["model"], line["scheme"], line["target"]): line for line in old}
     found = []
-    for line in new["lines"]:
-        before = known.get((line["model"], line["scheme"]))
+    for line in new:
+        name = f"{line['model']}, {line['scheme']}, {line['target']}"
+        before = known.get((line["model"], line["scheme"], line["target"]))
         if before is None:
-            found.append(f"{line['model']} {line['scheme']}: is not in the table")
+            found.append(f"{name}: is not in the table")
             continue
-        for name, was, now in (
-            ("instructions", before["instructions"], line["instructions"]),
-            ("RAM", before["ram_bytes"]["total"], line["ram_bytes"]["total"]),
-            ("flash", before["flash_bytes"]["total"], line["flash_bytes"]["total"]),
-            ("code", before["flash_bytes"]["code"], line["flash_bytes"]["code"]),
-        ):
-            if abs(now - was) > TOLERANCE * was:
-                found.append(f"{line['model']} {line['scheme']}: {name} was {was:,}, is {now:,} ({now / was - 1:+.1%})")
+        for figure, was, now in zip(_FIGURES, _figures(before), _figures(line), strict=True):
+            allowed = QUALITY_TOLERANCE_DB if figure == _FIGURES[-1] else TOLERANCE * abs(was or 0)
+            if (was is None) != (now is None) or abs((now or 0) - (was or 0)) > allowed:
+                found.append(f"{name}: {figure} was {was}, is {now}")
     return found
 
 
+_FIGURES = ("instructions", "least cycles", "most cycles", "RAM", "flash", "code", "SQNR in dB")
+
+
+def _figures(line: dict[str, Any]) -> list[float | None]:
+    cycles = line["cycles"] or {"low": None, "high": None}
+    return [
+        line["instructions"],
+        cycles["low"],
+        cycles["high"],
+        line["ram_bytes"]["total"],
+        line["flash_bytes"]["total"],
+        line["flash_bytes"]["code"],
+        line["sqnr_db"],
+    ]
+
+
 def main() -> None:
-    """Measure; with --check only compare with the tracked figures, else write them."""
-    results = measure()
-    tracked = HERE / "results.json"
-    moved = changes(json.loads(tracked.read_text("utf-8")), results) if tracked.is_file() else []
-    for change in moved:
-        print(change)
+    """Measure; with --check only compare a choice with the tracked figures, else write everything."""
+    boards = cores()
     if "--check" in sys.argv[1:]:
+        lines = lines_to_check(boards)
+        print("checked: " + "; ".join(", ".join(line) for line in lines))
+        moved = changes(json.loads(TRACKED.read_text("utf-8"))["lines"], measure_all(lines))
+        print("\n".join(moved) or "no figure moved by more than 1 %")
         sys.exit(1 if moved else 0)
-    tracked.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
-    (HERE / "results.md").write_text(table(results), "utf-8")
-    print(table(results))
+    from growth import draw, measure_growth
+    from page import page
+
+    results = {"tools": tools(boards), "lines": measure_all(all_lines(boards))}
+    results["growth"] = measure_growth(boards[FLOAT_CPU].name)
+    TRACKED.write_text(
+        json.dumps(results, indent=None, separators=(",", ":")).replace('{"model"', '\n{"model"') + "\n", "utf-8"
+    )
+    (HERE / "growth.svg").write_text(draw(results["growth"]), "utf-8")
+    (HERE / "results.md").write_text(page(results), "utf-8")
+    print(page(results))
 
 
 if __name__ == "__main__":

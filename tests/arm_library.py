@@ -17,6 +17,8 @@ from picoformer.backends.c.isa import layout_of
 from picoformer.backends.c.sources import kernel_files
 from picoformer.ir.operator import Array, Lowered
 
+FLAGS_M0 = ["-mthumb", "-mcpu=cortex-m0", "-ffreestanding", "-O2"]
+FLAGS_M3 = ["-mthumb", "-mcpu=cortex-m3", "-ffreestanding", "-O2"]
 FLAGS_M4 = ["-mthumb", "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard", "-ffreestanding", "-O2"]
 FLAGS_M55 = ["-mthumb", "-mcpu=cortex-m55", "-mfloat-abi=hard", "-ffreestanding", "-O2"]
 
@@ -31,6 +33,9 @@ class Core:
     image: int
 
 
+M0 = Core("mps2-an385", tuple(FLAGS_M0), 0x20000000, 0x20010000)
+"""A Cortex-M3, which knows all of ARMv6-M, with room for the calls; the code is what a Cortex-M0 has."""
+M3 = Core("mps2-an385", tuple(FLAGS_M3), 0x20000000, 0x20010000)
 M4 = Core("mps2-an386", tuple(FLAGS_M4), 0x20000000, 0x20010000)
 M55 = Core("mps3-an547", tuple(FLAGS_M55), 0x30000000, 0x60000000)
 _ALIGNMENT = 16

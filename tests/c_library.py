@@ -6,12 +6,14 @@ import ctypes
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from picoformer.backends.c.isa import layout_of
+from picoformer.backends.c.sources import kernel_isa
 from picoformer.ir.operator import Array, Lowered
 from picoformer.ir.types import DType, TensorType
 from picoformer.ops import (
@@ -46,6 +48,13 @@ uint32_t try_numerator(const uint16_t *t, uint32_t d, uint32_t m, int32_t s) { r
 """
 """The inline functions of fixedpoint.h with a symbol each."""
 _FILL = 0xA5
+
+
+def sources_for(target_isa: Sequence[str]) -> list[Path]:
+    """Every operator, and each kernel file of the first instruction set that has it."""
+    kernels = [path.name for path in SOURCES if path.parent.name == "generic"]
+    chosen = [FIRMWARE / "kernels" / kernel_isa(name, target_isa) / name for name in kernels]
+    return [*(FIRMWARE / "ops").glob("*.c"), *chosen]
 
 
 def preprocessed_header() -> str:
@@ -87,9 +96,8 @@ def of_kind(value: Array, kind: str) -> Array:
 class Library:
     """The operators of ops.h; `build` compiles them into a folder."""
 
-    layout = layout_of(["generic"])
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, target_isa: Sequence[str] = ("generic",)) -> None:
+        self.layout = layout_of(target_isa)
         header = preprocessed_header()
         self.prototypes = prototypes(header)
         self.structures = structures(header)
@@ -100,7 +108,7 @@ class Library:
             function.argtypes = [ctypes.c_void_p if "*" in p else ctypes.c_int32 for p in parameters]
 
     @classmethod
-    def build(cls, folder: Path, compiler: str = "gcc") -> Library:
+    def build(cls, folder: Path, compiler: str = "gcc", target_isa: Sequence[str] = ("generic",)) -> Library:
         """Compile every source; PICOFORMER_TEST_CFLAGS adds flags (a sanitizer, say)."""
         path = folder / f"operators_{compiler}.so"
         arithmetic = folder / "arithmetic.c"
@@ -113,13 +121,13 @@ class Library:
             "-shared",
             *FLAGS,
             *extra,
-            *map(str, SOURCES),
+            *map(str, sources_for(target_isa)),
             str(arithmetic),
             "-o",
             str(path),
         ]
         subprocess.run(command, check=True)
-        return cls(path)
+        return cls(path, target_isa)
 
     def guard(self, buffer: Guarded) -> Array:
         """The elements of a buffer that a call has written, its fences checked."""

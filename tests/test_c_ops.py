@@ -39,6 +39,7 @@ FLOATS = {
 }
 ALIASES = {
     **{f"pf_{op}_{t}_{t}": (0,) for op in ("layer_norm", "layer_norm_gain", "requantize") for t in ("s8", "s16")},
+    **{f"pf_attention_{t}_{t}": (0,) for t in ("s8", "s16")},
     "pf_table_s8_s8": (0,),
     "pf_interpolate_s16_s16": (0,),
     **{f"pf_{op}_{a}_{b}_{a}": (0,) for op in ("add", "mul") for a in ("s8", "s16") for b in ("s8", "s16")},

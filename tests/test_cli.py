@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -154,8 +155,8 @@ def test_every_json_is_json_and_nothing_else(shop: Workshop, tmp_path: Path) -> 
     assert {"host", "mps2-an386"} <= {row["name"] for row in found["targets"]}
     assert found["dataset"]["train"] > 0
     doctor = picoformer("doctor", "--json")
-    tools = {tool["name"]: tool for tool in strict(doctor.out)}
-    assert tools["gcc"]["found"] and tools["gcc"]["mend"].startswith("apt-get")
+    tools = {tool["name"]: tool for tool in strict(doctor.out)["tools"]}
+    assert tools["gcc"]["found"] and tools["gcc"]["mend"].startswith("sudo apt-get")
     for name, words in commands.items():
         assert succeeds(*words).out.strip(), name
 
@@ -169,12 +170,29 @@ def test_a_process_of_its_own_says_nothing_more(shop: Workshop, tmp_path: Path) 
     assert strict(done.stdout)["passed"]
 
 
-def test_doctor_exits_with_1_when_a_needed_tool_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_exits_with_1_when_nothing_can_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PICOFORMER_TOOLCHAIN", "gcc")  # what zig could do does not count then
     answer = picoformer("doctor")
     assert answer.code == 1
     assert "MISSING gcc " in answer.out and "apt-get install gcc" in answer.out
-    assert not {tool["name"]: tool for tool in strict(picoformer("doctor", "--json").out)}["gcc"]["found"]
+    assert "\nhost: not possible: gcc is not installed; get it with: sudo apt-get install gcc libc6-dev\n" in answer.out
+    record = strict(picoformer("doctor", "--json").out)
+    assert not record["ready"]
+    assert not {tool["name"]: tool for tool in record["tools"]}["gcc"]["found"]
+
+
+def test_doctor_says_which_tools_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    answer = picoformer("doctor")
+    assert answer.code == 0
+    assert "MISSING arm-none-eabi-gcc " in answer.out
+    assert re.search(r"^host: built by zig 0\.\S+ \(clang version \S+\), run as a process$", answer.out, re.MULTILINE)
+    assert re.search(r"^.*mps2-an386.*: built by zig 0\..*, run in unicorn$", answer.out, re.MULTILINE)
+    ways = {way["target"]: way for way in strict(picoformer("doctor", "--json").out)["targets"]}
+    assert ways["mps2-an386"]["emulator"] == "unicorn"
+    for name, way in ways.items():
+        assert ("QEMU only" in way["problem"]) == (name in ("mps3-an547", "riscv32-virt")), way
 
 
 def test_emulated_outputs_are_the_reference(shop: Workshop, tmp_path: Path) -> None:

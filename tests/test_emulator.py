@@ -17,7 +17,7 @@ import pytest
 
 import device_fixture
 from conftest import TinyFirmware
-from picoformer.compilers import PACKAGES
+from picoformer.compilers import PACKAGES, named_compiler
 from picoformer.emulator.counting import plugin_for, read_counts
 from picoformer.emulator.session import open_device
 from picoformer.emulator.symbols import symbolize
@@ -188,6 +188,7 @@ def test_without_a_compiler_counts_are_null_with_a_reason(
     tools.mkdir()
     (tools / "qemu-system-arm").symlink_to(str(shutil.which("qemu-system-arm")))
     monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setenv("PICOFORMER_TOOLCHAIN", "gcc")
     monkeypatch.setenv("PICOFORMER_CACHE", str(tmp_path / "cache"))
     with open_device(build, target) as session:
         _write_inputs(session.device, 0)
@@ -220,10 +221,12 @@ def test_a_missing_program_names_its_package(
 ) -> None:
     build, target = tiny_firmware(device_target)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PICOFORMER_TOOLCHAIN", "gcc")
+    monkeypatch.setenv("PICOFORMER_EMULATOR", "qemu")
     package = PACKAGES[target.toolchain.program]
     with pytest.raises(ToolError, match=f"is not installed; get it with: sudo apt-get install {package}"):
         build_firmware(device_fixture.write_model(tmp_path / "model"), target, tmp_path / "out")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
     if target.emulator is not None and device_target != "host":
         program = target.emulator.program
         with (
@@ -401,6 +404,6 @@ def test_a_changed_header_beside_a_source_is_noticed(tmp_path: Path, monkeypatch
     units, objects = [Unit(tmp_path / "source" / "own.c", Path("own.o"))], []
     for value in (1, 2, 1):
         (tmp_path / "source" / "own.h").write_text(f"#define OWN {value}\n")
-        compile_units("gcc", ["-O2"], [], units, tmp_path)
+        compile_units(named_compiler("gcc"), ["-O2"], [], units, tmp_path)
         objects.append((tmp_path / "own.o").read_bytes())
     assert objects[0] == objects[2] != objects[1]

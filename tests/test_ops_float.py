@@ -264,23 +264,35 @@ def bound(case: Case) -> np.ndarray | float:
         case LoweredAttention():
             v = case.activations[2].astype(np.float64)
             assert case.inputs[2].type.quant is not None
-            spread = (v.max(0) - v.min(0)) * case.inputs[2].type.quant.scale_array(1).astype(np.float64)
-            spread = np.repeat(spread.reshape(low.kv_heads, -1), low.heads // low.kv_heads, 0).reshape(-1)
+            scales = np.broadcast_to(case.inputs[2].type.quant.scale_array(1).astype(np.float64), v.shape[1:])
+            scales, spread = (
+                np.repeat(each.reshape(low.kv_heads, -1), low.heads // low.kv_heads, 0).reshape(-1)
+                for each in (scales, (v.max(0) - v.min(0)) * scales)
+            )
             size = np.abs(case.meaning())
-            table = exponent_bound(low.table, len(v), score_error(low))
-            return 0.5 + spread / step.reshape(-1) * table + 2.0**-26 * size + slack
+            table = exponent_bound(low.table, len(v), score_error(low, case))
+            dropped = 0.5 * (1 << low.value_drop) * scales / step.reshape(-1) if low.value_drop else 0.0
+            return 0.5 + spread / step.reshape(-1) * table + dropped + 2.0**-26 * size + slack
         case _:
             return 0.5 + slack
 
 
-def score_error(low: LoweredAttention) -> float:
-    """What an int16 attention adds to d below: a unit of the dropped score, and half a unit of the multiplier times the
-    largest distance that still has a weight; in natural units, of the head where it is largest."""
+def score_error(low: LoweredAttention, case: Case) -> float:
+    """What an int16 attention adds to d below: half a unit of each query and key that lost bits, times what it meets,
+    for both scores of a distance; and half a unit of the multiplier times the largest distance that still has a weight.
+    In natural units, of the head where it is largest."""
     if low.query.dtype is DType.INT8:
         return 0.0
+    size = case.activations[0].shape[-1] // low.heads
+    meets = [
+        np.abs(x.astype(np.float64)).reshape(-1, size).sum(1).max() * 0.5**drop
+        for x, drop in zip(case.activations[:2], (low.query_drop, low.key_drop), strict=True)
+    ]
+    error = size / 4 if low.query_drop and low.key_drop else 0.0
+    error += sum(met / 2 for met, drop in zip(meets, (low.key_drop, low.query_drop), strict=True) if drop)
     unit = low.score_multiplier.astype(np.float64) * 0.5**low.score_shift
     distance = np.minimum(2.0**31, 1024 / unit)
-    return float((unit + distance * 0.5**low.score_shift / 2).max()) / 64
+    return float((2 * error * unit + distance * 0.5**low.score_shift / 2).max()) / 64
 
 
 def exponent_bound(table: np.ndarray, width: int, error: float = 0.0) -> float:
@@ -330,8 +342,12 @@ def test_layer_norm_is_within_one_step(symbol: str) -> None:
 
 @pytest.mark.parametrize("symbol", [s for s in CASES if s.startswith(("pf_softmax_s", "pf_attention_s"))])
 def test_softmax_and_attention_are_within_one_step_of_int8(symbol: str) -> None:
-    """Numerators have 15 bits and exponents are 1/64 apart: an int16 result is that good too, not 256 times better."""
+    """Numerators have 15 bits and exponents are 1/64 apart: an int16 result is that good too, not 256 times better.
+    Where scores reach thousands, a unit of an int16 query that lost bits is worth as much as a whole weight; only the
+    bound of the test above holds there."""
     for case in CASES[symbol]():
+        if symbol.startswith("pf_attention_s16") and "saturated" in case.note:
+            continue
         steps = 256.0 if symbol.endswith("s16") else 1.0
         assert np.abs(case.expected - case.meaning()).max() <= steps, case.note
 

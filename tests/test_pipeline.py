@@ -345,6 +345,7 @@ def test_files_that_are_no_pipeline(tmp_path: Path) -> None:
 def test_a_missing_tool_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "ziglang", None)
     refuses(["run", tmp_path / "tiny.toml"], "gcc is not installed", "apt-get install gcc")
     assert not list((tmp_path / "out").glob("*.npz"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 
 from picoformer.errors import ConfigError
 from picoformer.firmware import linker_script
-from picoformer.targets import key_line, list_targets, load_target, resource_root
+from picoformer.targets import key_line, list_targets, load_target, resource_root, stand_in
 
 
 def _changed(tmp_path: Path, old: str, new: str, base: str = "mps2-an386") -> Path:
@@ -96,6 +97,64 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, old: str, new: str
         load_target(_changed(tmp_path, old, new))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+STAND_IN = 'stands_in = "netduinoplus2"'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (STAND_IN, 'stands_in = "mps9"', "key 'stands_in': unknown target 'mps9'; use one of microbit, mps2-an385, "),
+        (STAND_IN, 'stands_in = "host"', "key 'stands_in': host has no emulated core; use one of microbit, "),
+        (STAND_IN, 'stands_in = "rp2040-pico"', "key 'stands_in': rp2040-pico has no emulated core; use one of "),
+        (STAND_IN, "", "stands_in or [emulator]: say one of them"),
+        ("[uart]", '[emulator]\nkind = "host"\n\n[uart]', "stands_in or [emulator]: say one of them"),
+        ("max_clock_hz = 100_000_000", "max_clock_hz = 1_000", "max_clock_hz is below clock_hz"),
+        ("irq = 28", "irq = 32", "key 'watchdog.irq' has the bad value 32"),
+        ("alternate = 7", "alternate = 16", "key 'uart.alternate' has the bad value 16"),
+        ("bits = 0x1 }, {", "bits = 0 }, {", "key 'uart.enable.0.bits' has the bad value 0"),
+        ('port = "cortex_m"', 'port = "library"', 'port = "library" and [library] go together'),
+        ("[uart]", '[library]\nform = "cmake"\nsdk = "x"\n\n[uart]', 'port = "library" and [library] go together'),
+        ('exit = "reset"\n', "", "exit is missing; say how the program ends"),
+    ],
+)
+def test_what_a_board_says_is_checked(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = _changed(tmp_path, old, new, "stm32f411-nucleo")
+    with pytest.raises(ConfigError, match=r"board\.toml:\d+: ") as error:
+        load_target(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    if new and message.startswith("key 'stands_in'"):
+        assert f"board.toml:{_line_of(path, new)}: " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('form = "cmake"', 'form = "make"', "key 'library.form' has the bad value 'make'"),
+        ("[library]", '[uart]\nkind = "nrf"\nbase = 0\n\n[library]', "port is a library: [uart], exit and [emulator]"),
+        ('port = "library"', 'port = "library"\nexit = "reset"', "port is a library: [uart], exit and [emulator]"),
+    ],
+)
+def test_what_a_library_says_is_checked(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_target(_changed(tmp_path, old, new, "rp2040-pico"))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", list_targets())
+def test_a_target_names_its_source_and_what_runs_it(name: str) -> None:
+    target = load_target(name)
+    text = (resource_root("targets") / f"{name}.toml").read_text()
+    assert text.startswith("# ")
+    if target.stands_in:  # a board: where its addresses are from, and that nobody has tried it
+        assert re.search(r"datasheet|product specification|reference manual|DS\d+", text)
+        assert "Never run on hardware here" in " ".join(line.lstrip("# ") for line in text.splitlines())
+    runs = stand_in(target)
+    assert runs.emulator is not None
+    assert (runs is target) == (not target.stands_in)
+    assert runs.isa == target.isa, "the same kernels run in its place"
 
 
 def test_an_unknown_target_lists_the_known_ones() -> None:

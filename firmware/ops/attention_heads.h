@@ -14,11 +14,13 @@
         const int32_t group = p->heads / p->kv_heads;                                                                            \
         const int32_t taking_part = valid < keys ? valid : keys;                                                                 \
         int32_t empty = p->causal && queries > keys ? queries - keys : 0;                                                        \
-        empty = taking_part <= 0 ? queries : empty;                                                                              \
+        empty = taking_part <= 0 || empty > queries ? queries : empty;                                                           \
         pf_attention_head head = {                                                                                               \
             .table = p->table,                                                                                                   \
             .score_shift = p->score_shift,                                                                                       \
-            .score_drop = p->score_drop,                                                                                         \
+            .query_drop = p->query_drop,                                                                                         \
+            .key_drop = p->key_drop,                                                                                             \
+            .value_drop = p->value_drop,                                                                                         \
             .head_size = p->head_size,                                                                                           \
             .value_size = p->value_size,                                                                                         \
             .query_stride = p->heads * p->head_size,                                                                             \

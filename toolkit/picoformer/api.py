@@ -37,19 +37,20 @@ def build(
     valid_length: bool = False,
     quantized: str | Path | None = None,
     tile: str | int = "auto",
+    toolchain: str = "auto",
 ) -> Build:
     """Build firmware for `target` into the folder `out`, as `picoformer build` does.
 
     `model` is an ONNX file, a checkpoint (.safetensors), or a `models.Transformer`. `quantized`, a folder that
-    `finetune` wrote, stands for calibration and scheme. `tile`: "auto" computes tiles of rows where that saves memory
-    at up to 2 % more instructions, "least" at any number, "none" never, a number in tiles of so many rows. Raises
-    PicoformerError, its message the one line that the command prints.
+    `finetune` wrote, stands for calibration and scheme. `toolchain`: gcc, clang, zig or auto. `tile`: "auto" computes
+    tiles of rows where that saves memory at up to 2 % more instructions, "least" at any number, "none" never, a number
+    in tiles of so many rows. Raises PicoformerError, its message the one line that the command prints.
     """
     board = target if isinstance(target, Target) else load_target(target)
     with _onnx_file(model) as source, _npz_file(calibration) as samples:
         return build_files(
             source, samples, scheme, board, Path(out), prefix, settings, shapes, valid_length,
-            quantized=None if quantized is None else Path(quantized), tile=tile,
+            quantized=None if quantized is None else Path(quantized), toolchain=toolchain, tile=tile,
         )  # fmt: skip
 
 
@@ -61,15 +62,26 @@ def verify(
     checkpoint: str | Path | None = None,
     samples: int = 0,
     min_sqnr: float = 10.0,
+    emulator: str = "auto",
 ) -> Verification:
-    """Run the parity chain on a build folder, as `picoformer verify` does; see the result's `report.passed`."""
+    """Run the parity chain on a build folder, as `picoformer verify` does; see the result's `report.passed`.
+
+    `emulator`: qemu, unicorn or auto.
+    """
     from picoformer.verification import verify_files
 
     with _npz_file(inputs) as path:
         if path is None:
             raise DataError("verify needs inputs")
         return verify_files(
-            Path(folder), path, port, None if checkpoint is None else Path(checkpoint), samples, None, min_sqnr
+            Path(folder),
+            path,
+            port,
+            None if checkpoint is None else Path(checkpoint),
+            samples,
+            None,
+            min_sqnr,
+            emulator,
         )
 
 
@@ -137,12 +149,12 @@ def finetune(
         return finetune_files(source, samples, more, scheme, Path(out), training, settings, shapes, valid_length)
 
 
-def run(pipeline_file: str | Path, *, force: bool = False) -> Path:
+def run(pipeline_file: str | Path, *, force: bool = False, toolchain: str = "auto", emulator: str = "auto") -> Path:
     """Run a pipeline file; returns its output folder."""
     from picoformer.config import load_pipeline
     from picoformer.pipeline import run_pipeline
 
-    return run_pipeline(load_pipeline(Path(pipeline_file)), force=force)
+    return run_pipeline(load_pipeline(Path(pipeline_file)), force=force, toolchain=toolchain, emulator=emulator)
 
 
 @contextlib.contextmanager

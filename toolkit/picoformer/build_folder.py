@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from picoformer.samples import check_calibration, fit_samples, load_samples, spl
 from picoformer.targets import Target, load_target, stand_in
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import MemoryPlan, Step, Tile
+    from picoformer.backends.c import Draft, MemoryPlan, Step, Tile
     from picoformer.quantize import QuantizeSettings
 
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
@@ -48,6 +48,8 @@ class Manifest:
     parameters: int
     macs: int
     valid_length_added: bool = False
+    compilers: Mapping[str, str] = field(default_factory=dict)
+    """Target → name and version of what compiled its firmware."""
 
 
 @dataclass(frozen=True)
@@ -157,14 +159,15 @@ def write_build(
     progress: Progress | None = None,
     samples: Mapping[str, Array] | None = None,
     quantized: Path | None = None,
+    toolchain: str = "auto",
     tile: Tile = "auto",
 ) -> Build:
     """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target.
 
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
-    rounding costs. `tile` says what goes by tiles of rows (backends/c/tiling.py).
+    rounding costs. `toolchain`: gcc, clang, zig or auto. `tile` says what goes by tiles of rows (backends/c/tiling.py).
     """
-    from picoformer.backends.c import emit_c
+    from picoformer.backends.c import draft_c, write_c
     from picoformer.backends.onnx import export_onnx
     from picoformer.frontends.onnx_load import self_contained
     from picoformer.ops.graph_file import save_graph
@@ -174,6 +177,8 @@ def write_build(
     boards = [target] if target.is_host else [load_target(HOST), target]
     if target.stands_in:
         boards.append(stand_in(target))
+    drafts = [draft_c(graph, board.isa, prefix, tile) for board in boards]
+    refuse_too_large(drafts[boards.index(target)], target, float_graph, scheme)
     manifest = Manifest(
         graph.name,
         scheme,
@@ -202,19 +207,36 @@ def write_build(
             elif quantized is not None:
                 copy_quantization(quantized, folder, graph.name)
         card = [f"{key}: {value}" for key, value in _provenance(manifest).items()]
-        for number, board in enumerate(boards, start=1):
+        compilers: dict[str, str] = {}
+        for number, (board, draft) in enumerate(zip(boards, drafts, strict=True), start=1):
             tick(board.name, number)
-            model = emit_c(graph, board.isa, prefix, folder / board.name / "source", card=card, tile=tile)
+            model = write_c(draft, folder / board.name / "source", card=card)
             _write_memory(model.plan, folder / board.name)
             place = folder / board.name
             if board.is_library:
-                build_library(place / "source", board, place, prefix, model.arena_bytes)
+                compiler = build_library(place / "source", board, place, prefix, model.arena_bytes).compiler
             else:
-                build_firmware(place / "source", board, place)
+                compiler = build_firmware(place / "source", board, place, toolchain=toolchain).compiler
+            if compiler:
+                compilers[board.name] = compiler
         tick("done", 1 + len(boards))
         atomic_write_text(folder / "target.json", target.model_dump_json(indent=1) + "\n")
+        manifest = replace(manifest, compilers=compilers)
         atomic_write_text(folder / "build.json", json.dumps(asdict(manifest), indent=1) + "\n")
     return Build(out, manifest, float_graph, graph)
+
+
+def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: str) -> None:
+    """Raise FitError when a board cannot hold the image, before anything is compiled."""
+    if target.is_host:
+        return
+    from picoformer.estimate.costs import cost_table
+    from picoformer.estimate.mend import mends
+    from picoformer.estimate.need import refuse_misfit
+    from picoformer.estimate.sizes import image_sizes
+
+    sizes = image_sizes(draft, target, cost_table(target))
+    refuse_misfit(draft, target, sizes, lambda: mends(float_graph, scheme, target, sizes))
 
 
 def quantize_samples(
@@ -278,11 +300,13 @@ def build_files(
     name: str | None = None,
     progress: Progress | None = None,
     quantized: Path | None = None,
+    toolchain: str = "auto",
     tile: Tile = "auto",
 ) -> Build:
     """An ONNX file or a checkpoint, and for an integer scheme an .npz of calibration samples, to the folder `out`.
 
-    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme.
+    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `toolchain`: gcc,
+    clang, zig or auto.
     """
     from picoformer.backends.c import check_tile
     from picoformer.quantized_folder import quantized_scheme
@@ -297,7 +321,19 @@ def build_files(
             source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized
         )
         return write_build(
-            source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples, quantized, tile
+            source,
+            float_graph,
+            graph,
+            scheme,
+            target,
+            out,
+            prefix,
+            valid_length,
+            progress,
+            samples,
+            quantized,
+            toolchain,
+            tile,
         )
 
 

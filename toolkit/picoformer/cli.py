@@ -9,17 +9,20 @@ from typing import Any
 import click
 
 from picoformer import __version__
+from picoformer.cli_estimate import estimate_options, fits_options, inspect_on_target, list_fitting
 from picoformer.cli_options import (
     ANY,
     COUNT,
     FILE,
     FOLDER,
+    emulator_option,
     json_option,
     quantize_options,
     quantized_option,
     read_shapes,
     shape_option,
     tile_option,
+    toolchain_option,
 )
 from picoformer.cli_output import progress, show, show_figures
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
@@ -67,8 +70,10 @@ def main(debug: bool) -> None:
 @main.command()
 @click.argument("pipeline_file", type=FILE)
 @click.option("--force", is_flag=True, help="Run every stage again.")
+@toolchain_option
+@emulator_option
 @json_option
-def run(pipeline_file: Path, force: bool, as_json: bool) -> None:
+def run(pipeline_file: Path, force: bool, toolchain: str, emulator: str, as_json: bool) -> None:
     """Run every stage of a pipeline that is out of date.
 
     The stages, their settings and the output folder are in PIPELINE_FILE (TOML). Prints the report at the end.
@@ -83,7 +88,7 @@ def run(pipeline_file: Path, force: bool, as_json: bool) -> None:
 
     pipeline = load_pipeline(pipeline_file)
     with progress() as tick:
-        out = run_pipeline(pipeline, tick, announce, force)
+        out = run_pipeline(pipeline, tick, announce, force, toolchain, emulator)
     report = read_report(out)
     show(report.to_json(), as_json, lambda: print_report(report))
 
@@ -166,6 +171,7 @@ def export(
 @click.option("--valid-length", is_flag=True, help="Add an input for the number of rows that are not padding.")
 @quantized_option
 @tile_option
+@toolchain_option
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write.")
 @json_option
 def build(
@@ -179,6 +185,7 @@ def build(
     valid_length: bool,
     quantized: Path | None,
     tile: str,
+    toolchain: str,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -195,7 +202,8 @@ def build(
     with progress() as tick:
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,
-            progress=lambda what, done, total: tick(what, done, total, 0.0), quantized=quantized, tile=tile,
+            progress=lambda what, done, total: tick(what, done, total, 0.0), quantized=quantized,
+            toolchain=toolchain, tile=tile,
         )  # fmt: skip
     record = build_record(made, board)
     show(record, as_json, lambda: print_build(record))
@@ -208,6 +216,7 @@ def build(
 @click.option("--checkpoint", type=FILE, help="Put the torch model of this checkpoint in front of the chain.")
 @click.option("--samples", type=COUNT, default=0, help="Use only the first so many samples; 0: all.")
 @click.option("--min-sqnr", type=float, default=10.0, show_default=True, help="Least SQNR in dB, float to device.")
+@emulator_option
 @json_option
 def verify(
     folder: Path,
@@ -216,6 +225,7 @@ def verify(
     checkpoint: Path | None,
     samples: int,
     min_sqnr: float,
+    emulator: str,
     as_json: bool,
 ) -> None:
     """Check that a build computes what the model computes.
@@ -228,7 +238,7 @@ def verify(
     from picoformer.verification import verify_files
 
     with progress() as tick:
-        found = verify_files(folder, inputs, port, checkpoint, samples, tick, min_sqnr)
+        found = verify_files(folder, inputs, port, checkpoint, samples, tick, min_sqnr, emulator)
     record = found.to_json()
     show(record, as_json, lambda: print_verification(record, folder))
     if not found.report.passed:
@@ -240,8 +250,9 @@ def verify(
 @click.option("--inputs", type=FILE, required=True, help=".npz of samples.")
 @click.option("-o", "--output", type=FILE, help="Write the outputs as real numbers to this .npz.")
 @click.option("--samples", type=COUNT, default=0, help="Use only the first so many samples.")
+@emulator_option
 @json_option
-def emulate(folder: Path, inputs: Path, output: Path | None, samples: int, as_json: bool) -> None:
+def emulate(folder: Path, inputs: Path, output: Path | None, samples: int, emulator: str, as_json: bool) -> None:
     """Run a build's firmware in its emulator.
 
     Gives outputs, instructions per inference, and the stack it took.
@@ -249,7 +260,7 @@ def emulate(folder: Path, inputs: Path, output: Path | None, samples: int, as_js
     from picoformer.exporting import emulate_files
 
     with progress() as tick:
-        record = emulate_files(folder, inputs, output, samples, tick)
+        record = emulate_files(folder, inputs, output, samples, tick, emulator)
     show(record, as_json, lambda: show_figures(record))
 
 
@@ -270,13 +281,20 @@ def report(folder: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("model", type=ANY)
 @shape_option
+@estimate_options
 @json_option
-def inspect(model: Path, shapes: tuple[str, ...], as_json: bool) -> None:
-    """Show the operators that a model becomes.
+def inspect(
+    model: Path, shapes: tuple[str, ...], target: str | None, scheme: str, calibration: Path | None, as_json: bool
+) -> None:
+    """Show a model's operators, or what it takes on a board.
 
     With their shapes, parameters and multiply-accumulates. MODEL is an ONNX file or a checkpoint (.safetensors); of the
-    folder of a build or of `quantize`, show what each tensor was rounded to and what that costs.
+    folder of a build or of `quantize`, show what each tensor was rounded to and what that costs. With --target estimate
+    flash, RAM, instructions and time without compiling anything: the exit code is 1 when the model does not fit.
     """
+    if target is not None:
+        inspect_on_target(model, target, scheme, calibration, read_shapes(shapes), as_json)
+        return
     from picoformer.exporting import inspect_file
     from picoformer.quantization_report import print_quantization, read_quantization
     from picoformer.reporting import print_inspection
@@ -292,12 +310,16 @@ def inspect(model: Path, shapes: tuple[str, ...], as_json: bool) -> None:
 
 
 @main.command()
+@fits_options
 @json_option
-def targets(as_json: bool) -> None:
-    """List the boards and emulated machines to build for.
+def targets(fits: Path | None, scheme: str, as_json: bool) -> None:
+    """List the boards and emulated machines to build for; with --fits those that a model fits.
 
     With core, clock, memory, instruction sets, and what runs a build without the board.
     """
+    if fits is not None:
+        list_fitting(fits, scheme, as_json)
+        return
     from picoformer.reporting import print_targets, target_record
     from picoformer.targets import list_targets, load_target
 
@@ -308,23 +330,25 @@ def targets(as_json: bool) -> None:
 @main.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Show which tools are there, and how to get the rest.
+    """Show which tools are there, how to get the rest, and which of them build and run each target.
 
-    Exit code 1 when one is missing that builds need.
+    Exit code 1 when no board's firmware can be built and run here.
     """
     from picoformer.doctor import examine
 
     found = examine()
-    record = [vars(tool) for tool in found]
 
     def table() -> None:
-        for tool in found:
+        for tool in found.tools:
             click.echo(f"{'found  ' if tool.found else 'MISSING'} {tool.name:<20} {tool.found or tool.purpose}")
             if not tool.found:
                 click.echo(f"{'':8}{'':20} {tool.mend}")
+        click.echo()
+        for line in found.summary:
+            click.echo(line)
 
-    show(record, as_json, table)
-    if any(tool.required and not tool.found for tool in found):
+    show(found.to_json(), as_json, table)
+    if not found.is_ready:
         sys.exit(1)
 
 

@@ -139,6 +139,26 @@ def tile_option(function: F) -> F:
     )(function)
 
 
+def toolchain_option(function: F) -> F:
+    """Adds --toolchain."""
+    return click.option(
+        "--toolchain",
+        type=click.Choice(["auto", "gcc", "clang", "zig"]),
+        default="auto",
+        help="What compiles; auto: the target's gcc if it is installed, else zig from PyPI.",
+    )(function)
+
+
+def emulator_option(function: F) -> F:
+    """Adds --emulator."""
+    return click.option(
+        "--emulator",
+        type=click.Choice(["auto", "qemu", "unicorn"]),
+        default="auto",
+        help="What runs the board's firmware; auto: QEMU if it is installed, else unicorn from PyPI.",
+    )(function)
+
+
 def read_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     """The --shape options as input name → shape; raises ConfigError naming one that makes no sense."""
     shapes = {}

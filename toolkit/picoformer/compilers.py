@@ -46,9 +46,10 @@ _GLIBC = "2.28"
 
 @dataclass(frozen=True)
 class Compiler:
-    """How to compile and link for one target. `compile` and `link` start with the program; `environment` is added to ours.
+    """How to compile and link for one target. `compile` and `link` start with the program.
 
-    `has_c_library`: string.h and strlen come with it. `prints_map`: the linker's map goes to standard output.
+    `environment` is added to ours. `has_c_library`: string.h and strlen come with it. `prints_map`: the linker's map
+    goes to standard output.
     """
 
     kind: str
@@ -58,11 +59,6 @@ class Compiler:
     environment: Mapping[str, str] = field(default_factory=dict)
     has_c_library: bool = True
     prints_map: bool = False
-
-    @property
-    def is_zig(self) -> bool:
-        """Whether it is zig's clang, whose linker is LLVM's."""
-        return self.kind == "zig"
 
 
 def find_program(name: str) -> str:
@@ -82,16 +78,22 @@ def find_zig() -> str | None:
     return str(program) if program and program.is_file() else None
 
 
+def asked_toolchain(choice: str = "auto") -> str:
+    """`choice`; where that is "auto", $PICOFORMER_TOOLCHAIN if set. ConfigError when there is no such toolchain."""
+    if choice == "auto":
+        choice = os.environ.get("PICOFORMER_TOOLCHAIN") or "auto"
+    if choice not in TOOLCHAINS:
+        raise ConfigError(f"unknown toolchain '{choice}'; use one of {', '.join(TOOLCHAINS)}")
+    return choice
+
+
 def choose_compiler(target: Target, choice: str = "auto") -> Compiler:
     """The compiler for `target`. "auto" is $PICOFORMER_TOOLCHAIN, else the target's own if it is installed, else zig.
 
     Raises ToolError when what was chosen, or each that could be, is missing: it names what brings one; ConfigError when
     there is no such choice.
     """
-    if choice == "auto":
-        choice = os.environ.get("PICOFORMER_TOOLCHAIN") or "auto"
-    if choice not in TOOLCHAINS:
-        raise ConfigError(f"unknown toolchain '{choice}'; use one of {', '.join(TOOLCHAINS)}")
+    choice = asked_toolchain(choice)
     tools = target.toolchain
     kinds = (tools.compiler, "zig") if choice == "auto" else (choice,)
     for kind in kinds:
@@ -167,7 +169,7 @@ def zig_target(flags: Sequence[str]) -> tuple[str, str]:
     features = [name for name in _EXTENSIONS.get(core, ()) if f"no{name.partition('_')[0]}" not in more]
     if is_hard:
         features.append(_FLOAT_UNITS.get(given.get("mfpu", ""), _OWN_UNIT.get(core, "")))
-    words = [core.replace("-", "_").replace("m0plus", "m0plus"), *filter(None, features)]
+    words = [core.replace("-", "_"), *filter(None, features)]
     return f"thumb-freestanding-{'eabihf' if is_hard else 'eabi'}", "+".join(words)
 
 

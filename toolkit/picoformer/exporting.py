@@ -118,7 +118,12 @@ def export_files(
 
 
 def emulate_files(
-    folder: Path, inputs_path: Path, out: Path | None, limit: int = 0, progress: Progress | None = None
+    folder: Path,
+    inputs_path: Path,
+    out: Path | None,
+    limit: int = 0,
+    progress: Progress | None = None,
+    emulator: str = "auto",
 ) -> dict[str, Any]:
     """Run a build's firmware in its target's emulator, or that of the target that stands in for it.
 
@@ -137,7 +142,8 @@ def emulate_files(
     labels = check_labels(labels, graph, inputs, inputs_path)
     if limit:
         inputs = {name: value[:limit] for name, value in inputs.items()}
-    with open_device(build.firmware(runs), runs, identity=graph_identity(graph)[:16]) as session:
+    identity = graph_identity(graph)[:16]
+    with open_device(build.firmware(runs), runs, identity=identity, emulator=emulator) as session:
         runner = Runner(session, graph, len(build.steps(runs)), runs.name, progress)
         outputs = runner(inputs).outputs
         measured = runner.measured()
@@ -152,6 +158,7 @@ def emulate_files(
         record["ran_on_stand_in"] = runs.name
     record["instructions_per_inference"] = None if measured.instructions is None else measured.instructions.total
     record["stack_bytes"] = measured.stack_used
+    record |= {"compiler": build.firmware(runs).compiler, "emulator": measured.emulator}
     if labels is not None:
         rows = next(iter(real.values()))
         judgement = judge_outputs(graph, rows, labels.first(len(rows)))

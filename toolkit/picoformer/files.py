@@ -1,5 +1,6 @@
-"""Writing files so that a reader never sees half of one: a temporary name first, then a rename; by one process. And where
-those lie that are kept between runs."""
+"""Writing files so that a reader never sees half of one: a temporary name first, then a rename; by one process.
+
+And where those lie that are kept between runs."""
 
 from __future__ import annotations
 

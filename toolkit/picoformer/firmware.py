@@ -81,9 +81,9 @@ def build_firmware(
     `model_dir` holds the generated C and sources.json = {"model_sources": [its C files, the wire's descriptor
     *_device.c among them], "sources": [C files relative to the firmware folder], "include": [folders relative
     to it]}. `fault_tests` adds the message
-    that provokes faults; `strict` turns warnings into errors; `toolchain`: gcc, clang, zig or auto. Files in `out` are replaced only when all of
-    them are complete. Raises ToolError (compiler missing or failed), FitError (too big for the target),
-    ModelError (a file is missing).
+    that provokes faults; `strict` turns warnings into errors; `toolchain`: gcc, clang, zig or auto. Files in
+    `out` are replaced only when all of them are complete. Raises ToolError (compiler missing or failed),
+    FitError (too big for the target), ModelError (a file is missing).
     """
     firmware = resource_root("firmware")
     compiler = choose_compiler(target, toolchain)
@@ -313,9 +313,9 @@ def size_report(elf: Path, map_file: Path, target: Target) -> SizeReport:
     Totals come from the ELF's own sections. They are attributed by the linker map, which names the object of
     every input section that survived: objects in `model/` are the model (its constants are "model", its
     functions "code"), those in `code/` the operators and kernels ("code", their tables included, as are
-    libgcc or compiler-rt and memcpy), those in `runtime/` the wire, the port and fault handling. Padding and the rest of the
-    C library count as runtime. `arena` is the figure in the image's own pf_device; the arena's piece of .bss
-    is reduced by it.
+    libgcc or compiler-rt and memcpy), those in `runtime/` the wire, the port and fault handling. Padding and
+    the rest of the C library count as runtime. `arena` is the figure in the image's own pf_device; the arena's
+    piece of .bss is reduced by it.
     """
     from elftools.elf.elffile import ELFFile
 

@@ -35,6 +35,8 @@ class LibraryBuild:
     archive: Path | None
     sizes: SizeReport | None
     reason: str
+    compiler: str
+    """Its version line; empty where nothing compiled it."""
 
 
 def build_library(
@@ -47,17 +49,18 @@ def build_library(
     alone is larger than the board, ToolError when the compiler is there and fails.
     """
     folder = _write_component(model_dir, target, out / prefix, prefix)
-    archive, sizes, reason, program = None, None, "", target.toolchain.program
+    archive, sizes, reason, compiler, program = None, None, "", "", target.toolchain.program
     if shutil.which(program):
         archive, sizes = _compile(folder, model_dir, target, out, prefix, arena_bytes, strict)
         _refuse_overflow(sizes, target)
-        record: dict[str, Any] = {**asdict(sizes), "compiler": named_compiler(program).version}
+        compiler = named_compiler(program).version
+        record: dict[str, Any] = {**asdict(sizes), "compiler": compiler}
     else:
         apt = f"with: sudo apt-get install {PACKAGES[program]}" if program in PACKAGES else ""
         reason = f"{program} is not installed; get it {apt or 'with ' + target.library_sdk}"
         record = {"flash": None, "ram": None, "reason": reason}
     atomic_write_text(out / "size.json", json.dumps(record, indent=2) + "\n")
-    return LibraryBuild(folder, archive, sizes, reason)
+    return LibraryBuild(folder, archive, sizes, reason, compiler)
 
 
 def _write_component(model_dir: Path, target: Target, folder: Path, prefix: str) -> Path:

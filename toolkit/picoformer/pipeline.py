@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from picoformer import stages
-from picoformer.compilers import choose_compiler
+from picoformer.compilers import asked_toolchain, choose_compiler
 from picoformer.compress.settings import QatSettings
 from picoformer.config import Pipeline
-from picoformer.emulator.choice import choose_emulator
+from picoformer.emulator.choice import asked_emulator, choose_emulator
 from picoformer.errors import ConfigError, DeviceError
 from picoformer.files import atomic_write_bytes, atomic_write_text, file_hash, several_processes
 from picoformer.targets import Target, load_target, stand_in
@@ -45,26 +45,40 @@ class Stage:
     code: str
 
 
+@dataclass(frozen=True)
+class Tools:
+    """Which toolchain and which emulator were asked for; "auto" takes what is there."""
+
+    toolchain: str
+    emulator: str
+
+
 def run_pipeline(
     pipeline: Pipeline,
     progress: Progress | None = None,
     announce: Announce | None = None,
     force: bool = False,
+    toolchain: str = "auto",
+    emulator: str = "auto",
 ) -> Path:
-    """Run every stage that is out of date; returns the output folder, report.json and report.html in it."""
+    """Run every stage that is out of date; returns the output folder, report.json and report.html in it.
+
+    `toolchain` (gcc, clang, zig) and `emulator` (qemu, unicorn) belong to what is out of date when they are named.
+    """
     if several_processes():
         raise ConfigError("run takes one process; start its commands `train` and `distill` with torchrun")
     out = pipeline.output
     out.mkdir(parents=True, exist_ok=True)
     target = _target(pipeline)
+    tools = Tools(asked_toolchain(toolchain), asked_emulator(emulator))
     figures: dict[str, dict[str, Any]] = {}
     is_ready = False
     notify = None if announce is None else lambda line: announce("training", line)
-    for stage in _stages(pipeline, target, figures, progress, notify):
+    for stage in _stages(pipeline, target, figures, progress, notify, tools):
         record, key = out / "stages" / f"{stage.name}.json", _key(stage)
         known = None if force else _known(record, key, stage)
         if known is None and not is_ready:
-            _require_tools(target)
+            _require_tools(target, tools)
             is_ready = True
         figures[stage.name] = _run_stage(stage, record, key, announce) if known is None else known
         if known is not None and announce:
@@ -79,12 +93,12 @@ def _target(pipeline: Pipeline) -> Target:
         raise ConfigError(f"{pipeline.path}: [firmware] target: {error}") from None
 
 
-def _require_tools(target: Target) -> None:
+def _require_tools(target: Target, tools: Tools) -> None:
     """Raise ToolError before any work is done when a program that a later stage needs is missing."""
     runs = stand_in(target)
     for built in (load_target(HOST), runs, *([] if target.is_library else [target])):
-        choose_compiler(built)
-    choose_emulator(runs)
+        choose_compiler(built, tools.toolchain)
+    choose_emulator(runs, tools.emulator)
 
 
 def _stages(
@@ -93,6 +107,7 @@ def _stages(
     figures: Mapping[str, dict[str, Any]],
     progress: Progress | None,
     notify: stages.Notify | None,
+    tools: Tools,
 ) -> list[Stage]:
     """The stages in order. A stage's `run` may read the figures of those before it."""
     file, out = pipeline.file, pipeline.output
@@ -124,9 +139,10 @@ def _stages(
         found.append(_finetuning_stage(pipeline, file.finetuning, model, calibration, quantized, progress))
     settings = [file.quantization.model_dump(), file.firmware.model_dump(), file.name, target.model_dump()]
     settings += [] if file.onnx is None else [file.onnx.shapes]
+    settings += [] if tools.toolchain == "auto" else [tools.toolchain]
     build = Stage(
         "build",
-        lambda: _build(pipeline, target, model, calibration, quantized, folder, progress),
+        lambda: _build(pipeline, target, model, calibration, quantized, folder, progress, tools),
         (model, calibration) if quantized is None else (model, quantized),
         (folder,),
         settings,
@@ -135,10 +151,10 @@ def _stages(
     checked = (folder, inputs) if checkpoint is None else (folder, inputs, checkpoint)
     verify = Stage(
         "verify",
-        lambda: _verify(pipeline, folder, inputs, checkpoint, verified, progress),
+        lambda: _verify(pipeline, folder, inputs, checkpoint, verified, progress, tools),
         checked,
         (verified,),
-        file.verification.model_dump(),
+        [file.verification.model_dump(), *([] if tools.emulator == "auto" else [tools.emulator])],
         everything,
     )
     report = Stage(
@@ -314,6 +330,7 @@ def _build(
     quantized: Path | None,
     folder: Path,
     progress: Progress | None,
+    tools: Tools,
 ) -> dict[str, Any]:
     from picoformer.build_folder import build_files
 
@@ -330,6 +347,7 @@ def _build(
         name=pipeline.file.name,
         quantized=quantized,
         tile=firmware.tile,
+        toolchain=tools.toolchain,
         progress=None if progress is None else lambda what, done, total: progress(what, done, total, 0.0),
     )
     return {"parameters": build.manifest.parameters, "macs": build.manifest.macs}
@@ -342,11 +360,12 @@ def _verify(
     checkpoint: Path | None,
     out: Path,
     progress: Progress | None,
+    tools: Tools,
 ) -> dict[str, Any]:
     from picoformer.verification import verify_files
 
     wanted = pipeline.file.verification
-    found = verify_files(folder, inputs, None, checkpoint, wanted.samples, progress, wanted.min_sqnr_db)
+    found = verify_files(folder, inputs, None, checkpoint, wanted.samples, progress, wanted.min_sqnr_db, tools.emulator)
     if not found.report.passed:
         raise DeviceError(f"parity does not hold: {found.report.failures[0]}")
     atomic_write_text(out, json.dumps(found.to_json(), indent=1) + "\n")

@@ -133,6 +133,7 @@ def build_record(build: Build, target: Target) -> dict[str, Any]:
         "arena_bytes": memory["peak"],
         "arena_lower_bound_bytes": memory["lower_bound"],
         "arena_decided_by": memory["decides"],
+        "compilers": dict(build.manifest.compilers),
     }
     if sizes is None:
         record |= {"flash_bytes": None, "ram_bytes": None, "not_compiled": reason}
@@ -171,6 +172,8 @@ def print_build(record: Mapping[str, Any]) -> None:
         print(f"  not compiled, so flash and RAM are not known: {record['not_compiled']}")
     if "stands_in" in record:
         print(f"  {record['target']} has no emulator: emulate and verify run firmware of {record['stands_in']} instead")
+    for name, compiler in record["compilers"].items():
+        print(f"  {f'compiled for {name} by':<32}{compiler}")
     if "quantization" in record:
         print_quantization(record["quantization"], most=3)
 

@@ -279,7 +279,7 @@ def _check_stand_in(path: Path, source: str, target: Target) -> None:
 
 def _emulated() -> list[str]:
     found = [read_toml(path, Target) for path in sorted(resource_root("targets").glob("*.toml"))]
-    return [target.name for target in found if target.emulator is not None and not target.is_host]
+    return sorted(target.name for target in found if target.emulator is not None and not target.is_host)
 
 
 def _check_port(path: Path, source: str, target: Target) -> None:

@@ -89,8 +89,8 @@ def compile_units(
 
 
 def run_tool(command: Sequence[str], folder: Path, subject: str, environment: Mapping[str, str] | None = None) -> str:
-    """Run a compiler in `folder`, with `environment` added to ours; its standard output on success, CompilerFailure with
-    its first error line otherwise."""
+    """Run a compiler in `folder`, with `environment` added to ours; its standard output on success, CompilerFailure
+    with its first error line otherwise."""
     name = Path(command[0]).name
     try:
         done = subprocess.run(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from picoformer.build_folder import HOST, Build, full_length, open_build, with_full_length
+from picoformer.cycles import Cycles, count_cycles, timings_of
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.session import Session, open_device
 from picoformer.errors import DeviceError
@@ -55,6 +56,7 @@ class Measured:
     instructions: Instructions | None
     uncounted: str
     stack_used: int | None
+    emulator: str
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,12 @@ class Verification:
     quality: tuple[TensorQuality, ...]
     uncounted: str
     runtime_flash_bytes: int | None
+    compiler: str
+    emulator: str
     stands_in: str = ""
     """The target that ran in place of a board without an emulator; empty when none did."""
+    cycles: Cycles | str = "not modelled"
+    """What the instructions take by the core's published timings, or why that cannot be said."""
 
     @property
     def accuracy(self) -> dict[str, float]:
@@ -85,8 +91,18 @@ class Verification:
             "instructions_uncounted": self.uncounted or None,
             "flash_runtime_bytes": self.runtime_flash_bytes,
             "ran_on_stand_in": self.stands_in or None,
+            "compiler": self.compiler or None,
+            "emulator": self.emulator or None,
+            "cycles": None if isinstance(self.cycles, str) else self._cycles(self.cycles),
+            "cycles_unmodelled": self.cycles if isinstance(self.cycles, str) else None,
         }
         return {**self.report.to_json(), **more}
+
+    def _cycles(self, cycles: Cycles) -> dict[str, Any]:
+        ranges = zip(self.report.per_operator, cycles.per_step, strict=True)
+        steps = [{"name": cost.name, "op": cost.op, "low": low, "high": high} for cost, (low, high) in ranges]
+        low, high = cycles.total
+        return {"low": low, "high": high, "source": cycles.source, "per_operator": steps}
 
 
 class Runner:
@@ -122,8 +138,9 @@ class Runner:
         return DeviceRun(self.name, values, np.array(crcs, np.uint32), fetch)
 
     def measured(self) -> Measured:
-        """Instructions of the last run and the stack's high-water mark."""
-        return Measured(self.session.instructions, self.session.uncounted, self.session.device.stack().used)
+        """Instructions of the last run, the stack's high-water mark, and what ran it."""
+        session = self.session
+        return Measured(session.instructions, session.uncounted, session.device.stack().used, session.emulator)
 
     def _write(self, inputs: Mapping[str, Array], sample: int) -> None:
         for index, name in enumerate(self.graph.inputs):
@@ -147,8 +164,10 @@ def verify_build(
     torch_outputs: Mapping[str, Array] | None = None,
     progress: Progress | None = None,
     least_sqnr_db: float = LEAST_SQNR_DB,
+    emulator: str = "auto",
 ) -> Verification:
-    """Run the chain on `inputs` (name → (samples, *shape)), the device on `port` in place of the emulator if given.
+    """Run the chain on `inputs` (name → (samples, *shape)), the device on `port` in place of the `emulator` (qemu,
+    unicorn or auto) if given.
 
     Raises DeviceError when a device crashes, hangs, or runs other firmware.
     """
@@ -186,7 +205,9 @@ def verify_build(
 
             def run(values: Mapping[str, Array]) -> DeviceRun:
                 firmware, identity = build.firmware(board), graph_identity(graph)[:16]
-                session = sessions.enter_context(open_device(firmware, board, where, identity=identity))
+                session = sessions.enter_context(
+                    open_device(firmware, board, where, identity=identity, emulator=emulator)
+                )
                 own = build.steps(board)
                 runner = Runner(session, graph, len(own), where or board.name, progress)
                 result = replace(runner(values), steps=[Step(step.name, step.output) for step in own])
@@ -243,7 +264,28 @@ def verify_build(
     ordered = sorted(forms, key=lambda name: FORMS.index(name) if name in FORMS else len(FORMS))
     forms = {name: forms[name] for name in ordered}
     stands_in = "" if runs is target else runs.name
-    return Verification(report, _judge(forms, graph, labels), quality, last.uncounted, runtime, stands_in)
+    judged, compiler = _judge(forms, graph, labels), build.firmware(runs).compiler
+    cycles: Cycles | str = "cycles are modelled in an emulator only"
+    if port is None:
+        cycles = model_cycles(build, runs, inputs, emulator)
+    return Verification(report, judged, quality, last.uncounted, runtime, compiler, last.emulator, stands_in, cycles)
+
+
+def model_cycles(build: Build, board: Target, inputs: Mapping[str, Array], emulator: str = "auto") -> Cycles | str:
+    """Cycles of the first sample of `inputs` on an emulated board, by the published timings of its core; or why not."""
+    timings = timings_of(board)
+    if board.is_host or isinstance(timings, str):
+        return "cycles of a native process are not modelled" if board.is_host else str(timings)
+    first = {name: value[:1] for name, value in inputs.items()}
+    firmware = build.firmware(board)
+    with open_device(firmware, board, profile=True, emulator=emulator) as session:
+        Runner(session, build.graph, len(build.steps(board)), board.name, None)(first)
+        profile, calls = session.profile, session.device.calls
+    return (
+        session.uncounted or "its emulator keeps no profile"
+        if profile is None
+        else count_cycles(firmware.elf, board, profile, calls)
+    )
 
 
 def _unmasked_link(build: Build, inputs: Mapping[str, Array]) -> tuple[Link, list[str]]:
@@ -310,6 +352,7 @@ def verify_files(
     limit: int = 0,
     progress: Progress | None = None,
     least_sqnr_db: float = LEAST_SQNR_DB,
+    emulator: str = "auto",
 ) -> Verification:
     """`verify_build` on files: a build folder and an .npz of inputs, "labels" among them if accuracy is wanted."""
     build = open_build(folder)
@@ -324,4 +367,4 @@ def verify_files(
         from picoformer.stages import torch_outputs
 
         torch = torch_outputs(checkpoint, inputs[build.graph.inputs[0]][:, 0], build.graph.outputs)
-    return verify_build(build, inputs, labels, port, torch, progress, least_sqnr_db)
+    return verify_build(build, inputs, labels, port, torch, progress, least_sqnr_db, emulator)

@@ -51,6 +51,11 @@ static inline int64_t pf_rounding_shift(int64_t value, int32_t shift) {
     return (value + ((int64_t)1 << (shift - 1))) >> shift;
 }
 
+/* (value + 2^(drop-1)) >> drop, and value itself where drop is 0. */
+static inline int32_t pf_narrow(int32_t value, int32_t drop) {
+    return (value + ((int32_t)1 << drop >> 1)) >> drop;
+}
+
 /* (acc * multiplier + 2^(shift-1)) >> shift clamped to 17 bits, so that a zero point may be added; shift 1..32. With
  * shift 32 the result is the rounded high word and below 2^30 in magnitude, so only the final clamp is needed. */
 static inline int32_t pf_rescale(int32_t acc, int32_t multiplier, int32_t shift) {
@@ -90,8 +95,9 @@ static inline uint32_t pf_high_word(uint32_t a, uint32_t b) {
 
 /* min(2^31, (y * error) >> shift): one step of either iteration below. */
 static inline uint32_t pf_newton(uint32_t y, uint32_t error, int32_t shift) {
-    const uint64_t next = ((uint64_t)y * error) >> shift;
-    return next > 0x80000000u ? 0x80000000u : (uint32_t)next;
+    const uint64_t product = (uint64_t)y * error;
+    const uint32_t high = (uint32_t)(product >> 32), low = (uint32_t)product;
+    return high >> (shift - 1) != 0 ? 0x80000000u : high << (32 - shift) | low >> shift;
 }
 
 /* y with 1/value = y * 2^(lead - 62), value > 0. */

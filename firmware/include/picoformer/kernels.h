@@ -24,14 +24,16 @@ extern "C" {
  * 1 or more, each later one a key more, none more than `keys`. */
 typedef struct pf_attention_head {
     const uint16_t *table;
-    int32_t score_multiplier, score_shift, score_drop;
+    int32_t score_multiplier, score_shift;
+    int32_t query_drop, key_drop, value_drop;
     int32_t value_mantissa, value_exponent;
     int32_t head_size, value_size;
     int32_t query_stride, key_stride, value_stride, output_stride;
     int32_t first_keys;
     int32_t same_keys; /* k and v are those of the call before, which scratch still shows */
 } pf_attention_head;
-/* keys: those that take part, 1 or more. scratch: that of pf_attention_*. */
+/* keys: those that take part, 1 or more. scratch: that of pf_attention_*. y == q is allowed where types and strides are the
+ * same: a head reads its part of a row of q before it writes that part of y. */
 void pf_attention_head_s8_s8(const pf_attention_head *p, const int8_t *q, const int8_t *k, const int8_t *v, int8_t *y,
                              int32_t queries, int32_t keys, int32_t *scratch);
 void pf_attention_head_s8_s16(const pf_attention_head *p, const int8_t *q, const int8_t *k, const int8_t *v, int16_t *y,

@@ -65,8 +65,11 @@ void pf_linear_wide_s4_s16_s16(const pf_linear_s4 *p, const int16_t *x, int16_t 
 
 /* softmax(q k^T) v of all heads; q: queries x heads*head_size, k: keys x kv_heads*head_size, v: keys x kv_heads*value_size,
  * y: queries x heads*value_size. Head h reads keys and values of head h / (heads / kv_heads). Keys at or past `valid` (0..keys)
- * are left out, and where causal keys past i + keys - queries in row i; a row without a key is zero. scratch: what the
- * instruction set's directory wants, aligned to 16 bytes; generic: `keys` words. */
+ * are left out, and where causal keys past i + keys - queries in row i; a row without a key is zero. s16: q, k, v lose low bits
+ * first, x = (x + 2^(drop-1)) >> drop, so that all sums fit 32 bits. scratch: what the instruction set's directory wants,
+ * aligned to 16 bytes; generic: `keys` words. y == q is allowed where the types are the same and value_size == head_size. Rows
+ * may be computed a few at a time: rows first .. first + count - 1 of a causal attention are a call with `count` queries and
+ * keys - (queries - first - count) keys. */
 typedef struct pf_attention {
     const int32_t *score_multiplier; /* per head */
     const uint16_t *table;           /* 1024 numerators */
@@ -74,7 +77,7 @@ typedef struct pf_attention {
     const int32_t *value_exponent;   /* per head */
     int32_t heads, kv_heads, head_size, value_size;
     int32_t score_shift;
-    int32_t score_drop; /* low bits that a sum of q k loses before it is a score, so that it fits 32 bits; 0 for s8 */
+    int32_t query_drop, key_drop, value_drop; /* 0 for s8 */
     int32_t causal;
 } pf_attention;
 void pf_attention_s8_s8(const pf_attention *p, const int8_t *q, const int8_t *k, const int8_t *v, int8_t *y, int32_t queries,

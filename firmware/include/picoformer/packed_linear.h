@@ -2,7 +2,7 @@
 #ifndef PICOFORMER_PACKED_LINEAR_H
 #define PICOFORMER_PACKED_LINEAR_H
 
-#include "picoformer/fixedpoint.h"
+#include "picoformer/linear_output.h"
 #include "picoformer/ops.h"
 #include "picoformer/packed_sums.h"
 
@@ -53,27 +53,34 @@ static inline void pf_products_six_s16(const uint8_t *w, int32_t stride, const u
 /* A single row of x as it is. */
 #define PF_DEFINE_SINGLE(IN)                                                                                                     \
     static inline int32_t pf_products_single_##IN(const uint8_t *w, const PF_TYPE_##IN *x, int32_t k) {                          \
-        uint32_t sum = 0, total = 0;                                                                                             \
+        uint32_t sum = 0;                                                                                                        \
+        int32_t total = 0;                                                                                                       \
         for (int32_t j = 0; j < k; j++) {                                                                                        \
             sum += (uint32_t)(w[j] * x[j]);                                                                                      \
-            total += (uint32_t)(int32_t)x[j];                                                                                    \
+            total += x[j];                                                                                                       \
         }                                                                                                                        \
-        return (int32_t)(sum - (total << 7));                                                                                    \
+        return (int32_t)(sum - ((uint32_t)total << 7));                                                                          \
     }
 
 /* WEIGHTS(p, i, count, room, columns): rows i ... i + count - 1 of the weights, `columns` bytes each. Blocks of rows of x are
  * full where there are enough of them: the last one reaches back, and so does the last group of six in it. */
 #define PF_DEFINE_PACKED_LINEAR(SYMBOL, PARAMETERS, WEIGHTS, IN, OUT)                                                            \
-    static inline void SYMBOL##_finish(const PARAMETERS *p, int32_t i, const int32_t *sums, PF_TYPE_##OUT *y, int32_t count) {   \
-        const int32_t n = p->n, left = 32 - p->shift;                                                                            \
+    static void SYMBOL##_finish(const PARAMETERS *p, int32_t i, const int32_t *sums, PF_TYPE_##OUT *y, int32_t count) {          \
+        const int32_t n = p->n, left = 32 - p->shift, is_proven = count == PF_PACKED_ROWS && left + 2 <= p->headroom;            \
         const pf_finish f = {p->multiplier[i], left, p->zero_point};                                                             \
-        if (count == PF_PACKED_ROWS && left + 2 <= p->headroom) {                                                                \
+        if (is_proven && p->entries == 0) {                                                                                      \
             pf_finish_six_##OUT(sums, &f, y, n);                                                                                 \
-            return;                                                                                                              \
-        }                                                                                                                        \
-        for (int32_t c = 0; c < count; c++, y += n) {                                                                            \
-            const int32_t value = f.zero_point + pf_rescale(sums[c], f.multiplier, p->shift);                                    \
-            *y = PF_SATURATE(OUT, value);                                                                                        \
+        } else if (is_proven && p->entries == 256) {                                                                             \
+            const PF_TYPE_##OUT *const middle = (const PF_TYPE_##OUT *)p->table + 128;                                           \
+            int8_t results[PF_PACKED_ROWS];                                                                                      \
+            pf_finish_six_s8(sums, &f, results, 1);                                                                              \
+            for (int32_t c = 0; c < PF_PACKED_ROWS; c++, y += n) {                                                               \
+                *y = middle[results[c]];                                                                                         \
+            }                                                                                                                    \
+        } else {                                                                                                                 \
+            for (int32_t c = 0; c < count; c++, y += n) {                                                                        \
+                *y = pf_linear_##OUT(p->table, p->entries, f.zero_point + pf_rescale(sums[c], f.multiplier, p->shift));          \
+            }                                                                                                                    \
         }                                                                                                                        \
     }                                                                                                                            \
                                                                                                                                  \

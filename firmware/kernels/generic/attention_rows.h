@@ -27,9 +27,9 @@
         return total;                                                                                                            \
     }
 
-/* Four elements of the value rows at a time; the last group may hold fewer and then reads one element several times. ACC: the
- * type of the sums; RESCALE: (sum, multiplier, shift) -> the mean. */
-#define PF_DEFINE_HEAD(IN, OUT, ACC, RESCALE)                                                                                    \
+/* Four elements of the value rows at a time; the last group may hold fewer and then reads one element several times. VALUE: an
+ * element of the values as it is summed, (head, v) -> at most 16 bits. */
+#define PF_DEFINE_HEAD(IN, OUT, VALUE)                                                                                           \
     void pf_attention_head_##IN##_##OUT(const pf_attention_head *head, const PF_TYPE_##IN *q, const PF_TYPE_##IN *k,             \
                                         const PF_TYPE_##IN *v, PF_TYPE_##OUT *y, int32_t queries, int32_t keys,                  \
                                         int32_t *scratch) {                                                                      \
@@ -42,17 +42,17 @@
                 const int32_t group = size - d < 4 ? size - d : 4;                                                               \
                 const int32_t second = group > 1 ? 1 : 0, third = group > 2 ? 2 : 0, fourth = group > 3 ? 3 : 0;                 \
                 const PF_TYPE_##IN *row = v + d;                                                                                 \
-                ACC a0 = 0, a1 = 0, a2 = 0, a3 = 0;                                                                              \
+                int32_t a0 = 0, a1 = 0, a2 = 0, a3 = 0;                                                                          \
                 for (int32_t j = 0; j < count; j++, row += stride) {                                                             \
                     const int32_t p = scratch[j];                                                                                \
-                    a0 += p * row[0];                                                                                            \
-                    a1 += p * row[second];                                                                                       \
-                    a2 += p * row[third];                                                                                        \
-                    a3 += p * row[fourth];                                                                                       \
+                    a0 += p * VALUE(head, row[0]);                                                                               \
+                    a1 += p * VALUE(head, row[second]);                                                                          \
+                    a2 += p * VALUE(head, row[third]);                                                                           \
+                    a3 += p * VALUE(head, row[fourth]);                                                                          \
                 }                                                                                                                \
-                const ACC sums[4] = {a0, a1, a2, a3};                                                                            \
+                const int32_t sums[4] = {a0, a1, a2, a3};                                                                        \
                 for (int32_t c = 0; c < group; c++) {                                                                            \
-                    const int64_t value = RESCALE(sums[c], f.multiplier, f.shift);                                               \
+                    const int64_t value = pf_rounding_shift((int64_t)sums[c] * f.multiplier, f.shift);                           \
                     y[d + c] = PF_SATURATE(OUT, value);                                                                          \
                 }                                                                                                                \
             }                                                                                                                    \

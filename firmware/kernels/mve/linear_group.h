@@ -5,22 +5,20 @@
 #ifndef PF_MVE_LINEAR_GROUP_H
 #define PF_MVE_LINEAR_GROUP_H
 
+#include <arm_mve.h>
 #include <stddef.h>
 
 #include "picoformer/fixedpoint.h"
 #include "picoformer/ops.h"
 
-#include "filled_rows.h"
-
 #define GROUP 8
 
-/* What one call of a loop below works on. `first`: vectors in the shorter piece, 0 where there is none; `pieces`: those of 4
- * vectors. multiplier: of the even outputs, then of the odd ones. In C:
+/* What one call of a loop below works on. `pieces`: of 4 vectors, one less than there are; `start`: see start_of. multiplier: of the even outputs, then of the odd ones. In C:
  *     for each row of x: sum[c] = bias[c] + the products of the row with row c of the weight
  *                        y[c] = clamp(zero_point + rounded high word of (sum[c] << left) * multiplier[c])   c < count */
 typedef struct group {
     const void *w;
-    int32_t pieces, first;
+    int32_t pieces, start;
     const void *x, *x_end;
     void *y;
     int32_t y_step; /* bytes */
@@ -31,25 +29,31 @@ typedef struct group {
 #define GROUP_MULTIPLIER "68"
 typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 ? 1 : -1];
 
-/* The products of a vector each: of 4, 3, 2 and 1 vectors of a row of weights with those of x in q4 to q7. */
-#define DOT4(T, SUM)                                                                                                             \
-    " vldmia r1!, {d0-d7}\n vmladava." T " " SUM ", q0, q4\n vmladava." T " " SUM ", q1, q5\n vmladava." T " " SUM               \
-    ", q2, q6\n vmladava." T " " SUM ", q3, q7\n"
-#define DOT3(T, SUM)                                                                                                             \
-    " vldmia r1!, {d0-d5}\n vmladava." T " " SUM ", q0, q4\n vmladava." T " " SUM ", q1, q5\n vmladava." T " " SUM ", q2, q6\n"
-#define DOT2(T, SUM, SUM2)                                                                                                       \
-    " vldmia r1!, {d0-d7}\n vmladava." T " " SUM ", q0, q4\n vmladava." T " " SUM ", q1, q5\n vmladava." T " " SUM2              \
-    ", q2, q4\n vmladava." T " " SUM2 ", q3, q5\n"
-#define DOT1(T, A, B, C, D)                                                                                                      \
+/* Eight sums with the vectors of x in q4 to q7: 4, 3, 2 or 1 vectors of each row of weights. */
+#define SUMS " .irp sum, r0, r2, r4, r6, r8, r10, r12, lr\n"
+#define EIGHT_OF_4(T)                                                                                                            \
+    SUMS " vldmia r1!, {d0-d7}\n vmladava." T " \\sum, q0, q4\n vmladava." T " \\sum, q1, q5\n vmladava." T                      \
+         " \\sum, q2, q6\n vmladava." T " \\sum, q3, q7\n .endr\n"
+#define EIGHT_OF_3(T)                                                                                                            \
+    SUMS " vldmia r1!, {d0-d5}\n vmladava." T " \\sum, q0, q4\n vmladava." T " \\sum, q1, q5\n vmladava." T                      \
+         " \\sum, q2, q6\n .endr\n"
+#define TWO_OF_2(T, A, B)                                                                                                        \
+    " vldmia r1!, {d0-d7}\n vmladava." T " " A ", q0, q4\n vmladava." T " " A ", q1, q5\n vmladava." T " " B                     \
+    ", q2, q4\n vmladava." T " " B ", q3, q5\n"
+#define EIGHT_OF_2(T) TWO_OF_2(T, "r0", "r2") TWO_OF_2(T, "r4", "r6") TWO_OF_2(T, "r8", "r10") TWO_OF_2(T, "r12", "lr")
+#define FOUR_OF_1(T, A, B, C, D)                                                                                                 \
     " vldmia r1!, {d0-d7}\n vmladava." T " " A ", q0, q4\n vmladava." T " " B ", q1, q4\n vmladava." T " " C                     \
     ", q2, q4\n vmladava." T " " D ", q3, q4\n"
+#define EIGHT_OF_1(T) FOUR_OF_1(T, "r0", "r2", "r4", "r6") FOUR_OF_1(T, "r8", "r10", "r12", "lr")
 
+#define NO_SHIFT  " vldmia r5, {d4-d7}\n"
+#define SHIFT     " vldmia r5, {d4-d9}\n vshl.s32 q0, q0, q4\n vshl.s32 q1, q1, q4\n"
 #define STORE_s8  " vqadd.s16 q0, q0, r2\n vqmovnb.s16 q0, q0\n vpst\n vstrbt.16 q0, [r7]\n"
-#define STORE_s16 " vpst\n vstrht.16 q0, [r7]\n"
+#define STORE_s16 " vqadd.s16 q0, q0, r2\n vpst\n vstrht.16 q0, [r7]\n"
 
 /* T: s8 or s16, the elements of x and of the weights as they lie here. Sums in r0, r2, … r12, lr; r1 weights, r3 x, r11 its
  * end, r5 parameters, r7 y, r9 pieces left. On the stack: w, pieces, where a row starts, y_step, zero_point. */
-#define DEFINE_GROUP(NAME, T, OUT)                                                                                               \
+#define DEFINE_GROUP(NAME, T, OUT, SHIFT)                                                                                        \
     __attribute__((naked, noinline)) static void NAME(const group *g __attribute__((unused))) {                                  \
         __asm__ volatile(" push {r4-r11, lr}\n"                                                                                  \
                          " vpush {d8-d15}\n"                                                                                     \
@@ -63,31 +67,23 @@ typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 ? 1
                          " ldr r4, [r9, r4, lsl #2]\n"                                                                           \
                          " add r4, r4, r9\n"                                                                                     \
                          " push {r1, r2, r4, r6, r8}\n"                                                                          \
-                         "1: ldmdb r5, {r0, r2, r4, r6, r8, r10, r12, lr}\n"                                                     \
+                         " 1: ldmdb r5, {r0, r2, r4, r6, r8, r10, r12, lr}\n"                                                    \
                          " ldm sp, {r1, r9, pc}\n"                                                                               \
                          " .align 2\n"                                                                                           \
-                         "9: .word 2f - 9b + 1, 10f - 9b + 1, 20f - 9b + 1, 30f - 9b + 1\n"                                      \
-                         "10: vldmia r3!, {d8-d9}\n" DOT1(T, "r0", "r2", "r4", "r6") DOT1(T, "r8", "r10", "r12", "lr")           \
-                             " b 4f\n"                                                                                           \
-                             "20: vldmia r3!, {d8-d11}\n" DOT2(T, "r0", "r2") DOT2(T, "r4", "r6") DOT2(T, "r8", "r10")           \
-                                 DOT2(T, "r12", "lr") " b 4f\n"                                                                  \
-                                                      "30: vldmia r3!, {d8-d13}\n" DOT3(T, "r0") DOT3(T, "r2") DOT3(T, "r4")     \
-                                                          DOT3(T, "r6") DOT3(T, "r8") DOT3(T, "r10") DOT3(T, "r12")              \
-                                                              DOT3(T, "lr") "4: cmp r9, #0\n"                                    \
-                                                                            " beq 3f\n"                                          \
-                                                                            "2: vldmia r3!, {d8-d15}\n" DOT4(T, "r0")            \
-                                                                                DOT4(T, "r2") DOT4(T, "r4") DOT4(T, "r6")        \
-                                                                                    DOT4(T, "r8") DOT4(T, "r10") DOT4(T, "r12")  \
-                                                                                        DOT4(T, "lr") " subs r9, #1\n"           \
-                                                                                                      " bne 2b\n"                \
-                         "3: vmov q0[2], q0[0], r0, r8\n"                                                                        \
+                         " 9: .word 2f - 9b + 1, 10f - 9b + 1, 20f - 9b + 1, 30f - 9b + 1, 5f - 9b + 1\n"                        \
+                         "10: vldmia r3!, {d8-d9}\n" EIGHT_OF_1(T) " b 4f\n"                                                     \
+                         "20: vldmia r3!, {d8-d11}\n" EIGHT_OF_2(T) " b 4f\n"                                                    \
+                         "30: vldmia r3!, {d8-d13}\n" EIGHT_OF_3(T) "4: cmp r9, #0\n"                                            \
+                         " blt 3f\n"                                                                                             \
+                         " beq 5f\n"                                                                                             \
+                         "2: vldmia r3!, {d8-d15}\n" EIGHT_OF_4(T) " subs r9, #1\n"                                              \
+                         " bne 2b\n"                                                                                             \
+                         "5: vldmia r3!, {d8-d15}\n" EIGHT_OF_4(T) "3:\n"                                                        \
+                         " vmov q0[2], q0[0], r0, r8\n"                                                                          \
                          " vmov q0[3], q0[1], r4, r12\n"                                                                         \
                          " vmov q1[2], q1[0], r2, r10\n"                                                                         \
                          " vmov q1[3], q1[1], r6, lr\n"                                                                          \
-                         " vldmia r5, {d4-d9}\n"                                                                                 \
-                         " vshl.s32 q0, q0, q4\n"                                                                                \
-                         " vshl.s32 q1, q1, q4\n"                                                                                \
-                         " vrmulh.s32 q0, q0, q2\n"                                                                              \
+                         SHIFT " vrmulh.s32 q0, q0, q2\n"                                                                        \
                          " vrmulh.s32 q1, q1, q3\n"                                                                              \
                          " ldrd r0, r2, [sp, #12]\n"                                                                             \
                          " vqmovnb.s32 q0, q0\n"                                                                                 \
@@ -99,9 +95,34 @@ typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 ? 1
                          " pop {r4-r11, pc}\n");                                                                                 \
     }
 
-/* Outputs i to i + 7 of the layer, zeros where there are no more. */
-static inline void set_outputs(group *g, const int32_t *bias, const int32_t *multiplier, int32_t n) {
+/* Both loops for one pair of types: without a left shift, which is the rule, and with it. */
+#define DEFINE_GROUPS(T, OUT)                                                                                                    \
+    DEFINE_GROUP(plain_##OUT, T, OUT, NO_SHIFT)                                                                                  \
+    DEFINE_GROUP(shifted_##OUT, T, OUT, SHIFT)                                                                                   \
+    static void group_##OUT(const group *g) {                                                                                    \
+        if (g->left[0] == 0) {                                                                                                   \
+            plain_##OUT(g);                                                                                                      \
+        } else {                                                                                                                 \
+            shifted_##OUT(g);                                                                                                    \
+        }                                                                                                                        \
+    }
+
+/* Where the loops begin with a row of `vectors`: with its shorter piece, with the first of several whole ones, with the last. */
+static inline int32_t start_of(int32_t vectors) {
+    return (vectors & 3) != 0 ? vectors & 3 : vectors == 4 ? 4 : 0;
+}
+
+/* Outputs from a first one on, zeros where there are no more. */
+static void set_outputs(group *g, const int32_t *bias, const int32_t *multiplier, int32_t n) {
     g->count = n < GROUP ? n : GROUP;
+    if (n >= GROUP) {
+        const int32x4x2_t parted = vld2q_s32(multiplier);
+        vst1q_s32(g->bias, vld1q_s32(bias));
+        vst1q_s32(g->bias + 4, vld1q_s32(bias + 4));
+        vst1q_s32(g->multiplier, parted.val[0]);
+        vst1q_s32(g->multiplier + 4, parted.val[1]);
+        return;
+    }
     for (int32_t c = 0; c < GROUP; c++) {
         g->bias[c] = c < n ? bias[c] : 0;
         g->multiplier[(c & 1) * 4 + c / 2] = c < n ? multiplier[c] : 0;
@@ -110,10 +131,10 @@ static inline void set_outputs(group *g, const int32_t *bias, const int32_t *mul
 
 /* Sum c of a group for one row of x, as the loop has it before it is shifted. */
 #define DEFINE_SUM(IN)                                                                                                           \
-    static int32_t sum_##IN(const group *g, const PF_TYPE_##IN *x, int32_t c) {                                                  \
+    __attribute__((noinline)) static int32_t sum_##IN(const group *g, const PF_TYPE_##IN *x, int32_t c) {                                                  \
         const PF_TYPE_##IN *w = g->w;                                                                                            \
-        int32_t width = g->first * (16 / (int32_t)sizeof *x), sum = g->bias[c];                                                  \
-        for (int32_t piece = -1; piece < g->pieces; piece++) {                                                                   \
+        int32_t width = (g->start & 3) * (16 / (int32_t)sizeof *x), sum = g->bias[c];                                            \
+        for (int32_t piece = -1; piece <= g->pieces; piece++) {                                                                  \
             for (int32_t i = 0; i < width; i++) {                                                                                \
                 sum += w[c * width + i] * *x++;                                                                                  \
             }                                                                                                                    \
@@ -121,48 +142,6 @@ static inline void set_outputs(group *g, const int32_t *bias, const int32_t *mul
             width = 64 / (int32_t)sizeof *x;                                                                                     \
         }                                                                                                                        \
         return sum;                                                                                                              \
-    }
-
-/* The whole layer. LOOP: a loop as above. SCRATCH_WEIGHTS: vectors that a group of weights takes in the scratch for each of a
- * row. WEIGHTS(p, i, vectors, scratch): the group of rows from i on. Rows of x that are no whole vectors go through the scratch,
- * a block of them at a time. Where a sum may pass 32 bits when shifted left, it is rescaled by a 64-bit product. */
-#define DEFINE_LINEAR(SYMBOL, PARAMETERS, IN, OUT, LOOP, SCRATCH_WEIGHTS, WEIGHTS)                                               \
-    void SYMBOL(const PARAMETERS *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                     \
-        const int32_t n = p->n, k = p->k, lanes = 16 / (int32_t)sizeof *x, vectors = (k + lanes - 1) / lanes;                    \
-        const int32_t left = 32 - p->shift;                                                                                      \
-        PF_TYPE_##IN *const filled = (PF_TYPE_##IN *)scratch + SCRATCH_WEIGHTS * vectors * lanes;                                \
-        group g = {.pieces = vectors >> 2,                                                                                       \
-                   .first = vectors & 3,                                                                                         \
-                   .y_step = n * (int32_t)sizeof *y,                                                                             \
-                   .zero_point = p->zero_point,                                                                                  \
-                   .left = {left, left, left, left}};                                                                            \
-        for (int32_t count; rows > 0; rows -= count, x += count * k, y += count * n) {                                           \
-            const PF_TYPE_##IN *from = x;                                                                                        \
-            count = rows;                                                                                                        \
-            if (p->block > 0) {                                                                                                  \
-                count = rows < p->block ? rows : p->block;                                                                       \
-                fill_strided_##IN(x, k, filled, count, k);                                                                          \
-                from = filled;                                                                                                   \
-            }                                                                                                                    \
-            for (int32_t i = 0; i < n; i += GROUP) {                                                                             \
-                g.w = WEIGHTS(p, i, vectors, scratch);                                                                           \
-                set_outputs(&g, p->bias + i, p->multiplier + i, n - i);                                                          \
-                g.x = from;                                                                                                      \
-                g.x_end = from + count * vectors * lanes;                                                                        \
-                g.y = y + i;                                                                                                     \
-                if (left <= p->headroom) {                                                                                       \
-                    LOOP(&g);                                                                                                    \
-                    continue;                                                                                                    \
-                }                                                                                                                \
-                for (int32_t r = 0; r < count; r++) {                                                                            \
-                    for (int32_t c = 0; c < g.count; c++) {                                                                      \
-                        const int32_t sum = sum_##IN(&g, from + r * vectors * lanes, c);                                         \
-                        const int32_t value = p->zero_point + pf_rescale(sum, p->multiplier[i + c], p->shift);                   \
-                        y[r * n + i + c] = PF_SATURATE(OUT, value);                                                              \
-                    }                                                                                                            \
-                }                                                                                                                \
-            }                                                                                                                    \
-        }                                                                                                                        \
     }
 
 #endif

@@ -1,5 +1,5 @@
 /* Linear layers on int16 activations whose sums fit 32 bits, for VMLADAVA.S16: a group of weights is widened for all rows. */
-#include "linear_group.h"
+#include "linear_layer.h"
 
 static const int16_t *weights(const pf_linear *p, int32_t i, int32_t vectors, void *scratch) {
     const int8_t *from = p->weight + i * vectors * 8;
@@ -12,7 +12,7 @@ static const int16_t *weights(const pf_linear *p, int32_t i, int32_t vectors, vo
 }
 
 DEFINE_SUM(s16)
-DEFINE_GROUP(group_s8, "s16", s8)
-DEFINE_GROUP(group_s16, "s16", s16)
-DEFINE_LINEAR(pf_linear_s16_s8, pf_linear, s16, s8, group_s8, GROUP, weights)
-DEFINE_LINEAR(pf_linear_s16_s16, pf_linear, s16, s16, group_s16, GROUP, weights)
+DEFINE_GROUPS("s16", s8)
+DEFINE_GROUPS("s16", s16)
+DEFINE_LINEAR(pf_linear_s16_s8, pf_linear, s16, s8, GROUP, weights)
+DEFINE_LINEAR(pf_linear_s16_s16, pf_linear, s16, s16, GROUP, weights)

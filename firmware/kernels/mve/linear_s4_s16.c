@@ -1,7 +1,7 @@
 /* Linear layers with int4 weights on int16 activations whose sums fit 32 bits, for VMLADAVA.S16: a group of weights becomes
  * int16 for all rows. */
 #include "linear_blocks.h"
-#include "linear_group.h"
+#include "linear_layer.h"
 
 DEFINE_MULTIPLY_BLOCKS(s16)
 
@@ -21,7 +21,7 @@ static const int16_t *weights(const pf_linear_s4 *p, int32_t i, int32_t vectors,
 }
 
 DEFINE_SUM(s16)
-DEFINE_GROUP(group_s8, "s16", s8)
-DEFINE_GROUP(group_s16, "s16", s16)
-DEFINE_LINEAR(pf_linear_s4_s16_s8, pf_linear_s4, s16, s8, group_s8, GROUP, weights)
-DEFINE_LINEAR(pf_linear_s4_s16_s16, pf_linear_s4, s16, s16, group_s16, GROUP, weights)
+DEFINE_GROUPS("s16", s8)
+DEFINE_GROUPS("s16", s16)
+DEFINE_LINEAR(pf_linear_s4_s16_s8, pf_linear_s4, s16, s8, GROUP, weights)
+DEFINE_LINEAR(pf_linear_s4_s16_s16, pf_linear_s4, s16, s16, GROUP, weights)

@@ -1,6 +1,6 @@
 /* Linear layers with int4 weights on int8 activations for VMLADAVA.S8: a group of weights becomes int8 for all rows. */
 #include "linear_blocks.h"
-#include "linear_group.h"
+#include "linear_layer.h"
 
 DEFINE_MULTIPLY_BLOCKS(s8)
 
@@ -18,7 +18,7 @@ static const int8_t *weights(const pf_linear_s4 *p, int32_t i, int32_t vectors, 
 }
 
 DEFINE_SUM(s8)
-DEFINE_GROUP(group_s8, "s8", s8)
-DEFINE_GROUP(group_s16, "s8", s16)
-DEFINE_LINEAR(pf_linear_s4_s8_s8, pf_linear_s4, s8, s8, group_s8, GROUP, weights)
-DEFINE_LINEAR(pf_linear_s4_s8_s16, pf_linear_s4, s8, s16, group_s16, GROUP, weights)
+DEFINE_GROUPS("s8", s8)
+DEFINE_GROUPS("s8", s16)
+DEFINE_LINEAR(pf_linear_s4_s8_s8, pf_linear_s4, s8, s8, GROUP, weights)
+DEFINE_LINEAR(pf_linear_s4_s8_s16, pf_linear_s4, s8, s16, GROUP, weights)

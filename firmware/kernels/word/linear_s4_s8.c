@@ -1,8 +1,8 @@
 /* Linear layers with int4 weights on int8 activations for cores without SIMD. */
 #include "dot_six.h"
-#include "finish_six.h"
 #include "packed_dot.h"
 
+#include "picoformer/finish_six.h"
 #include "picoformer/packed_linear.h"
 
 PF_DEFINE_SINGLE(s8)

@@ -70,7 +70,22 @@ def _scale(type_: TensorType) -> float:
     return type_.quant.per_tensor_scale
 
 
+def _narrow(x: Tensor, type_: TensorType, drop: int) -> Tensor:
+    """The value without its low bits, as the device's attention reads it; integers first, for the sake of ties."""
+    if drop == 0:
+        return x
+    assert type_.quant is not None
+    scale = torch.from_numpy(type_.quant.scale_array(x.ndim)).to(x)
+    steps = round_straight(x / scale, type_.dtype.minimum, type_.dtype.maximum)
+    kept = round_straight(steps / 2**drop, type_.dtype.minimum, type_.dtype.maximum)
+    result: Tensor = kept * 2**drop * scale
+    return result
+
+
 def _attention(op: Attention, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    if isinstance(step, LoweredAttention):
+        types, drops = (step.query, step.key, step.value), (step.query_drop, step.key_drop, step.value_drop)
+        inputs = [*map(_narrow, inputs[:3], types, drops), *inputs[3:]]
     q = _split_heads(inputs[0], op.heads)
     k, v = (_split_heads(x, op.kv_heads).repeat_interleave(op.heads // op.kv_heads, dim=-3) for x in inputs[1:3])
     scores = (q @ k.transpose(-1, -2)) * op.scale

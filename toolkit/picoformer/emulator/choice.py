@@ -6,14 +6,25 @@ import importlib.util
 import os
 import shutil
 
-from picoformer.compilers import PACKAGES
+from picoformer.compilers import PACKAGES, find_program
 from picoformer.errors import ConfigError, DeviceError, ToolError
 from picoformer.targets import Target
 
 EMULATORS = ("auto", "qemu", "unicorn")
 UNICORN_MEND = "pip install 'picoformer[emulator]'"
-UNICORN_CORES = ("cortex-m0", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
-"""The `cpu` of targets that unicorn has. A Cortex-M55 it has not."""
+UNICORN_CORES = {"cortex-m0plus": "UC_CPU_ARM_CORTEX_M0"} | {
+    f"cortex-m{number}": f"UC_CPU_ARM_CORTEX_M{number}" for number in (0, 3, 4, 7, 33)
+}
+"""cpu of a target → the name of unicorn's model. A Cortex-M55 it has not."""
+
+
+def asked_emulator(choice: str = "auto") -> str:
+    """`choice`; where that is "auto", $PICOFORMER_EMULATOR if it is set. ConfigError when there is no such emulator."""
+    if choice == "auto":
+        choice = os.environ.get("PICOFORMER_EMULATOR") or "auto"
+    if choice not in EMULATORS:
+        raise ConfigError(f"unknown emulator '{choice}'; use one of {', '.join(EMULATORS)}")
+    return choice
 
 
 def choose_emulator(target: Target, choice: str = "auto") -> str:
@@ -27,11 +38,10 @@ def choose_emulator(target: Target, choice: str = "auto") -> str:
         )
     if target.emulator.kind == "host":
         return "host"
-    if choice == "auto":
-        choice = os.environ.get("PICOFORMER_EMULATOR") or "auto"
-    if choice not in EMULATORS:
-        raise ConfigError(f"unknown emulator '{choice}'; use one of {', '.join(EMULATORS)}")
+    choice = asked_emulator(choice)
     program = target.emulator.program
+    if choice == "qemu":
+        find_program(program)
     if choice == "qemu" or (choice == "auto" and shutil.which(program)):
         return "qemu"
     mend = f"get it with: sudo apt-get install {PACKAGES.get(program, program)}"

@@ -1,4 +1,4 @@
-"""A Cortex-M in this process, by unicorn: its memory, its peripherals, and the exceptions that unicorn does not take."""
+"""A Cortex-M in this process, by unicorn: its memory, its peripherals, the exceptions that unicorn does not take."""
 
 from __future__ import annotations
 
@@ -7,26 +7,23 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from picoformer.emulator.choice import UNICORN_CORES
 from picoformer.emulator.image import Image
 from picoformer.emulator.peripherals import WINDOW, Peripheral, Watchdog
-from picoformer.errors import ToolError
 from picoformer.targets import MemoryRegion, Target
-
-MODELS = {f"cortex-m{n}": f"UC_CPU_ARM_CORTEX_M{n}" for n in (0, 3, 4, 7, 33)} | {
-    "cortex-m0plus": "UC_CPU_ARM_CORTEX_M0"
-}
-"""cpu of a target → unicorn's model. A Cortex-M55 it has not."""
 
 _SYSTEM = 0xE000E000
 _DEBUG = 0xE0001000
 _CPUID, _SHCSR, _CFSR, _HFSR, _MMFAR, _BFAR = (_SYSTEM + n for n in (0xD00, 0xD24, 0xD28, 0xD2C, 0xD34, 0xD38))
 _NMI, _HARD_FAULT, _MEM_MANAGE, _BUS_FAULT, _USAGE_FAULT = 2, 3, 4, 5, 6
+_FIRST_INTERRUPT = 16
 _FORCED = 1 << 30
 _IACCVIOL, _DACCVIOL, _MSTKERR, _MMARVALID = 1 << 0, 1 << 1, 1 << 4, 1 << 7
 _IBUSERR, _PRECISERR, _BFARVALID = 1 << 8, 1 << 9, 1 << 15
 _UNDEFINSTR, _INVSTATE, _STKOF = 1 << 16, 1 << 17, 1 << 20
 _FRAME = 32
 _THREAD_MAIN, _THREAD_PROCESS = 0xFFFFFFF9, 0xFFFFFFFD
+_PERIPHERALS = range(0x40000000, 0x60000000)
 _NEVER_EXECUTED = 0x40000000  # from here on the default memory map forbids it
 _PREFETCH_ABORT, _BREAKPOINT, _INVALID_STATE, _STACK_LIMIT = 3, 7, 18, 19  # unicorn's numbers
 _SEMIHOSTING, _EXIT, _EXIT_EXTENDED = 0xBEAB, 0x18, 0x20
@@ -43,11 +40,6 @@ class CortexM:
     """
 
     def __init__(self, image: Image, target: Target) -> None:
-        if target.cpu not in MODELS:
-            raise ToolError(
-                f"{target.name} cannot run in unicorn, which has no {target.cpu} (only {', '.join(MODELS)}); "
-                f"get QEMU with: sudo apt-get install qemu-system-arm"
-            )
         import unicorn
         from unicorn import arm_const
 
@@ -55,14 +47,18 @@ class CortexM:
         self.words = ""
         """Why it ended, where an exit code does not say it."""
         self._has_fault_status = not target.cpu.startswith("cortex-m0")
-        self._image, self._watchdog = image, Watchdog(1)
+        self._image, self._watchdog = image, Watchdog(0, 1)
+        self._bark = _FIRST_INTERRUPT + target.watchdog.irq if target.watchdog.irq else _NMI
         self._data = target.region("data")
-        self._guard = (self._data.origin - target.guard_bytes, self._data.origin)
+        null = range(min(target.region("code").origin, 0x10000))
+        self._guards = (range(self._data.origin - target.guard_bytes, self._data.origin), null)
         self._interrupt = 0
         self._bad_access: tuple[int, int] | None = None
         self._unicorn, self._registers = unicorn, arm_const
         # With UC_MODE_MCLASS every model is a Cortex-M33.
-        self._core = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB, cpu=getattr(arm_const, MODELS[target.cpu]))
+        self._core = unicorn.Uc(
+            unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB, cpu=getattr(arm_const, UNICORN_CORES[target.cpu])
+        )
         self._map(target.memory)
         self._core.hook_add(unicorn.UC_HOOK_INTR, self._on_interrupt)
         self._core.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_bad_access)
@@ -134,7 +130,7 @@ class CortexM:
             begin = time.monotonic()
             self.run_to(0xFFFFFFFE, max(left, 1e-3))
             if self.exit_code is None and self._watchdog.ran(time.monotonic() - begin):
-                self._enter(_NMI, 0, 0)
+                self._enter(self._bark, 0, 0)
             if until() or time.monotonic() >= end:
                 return
 
@@ -153,6 +149,12 @@ class CortexM:
         uc.emu_stop()
 
     def _on_bad_access(self, uc: Any, access: int, address: int, size: int, value: int, user: Any) -> bool:
+        if address in _PERIPHERALS and access in (
+            self._unicorn.UC_MEM_READ_UNMAPPED,
+            self._unicorn.UC_MEM_WRITE_UNMAPPED,
+        ):
+            uc.mem_map(address & -WINDOW, WINDOW)  # clocks and pins: registers that keep what is written
+            return True
         self._bad_access = access, address
         return False
 
@@ -192,7 +194,7 @@ class CortexM:
         elif self._bad_access is not None:
             access, address = self._bad_access
             protected = access in (uc.UC_MEM_WRITE_PROT, uc.UC_MEM_READ_PROT)
-            if protected or self._guard[0] <= address < self._guard[1]:
+            if protected or any(address in guard for guard in self._guards):
                 self._enter(_MEM_MANAGE, _DACCVIOL | _MMARVALID, address)
             else:
                 self._enter(_BUS_FAULT, _PRECISERR | _BFARVALID, address)
@@ -210,12 +212,12 @@ class CortexM:
         sp = (self.get("SP") & ~7) - _FRAME
         if self._data.origin <= sp and sp + _FRAME <= self._data.end:
             self.write(sp, frame)
-        elif exception != _NMI:
+        elif status & _STKOF:
+            sp = self._data.origin  # the limit, where Armv8-M leaves a stack that would go past it
+        elif exception != self._bark:
             exception, status = _MEM_MANAGE, status | _MSTKERR
-        if self._has_fault_status:
-            exception = self._note(exception, status, address)
-        elif exception != _NMI:
-            exception = _HARD_FAULT
+        if exception != self._bark:
+            exception = self._note(exception, status, address) if self._has_fault_status else _HARD_FAULT
         uses_process_stack = self.get("CONTROL") & 2
         self.set("SP", sp)
         self.set("IPSR", exception)  # this brings the main stack
@@ -229,7 +231,7 @@ class CortexM:
             self._put(_MMFAR, address)
         if status & _BFARVALID:
             self._put(_BFAR, address)
-        if exception > _HARD_FAULT and not self._word(_SHCSR) >> (exception + 12) & 1:
+        if not self._word(_SHCSR) >> (exception + 12) & 1:
             self._put(_HFSR, _FORCED)
             return _HARD_FAULT
         return exception

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-from picoformer.emulator.interface import Instructions
-from picoformer.files import cache_root, content_hash
-from picoformer.toolchain import first_error
+from picoformer.compilers import PACKAGES, choose_compiler
+from picoformer.emulator.interface import Block, Instructions, Region
+from picoformer.errors import ToolError
+from picoformer.files import atomic_write_bytes, cache_root, content_hash
+from picoformer.targets import load_target
+from picoformer.toolchain import run_tool
 
 _RECORD = 8
 _FIRST_WITH_API_2 = 9  # QEMU's major version
@@ -29,42 +31,42 @@ def plugin_for(qemu: str) -> tuple[Path | None, str]:
     library = cache_root() / "plugins" / f"count-{key[:16]}.so"
     if library.is_file():
         return library, ""
-    compiler = next((path for name in ("gcc", "cc", "clang") if (path := shutil.which(name))), None)
-    if compiler is None:
-        return (
-            None,
-            "the counting plugin needs a C compiler; get one with: sudo apt-get install gcc libc6-dev",
-        )
-    library.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=library.parent, prefix=".count.")
-    os.close(handle)
     try:
-        flags = ["-shared", "-fPIC", "-O2", "-fvisibility=hidden", f"-DPF_API={api}"]
-        done = subprocess.run(
-            [compiler, *flags, str(source), "-o", temporary],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        if done.returncode != 0:
-            return None, f"the counting plugin does not compile: {first_error(done.stderr)}"
-        Path(temporary).replace(library)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        compiler = choose_compiler(load_target("host"))
+    except ToolError:
+        return None, f"the counting plugin needs a C compiler; get one with: sudo apt-get install {PACKAGES['gcc']}"
+    flags = ["-shared", "-fPIC", "-O2", "-fvisibility=hidden", f"-DPF_API={api}"]
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / library.name
+        try:
+            run_tool(
+                [*compiler.compile, *flags, str(source), "-o", str(made)],
+                Path(folder),
+                source.name,
+                compiler.environment,
+            )
+        except ToolError as error:
+            return None, f"the counting plugin does not compile: {error}"
+        atomic_write_bytes(library, made.read_bytes())
     return library, ""
 
 
 @lru_cache(maxsize=4)
 def _qemu(program: str) -> tuple[int, bool]:
     """QEMU's major version, and whether it takes plugins."""
+    found = re.search(r"QEMU (\d+)\.", qemu_version(program))
+    return (int(found[1]) if found else 0), "\n-plugin " in _says(program, "-help")
 
-    def says(option: str) -> str:
-        done = subprocess.run([program, option], capture_output=True, text=True, timeout=30, check=False)
-        return done.stdout
 
-    found = re.search(r"version (\d+)\.", says("--version"))
-    return (int(found[1]) if found else 0), "\n-plugin " in says("-help")
+@lru_cache(maxsize=4)
+def qemu_version(program: str) -> str:
+    """ "QEMU 7.2.22"; "QEMU" when it does not say."""
+    found = re.search(r"version (\d[\w.]*)", _says(program, "--version"))
+    return f"QEMU {found[1]}" if found else "QEMU"
+
+
+def _says(program: str, option: str) -> str:
+    return subprocess.run([program, option], capture_output=True, text=True, timeout=30, check=False).stdout
 
 
 def read_counts(path: Path, steps: int) -> Instructions | None:
@@ -78,3 +80,18 @@ def read_counts(path: Path, steps: int) -> Instructions | None:
         data = stream.read(wanted)
     values = [int.from_bytes(data[i : i + _RECORD], "little") for i in range(0, wanted, _RECORD)]
     return Instructions(sum(values), values[0], tuple(values[1:]))
+
+
+def read_profile(path: Path, steps: int) -> tuple[Region, ...] | None:
+    """What init and each of the last run's `steps` steps executed; None when fewer regions were profiled."""
+    import numpy as np
+
+    if steps == 0 or not path.is_file():
+        return None
+    numbers = np.fromfile(path, "<u8")
+    regions, at = [], 0
+    while at < len(numbers):
+        rows = numbers[at + 2 : at + 2 + 4 * int(numbers[at])].reshape(-1, 4).tolist()
+        regions.append(Region(tuple(Block(*row) for row in rows), int(numbers[at + 1])))
+        at += 2 + 4 * len(rows)
+    return tuple(regions[-steps - 1 :]) if len(regions) > steps else None

@@ -14,6 +14,7 @@ from picoformer.targets import Target
 class HostProcess:
     """See interface.Running; a native process is not counted."""
 
+    name = "a native process"
     uncounted = "instructions of a native process are not counted; use an emulated target"
 
     def __init__(self, elf: Path) -> None:

@@ -14,8 +14,8 @@ _ALLOCATED, _WRITABLE = 2, 1
 
 @dataclass(frozen=True)
 class Image:
-    """`segments`: (address, bytes) to load; `writable`: (address, size) of what the program may change; `symbols`: address
-    by name, without the Thumb bit."""
+    """`segments`: (address, bytes) to load; `writable`: (address, size) of what the program may change; `symbols`:
+    address by name, without the Thumb bit."""
 
     segments: tuple[tuple[int, bytes], ...]
     writable: tuple[tuple[int, int], ...]

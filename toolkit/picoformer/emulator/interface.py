@@ -19,10 +19,32 @@ class Instructions:
     per_step: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Block:
+    """Instructions from address `start` to before `end` that ran one after the other `executed` times, `taken` of them
+    not followed by what stands at `end`: a branch was taken."""
+
+    start: int
+    end: int
+    executed: int
+    taken: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """What init or one step executed, but for the call that enters it; `lowest_store` is the lowest address of the
+    stack it wrote to, where the call found the stack's end if it wrote to none."""
+
+    blocks: tuple[Block, ...]
+    lowest_store: int
+
+
 class Running(Protocol):
     """Firmware that runs."""
 
     transport: Transport
+    name: str
+    """What runs it, with its version."""
     uncounted: str
     """Why instructions are not counted; empty when they are."""
 

@@ -12,7 +12,7 @@ WINDOW = 0x1000
 
 
 class Peripheral:
-    """Registers of 32 bits by their offset; here all are 0 and take no notice."""
+    """Registers by their offset; here all are 0 and take no notice."""
 
     def read(self, offset: int) -> int:
         """What a load gives."""
@@ -62,27 +62,70 @@ class Uart(Peripheral):
         self.sent.append(value & 0xFF)
 
 
-class CmsdkUart(Uart):
-    """DATA at 0, STATE at 4: bit 0 transmit full (never), bit 1 receive full."""
+class StateUart(Uart):
+    """A port with a register of data in each direction and one of state. Offsets, and bits of the state."""
+
+    receive = transmit = state = 0
+    full = 0
+    """The bit that says that a byte has come."""
+    free = 0
+    """The bits that say that one may be sent, where they are ones."""
 
     def read(self, offset: int) -> int:
         """See Peripheral."""
-        if offset == 0x0:
+        if offset == self.receive:
             return self.take()
-        return 2 * self.has_byte() if offset == 0x4 else 0
+        return self.free | self.full * self.has_byte() if offset == self.state else 0
 
     def write(self, offset: int, value: int) -> None:
         """See Peripheral."""
-        if offset == 0x0:
+        if offset == self.transmit:
+            self.put(value)
+
+
+class CmsdkUart(StateUart):
+    """Arm's Cortex-M System Design Kit: DATA, STATE."""
+
+    receive, transmit, state, full = 0x0, 0x0, 0x4, 1 << 1
+
+
+class Stm32Uart(StateUart):
+    """STM32F1 to F4: SR, DR."""
+
+    receive, transmit, state, full, free = 0x4, 0x4, 0x0, 1 << 5, 1 << 7
+
+
+class LaterStm32Uart(StateUart):
+    """STM32F7, H7, L4, G4: ISR, RDR, TDR."""
+
+    receive, transmit, state, full, free = 0x24, 0x28, 0x1C, 1 << 5, 1 << 7
+
+
+class NordicUart(Uart):
+    """nRF51 and nRF52: events RXDRDY at 0x108 and TXDRDY at 0x11C, RXD at 0x518, TXD at 0x51C."""
+
+    def read(self, offset: int) -> int:
+        """See Peripheral."""
+        if offset == 0x108:
+            return int(self.has_byte())
+        if offset == 0x518:
+            return self.take()
+        return int(offset == 0x11C)
+
+    def write(self, offset: int, value: int) -> None:
+        """See Peripheral."""
+        if offset == 0x51C:
             self.put(value)
 
 
 class Watchdog(Peripheral):
-    """Time left until an expiry, counted while the core runs; None while it is not armed."""
+    """Seconds left until it expires, counted while the core runs; None while it is not armed."""
 
-    def __init__(self, clock_hz: int) -> None:
-        self._clock_hz = clock_hz
-        self.left: float | None = None
+    left: float | None = None
+    _load = 0
+
+    def __init__(self, seconds: float, clock_hz: int) -> None:
+        self._seconds, self._clock_hz = seconds, clock_hz
 
     def ran(self, seconds: float) -> bool:
         """The core ran for so long; whether the watchdog has expired by that. It expires once."""
@@ -94,31 +137,51 @@ class Watchdog(Peripheral):
         self.left = None
         return True
 
-    def arm(self, ticks: int) -> None:
-        """Expire after so many clock ticks."""
-        self.left = ticks / self._clock_hz
-
 
 class CmsdkWatchdog(Watchdog):
-    """LOAD at 0, CONTROL at 8: bit 0 lets it count."""
-
-    _load = 0
+    """Arm's: LOAD at 0, CONTROL at 8, whose bit 0 lets it count."""
 
     def write(self, offset: int, value: int) -> None:
         """See Peripheral."""
         if offset == 0x0:
             self._load = value
-        elif offset == 0x8 and value & 1:
-            self.arm(self._load)
         elif offset == 0x8:
-            self.left = None
+            self.left = self._load / self._clock_hz if value & 1 else None
 
 
-UARTS: dict[str, type[Uart]] = {"cmsdk": CmsdkUart}
+class NordicTimer(Watchdog):
+    """nRF51 and nRF52: START at 0, STOP at 4. How long is the target's word."""
+
+    def write(self, offset: int, value: int) -> None:
+        """See Peripheral."""
+        if offset in (0x0, 0x4) and value:
+            self.left = self._seconds if offset == 0x0 else None
+
+
+class Stm32Timer(Watchdog):
+    """CR1 at 0, whose bit 0 lets it count. How long is the target's word."""
+
+    def write(self, offset: int, value: int) -> None:
+        """See Peripheral."""
+        if offset == 0x0:
+            self.left = self._seconds if value & 1 else None
+
+
+UARTS: dict[str, type[Uart]] = {
+    "cmsdk": CmsdkUart,
+    "nrf": NordicUart,
+    "stm32_v1": Stm32Uart,
+    "stm32_v2": LaterStm32Uart,
+}
 """uart.kind of a target → its model."""
 
-WATCHDOGS: dict[str, type[Watchdog]] = {"cmsdk": CmsdkWatchdog}
-"""watchdog.kind of a target → its model; of any other only the host's own timeout ends a hang."""
+WATCHDOGS: dict[str, tuple[type[Watchdog], int]] = {
+    "cmsdk": (CmsdkWatchdog, 0),
+    "cmsdk_32k": (CmsdkWatchdog, 32_000),
+    "nrf_timer": (NordicTimer, 0),
+    "stm32_timer": (Stm32Timer, 0),
+}
+"""watchdog.kind of a target → its model and its clock in Hz (0: the core's). Without one the host ends a hang."""
 
 
 def uart_of(target: Target, on_wait: Callable[[], None]) -> Uart:
@@ -130,3 +193,11 @@ def uart_of(target: Target, on_wait: Callable[[], None]) -> Uart:
             f"{', '.join(UARTS)}); use QEMU or a board"
         )
     return UARTS[kind](on_wait)
+
+
+def watchdog_of(target: Target) -> Watchdog | None:
+    """The watchdog of a board; None when it has none that is known here."""
+    if target.watchdog.kind not in WATCHDOGS:
+        return None
+    model, clock_hz = WATCHDOGS[target.watchdog.kind]
+    return model(target.watchdog.seconds, clock_hz or target.clock_hz)

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from picoformer.compilers import find_program
-from picoformer.emulator.counting import plugin_for, read_counts
-from picoformer.emulator.interface import Instructions
+from picoformer.emulator.counting import plugin_for, qemu_version, read_counts, read_profile
+from picoformer.emulator.interface import Instructions, Region
 from picoformer.emulator.process import Child
 from picoformer.emulator.symbols import symbol_address
 from picoformer.errors import DeviceError
@@ -26,17 +26,19 @@ _LONGEST_SOCKET_PATH = 100
 class QemuProcess:
     """See interface.Running. QEMU connects to a socket of ours in a folder of our own: no port, no race."""
 
-    def __init__(self, elf: Path, target: Target, *, count: bool) -> None:
+    def __init__(self, elf: Path, target: Target, *, count: bool, profile: bool = False) -> None:
         choice = target.emulator
         assert choice is not None
         program = find_program(choice.program)
+        self.name = qemu_version(program)
         self._folder = Path(tempfile.mkdtemp(prefix="picoformer-"))
         if len(str(self._folder)) > _LONGEST_SOCKET_PATH:
             self._folder.rmdir()
             self._folder = Path(tempfile.mkdtemp(prefix="picoformer-", dir="/tmp"))
         self._child: Child | None = None
         self._socket: socket.socket | None = None
-        self._counts = self._folder / "counts"
+        self._counts, self._profile = self._folder / "counts", self._folder / "profile"
+        self._with_profile = profile
         self.uncounted = ""
         try:
             address = str(self._folder / "uart")
@@ -66,7 +68,11 @@ class QemuProcess:
         if "," in f"{plugin}{self._counts}":
             self.uncounted = f"QEMU takes no comma in the plugin's path {plugin}; set PICOFORMER_CACHE"
             return []
-        return ["-plugin", f"{plugin},begin={begin:#x},end={end:#x},out={self._counts}"]
+        options = f"{plugin},begin={begin:#x},end={end:#x},out={self._counts}"
+        if self._with_profile:
+            low, high = symbol_address(elf, "pf_stack_limit"), symbol_address(elf, "pf_stack_top")
+            options += f",stack_low={low:#x},stack_high={high:#x},profile={self._profile}"
+        return ["-plugin", options]
 
     @staticmethod
     def _accept(listener: socket.socket, child: Child) -> socket.socket:
@@ -83,6 +89,10 @@ class QemuProcess:
     def instructions(self, steps: int) -> Instructions | None:
         """See interface.Running."""
         return None if self.uncounted else read_counts(self._counts, steps)
+
+    def profile(self, steps: int) -> tuple[Region, ...] | None:
+        """What init and each step of the last run executed, block by block; None where that was not asked for."""
+        return None if self.uncounted else read_profile(self._profile, steps)
 
     def post_mortem(self) -> str:
         """See interface.Running."""
@@ -107,11 +117,12 @@ def _keep_on_one_core(pid: int) -> None:
 
 
 class QemuEmulator:
-    """Runs firmware of a target whose emulator is QEMU; `count=False` leaves the plugin out."""
+    """Runs firmware of a target whose emulator is QEMU; `count=False` leaves the plugin out, `profile` makes it say
+    which blocks ran."""
 
-    def __init__(self, *, count: bool = True) -> None:
-        self._count = count
+    def __init__(self, *, count: bool = True, profile: bool = False) -> None:
+        self._count, self._profile = count, profile
 
     def start(self, elf: Path, target: Target) -> QemuProcess:
         """Start QEMU and wait for its line; ToolError when QEMU is missing."""
-        return QemuProcess(elf, target, count=self._count)
+        return QemuProcess(elf, target, count=self._count, profile=self._profile)

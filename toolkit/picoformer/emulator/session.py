@@ -10,8 +10,8 @@ from typing import Protocol
 
 from picoformer.emulator.choice import choose_emulator
 from picoformer.emulator.host import HostEmulator
-from picoformer.emulator.interface import Emulator, Instructions, Running
-from picoformer.emulator.qemu import QemuEmulator
+from picoformer.emulator.interface import Emulator, Instructions, Region, Running
+from picoformer.emulator.qemu import QemuEmulator, QemuProcess
 from picoformer.emulator.symbols import symbolize
 from picoformer.errors import DeviceError
 from picoformer.link.device import Device
@@ -51,18 +51,29 @@ class Session:
         return Instructions(counted.total, counted.init, tuple(per_step))
 
     @property
+    def emulator(self) -> str:
+        """What runs the firmware, with its version; empty on a serial port."""
+        return self.running.name if self.running else ""
+
+    @property
+    def profile(self) -> tuple[Region, ...] | None:
+        """What init and each call of the last run executed; None where it was not profiled."""
+        running = self.running
+        return running.profile(len(self.device.calls)) if isinstance(running, QemuProcess) else None
+
+    @property
     def uncounted(self) -> str:
         """Why instructions are not counted; empty when they are."""
         return self.running.uncounted if self.running else "instructions are counted in an emulator only"
 
 
-def emulator_for(target: Target, *, count: bool = True, choice: str = "auto") -> Emulator:
+def emulator_for(target: Target, *, count: bool = True, profile: bool = False, choice: str = "auto") -> Emulator:
     """What runs the target's firmware here: see `choose_emulator`."""
     kind = choose_emulator(target, choice)
     if kind == "host":
         return HostEmulator()
     if kind == "qemu":
-        return QemuEmulator(count=count)
+        return QemuEmulator(count=count, profile=profile)
     from picoformer.emulator.unicorn import UnicornEmulator
 
     return UnicornEmulator(count=count)
@@ -77,13 +88,15 @@ def open_device(
     identity: bytes | None = None,
     count: bool = True,
     emulator: str = "auto",
+    profile: bool = False,
     run_seconds: float | None = None,
 ) -> Iterator[Session]:
     """Start the firmware in the target's emulator, or reach it over the serial `port`, and greet it.
 
-    `emulator`: "qemu", "unicorn", or "auto" for the first that is there. `identity` (16 bytes): DeviceError when the device runs another model. `run_seconds` bounds one run; by
-    default two minutes, or longer where the target's watchdog allows one step more. The emulator is ended when
-    the context is left, whatever happens.
+    `emulator`: "qemu", "unicorn", or "auto" for the first that is there. `identity` (16 bytes): DeviceError when the
+    device runs another model. `profile` keeps which instructions ran. `run_seconds` bounds one run; by default two
+    minutes, or longer where the target's watchdog allows one step more. The emulator is ended when the context is left,
+    whatever happens.
     """
     longest = max(_RUN_SECONDS, target.watchdog.seconds + _MARGIN_SECONDS)
     seconds = longest if run_seconds is None else run_seconds
@@ -98,7 +111,7 @@ def open_device(
             transport = SerialTransport(port, target.uart.baud if target.uart else 115200)
             device = Device(transport, run_seconds=seconds, symbolize=name, machine=target.port)
         else:
-            running = emulator_for(target, count=count, choice=emulator).start(build.elf, target)
+            running = emulator_for(target, count=count, profile=profile, choice=emulator).start(build.elf, target)
             device = Device(
                 running.transport,
                 run_seconds=seconds,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from pathlib import Path
 
 from picoformer.emulator.cortex_m import CortexM
 from picoformer.emulator.image import Image, read_image
 from picoformer.emulator.interface import Instructions
-from picoformer.emulator.peripherals import WATCHDOGS, Uart, uart_of
+from picoformer.emulator.peripherals import Uart, uart_of, watchdog_of
 from picoformer.emulator.recount import Recount
 from picoformer.errors import ToolError
 from picoformer.link.transport import Transport, TransportClosed
@@ -53,13 +54,13 @@ class UnicornCore:
 
     def __init__(self, elf: Path, target: Target, *, count: bool) -> None:
         image = read_image(elf)
-        self._name = f"unicorn ({target.cpu})"
+        self.name = f"unicorn {importlib.metadata.version('unicorn')}"
         self._core = CortexM(image, target)
         uart = uart_of(target, self._core.stop)
         assert target.uart is not None
         self._core.attach(target.uart.base, uart)
-        if target.watchdog.kind in WATCHDOGS:
-            self._core.attach(target.watchdog.base, WATCHDOGS[target.watchdog.kind](target.clock_hz))
+        if watchdog := watchdog_of(target):
+            self._core.attach(target.watchdog.base, watchdog)
         self.uncounted = "" if count else "counting was not asked for"
         self._recount = _recount(image, target, self._core, uart) if count else None
         self.transport: Transport = _Pipe(self._core, uart)
@@ -72,7 +73,7 @@ class UnicornCore:
         """See interface.Running."""
         code = self._core.exit_code
         how = f"ended with exit code {code}" if code is not None else self._core.words or "still runs"
-        return f"{self._name} {how}"
+        return f"{self.name} {how}"
 
     def close(self) -> None:
         """See interface.Running."""

@@ -17,9 +17,7 @@ from picoformer.ops.fixedpoint import (
     saturate,
     scaled_reciprocal,
     split_scale,
-    wide_product_shift,
 )
-from picoformer.ops.linear import WIDE_SHIFT_MIN
 from picoformer.ops.quantized import symmetric_scales
 
 EXP_STEP = 1.0 / 64.0
@@ -31,11 +29,25 @@ LOWEST_SCORE = np.int64(-(1 << 31))
 
 
 def numerator_bits(keys: int, values: DType = DType.INT8) -> int:
-    """Bits of a softmax numerator, at most 15. With int8 values as many as keep Σ numerator·v inside int32 for `keys`
-    keys; sums with int16 values take 64 bits whatever the numerators."""
-    if values is DType.INT16:
-        return 15
-    return max(1, min(15, 31 - 7 - math.ceil(math.log2(max(keys, 1)))))
+    """Bits of a softmax numerator, at most 15: with int8 values as many as keep Σ numerator·v inside int32 for `keys`
+    keys, with int16 values half of what numerator and value may have together (see `value_drop`)."""
+    both = _product_bits(keys)
+    return max(1, min(15, both - 7 if values is DType.INT8 else (both + 1) // 2))
+
+
+def value_drop(keys: int) -> int:
+    """Low bits that int16 values lose so that Σ numerator·v stays inside int32 for `keys` keys."""
+    return max(0, 15 - (_product_bits(keys) - numerator_bits(keys, DType.INT16)))
+
+
+def _product_bits(keys: int) -> int:
+    """Bits that a numerator and a value's magnitude may have together for a sum of `keys` products below 2^31."""
+    return 31 - math.ceil(math.log2(max(keys, 1)))
+
+
+def narrow(x: Array, drop: int) -> Array:
+    """`x` without its `drop` low bits, rounded to nearest, ties up; `x` itself where `drop` is 0."""
+    return rounding_shift(x, drop) if drop else x
 
 
 def numerator_table(bits: int) -> Array:
@@ -68,10 +80,12 @@ def hidden_keys(scores: Array, causal: bool, valid_length: Array | None) -> Arra
 class LoweredAttention(Lowered):
     """The attention of all heads; head h reads the keys and values of head h·kv_heads/heads (rounded down).
 
-    score[j] = (Σ q·k[j]) >> score_drop; p[j] = table[min(1023, requantize(max − score[j], score_multiplier[head],
-    score_shift))]; (m, n) = scaled_reciprocal(value_mantissa[head], value_exponent[head], Σp);
+    q, k and v are made narrow first, so that no sum below passes 32 bits: they lose the low query_drop, key_drop and
+    value_drop bits (see `narrow`), none where they are int8.
+    score[j] = Σ q·k[j]; p[j] = table[min(1023, requantize(max − score[j], score_multiplier[head], score_shift))];
+    (m, n) = scaled_reciprocal(value_mantissa[head], value_exponent[head], Σp);
     y = clamp((Σ p[j]·v[j]·m + 2^(n−1)) >> n). Keys at or past the valid length do not take part, nor, when causal,
-    keys j > i + (T − S) in row i; with none, y = 0. score_drop is 0 for int8.
+    keys j > i + (T − S) in row i; with none, y = 0.
     """
 
     heads: int
@@ -79,19 +93,24 @@ class LoweredAttention(Lowered):
     causal: bool
     score_multiplier: Array
     score_shift: int
-    score_drop: int
+    query_drop: int
+    key_drop: int
+    value_drop: int
     table: Array
     value_mantissa: Array
     value_exponent: Array
     query: TensorType
     key: TensorType
+    value: TensorType
     output: TensorType
     has_valid_length: bool
 
     def execute(self, *activations: Array) -> Array:
-        q = split_heads(activations[0], self.heads)
-        k, v = (split_heads(x, self.kv_heads, self.heads) for x in activations[1:3])
-        scores = exact_matmul(q, np.swapaxes(k, -1, -2)) >> self.score_drop
+        narrowed = zip(activations[:3], (self.query_drop, self.key_drop, self.value_drop), strict=True)
+        query, *keys_and_values = (narrow(x.astype(np.int64), drop) for x, drop in narrowed)
+        q = split_heads(query, self.heads)
+        k, v = (split_heads(x, self.kv_heads, self.heads) for x in keys_and_values)
+        scores = exact_matmul(q, np.swapaxes(k, -1, -2))
         hidden = hidden_keys(scores, self.causal, activations[3] if self.has_valid_length else None)
         if hidden is not None:
             scores = np.where(hidden, LOWEST_SCORE, scores)
@@ -103,10 +122,7 @@ class LoweredAttention(Lowered):
         multiplier, shift = scaled_reciprocal(
             self.value_mantissa.reshape(per_head), self.value_exponent.reshape(per_head), total
         )
-        acc = exact_matmul(p, v)
-        if self.query.dtype is DType.INT16:
-            return merge_heads(saturate(wide_product_shift(acc, multiplier, shift), self.output.dtype))
-        return merge_heads(saturate(rounding_shift(acc * multiplier, shift), self.output.dtype))
+        return merge_heads(saturate(rounding_shift(exact_matmul(p, v) * multiplier, shift), self.output.dtype))
 
 
 def split_heads(x: Array, heads: int, readers: int = 0) -> Array:
@@ -184,19 +200,20 @@ class Attention(Operator):
         if size >= 1 << 17:
             raise LoweringError("heads of 2^17 elements or more: a score would not fit 32 bits")
         if wide and keys > 1 << 16:
-            raise LoweringError("more than 2^16 keys of 16 bits: a sum would not fit 48 bits")
+            raise LoweringError("more than 2^16 keys of 16 bits: less than 7 bits would be left of a value")
         head_scales = [symmetric_scales(t, self.heads) for t in (q, output)]
         key_scales, value_scales = (
             np.repeat(symmetric_scales(t, self.kv_heads), self.heads // self.kv_heads) for t in (k, v)
         )
-        drop = math.ceil(math.log2(size)) if wide else 0
+        drop = math.ceil(math.log2(size)) if wide else 0  # of both together: a score stays within 2^30
+        dropped = value_drop(keys) if wide else 0
         multiplier, shift = quantize_multipliers(head_scales[0] * key_scales * (self.scale / EXP_STEP * 2.0**drop))
-        split = [split_scale(float(s)) for s in value_scales / head_scales[1]]
+        split = [split_scale(float(s)) for s in value_scales / head_scales[1] * 2.0**dropped]
         bits = numerator_bits(keys, v.dtype)
         exponent = np.array([e for _, e in split], np.int64)
         # The sum of the numerators lies between the largest, 2^bits − 1, and that times the number of keys.
         least, most = exponent - 1 + bits, exponent - 1 + (keys * 32767).bit_length()
-        if (least < (WIDE_SHIFT_MIN if wide else 1)).any() or (most > 62).any():
+        if (least < 1).any() or (most > 62).any():
             raise LoweringError("the scale of the output is too far from that of the values")
         return LoweredAttention(
             self.heads,
@@ -204,12 +221,15 @@ class Attention(Operator):
             self.causal,
             multiplier,
             shift,
-            drop,
+            (drop + 1) // 2,
+            drop // 2,
+            dropped,
             numerator_table(bits),
             np.array([m for m, _ in split], np.int64),
             exponent,
             q,
             k,
+            v,
             output,
             len(inputs) > 3,
         )

@@ -181,24 +181,50 @@ def _steps(record: Mapping[str, Any], report: Report, most: int) -> Figures:
     counted = sum(cost["instructions"] or 0 for cost in costs)
     shown = sorted(range(len(costs)), key=lambda i: (-(costs[i]["instructions"] or 0), i))[:most]
     lines: list[tuple[Cell, ...]] = []
+    cycles = record.get("cycles")
+    ranges = {step["name"]: _range(step) for step in cycles["per_operator"]} if cycles else {}
     for cost in (costs[i] for i in sorted(shown)):
         line = _cost(cost["name"], cost["op"], cost["instructions"], cost["macs"], whole or counted)
+        line = _with_cycles(line, ranges[cost["name"]]) if ranges else line
         lines.append((*line, count(live.get(cost["name"]))) if live else line)
     total = _cost("one inference", "", whole, record["macs"], None)
+    total = total if cycles is None else _with_cycles(total, _range(cycles))
     left = len(costs) - len(lines)
-    note = f"{left} cheaper step{'s' if left != 1 else ''} not shown" if left else ""
+    notes = [f"{left} cheaper step{'s' if left != 1 else ''} not shown"] if left else []
+    if cycles is not None:
+        notes.append(f"Cycles: modelled by the {cycles['source']}; memory without wait states")
+    if record.get("compiler") and record.get("emulator"):
+        notes.append(
+            f"code by {record['compiler']}, run by {record['emulator']}; another compiler's code has other counts"
+        )
+    note = "\n".join(notes)
     columns = (
         ("step", False),
         ("operator", False),
         ("instructions", True),
         ("share", True),
-        ("", False),
+        *([] if ranges else [("", False)]),
         ("MACs", True),
         ("/MAC", True),
+        *([("cycles", True)] if ranges else []),
         *([("arena", True)] if live else []),
     )
     bottom = (*total, count(peak)) if live else total
     return Figures("Instructions (not cycles)", columns, tuple(lines), bottom, note)
+
+
+def _range(cycles: Mapping[str, Any]) -> str:
+    """Thousands of cycles, least and most."""
+    return f"{cycles['low'] / 1000:,.0f}-{cycles['high'] / 1000:,.0f} k"
+
+
+def _with_cycles(line: tuple[Cell, ...], cycles: str) -> tuple[Cell, ...]:
+    """A line of costs with its cycles in the place of its bar."""
+    return (*(cell for index, cell in enumerate(line) if index != _BAR), cycles)
+
+
+_BAR = 4
+"""Where a line of costs has its bar."""
 
 
 def _cost(name: str, op: str, instructions: int | None, macs: int | None, whole: int | None) -> tuple[Cell, ...]:

@@ -6,6 +6,16 @@ from picoformer.backends.c.schedule import Step, steps_of
 from picoformer.backends.c.tiling import Tile, check_tile
 
 __all__ = [
-    "CModel", "Draft", "MemoryPlan", "PlacedValue", "Step", "Tile", "check_tile", "draft_c", "emit_c", "plan_memory",
-    "steps_of", "write_c",
-]  # fmt: skip
+    "CModel",
+    "Draft",
+    "MemoryPlan",
+    "PlacedValue",
+    "Step",
+    "Tile",
+    "check_tile",
+    "draft_c",
+    "emit_c",
+    "plan_memory",
+    "steps_of",
+    "write_c",
+]

@@ -53,6 +53,8 @@ class Row:
     index: int
     step: int
     again: bool
+    tiles: tuple[tuple[int, int], ...]
+    """What `row` and `rows` of the code are, each time it runs; empty where it runs once."""
     name: str
     kind: str
     value: str
@@ -191,6 +193,7 @@ def _row(site: Site, code: str) -> Row:
         site.call_index,
         site.plan.schedule.calls[site.call_index].step,
         site.plan.schedule.calls[site.call_index].again,
+        site.tiling.tile_rows if site.tiling else (),
         site.name,
         step.kind,
         step.output,

@@ -116,7 +116,9 @@ def attention(site: Site) -> str:
             value_exponent=site.array("value_exponent", _int32(low.value_exponent), "value exponent by head"),
             **sizes,
             score_shift=low.score_shift,
-            score_drop=low.score_drop,
+            query_drop=low.query_drop,
+            key_drop=low.key_drop,
+            value_drop=low.value_drop,
             causal=int(op.causal),
         )
         function, scratch = f"pf_attention{site.types_suffix(q.dtype, site.out.dtype)}", site.scratch(DType.INT32)

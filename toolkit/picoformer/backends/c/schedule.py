@@ -71,6 +71,12 @@ class Tiling:
     height: int
 
     @property
+    def tile_rows(self) -> tuple[tuple[int, int], ...]:
+        """The first row of each tile, and how many it has."""
+        starts = range(0, self.rows, self.height)
+        return tuple((start, min(self.height, self.rows - start)) for start in starts)
+
+    @property
     def tiles(self) -> int:
         """How often each of the calls is made."""
         return -(-self.rows // self.height)

@@ -19,7 +19,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "pf_gelu_f32": ("ops/activation_f32.c", "ops/float_math.c"),
     "pf_gelu_tanh_f32": ("ops/activation_f32.c", "ops/float_math.c"),
     "pf_interpolate_": ("kernels/interpolate.c",),
-    "pf_layer_norm_": ("ops/layer_norm.c", "kernels/layer_norm_row.c"),
+    "pf_layer_norm_": ("kernels/layer_norm.c", "kernels/layer_norm_row.c"),
     "pf_layer_norm_f32": ("ops/layer_norm_f32.c", "ops/float_math.c"),
     "pf_linear_f32": ("ops/linear_f32.c",),
     "pf_linear_s16_": ("kernels/linear_s16.c",),

@@ -1,7 +1,7 @@
-"""ARMv6-M (Cortex-M0, M0+): the layouts of `word`, inner loops in assembly."""
+"""ARMv6-M (Cortex-M0, M0+): as `word`, inner loops in assembly that take a row of weights at a time."""
 
 from __future__ import annotations
 
-from picoformer.backends.c.isa.word import WORD
+from picoformer.backends.c.isa.word import six_rows
 
-ARMV6M = WORD
+ARMV6M = six_rows(1)

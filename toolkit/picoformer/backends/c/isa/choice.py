@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from picoformer.backends.c.isa.armv6m import ARMV6M
+from picoformer.backends.c.isa.armv7m import ARMV7M
 from picoformer.backends.c.isa.dsp import DSP
 from picoformer.backends.c.isa.generic import GENERIC
+from picoformer.backends.c.isa.host import HOST
 from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout
 from picoformer.backends.c.isa.mve import MVE
 from picoformer.backends.c.isa.word import WORD
@@ -20,8 +22,10 @@ from picoformer.ops.linear import WIDE_SHIFT_MIN
 
 INSTRUCTION_SETS: dict[str, InstructionSet] = {
     "generic": GENERIC,
+    "host": HOST,
     "word": WORD,
     "armv6m": ARMV6M,
+    "armv7m": ARMV7M,
     "dsp": DSP,
     "mve": MVE,
 }

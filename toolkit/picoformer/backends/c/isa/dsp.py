@@ -15,7 +15,7 @@ class DspLinearLayout(LinearLayout):
     """Rows in pairs, four bytes of each in turn; scratch for a pair and a block of inputs, both widened to 16 bits."""
 
     weight_order = "rows in pairs, 4 bytes of each in turn, filled up with zeros"
-    reload_instructions = 1.0
+    mac_instructions, reload_instructions, rows = 0.72, 1.05, 2
 
     _BLOCK_BYTES = 4096
     """Widened inputs kept at a time: each block widens all weights once, 0.8 instructions a weight."""
@@ -37,7 +37,7 @@ class DspInt4LinearLayout(DspLinearLayout):
     """Rows in pairs, both in each byte, so that a word has four weights of each; scratch as for int8 weights."""
 
     weight_order = "rows in pairs, the first one in the low halves, 8 added, filled up with zeros"
-    reload_instructions = 2.0
+    reload_instructions = 2.1
 
     def pack_weight(self, weight: Array) -> Array:
         halves = padded(weight, 2, 4).astype(np.int8).view(np.uint8) & 15 ^ 8
@@ -46,13 +46,13 @@ class DspInt4LinearLayout(DspLinearLayout):
 
 
 class DspAttentionLayout(AttentionLayout):
-    """Two queries, all keys and all values of a head widened to 16 bits (values transposed), and two rows of scores."""
+    """Two queries, their scores, and all keys and values of a head in pairs of 16 bits, values transposed."""
 
-    reload_instructions = 1.5
+    mac_instructions, reload_instructions, rows = 1.1, 2.8, 2
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
-        head, fours, values = up(head_size, 4), up(keys, 4), up(value_size, 2)
-        return 2 * head * (2 + fours) + 2 * values * fours + 8 * fours + 8 * values
+        head, fours = up(head_size, 4), up(keys, 4)
+        return 2 * head * (2 + up(keys, 2)) + 8 * fours + 2 * up(value_size, 4) * fours
 
 
 DSP = InstructionSet(
@@ -61,4 +61,5 @@ DSP = InstructionSet(
     linear_s4_s8=DspInt4LinearLayout(),
     linear_s4_s16=DspInt4LinearLayout(),
     attention_head_s8=DspAttentionLayout(),
+    attention_head_s16=DspAttentionLayout(),
 )

@@ -1,10 +1,10 @@
-"""Arm's M-profile vector extension, Helium (Cortex-M55, M85): weights in groups of eight rows, in vectors of 16 bytes."""
+"""Arm's M-profile vector extension, Helium (Cortex-M55, M85): weights in groups of eight rows, 16 bytes at a time."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from picoformer.backends.c.isa.layout import InstructionSet, LinearLayout, padded, up
+from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, padded, up
 from picoformer.ir.operator import Array
 
 _ROWS = 8
@@ -56,9 +56,25 @@ class MveLinearLayout(LinearLayout):
         return up(k, self._lanes) * self._bytes * (widened + self.block(rows, k))
 
 
+class MveAttentionLayout(AttentionLayout):
+    """All keys and a query in whole vectors, all values as int16, column by column, the numerators of four queries and the
+    scores of one."""
+
+    mac_instructions, reload_instructions = 0.3, 1.0
+
+    def __init__(self, element_bytes: int) -> None:
+        self._lanes = 16 // element_bytes
+
+    def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
+        vectors = up(head_size, self._lanes) // self._lanes
+        return 16 * vectors * (up(keys, 16) + 1) + (2 * up(value_size, 8) + 4 * 2 + 4) * up(keys, 32)
+
+
 MVE = InstructionSet(
     linear_s8=MveLinearLayout(1, 8),
     linear_s16=MveLinearLayout(2, 8),
     linear_s4_s8=MveLinearLayout(1, 4),
     linear_s4_s16=MveLinearLayout(2, 4),
+    attention_head_s8=MveAttentionLayout(1),
+    attention_head_s16=MveAttentionLayout(2),
 )

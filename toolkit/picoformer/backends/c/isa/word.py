@@ -1,8 +1,9 @@
-"""Cores without SIMD (Cortex-M3, RV32): six rows at a time, and of int8 three lie in two words of scratch."""
+"""Cores without SIMD (RV32): six rows at a time, and of int8 three lie in two words of scratch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -29,6 +30,7 @@ class SixRowsLayout(LinearLayout):
     """Weights with 128 added; scratch for six rows of the input, packed or in words."""
 
     weight_order = "row by row, 128 added to each, filled up with 128 to a multiple of 8"
+    mac_instructions, rows = 2.6, _ROWS
     takes_table = False
 
     is_packed: bool
@@ -50,11 +52,14 @@ class SixRowsLayout(LinearLayout):
 
 @dataclass(frozen=True)
 class Int4SixRowsLayout(SixRowsLayout):
-    """Weights of 4 bits as in plain C; scratch for some sixes of rows and behind them one row of weights, widened."""
+    """Weights of 4 bits as in plain C; scratch for some sixes of rows, and behind them the rows of weights that
+    the kernel takes at a time, widened."""
 
     weight_order = "row by row, two to a byte, the earlier one in the low half"
 
-    _BLOCK_BYTES = 4096
+    weight_rows: int
+
+    _BLOCK_BYTES: ClassVar[int] = 4096
     """Rows kept at a time: each block widens all weights once."""
 
     def pack_weight(self, weight: Array) -> Array:
@@ -64,21 +69,28 @@ class Int4SixRowsLayout(SixRowsLayout):
         return min(rows, _ROWS * max(1, self._BLOCK_BYTES // self.six_bytes(k)))
 
     def scratch_bytes(self, rows: int, k: int) -> int:
-        return super().scratch_bytes(rows, k) + up(k, _TURN)
+        return super().scratch_bytes(rows, k) + self.weight_rows * up(k, _TURN)
 
 
 class SixQueriesLayout(AttentionLayout):
     """Six packed queries, their scores, and a head's keys and transposed values with 128 added."""
+
+    mac_instructions, reload_instructions, rows = 3.3, 3.0, _ROWS
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         length = up(keys, _TURN)
         return _packed_bytes(head_size) + 4 * _ROWS * length + keys * up(head_size, _TURN) + value_size * length
 
 
-WORD = InstructionSet(
-    linear_s8=SixRowsLayout(is_packed=True),
-    linear_s16=SixRowsLayout(is_packed=False),
-    linear_s4_s8=Int4SixRowsLayout(is_packed=True),
-    linear_s4_s16=Int4SixRowsLayout(is_packed=False),
-    attention_head_s8=SixQueriesLayout(),
-)
+def six_rows(weight_rows: int) -> InstructionSet:
+    """What kernels want that take six rows of the input and `weight_rows` (PF_WEIGHT_ROWS) of the weight at a time."""
+    return InstructionSet(
+        linear_s8=SixRowsLayout(is_packed=True),
+        linear_s16=SixRowsLayout(is_packed=False),
+        linear_s4_s8=Int4SixRowsLayout(True, weight_rows),
+        linear_s4_s16=Int4SixRowsLayout(False, weight_rows),
+        attention_head_s8=SixQueriesLayout(),
+    )
+
+
+WORD = six_rows(2)

@@ -1,6 +1,6 @@
-/* Six sums on the grid of the output, in plain C. */
-#ifndef PF_WORD_FINISH_SIX_H
-#define PF_WORD_FINISH_SIX_H
+/* pf_finish_six_s8, pf_finish_six_s16 of packed_sums.h, in plain C. */
+#ifndef PICOFORMER_FINISH_SIX_H
+#define PICOFORMER_FINISH_SIX_H
 
 #include "picoformer/fixedpoint.h"
 #include "picoformer/packed_sums.h"

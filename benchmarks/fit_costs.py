@@ -1,0 +1,245 @@
+"""Fit the estimates to counted runs: python benchmarks/fit_costs.py [CPU or board …]
+
+Writes toolkit/picoformer/estimate/costs.json. For every emulated core one image per scheme, with many small models in
+it, runs in QEMU; each of its steps is a sample. Given names of cores, only those are measured anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cost_code import KEEP_RELOCATIONS, Code, reached
+from cost_models import float_graphs, operators, side_by_side
+from scipy.optimize import nnls
+
+from picoformer.backends.c import Draft, draft_c, write_c
+from picoformer.build_folder import with_full_length
+from picoformer.cycles import count_cycles
+from picoformer.emulator.session import open_device
+from picoformer.emulator.symbols import symbol_address
+from picoformer.estimate import made_up
+from picoformer.estimate.calls import Call, calls_of
+from picoformer.estimate.costs import ALIKE, COSTS, toolchain_key
+from picoformer.estimate.formulas import terms_of
+from picoformer.estimate.sizes import described_bytes, padding_bytes
+from picoformer.files import atomic_write_text
+from picoformer.firmware import FirmwareBuild, build_firmware
+from picoformer.ir import DType, Graph
+from picoformer.quantize import SCHEMES, QuantizeSettings, quantize
+from picoformer.reference import run_float
+from picoformer.targets import Target, list_targets, load_target
+from picoformer.verification import Runner
+
+ENOUGH = 400_000
+"""Bytes of flash and of RAM that a board needs for these images."""
+FRAMES = (320, 1040)
+SMALL_STEP = 3000
+"""Instructions: of much smaller steps the relative error counts less, since no model's cost is in them."""
+OPERATOR_SHAPES = ((12, 20), (40, 17), (7, 64))
+SMALL = ("tiny",)
+
+
+@dataclass
+class Samples:
+    """What was measured of one core."""
+
+    steps: dict[str, list[tuple[list[float], int, dict[str, tuple[int, int]]]]] = field(default_factory=dict)
+    """Variant of a call → (terms, instructions, cycles) of each step that makes such calls and no others."""
+    depth: dict[str, int] = field(default_factory=dict)
+    floors: list[int] = field(default_factory=list)
+    sections: dict[str, int] = field(default_factory=dict)
+    functions: dict[str, list[str]] = field(default_factory=dict)
+    always: set[str] = field(default_factory=set)
+    structs: dict[str, int] = field(default_factory=dict)
+    text: list[tuple[int, int]] = field(default_factory=list)
+    """(steps, bytes of the model's functions) of each image."""
+
+
+def boards() -> dict[str, Target]:
+    """Core → an emulated board with room for these images."""
+    found: dict[str, Target] = {}
+    for name in list_targets():
+        board = load_target(name)
+        if board.is_host or board.emulator is None or board.emulator.kind != "qemu":
+            continue
+        if min(board.region("code").length, board.region("data").length) >= ENOUGH:
+            found.setdefault(toolchain_key(board), board)
+    return found
+
+
+def typed_graphs(board: Target, whole: Graph) -> Iterable[tuple[str, Graph]]:
+    """The models in every scheme, and in int8 with wide inputs, where other kernels are chosen."""
+    base = QuantizeSettings(rounding="nearest", bias_correction=False, widen=0.0)
+    samples = made_up.made_up_samples(whole, 2)
+    for name, scheme in SCHEMES.items():
+        settings = replace(base, activations=scheme.activations, weights=scheme.weights)
+        yield name, quantize(whole, samples, run_float, settings)
+    yield "int8, wide inputs", quantize(whole, samples, run_float, replace(base, inputs=DType.INT16))
+    if "fpu" in " ".join(board.toolchain.flags):
+        yield "float32", whole
+
+
+def measure(board: Target, graph: Graph, samples: Samples, scratch: Path) -> FirmwareBuild:
+    """Build a graph for a board, run it once, and add what its steps take to `samples`."""
+    draft = draft_c(graph, board.isa, tile="none")
+    write_c(draft, scratch / "source")
+    links = [*board.toolchain.link_flags, KEEP_RELOCATIONS]
+    linked = board.model_copy(update={"toolchain": board.toolchain.model_copy(update={"link_flags": links})})
+    build = build_firmware(scratch / "source", linked, scratch / "out")
+    code = reached(build.elf, build.map, draft.parts.functions)
+    _add_code(samples, code, draft, build.elf)
+    inputs = with_full_length(graph, made_up.made_up_samples(graph, 1, seed=3))
+    with open_device(build, board, profile=True) as session:
+        Runner(session, graph, len(draft.rows), board.name, None)(inputs)
+        counts, profile, stack = session.instructions, session.profile, session.device.stack().used
+    if counts is None or profile is None:
+        raise SystemExit(f"{board.name}: {session.uncounted or 'no profile'}")
+    cycles = {}
+    for cpu in ALIKE.get(board.cpu, (board.cpu,)):
+        found = count_cycles(build.elf, board.model_copy(update={"cpu": cpu}), profile)
+        cycles |= {} if isinstance(found, str) else {cpu: found.per_step}
+    top = symbol_address(build.elf, "pf_stack_top")
+    deepest = 0
+    for index, calls in enumerate(calls_of(draft)):
+        depth = top - profile[index + 1].lowest_store
+        deepest = max(deepest, depth)
+        for call in calls:
+            samples.depth[call.variant] = max(depth, samples.depth.get(call.variant, 0))
+        terms = _terms(calls)
+        if terms is not None:
+            ranges = {cpu: steps[index] for cpu, steps in cycles.items()}
+            samples.steps.setdefault(calls[0].variant, []).append((terms, counts.per_step[index], ranges))
+    if stack > deepest:
+        samples.floors.append(stack)
+    return build
+
+
+def _terms(calls: tuple[Call, ...]) -> list[float] | None:
+    """The summed terms of a step's calls, where all are of one kind."""
+    if len({call.variant for call in calls}) != 1:
+        return None
+    found = [terms_of(call.function, call.sizes) for call in calls]
+    if any(terms is None for terms in found):
+        return None
+    return [
+        sum(column) for column in zip(*(np.array(t) * c.times for t, c in zip(found, calls, strict=True)), strict=True)
+    ]
+
+
+def _add_code(samples: Samples, code: Code, draft: Draft, elf: Path) -> None:
+    from elftools.elf.elffile import ELFFile
+
+    samples.sections |= code.sections
+    samples.functions |= code.functions
+    samples.always |= set(code.always)
+    samples.text.append((len(draft.rows), code.model_text))
+    with elf.open("rb") as stream:
+        table: Any = ELFFile(stream).get_section_by_name(".symtab")
+        sizes = {symbol.name: symbol["st_size"] for symbol in table.iter_symbols() if symbol["st_size"]}
+    samples.structs |= {s.type: sizes[s.symbol] for s in draft.parts.structs if s.symbol in sizes}
+
+
+def fit(rows: list[tuple[list[float], int, dict[str, tuple[int, int]]]]) -> dict[str, Any]:
+    """Coefficients that are not negative, by least squares of the relative error; and the largest such error of a
+    step that is not small."""
+    terms = np.array([row[0] for row in rows])
+    counted = np.array([row[1] for row in rows], float)
+    fitted: dict[str, Any] = {"samples": len(rows)}
+    coefficients = _solve(terms, counted)
+    fitted["instructions"] = _rounded(coefficients)
+    off = np.abs(terms @ coefficients - counted) / np.maximum(counted, SMALL_STEP)
+    fitted["worst"] = round(float(off.max()), 4)
+    fitted["cycles"] = {
+        cpu: [_rounded(_solve(terms, np.array([row[2][cpu][column] for row in rows], float))) for column in (0, 1)]
+        for cpu in rows[0][2]
+    }
+    return fitted
+
+
+def _solve(terms: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    weight = 1 / (counted + SMALL_STEP)
+    weighted = terms * weight[:, None]
+    scale = np.abs(weighted).max(axis=0)
+    scale[scale == 0] = 1
+    coefficients, _ = nnls(weighted / scale, counted * weight)
+    return np.asarray(coefficients / scale)
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
+
+
+def measure_core(board: Target, graphs: dict[str, Graph], scratch: Path) -> dict[str, Any]:
+    """Everything the estimates know of a core."""
+    samples = Samples()
+    for number, (scheme, graph) in enumerate(typed_graphs(board, side_by_side(graphs, "costs"))):
+        begun = time.monotonic()
+        measure(board, graph, samples, scratch / f"whole{number}")
+        print(f"  {scheme}: {time.monotonic() - begun:.1f} s", file=sys.stderr)
+    small = made_up.made_up_graph(side_by_side({name: graphs[name] for name in SMALL}, "small"), "int8")
+    runtime = []
+    for size in FRAMES:
+        framed = board.model_copy(update={"frame_bytes": size})
+        runtime.append(measure(framed, small, samples, scratch / f"small{size}").sizes)
+    draft = draft_c(small, board.isa)
+    wire = runtime[1].flash.runtime - described_bytes(draft) - padding_bytes(draft)
+    used = sorted({name for names in samples.functions.values() for name in names} | samples.always)
+    index = {name: number for number, name in enumerate(used)}
+    steps, text = np.array([[1, row[0]] for row in samples.text]), np.array([row[1] for row in samples.text])
+    fixed, each = np.linalg.lstsq(steps, text, rcond=None)[0]
+    per_byte = (runtime[1].ram.runtime - runtime[0].ram.runtime) / (FRAMES[1] - FRAMES[0])
+    return {
+        "target": board.name,
+        "cpu": board.cpu,
+        "isa": list(board.isa),
+        "flags": [board.toolchain.optimize, *board.toolchain.flags],
+        "model_text": {"fixed": round(float(fixed)), "per_step": round(float(each), 2)},
+        "structs": dict(sorted(samples.structs.items())),
+        "runtime": {
+            "flash": wire,
+            "data": runtime[1].ram.data,
+            "ram": round(runtime[0].ram.runtime - FRAMES[0] * per_byte),
+            "ram_per_frame_byte": round(per_byte, 3),
+        },
+        "stack": {"floor": min(samples.floors, default=0), "depth": dict(sorted(samples.depth.items()))},
+        "sections": [[name, samples.sections[name]] for name in used],
+        "always": sorted(index[name] for name in samples.always),
+        "functions": {name: [index[s] for s in found] for name, found in sorted(samples.functions.items())},
+        "costs": {variant: fit(rows) for variant, rows in sorted(samples.steps.items())},
+    }
+
+
+def main() -> None:
+    """Measure every core, or those that are named, and write the file."""
+    from run import version_of
+
+    known = json.loads(COSTS.read_text("utf-8"))["cores"] if COSTS.is_file() else {}
+    wanted = sys.argv[1:]
+    graphs = float_graphs() | {f"{rows} x {width}": operators(rows, width) for rows, width in OPERATOR_SHAPES}
+    found = boards()
+    cores = {}
+    for key, board in found.items():
+        if wanted and board.cpu not in wanted and board.name not in wanted:
+            cores |= {key: known[key]} if key in known else {}
+            continue
+        print(f"{key}: {board.name}", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as folder:
+            tools = {"compiler": version_of(board.toolchain.program), "emulator": version_of(board.emulator.program)}  # type: ignore[union-attr]
+            cores[key] = tools | measure_core(board, graphs, Path(folder))
+        worst = max(cores[key]["costs"].items(), key=lambda item: item[1]["worst"])
+        print(f"  worst fit: {worst[0]} {worst[1]['worst']:.1%}", file=sys.stderr)
+    atomic_write_text(
+        COSTS, json.dumps({"cores": cores}, indent=None, separators=(",", ":")).replace('},"', '},\n"') + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

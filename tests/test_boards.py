@@ -1,0 +1,203 @@
+"""Boards that are not here: their images and libraries, and the emulated core that stands in for them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from elftools.elf.elffile import ELFFile
+
+import device_fixture
+import graphs
+from picoformer.backends.c import emit_c
+from picoformer.backends.onnx import export_onnx
+from picoformer.cli import main
+from picoformer.errors import DeviceError, FitError
+from picoformer.firmware import build_firmware
+from picoformer.library import build_library
+from picoformer.reference import lower_graph, run_integer
+from picoformer.targets import list_targets, load_target
+from picoformer.verification import verify_files
+
+BOARDS = [name for name in list_targets() if load_target(name).stands_in]
+IMAGES = [name for name in BOARDS if not load_target(name).is_library]
+
+
+def test_the_boards_are_there() -> None:
+    assert {"stm32f411-nucleo", "stm32f446-nucleo", "stm32h743-nucleo", "nrf52840-dk", "arduino-nano-33-ble"} == set(
+        IMAGES
+    )
+    assert {"rp2040-pico", "rp2350-pico2", "esp32-c3", "esp32-s3", "coral-dev-board-micro"} < set(BOARDS)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_lies_where_its_board_starts_it(name: str, arm_tools: None, tmp_path: Path) -> None:
+    target = load_target(name)
+    build = build_firmware(device_fixture.write_model(tmp_path / "m"), target, tmp_path / "out", strict=True)
+    code, data = target.region("code"), target.region("data")
+    with build.elf.open("rb") as stream:
+        image = ELFFile(stream)
+        symbols: Any = image.get_section_by_name(".symtab")
+        address = {symbol.name: symbol["st_value"] for symbol in symbols.iter_symbols()}
+        text: Any = image.get_section_by_name(".text")
+        stack, reset = struct.unpack("<II", text.data()[:8])
+        assert text["sh_addr"] == code.origin
+        assert (stack, reset) == (address["pf_fault_stack_top"], address["pf_reset"])
+        assert data.origin <= address["pf_stack_limit"] < stack < data.end and stack % 8 == 0
+        assert reset & 1 and code.origin < reset < code.end
+        for segment in image.iter_segments():
+            if segment["p_type"] == "PT_LOAD" and segment["p_filesz"]:
+                assert code.origin <= segment["p_paddr"] and segment["p_paddr"] + segment["p_filesz"] <= code.end
+    assert not build.elf.with_name("firmware.map").read_text().count("exit_semihosting"), "a bkpt without a debugger"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small float model with samples: model.onnx, samples.npz."""
+    folder, case = tmp_path_factory.mktemp("model"), graphs.prenorm_encoder()
+    export_onnx(case.graph, folder / "model.onnx")
+    np.savez(folder / "samples.npz", **case.samples)
+    return folder
+
+
+def _build(model: Path, target: str, out: Path) -> str:
+    """What `picoformer build` prints."""
+    options = ["--calibration", str(model / "samples.npz"), "--target", target, "-o", str(out)]
+    done = CliRunner().invoke(main, ["build", str(model / "model.onnx"), *options], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_what_stands_in_is_run_and_named(model: Path, tmp_path: Path, arm_tools: None) -> None:
+    out = tmp_path / "out"
+    verify = ["verify", str(out), "--inputs", str(model / "samples.npz"), "--samples", "2"]
+    printed = _build(model, "rp2040-pico", out)
+    assert "emulate and verify run firmware of mps2-an385-m0 instead" in printed
+    assert "for a project of the Raspberry Pi Pico SDK" in printed
+    table = CliRunner().invoke(main, verify).output
+    assert "rp2040-pico, run as the firmware of mps2-an385-m0, which stands in for it" in " ".join(table.split())
+    found = json.loads(CliRunner().invoke(main, [*verify, "--json"]).output)
+    assert (found["target"], found["ran_on_stand_in"], found["passed"]) == ("rp2040-pico", "mps2-an385-m0", True)
+    assert found["links"][-2]["to"] == "mps2-an385-m0" and found["links"][-2]["equal"]
+    sizes = json.loads((out / "rp2040-pico" / "size.json").read_text())
+    assert found["flash_bytes"]["total"] == sizes["flash"]["total"] == sizes["flash"]["model"] + sizes["flash"]["code"]
+    assert found["ram_bytes"]["arena"] == sizes["ram"]["arena"] and found["instructions"]["per_inference"] > 1000
+    emulated = CliRunner().invoke(main, ["emulate", *verify[1:], "--json"]).output
+    assert json.loads(emulated)["ran_on_stand_in"] == "mps2-an385-m0"
+    with pytest.raises(DeviceError, match="rp2040-pico is built as a library, whose program answers no wire"):
+        verify_files(out, model / "samples.npz", port="/dev/null")
+
+
+def test_what_cannot_be_compiled_here_is_a_component_without_sizes(
+    model: Path, tmp_path: Path, riscv_tools: None
+) -> None:
+    if shutil.which("xtensa-esp32s3-elf-gcc"):
+        pytest.skip("Espressif's compiler is here, so sizes are known")
+    out = tmp_path / "out"
+    printed = _build(model, "esp32-s3", out)
+    assert (
+        "not compiled, so flash and RAM are not known: xtensa-esp32s3-elf-gcc is not installed; get it with ESP-IDF"
+        in printed
+    )
+    record = json.loads((out / "esp32-s3" / "size.json").read_text())
+    assert record["flash"] is None and record["ram"] is None
+    found = verify_files(out, model / "samples.npz", limit=1).to_json()
+    assert found["flash_bytes"]["total"] is None and found["ram_bytes"]["arena"] is None
+    assert found["ran_on_stand_in"] == "riscv32-virt" and found["passed"]
+    component = (out / "esp32-s3" / "model" / "CMakeLists.txt").read_text()
+    assert "idf_component_register(" in component and '"firmware/ops/' in component
+    assert (out / "esp32-s3" / "model" / "idf_component.yml").read_text().startswith('version: "')
+
+
+def test_a_library_is_complete_and_computes_the_model(tmp_path: Path) -> None:
+    """Compiled for this machine from nothing but the folder, in the way its CMakeLists.txt says."""
+    case = graphs.prenorm_encoder()
+    graph, target = case.quantized(), load_target("esp32-s3")
+    made = emit_c(graph, target.isa, "model", tmp_path / "source")
+    folder = build_library(tmp_path / "source", target, tmp_path / "out", "model", made.arena_bytes).folder
+    sources = re.findall(r'^        "(.+)"$', (folder / "CMakeLists.txt").read_text(), re.MULTILINE)
+    (tmp_path / "main.c").write_text(_MAIN)
+    shutil.rmtree(tmp_path / "source")
+    command = [
+        "gcc",
+        "-std=c99",
+        "-O2",
+        "-ffp-contract=off",
+        f"-I{folder}/include",
+        f"-I{folder}",
+        f"-I{folder}/firmware/include",
+    ]
+    command += [str(folder / name) for name in sources]
+    subprocess.run([*command, str(tmp_path / "main.c"), "-o", "run"], cwd=tmp_path, check=True)
+    frames = case.samples["frames"][:1]
+    done = subprocess.run([tmp_path / "run"], input=frames.tobytes(), capture_output=True, check=True)
+    expected = run_integer(lower_graph(graph), {"frames": frames})["logits"]
+    assert done.stdout == expected.astype(graph.types["logits"].dtype.numpy).tobytes()
+
+
+_MAIN = """
+#include <stdio.h>
+#include "model.h"
+static uint8_t arena[MODEL_ARENA_BYTES] MODEL_ALIGN16;
+static float frames[MODEL_INPUT_FRAMES_COUNT];
+int main(void)
+{
+    model_t m;
+    if (fread(frames, sizeof *frames, MODEL_INPUT_FRAMES_COUNT, stdin) != MODEL_INPUT_FRAMES_COUNT) return 1;
+    if (model_init(&m, arena, sizeof arena) < 0) return 2;
+    model_quantize_frames(frames, model_input_frames(&m));
+    if (model_run(&m) < 0) return 3;
+    return fwrite(model_output_logits(&m), sizeof *model_output_logits(&m), MODEL_OUTPUT_LOGITS_COUNT, stdout) ? 0 : 4;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("rp2350-pico2", "add_library("), ("coral-dev-board-micro", "add_library_m7(")]
+)
+def test_an_archive_holds_what_its_sizes_say(name: str, own: str, arm_tools: None, tmp_path: Path) -> None:
+    graph, target = graphs.prenorm_encoder().quantized(), load_target(name)
+    made = emit_c(graph, target.isa, "model", tmp_path / "source")
+    built = build_library(tmp_path / "source", target, tmp_path / "out", "model", made.arena_bytes, strict=True)
+    assert own in (built.folder / "CMakeLists.txt").read_text()
+    assert built.archive is not None and built.sizes is not None
+    listed = subprocess.run(["arm-none-eabi-size", "-t", built.archive], capture_output=True, text=True, check=True)
+    whole = int(listed.stdout.splitlines()[-1].split()[0])
+    flash, ram = built.sizes.flash, built.sizes.ram
+    assert 0.5 * whole < flash.total == flash.model + flash.code <= whole
+    assert made.weights_bytes <= flash.model < made.weights_bytes + 2000
+    assert (ram.arena, ram.total) == (made.arena_bytes, made.arena_bytes + ram.data)
+    small = target.model_copy(update={"memory": [r.model_copy(update={"length": 4096}) for r in target.memory]})
+    with pytest.raises(
+        FitError, match=rf"does not fit {name}: flash \(\w+\) needs {flash.total:,} bytes and has 4,096"
+    ):
+        build_library(tmp_path / "source", small, tmp_path / "small", "model", made.arena_bytes)
+
+
+def test_the_list_says_what_a_board_is_and_what_runs_it() -> None:
+    rows = CliRunner().invoke(main, ["targets"]).output.splitlines()
+    assert [row.split()[0] for row in rows] == ["name", *list_targets()]
+    row = next(row for row in rows if row.startswith("stm32f411-nucleo"))
+    assert re.split(r" {2,}", row) == ["stm32f411-nucleo", "cortex-m4", "16 (100)", "512 KB", "128 KB", "dsp, generic",
+                                       "image", "stands in: netduinoplus2"]  # fmt: skip
+    assert "QEMU riscv32 virt" in next(row for row in rows if row.startswith("riscv32-virt"))
+    records = {row["name"]: row for row in json.loads(CliRunner().invoke(main, ["targets", "--json"]).output)}
+    assert list(records) == list_targets()
+    pico = records["rp2040-pico"]
+    assert (pico["clock_hz"], pico["max_clock_hz"], pico["flash_bytes"], pico["ram_bytes"]) == (
+        125e6,
+        133e6,
+        2 << 20,
+        1 << 18,
+    )
+    assert (pico["builds"], pico["emulator"], pico["stands_in"]) == ("library", None, "mps2-an385-m0")
+    assert records["microbit"]["emulator"] == "qemu-system-arm -M microbit"
+    assert records["host"]["flash_bytes"] is records["host"]["clock_hz"] is None

@@ -1,0 +1,7 @@
+"""ARMv7-M without DSP (Cortex-M3): as `word`, inner loops in assembly that take a row of weights at a time."""
+
+from __future__ import annotations
+
+from picoformer.backends.c.isa.word import six_rows
+
+ARMV7M = six_rows(1)

@@ -1,0 +1,113 @@
+"""The measured cost tables, one for each emulated core: code bytes, stack, instructions and cycles of every call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from picoformer.estimate.calls import Call
+from picoformer.estimate.formulas import FORMULAS, terms_of
+from picoformer.targets import Target, load_target
+
+COSTS = Path(__file__).with_name("costs.json")
+"""Written by benchmarks/fit_costs.py."""
+
+ALIKE = {"cortex-m0": ("cortex-m0", "cortex-m0plus")}
+"""Cores that run the same code in other times: what was counted on the first serves them all."""
+
+
+def toolchain_key(target: Target) -> str:
+    """What decides a target's machine code: core, instruction sets, compiler."""
+    return f"{target.cpu} {'+'.join(target.isa)} {target.toolchain.compiler}"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Instructions of a step or of an inference, and least and most cycles where the core's timings are published."""
+
+    instructions: float
+    cycles: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """What was measured of one core; `record` is its entry in costs.json."""
+
+    key: str
+    record: Mapping[str, Any]
+
+    @property
+    def measured_on(self) -> str:
+        """The board, the compiler and the emulator."""
+        return f"{self.record['target']}, {self.record['compiler']}"
+
+    def code_bytes(self, functions: Iterable[str], steps: int) -> int:
+        """Flash that the code of a model takes which calls `functions` in `steps` steps."""
+        reached = set(self.record["always"])
+        for name in functions:
+            reached |= set(self.record["functions"].get(name, ()))
+        text = self.record["model_text"]
+        sections = self.record["sections"]
+        beside = sum(int(sections[index][1]) for index in reached)
+        return beside + round(float(text["fixed"]) + float(text["per_step"]) * steps)
+
+    def knows(self, function: str) -> bool:
+        """Whether the code of a function was measured."""
+        return function in self.record["functions"]
+
+    def struct_bytes(self, type_: str, fields: int) -> int:
+        """Flash of a parameter struct; a word a field where none of its type was measured."""
+        return int(self.record["structs"].get(type_, 4 * fields))
+
+    def stack_bytes(self, calls: Iterable[Call]) -> int:
+        """Deepest stack of a run: of its calls, or of the wire between them."""
+        stack = self.record["stack"]
+        return max((stack["depth"].get(call.variant, 0) for call in calls), default=0) or int(stack["floor"])
+
+    def counts(self, calls: Iterable[Call], cpu: str) -> Counts | str:
+        """What the calls of a step take on the core `cpu`; or why that cannot be said."""
+        instructions, least, most, has_cycles = 0.0, 0.0, 0.0, True
+        for call in calls:
+            terms, entry = terms_of(call.function, call.sizes), self._entry(call)
+            if terms is None or entry is None:
+                return f"{call.function} was not measured on {self.record['cpu']}"
+            instructions += call.times * float(np.dot(entry["instructions"], terms))
+            has_cycles = has_cycles and cpu in entry["cycles"]
+            if has_cycles:
+                low, high = (call.times * float(np.dot(one, terms)) for one in entry["cycles"][cpu])
+                least, most = least + low, most + high
+        return Counts(instructions, (least, most) if has_cycles else None)
+
+    def _entry(self, call: Call) -> Mapping[str, Any] | None:
+        """The fit for a call, or for the costliest call of its kind that was measured with as many terms."""
+        costs: Mapping[str, Mapping[str, Any]] = self.record["costs"]
+        if call.variant in costs:
+            return costs[call.variant]
+        start = max((start for start in FORMULAS if call.function.startswith(start)), key=len, default="")
+        terms = terms_of(call.function, call.sizes)
+        alike = [entry for variant, entry in costs.items() if start and variant.startswith(start)]
+        if not alike or terms is None:
+            return None
+        return max(alike, key=lambda entry: float(np.dot(entry["instructions"], terms)))
+
+
+@lru_cache(maxsize=1)
+def _cores() -> Mapping[str, Any]:
+    cores: Mapping[str, Any] = json.loads(COSTS.read_text("utf-8"))["cores"] if COSTS.is_file() else {}
+    return cores
+
+
+def cost_table(target: Target) -> CostTable | None:
+    """The table for a target's core, compiler and instruction sets, or for those of the board that stands in for it;
+    None where none was measured."""
+    for board in (target, *([load_target(target.stands_in)] if target.stands_in else [])):
+        key = toolchain_key(board)
+        if key in _cores():
+            return CostTable(key, _cores()[key])
+    return None

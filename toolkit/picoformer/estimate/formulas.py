@@ -1,0 +1,132 @@
+"""What the cost of a call grows with: for each function the terms whose coefficients are fitted to counted runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+Sizes = Mapping[str, int]
+Terms = Callable[[Sizes], list[float]]
+
+
+def _up(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def linear(s: Sizes) -> list[float]:
+    """Products, padded as some kernels have them (pairs of rows, six rows, groups of eight outputs, words and vectors
+    of inputs); the outputs; weights widened once for each block of rows; inputs arranged."""
+    rows, n, k, block = s["rows"], s["n"], s["k"], s.get("block", 0)
+    passes = math.ceil(rows / block) if block else 1
+    twos, sixes = math.ceil(rows / 2), math.ceil(rows / 6)
+    n2, n8, k4, vectors = _up(n, 2), _up(n, 8), _up(k, 4), math.ceil(k / 16)
+    return [
+        rows * n * k,
+        2 * twos * n2 * k4,
+        sixes * n * k4,
+        rows * n8 * vectors,
+        n * twos * vectors,
+        passes * n2 * k4,
+        rows * n,
+        rows * n8,
+        twos * n2,
+        sixes * n,
+        rows * k4,
+        rows * vectors,
+        passes * n2,
+        rows,
+        passes,
+        n,
+        1,
+    ]
+
+
+def attention(s: Sizes) -> list[float]:
+    """Products of all pairs of a query and a key it sees, the softmax of these, and keys and values made ready."""
+    queries, keys, heads = s["queries"], s["keys"], s["heads"]
+    width = _up(s["head_size"], 4) + _up(s["value_size"], 4)
+    pairs = queries * keys - (queries * (queries - 1) / 2 if s.get("causal") else 0)
+    fours = queries * _up(keys, 4) - (queries * (queries - 1) / 2 if s.get("causal") else 0)
+    own = s["kv_heads"]
+    return [
+        heads * pairs * width,
+        heads * fours * width,
+        heads * pairs * (s["head_size"] + s["value_size"]),
+        heads * pairs,
+        heads * queries * width,
+        heads * queries,
+        own * keys * width,
+        heads * keys * width,
+        heads,
+        1,
+    ]
+
+
+def rows_of(*names: str) -> Terms:
+    """Terms of work on each element of rows: `names` are those of the rows and of their width."""
+    rows, width = names
+
+    def terms(s: Sizes) -> list[float]:
+        return [s[rows] * s[width], s[rows] * math.ceil(s[width] / 4), s[rows], 1]
+
+    return terms
+
+
+def elements(s: Sizes) -> list[float]:
+    """Terms of work on each element."""
+    return [s["elements"], 1]
+
+
+def pairs_of_elements(s: Sizes) -> list[float]:
+    """Terms of element-wise work with a second operand that may repeat or stretch."""
+    return [s["count"], s["count"] / s["period"], s["count"] / s["inner"] if s["inner"] > 1 else 0, 1]
+
+
+def mean(s: Sizes) -> list[float]:
+    """Terms of a mean over the middle axis."""
+    return [s["outer"] * s["length"] * s["inner"], s["outer"] * s["inner"], s["outer"], 1]
+
+
+def blocks(s: Sizes) -> list[float]:
+    """Terms of copies of blocks, words at a time or bytes."""
+    return [s["blocks"] * s["bytes"], s["blocks"] * math.ceil(s["bytes"] / 16), s["blocks"], 1]
+
+
+def moved(s: Sizes) -> list[float]:
+    """Terms of a transposition, by the bytes of an element."""
+    by_size = [s["elements"] if s["bytes each"] == size else 0 for size in (1, 2, 4)]
+    return [*by_size, s["elements"] / s["innermost"], 1]
+
+
+FORMULAS: dict[str, Terms] = {
+    "pf_add_": pairs_of_elements,
+    "pf_attention_": attention,
+    "pf_copy_blocks": blocks,
+    "pf_embedding_": rows_of("ids", "width"),
+    "pf_gelu_": elements,
+    "pf_interpolate_": elements,
+    "pf_layer_norm_": rows_of("rows", "width"),
+    "pf_linear_": linear,
+    "pf_mul_": pairs_of_elements,
+    "pf_reduce_mean_": mean,
+    "pf_relu_": elements,
+    "pf_requantize_": elements,
+    "pf_sigmoid_": elements,
+    "pf_silu_": elements,
+    "pf_softmax_": rows_of("rows", "width"),
+    "pf_table_": elements,
+    "pf_tanh_": elements,
+    "pf_transpose": moved,
+}
+"""How a function's name starts → its terms; the longest start counts."""
+
+
+def terms_of(function: str, sizes: Sizes) -> list[float] | None:
+    """The terms of a call; None for a function without a formula, or one that lacks a size."""
+    starts = [start for start in FORMULAS if function.startswith(start)]
+    if not starts:
+        return None
+    try:
+        return FORMULAS[max(starts, key=len)](sizes)
+    except KeyError:
+        return None

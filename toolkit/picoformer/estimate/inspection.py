@@ -1,0 +1,171 @@
+"""What a model will take on a board: bytes, instructions, cycles, time, and whether it fits. Nothing is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from picoformer.backends.c import Draft, draft_c
+from picoformer.build_folder import import_model, quantize_samples
+from picoformer.cycles import timings_of
+from picoformer.errors import ConfigError, FitError
+from picoformer.estimate.calls import calls_of
+from picoformer.estimate.costs import CostTable, Counts, cost_table
+from picoformer.estimate.made_up import made_up_graph
+from picoformer.estimate.mend import mends
+from picoformer.estimate.need import BIGGEST, Need, misfit, needs
+from picoformer.estimate.sizes import image_sizes, stack_used, unmeasured
+from picoformer.firmware import SizeReport
+from picoformer.ir import Graph
+from picoformer.quantize import QuantizeSettings
+from picoformer.targets import Target, list_targets, load_target
+
+MADE_UP = "made up: sizes and counts hardly depend on it; give --calibration for the types a build chooses"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the image of a draft will take on a board. `steps`: counts of each, or why they cannot be said."""
+
+    draft: Draft
+    target: Target
+    scheme: str
+    sizes: SizeReport
+    stack: int | None
+    steps: tuple[Counts | str, ...]
+    table: CostTable | None
+
+    @property
+    def needs(self) -> tuple[Need, Need]:
+        """Flash and RAM, as linked: the whole stack that is reserved, and the wire."""
+        return needs(self.draft, self.target, self.sizes)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the board has both."""
+        return all(need.fits for need in self.needs)
+
+    @property
+    def instructions(self) -> int | None:
+        """Of one inference."""
+        counted = [step.instructions for step in self.steps if isinstance(step, Counts)]
+        return round(sum(counted)) if len(counted) == len(self.steps) else None
+
+    @property
+    def cycles(self) -> tuple[int, int] | None:
+        """Least and most of one inference by the core's published timings, memory without wait states."""
+        ranges = [step.cycles for step in self.steps if isinstance(step, Counts) and step.cycles is not None]
+        if len(ranges) < len(self.steps):
+            return None
+        return round(sum(low for low, _ in ranges)), round(sum(high for _, high in ranges))
+
+    @property
+    def unknown(self) -> list[str]:
+        """Why figures are missing or too low."""
+        if self.table is None:
+            return [f"no cost table for {self.target.cpu} with {self.target.toolchain.compiler}: code is not counted"]
+        reasons = [step for step in self.steps if isinstance(step, str)]
+        reasons += [f"code of {name} is not counted" for name in unmeasured(self.draft, self.table)]
+        timings = timings_of(self.target)
+        return list(dict.fromkeys([*reasons, *([timings] if isinstance(timings, str) else [])]))
+
+
+def estimate(graph: Graph, target: Target, scheme: str) -> Estimate:
+    """Estimate a graph, quantized for an integer scheme, on a board."""
+    draft, table = draft_c(graph, target.isa), cost_table(target)
+    sizes = image_sizes(draft, target, table)
+    if table is None:
+        missing = f"no cost table for {target.cpu}"
+        return Estimate(draft, target, scheme, sizes, None, (missing,) * len(draft.rows), None)
+    steps = tuple(table.counts(calls, target.cpu) for calls in calls_of(draft))
+    return Estimate(draft, target, scheme, sizes, stack_used(draft, table), steps, table)
+
+
+def inspect_target(
+    model: Path,
+    target: Target,
+    scheme: str,
+    calibration: Path | None = None,
+    settings: QuantizeSettings | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> tuple[dict[str, Any], FitError | None]:
+    """What `inspect --target` prints, and the error that says what is too small on the board, None when the model fits.
+
+    Raises ConfigError for the host, whose memory is not a figure of the model.
+    """
+    if target.is_host:
+        raise ConfigError("target host is this machine, which has no flash; give a board: see `picoformer targets`")
+    if calibration is None:
+        float_graph = import_model(model, shapes)
+        graph = made_up_graph(float_graph, scheme)
+    else:
+        float_graph, graph, _ = quantize_samples(model, calibration, scheme, settings, shapes)
+    found = estimate(graph, target, scheme)
+    short = [need for need in found.needs if not need.fits]
+    error = misfit(target, short, mends(float_graph, scheme, target, found.sizes)) if short else None
+    return {**record_of(found, float_graph), "data": MADE_UP if calibration is None else str(calibration)}, error
+
+
+def record_of(found: Estimate, float_graph: Graph) -> dict[str, Any]:
+    """An estimate as the JSON object that is printed; names of sizes as `verify --json` has them."""
+    sizes, target, cycles = found.sizes, found.target, found.cycles
+    known = found.stack is not None
+    flash, ram = found.needs
+    image = {need.memory.lower(): {"bytes": need.needed, "available": need.available} for need in (flash, ram)}
+    ram_total = sizes.ram.arena + sizes.ram.data + (found.stack or 0)
+    return {
+        "model": float_graph.name,
+        "scheme": found.scheme,
+        "target": target.name,
+        "fits": found.fits,
+        "macs": float_graph.macs,
+        "instructions": found.instructions,
+        "cycles": None if cycles is None else {"low": cycles[0], "high": cycles[1]},
+        "clock_hz": target.clock_hz,
+        "seconds": None
+        if cycles is None
+        else {"low": cycles[0] / target.clock_hz, "high": cycles[1] / target.clock_hz},
+        "ram_bytes": {
+            "arena": sizes.ram.arena,
+            "stack": found.stack,
+            "data": sizes.ram.data if known else None,
+            "total": ram_total if known else None,
+        },
+        "flash_bytes": {
+            "model": sizes.flash.model,
+            "code": sizes.flash.code if known else None,
+            "total": sizes.flash.model + sizes.flash.code if known else None,
+        },
+        "image": image,
+        "biggest": {need.memory.lower(): [list(part) for part in need.parts[:BIGGEST]] for need in (flash, ram)},
+        "steps": [
+            {
+                "name": row.value,
+                "op": row.kind,
+                "instructions": round(step.instructions) if isinstance(step, Counts) else None,
+                "cycles": None
+                if isinstance(step, str) or step.cycles is None
+                else {"low": round(step.cycles[0]), "high": round(step.cycles[1])},
+            }
+            for row, step in zip(found.draft.rows, found.steps, strict=True)
+        ],
+        "unknown": found.unknown,
+        "costs": found.table.measured_on if found.table else None,
+    }
+
+
+def boards_that_fit(model: Path, scheme: str, shapes: Mapping[str, tuple[int, ...]] | None = None) -> list[Estimate]:
+    """The estimates on every board that comes with picoformer and has the memory, by name."""
+    graph = made_up_graph(import_model(model, shapes), scheme)
+    boards = [board for board in map(load_target, list_targets()) if not board.is_host]
+    found = [estimate(graph, board, scheme) for board in boards]
+    return [one for one in found if one.fits]
+
+
+def short_record(found: Estimate) -> dict[str, Any]:
+    """What `targets --fits` prints of a board."""
+    record = record_of(found, found.draft.graph)
+    chosen = {key: record[key] for key in ("target", "instructions", "cycles", "seconds")}
+    return {**chosen, **record["image"]}

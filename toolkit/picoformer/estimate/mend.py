@@ -1,0 +1,46 @@
+"""What would make a model fit a board: schemes and boards that were tried, not guessed."""
+
+from __future__ import annotations
+
+from picoformer.backends.c import draft_c
+from picoformer.errors import PicoformerError
+from picoformer.estimate.costs import cost_table
+from picoformer.estimate.made_up import made_up_graph
+from picoformer.estimate.need import needs
+from picoformer.estimate.sizes import image_sizes
+from picoformer.firmware import SizeReport
+from picoformer.ir import Graph
+from picoformer.quantize import SCHEMES
+from picoformer.targets import Target, list_targets, load_target
+
+_MOST_BOARDS = 3
+
+
+def mends(float_graph: Graph, scheme: str, target: Target, sizes: SizeReport) -> str:
+    """One clause: the schemes with which the model fits `target`, and the boards it fits as it is."""
+    schemes = [name for name in SCHEMES if name != scheme and _fits_in(float_graph, name, target)]
+    boards = [name for name in list_targets() if _has_room(load_target(name), sizes)]
+    ways = []
+    if schemes:
+        ways.append(f"--scheme {' or '.join(schemes)} fits")
+    if boards:
+        ways.append(f"{', '.join(boards[:_MOST_BOARDS])} {'has' if len(boards) == 1 else 'have'} the room")
+    ways.append("or make the model smaller (prune, factorize, fewer rows)")
+    return ", ".join(ways)
+
+
+def _fits_in(float_graph: Graph, scheme: str, target: Target) -> bool:
+    try:
+        draft = draft_c(made_up_graph(float_graph, scheme), target.isa)
+    except PicoformerError:
+        return False
+    return all(need.fits for need in needs(draft, target, image_sizes(draft, target, cost_table(target))))
+
+
+def _has_room(board: Target, sizes: SizeReport) -> bool:
+    """Whether a board has the memory that the same image needs on another."""
+    if board.is_host:
+        return False
+    stack = board.stack_bytes - sizes.ram.stack
+    has_flash = sizes.flash.total <= board.region("code").length
+    return has_flash and sizes.ram.total + stack <= board.region("data").length

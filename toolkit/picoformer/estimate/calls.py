@@ -13,11 +13,11 @@ _CALL = re.compile(r"\b(pf_\w+)\(")
 _ARGUMENT = re.compile(r"^(-?\d+) /\* ([\w ]+) \*/$")
 _LOOP = re.compile(r"for \(int32_t \w+ = 0; \w+ < (\d+);")
 _LIST = re.compile(r"static const int32_t (\w+)\[\d+\] = \{([\d, ]+)\}")
+_ABSENT = {("block", "0")}
+"""Numbers that say of something that it is not there, so that another way is taken."""
 _BY_ROWS = re.compile(r"(?<=[ {])((?:row(?: % \d+)? \+ )?rows(?: \* \d+)?(?: \+ \d+)?)( /\* [\w ]+ \*/)?(?=[,)])")
 """An argument, or a field of a struct, that hangs on the rows of a tile; a word may stand behind it."""
 _BROADCAST = re.compile(r"^&\(pf_broadcast\)\{(\d+)(?: /\* rows \*/)?, (\d+)(?: /\* rows \*/)?, (\d+)\}$")
-_ABSENT = {("block", "0")}
-"""Numbers that say of something that it is not there, so that another way is taken."""
 _FLAGS = ("causal",)
 """Fields that choose between ways to compute."""
 

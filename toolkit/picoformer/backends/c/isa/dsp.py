@@ -15,7 +15,7 @@ class DspLinearLayout(LinearLayout):
     """Rows in pairs, four bytes of each in turn; scratch for a pair and a block of inputs, both widened to 16 bits."""
 
     weight_order = "rows in pairs, 4 bytes of each in turn, filled up with zeros"
-    mac_instructions, reload_instructions, rows = 0.72, 1.05, 2
+    mac_instructions, reload_instructions, rows = 0.7, 1.05, 2
 
     _BLOCK_BYTES = 4096
     """Widened inputs kept at a time: each block widens all weights once, 0.8 instructions a weight."""
@@ -55,11 +55,20 @@ class DspAttentionLayout(AttentionLayout):
         return 2 * head * (2 + up(keys, 2)) + 8 * fours + 2 * up(value_size, 4) * fours
 
 
+class DspInt8AttentionLayout(AttentionLayout):
+    """Four queries, their scores, a key, and all values of a head in pairs of 16 bits, transposed; keys stay as they
+    are."""
+
+    def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
+        head, fours = up(head_size, 4), up(keys, 4)
+        return 8 * head + 16 * fours + head + 2 * up(value_size, 4) * fours
+
+
 DSP = InstructionSet(
     linear_s8=DspLinearLayout(),
     linear_s16=DspLinearLayout(),
     linear_s4_s8=DspInt4LinearLayout(),
     linear_s4_s16=DspInt4LinearLayout(),
-    attention_head_s8=DspAttentionLayout(),
+    attention_head_s8=DspInt8AttentionLayout(),
     attention_head_s16=DspAttentionLayout(),
 )

@@ -56,8 +56,8 @@ class MveLinearLayout(LinearLayout):
 
 
 class MveAttentionLayout(AttentionLayout):
-    """All keys and four queries in whole vectors, all values as int16, column by column, the numerators of four queries and
-    the scores of one."""
+    """All keys and four queries in whole vectors, all values as int16, column by column, the numerators of four
+    queries and the scores of one."""
 
     def __init__(self, element_bytes: int) -> None:
         self._lanes = 16 // element_bytes

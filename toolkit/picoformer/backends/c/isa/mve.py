@@ -18,6 +18,7 @@ class MveLinearLayout(LinearLayout):
     """
 
     weight_order = "eight rows at a time, up to 64 bytes of each in turn, filled up with zeros"
+    takes_table = False
 
     _BLOCK_BYTES = 4096
     """Inputs that are filled up to whole vectors at a time."""
@@ -58,6 +59,8 @@ class MveLinearLayout(LinearLayout):
 class MveAttentionLayout(AttentionLayout):
     """All keys and four queries in whole vectors, all values as int16, column by column, the numerators of four
     queries and the scores of one."""
+
+    mac_instructions, reload_instructions = 0.3, 1.0
 
     def __init__(self, element_bytes: int) -> None:
         self._lanes = 16 // element_bytes

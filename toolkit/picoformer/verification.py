@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,8 +133,7 @@ class Runner:
 
         def fetch(sample: int, step: int) -> bytes:
             self._write(inputs, sample)
-            self.session.device.run(until=step)
-            return self.session.device.read_step(step)
+            return self.session.device.run_for_step(step)
 
         return DeviceRun(self.name, values, np.array(crcs, np.uint32), fetch)
 
@@ -208,8 +207,9 @@ def verify_build(
                 session = sessions.enter_context(
                     open_device(firmware, board, where, identity=identity, emulator=emulator)
                 )
-                runner = Runner(session, graph, len(steps), where or board.name, progress)
-                result = runner(values)
+                own = build.steps(board)
+                runner = Runner(session, graph, len(own), where or board.name, progress)
+                result = replace(runner(values), steps=[Step(step.name, step.output) for step in own])
                 measured[board.name] = runner.measured()
                 forms[result.name] = result.outputs
                 return result
@@ -280,11 +280,11 @@ def model_cycles(build: Build, board: Target, inputs: Mapping[str, Array], emula
     firmware = build.firmware(board)
     with open_device(firmware, board, profile=True, emulator=emulator) as session:
         Runner(session, build.graph, len(build.steps(board)), board.name, None)(first)
-        profile = session.profile
+        profile, calls = session.profile, session.device.calls
     return (
         session.uncounted or "its emulator keeps no profile"
         if profile is None
-        else count_cycles(firmware.elf, board, profile)
+        else count_cycles(firmware.elf, board, profile, calls)
     )
 
 

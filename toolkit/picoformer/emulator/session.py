@@ -41,7 +41,14 @@ class Session:
     @property
     def instructions(self) -> Instructions | None:
         """What the last run executed; None when it was not counted, for the reason in `uncounted`."""
-        return self.running.instructions(self.device.steps_run) if self.running else None
+        calls = self.device.calls
+        counted = self.running.instructions(len(calls)) if self.running else None
+        if counted is None:
+            return None
+        per_step = [0] * (max(calls) + 1)
+        for step, count in zip(calls, counted.per_step, strict=True):
+            per_step[step] += count
+        return Instructions(counted.total, counted.init, tuple(per_step))
 
     @property
     def emulator(self) -> str:
@@ -50,9 +57,9 @@ class Session:
 
     @property
     def profile(self) -> tuple[Region, ...] | None:
-        """What init and each step of the last run executed; None where it was not profiled."""
+        """What init and each call of the last run executed; None where it was not profiled."""
         running = self.running
-        return running.profile(self.device.steps_run) if isinstance(running, QemuProcess) else None
+        return running.profile(len(self.device.calls)) if isinstance(running, QemuProcess) else None
 
     @property
     def uncounted(self) -> str:

@@ -19,9 +19,6 @@ def image_sizes(draft: Draft, target: Target, table: CostTable | None) -> SizeRe
     Without a `table` what only a compiler knows is left out, and the figures are the least that it can be.
     """
     model, arena, stack = _model_bytes(draft, table), draft.arena_bytes, target.stack_bytes
-    if target.is_library:  # stack, wire and fault handling are the program's
-        code = 0 if table is None else table.code_bytes(draft.parts.functions, len(draft.rows))
-        return SizeReport(FlashSizes(model, code, 0, model + code), RamSizes(arena, 0, 0, 0, arena))
     if table is None:
         beside = 0 if target.is_library else FAULT_STACK
         ram = RamSizes(arena, 0, beside, stack, arena + beside + stack)

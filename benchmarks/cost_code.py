@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from picoformer.firmware import read_map
+from picoformer.link_map import read_map
 
 KEEP_RELOCATIONS = "-Wl,--emit-relocs"
 """A link option that `reached` needs."""

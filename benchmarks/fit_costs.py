@@ -89,7 +89,7 @@ def typed_graphs(board: Target, whole: Graph) -> Iterable[tuple[str, Graph]]:
 
 def measure(board: Target, graph: Graph, samples: Samples, scratch: Path) -> FirmwareBuild:
     """Build a graph for a board, run it once, and add what its steps take to `samples`."""
-    draft = draft_c(graph, board.isa)
+    draft = draft_c(graph, board.isa, tile="none")
     write_c(draft, scratch / "source")
     links = [*board.toolchain.link_flags, KEEP_RELOCATIONS]
     linked = board.model_copy(update={"toolchain": board.toolchain.model_copy(update={"link_flags": links})})

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from picoformer.backends.c import CModel, emit_c
+from picoformer.backends.c import CModel, Tile, emit_c
 from picoformer.ir import Graph
 from picoformer.targets import resource_root
 
@@ -30,6 +30,10 @@ class TensorInfo(ctypes.Structure):
     _fields_ = (("name", ctypes.c_char_p), ("offset", ctypes.c_uint32), ("bytes", ctypes.c_uint32))
 
 
+class Piece(ctypes.Structure):
+    _fields_ = (("step", ctypes.c_uint32), ("offset", ctypes.c_uint32), ("bytes", ctypes.c_uint32))
+
+
 class DeviceModel(ctypes.Structure):
     _fields_ = (
         ("name", ctypes.c_char_p),
@@ -45,13 +49,20 @@ class DeviceModel(ctypes.Structure):
         ("state", ctypes.c_void_p),
         ("init", ctypes.CFUNCTYPE(None, ctypes.c_void_p)),
         ("step", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)),
+        ("next", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(Piece))),
     )
 
 
 class State(ctypes.Structure):
     """The generated <prefix>_t."""
 
-    _fields_ = (("arena", ctypes.c_void_p), ("next_step", ctypes.c_int32), ("status", ctypes.c_int))
+    _fields_ = (
+        ("arena", ctypes.c_void_p),
+        ("next_call", ctypes.c_int16),
+        ("tiling", ctypes.c_int16),
+        ("row", ctypes.c_int32),
+        ("status", ctypes.c_int),
+    )
 
 
 @dataclass(frozen=True)
@@ -65,16 +76,24 @@ class Host:
         return ctypes.string_at(self.device.arena + tensor.offset, tensor.bytes)
 
     def steps(self, inputs: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
-        """Write the inputs of one sample, then run: (name, bytes) of each step's output right after it."""
+        """Write the inputs of one sample, then run: (name, bytes) of each step's output, put together from the pieces
+        that each call left."""
         device = self.device
         device.init(device.state)
         for tensor in device.inputs[: device.input_count]:
             data = inputs[tensor.name.decode()]
             assert len(data) == tensor.bytes
             ctypes.memmove(device.arena + tensor.offset, data, len(data))
-        for index in range(device.step_count):
-            assert device.step(device.state) == (1 if index + 1 < device.step_count else 0)
-            yield device.steps[index].name.decode(), self.read(device.steps[index])
+        outputs = [b""] * device.step_count
+        piece, more = Piece(), 1
+        while more:
+            device.next(device.state, ctypes.byref(piece))
+            more = device.step(device.state)
+            assert more in (0, 1)
+            outputs[piece.step] += ctypes.string_at(device.arena + piece.offset, piece.bytes)
+        for tensor, data in zip(device.steps[: device.step_count], outputs, strict=True):
+            assert len(data) == tensor.bytes, tensor.name
+            yield tensor.name.decode(), data
 
 
 def object_cache(folder: Path) -> Objects:
@@ -102,7 +121,7 @@ def link(folder: Path, models: Sequence[CModel], objects: Objects, *flags: str) 
     return ctypes.CDLL(str(output))
 
 
-def host(graph: Graph, folder: Path, objects: Objects) -> Host:
-    model = emit_c(graph, GENERIC, "model", folder)
+def host(graph: Graph, folder: Path, objects: Objects, tile: Tile = "auto") -> Host:
+    model = emit_c(graph, GENERIC, "model", folder, tile=tile)
     library = link(folder, [model], objects)
     return Host(library, DeviceModel.in_dll(library, "pf_device"))

@@ -75,14 +75,21 @@ DEVICE_C = """\
 #include "model.h"
 
 static const pf_tensor_info inputs[] = {{"pixels", 0, 2000}, {"scale", 2000, 4}};
-static const pf_tensor_info outputs[] = {{"inverted", 0, 40}};
+static const pf_tensor_info outputs[] = {{"inverted", 0, 40}, {"looked_up", 2048, 2000}};
 static const pf_tensor_info steps[] = {{"looked_up", 2048, 2000}, {"sums", 0, 40}, {"inverted", 0, 40}};
+
+static void test_next(const void *state, pf_piece *piece)
+{
+    piece->step = ((const test_state *)state)->next;
+    piece->offset = steps[piece->step].offset;
+    piece->bytes = steps[piece->step].bytes;
+}
 
 const pf_device_model pf_device = {
     .name = "tiny",
     .identity = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
     .input_count = 2,
-    .output_count = 1,
+    .output_count = 2,
     .step_count = 3,
     .inputs = inputs,
     .outputs = outputs,
@@ -92,6 +99,7 @@ const pf_device_model pf_device = {
     .state = &test_model_state,
     .init = test_init,
     .step = test_step,
+    .next = test_next,
 };
 """
 
@@ -118,6 +126,11 @@ EXACT_DEVICE_C = """\
 void exact_init(void *state);
 int exact_step(void *state);
 static const pf_tensor_info one[] = {{"turns", 0, 4}};
+static void exact_next(const void *state, pf_piece *piece)
+{
+    (void)state;
+    *piece = (pf_piece){0, 0, 4};
+}
 const pf_device_model pf_device = {
     .name = "exact",
     .input_count = 1,
@@ -130,8 +143,77 @@ const pf_device_model pf_device = {
     .arena = test_arena,
     .init = exact_init,
     .step = exact_step,
+    .next = exact_next,
 };
 """
+
+
+# The sums by tiles of 8 blocks, inverted tile by tile, and the looked-up table computed again for each.
+TILED_MODEL_C = """\
+/* Steps by tiles: look up everything; then for 8 blocks at a time look up again, sum up, invert. */
+#include "model.h"
+
+uint8_t test_arena[4096] __attribute__((aligned(16)));
+test_state test_model_state;
+
+static void look_up(uint32_t first, uint32_t last)
+{
+    for (uint32_t i = first; i < last; i++)
+        test_arena[2048u + i] = (uint8_t)(test_weights[test_arena[i]] + test_arena[2000u + (i & 3u)]);
+}
+
+void test_init(void *state)
+{
+    ((test_state *)state)->next = 0;
+}
+
+int test_step(void *state)
+{
+    test_state *self = state;
+    const uint32_t call = self->next++, first = call == 0 ? 0 : (call - 1u) / 3u * 8u;
+    const uint32_t last = first + 8u < 20u ? first + 8u : 20u;
+    if (call == 0) {
+        look_up(0, 2000);
+        return 1;
+    }
+    if (call % 3u == 1u)
+        look_up(100u * first, 100u * last);
+    for (uint32_t block = first; block < last; block++) {
+        uint32_t sum = 0;
+        for (uint32_t i = 0; i < 100u; i++)
+            sum += test_arena[2048u + block * 100u + i];
+        if (call % 3u == 2u) {
+            test_arena[4050u + 2u * (block - first)] = (uint8_t)(sum & 0xFFu); /* the place of one tile */
+            test_arena[4051u + 2u * (block - first)] = (uint8_t)(sum >> 8);
+        }
+    }
+    for (uint32_t i = 2u * first; call % 3u == 0 && i < 2u * last; i++)
+        test_arena[2004u + i] = (uint8_t)~test_arena[4050u + i - 2u * first];
+    return call < 9u;
+}
+"""
+
+TILED_DEVICE_C = (
+    DEVICE_C.replace('{"sums", 0, 40}, {"inverted", 0, 40}', '{"sums", 4050, 40}, {"inverted", 2004, 40}')
+    .replace('{{"inverted", 0, 40}', '{{"inverted", 2004, 40}')
+    .replace(
+        """    piece->step = ((const test_state *)state)->next;
+    piece->offset = steps[piece->step].offset;
+    piece->bytes = steps[piece->step].bytes;
+""",
+        """    const uint32_t call = ((const test_state *)state)->next, row = call == 0 ? 0 : (call - 1u) / 3u * 8u;
+    const uint32_t bytes = 2u * (row + 8u < 20u ? 8u : 20u - row);
+    if (call == 0)
+        *piece = (pf_piece){0, 2048, 2000};
+    else if (call % 3u == 1u)
+        *piece = (pf_piece){0, 2048, 0}; /* again */
+    else if (call % 3u == 2u)
+        *piece = (pf_piece){1, 4050, bytes};
+    else
+        *piece = (pf_piece){2, 2004u + 2u * row, bytes};
+""",
+    )
+)
 
 
 def weights() -> bytes:

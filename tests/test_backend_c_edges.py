@@ -14,8 +14,9 @@ from graphs import CASES, Builder, Case, prenorm_encoder, quantize_by_range, tin
 from picoformer.backends.c import emit_c
 from picoformer.backends.c.isa import layout_of
 from picoformer.backends.c.literals import float_literal
-from picoformer.backends.c.movement import broadcast_pattern, merge_axes
+from picoformer.backends.c.movement import merge_axes
 from picoformer.backends.c.names import LONGEST, Names, identifier, string
+from picoformer.backends.c.shapes import broadcast_pattern
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.ir import DType, Graph, QuantParams, TensorType
 from picoformer.ops import Add, Attention, Embedding, Linear, MatMul, Reshape, Slice

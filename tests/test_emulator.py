@@ -42,7 +42,7 @@ def test_the_device_computes_the_model(device_target: str, tiny_firmware: TinyFi
     with open_device(build, target, identity=device_fixture.IDENTITY) as session:
         device = session.device
         hello = device.hello()
-        assert (hello.name, hello.input_count, hello.output_count, hello.step_count) == ("tiny", 2, 1, 3)
+        assert (hello.name, hello.input_count, hello.output_count, hello.step_count) == ("tiny", 2, 2, 3)
         assert hello.arena_bytes == device_fixture.ARENA_BYTES
         assert hello.clock_hz == target.clock_hz
         assert [tensor.name for tensor in device.tensors(Table.INPUTS)] == ["pixels", "scale"]
@@ -51,25 +51,48 @@ def test_the_device_computes_the_model(device_target: str, tiny_firmware: TinyFi
             steps = _write_inputs(device, seed)
             result = device.run(crc=True, outputs=True)
             assert result.step_crcs == tuple(map(zlib.crc32, steps))
-            assert result.outputs == (steps[2],)
+            assert result.outputs == (steps[2], steps[0])
             assert result.step_cycles is None  # neither machine has a cycle counter
-            assert device.read_output(0) == device.read_step(2) == steps[2]
+            assert device.read_output(0) == steps[2]
 
 
-def test_any_step_can_be_read_after_a_run_up_to_it(device_target: str, tiny_firmware: TinyFirmware) -> None:
+def test_any_step_can_be_run_for(device_target: str, tiny_firmware: TinyFirmware) -> None:
     build, target = tiny_firmware(device_target)
     with open_device(build, target) as session:
         for until in range(3):
             steps = _write_inputs(session.device, until)
             result = session.device.run(crc=True, until=until)
             assert result.step_crcs == tuple(map(zlib.crc32, steps[: until + 1]))
-            assert session.device.read_step(until) == steps[until]  # 2000 bytes: two frames
-            other = (until + 1) % 3
-            with pytest.raises(RefusedError) as stale:
-                session.device.read_step(other)
-            assert stale.value.status == Status.STALE
+            _write_inputs(session.device, until)
+            assert session.device.run_for_step(until) == steps[until]  # 2000 bytes: two frames
+            if until < 2:
+                with pytest.raises(RefusedError) as stale:
+                    session.device.read_output(0)
+                assert stale.value.status == Status.STALE
         with pytest.raises(RefusedError, match="write every input before each run"):
             session.device.run()
+
+
+def test_steps_by_tiles_are_put_together(device_target: str, tmp_path: Path) -> None:
+    """Three calls for each of three tiles, the last tile lower, and rows that are computed again."""
+    target = load_target(device_target)
+    model = device_fixture.write_model(
+        tmp_path / "model", device_c=device_fixture.TILED_DEVICE_C, model_c=device_fixture.TILED_MODEL_C
+    )
+    with open_device(build_firmware(model, target, tmp_path / "out", strict=True), target) as session:
+        for until in (0, 1, 2, None):
+            steps = _write_inputs(session.device, 1)
+            result = session.device.run(crc=True, until=until)
+            assert result.step_crcs == tuple(map(zlib.crc32, steps[: 3 if until is None else until + 1]))
+        assert result.calls == (0, 0, 1, 2, 0, 1, 2, 0, 1, 2)
+        counts = session.instructions
+        if device_target != "host":
+            assert counts is not None and len(counts.per_step) == 3
+            assert counts.total == counts.init + sum(counts.per_step)
+            assert counts.per_step[0] > 2 * counts.per_step[1]
+        for step in range(3):
+            _write_inputs(session.device, 1)
+            assert session.device.run_for_step(step) == steps[step]
 
 
 def test_the_stack_is_measured(arm_tools: None, tiny_firmware: TinyFirmware) -> None:
@@ -104,7 +127,8 @@ def test_many_steps_come_in_several_frames(device_target: str, tmp_path: Path) -
     ).replace(".step_count = 3", ".step_count = 600")
     model_c = device_fixture.MODEL_C.replace("switch (self->next++) {", "switch (self->next++ ? 5u : 3u) {").replace(
         "    default:",
-        "    case 3:\n        return 1;\n    default:\n        test_arena[0]++;\n        return 1;\n    case 9:",
+        "    case 3:\n        return 1;\n    default:\n        test_arena[0]++;\n"
+        "        return self->next < 600u;\n    case 9:",
     )
     target = load_target(device_target)
     model = device_fixture.write_model(tmp_path / "model", device_c=device_c, model_c=model_c)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -40,26 +41,45 @@ def test_a_changed_byte_never_passes(body: bytes, at: int, flip: int) -> None:
 def test_a_run_reply_of_the_wrong_length_is_refused() -> None:
     tensors = [TensorInfo("y", 0, 3)]
     flags = RunFlags.CRC | RunFlags.CYCLES | RunFlags.OUTPUTS
-    good = struct.pack("<5I", 9, 1, 10, 2, 20) + b"abc"
-    result = parse_run(good, flags, 2, tensors)
+    good = struct.pack("<IHIIIHIII", 9, 0, 5, 1, 10, 1, 6, 2, 20) + b"abc"
+    result = parse_run(good, flags, None, tensors)
     assert (result.init_cycles, result.step_crcs, result.step_cycles) == (9, (1, 2), (10, 20))
     assert result.outputs == (b"abc",)
-    with pytest.raises(ValueError, match="22 bytes, not 23"):
-        parse_run(good[:-1], flags, 2, tensors)
+    with pytest.raises(ValueError, match="34 bytes, which is no whole number of calls"):
+        parse_run(good[:-1], flags, None, tensors)
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=6), st.integers(0, 5))
+def test_a_step_in_pieces_has_the_checksum_of_the_whole(pieces: list[bytes], other: int) -> None:
+    """Pieces of two steps take turns; a piece of no bytes changes nothing."""
+    calls = [(step, piece) for piece in pieces for step in (0, 1)]
+    stream = b"".join(struct.pack("<HIII", step, len(data), zlib.crc32(data), other) for step, data in calls)
+    result = parse_run(struct.pack("<I", 3) + stream, RunFlags.CRC | RunFlags.CYCLES, None, [])
+    assert result.step_crcs == (zlib.crc32(b"".join(pieces)),) * 2
+    assert result.step_cycles == (other * len(pieces),) * 2
+    assert result.calls == (0, 1) * len(pieces)
 
 
 class _Raw:
     """The wire of a running device without the Device class: any bytes out, the next good frame in."""
 
     def __init__(self, transport: object) -> None:
-        self._transport = transport
+        self._transport: Any = transport
         self._reader = FrameReader()
+        for sequence in range(20, 30):  # what a device that starts up has not heard is said again
+            self._transport.write(b"\0" + _request(Message.HELLO, sequence=sequence), 5.0)
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                for body in self._reader.feed(self._transport.read(0.2)):
+                    if body[:3] == bytes([sequence, Message.HELLO | 0x80, Status.OK]):
+                        return
+        raise AssertionError("the device does not answer")
 
     def ask(self, line: bytes) -> bytes:
-        self._transport.write(line, 5.0)  # type: ignore[attr-defined]
+        self._transport.write(line, 5.0)
         end = time.monotonic() + 5
         while time.monotonic() < end:
-            bodies = self._reader.feed(self._transport.read(0.5))  # type: ignore[attr-defined]
+            bodies = self._reader.feed(self._transport.read(0.5))
             if bodies:
                 assert len(bodies) == 1
                 return bodies[0]
@@ -104,15 +124,17 @@ def test_bad_requests_are_answered_and_change_nothing(device_target: str, tiny_f
             (Message.WRITE_INPUT, struct.pack("<HI", 0, 1999) + b"xy", Status.OUT_OF_RANGE),
             (Message.WRITE_INPUT, struct.pack("<HI", 0, 0xFFFFFFFF) + b"xy", Status.OUT_OF_RANGE),
             (Message.RUN, b"\0", Status.BAD_LENGTH),
+            (Message.RUN, struct.pack("<BH", 16, 0xFFFF), Status.OUT_OF_RANGE),
             (Message.RUN, struct.pack("<BH", 8, 0xFFFF), Status.OUT_OF_RANGE),
+            (Message.RUN, struct.pack("<BH", 9, 1), Status.OUT_OF_RANGE),
             (Message.RUN, struct.pack("<BH", 2, 0xFFFF), Status.OUT_OF_RANGE),  # neither has a cycle counter
             (Message.RUN, struct.pack("<BH", 0, 3), Status.OUT_OF_RANGE),
             (Message.RUN, struct.pack("<BH", 4, 1), Status.OUT_OF_RANGE),
             (Message.RUN, struct.pack("<BH", 0, 0xFFFF), Status.INPUT_MISSING),
             (Message.READ_OUTPUT, struct.pack("<HIH", 0, 0, 41), Status.OUT_OF_RANGE),
-            (Message.READ_OUTPUT, struct.pack("<HIH", 1, 0, 1), Status.OUT_OF_RANGE),
+            (Message.READ_OUTPUT, struct.pack("<HIH", 2, 0, 1), Status.OUT_OF_RANGE),
             (Message.READ_OUTPUT, struct.pack("<HIH", 0, 0, 40), Status.STALE),
-            (Message.READ_STEP, struct.pack("<HIH", 0, 0, 1), Status.STALE),
+            (0x06, struct.pack("<HIH", 0, 0, 1), Status.UNKNOWN_TYPE),
             (Message.STACK, b"x", Status.BAD_LENGTH),
             (Message.RESET, b"x", Status.BAD_LENGTH),
             (Message.FAULT_TEST, b"\0", Status.OUT_OF_RANGE),
@@ -136,13 +158,14 @@ def test_both_sides_stuff_alike_at_every_length(device_target: str, tiny_firmwar
                 written = raw.ask(_request(Message.WRITE_INPUT, struct.pack("<HI", 0, at) + pixels[at : at + 1000]))
                 assert written[2] == Status.OK
             raw.ask(_request(Message.WRITE_INPUT, struct.pack("<HI", 1, 0) + b"\5\6\7\1"))
-            assert raw.ask(_request(Message.RUN, struct.pack("<BH", 0, 0)))[2:] == bytes([Status.OK, 0])
+            ran = raw.ask(_request(Message.RUN, struct.pack("<BH", 0, 0xFFFF)))
+            assert ran[2:] == bytes([Status.OK, 0, 0, 0, 1, 0, 2, 0])
             looked_up = device_fixture.expected_steps(pixels, b"\5\6\7\1")[0]
             for size in (0, 1, *range(244, 262), *range(500, 514), 1037):
-                reply = raw.ask(_request(Message.READ_STEP, struct.pack("<HIH", 0, 3, size)))
+                reply = raw.ask(_request(Message.READ_OUTPUT, struct.pack("<HIH", 1, 3, size)))
                 assert reply[2] == Status.OK
                 assert reply[3:] == looked_up[3 : 3 + size]
-            assert raw.ask(_request(Message.READ_STEP, struct.pack("<HIH", 0, 3, 1038)))[2] == Status.TOO_LONG
+            assert raw.ask(_request(Message.READ_OUTPUT, struct.pack("<HIH", 1, 3, 1038)))[2] == Status.TOO_LONG
     finally:
         running.close()
 

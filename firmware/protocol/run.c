@@ -1,4 +1,4 @@
-/* Running the model step by step: the counted regions, and outside them the CRCs and the reply. */
+/* Running the model call by call: the counted regions, and outside them the CRCs and the reply. */
 #include "picoformer/device.h"
 #include "picoformer/port.h"
 #include "wire_internal.h"
@@ -33,6 +33,12 @@ static void stream_bytes(stream *out, const uint8_t *data, uint32_t bytes) {
     }
 }
 
+static void stream_u16(stream *out, uint32_t value) {
+    uint8_t bytes[2];
+    pf_put16(bytes, value);
+    stream_bytes(out, bytes, sizeof bytes);
+}
+
 static void stream_u32(stream *out, uint32_t value) {
     uint8_t bytes[4];
     pf_put32(bytes, value);
@@ -51,9 +57,17 @@ static uint32_t cycles_now(void) {
     return now;
 }
 
+/* Zeros below this frame, where sending left return addresses: what unwinds a stack that a step overflows should find the
+ * step's calls, not these. */
+__attribute__((noinline)) static void forget_calls(void) {
+    volatile uint32_t stale[48];
+    for (uint32_t i = 0; i < sizeof stale / sizeof *stale; i++) stale[i] = 0;
+}
+
 uint8_t pf_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until) {
     stream out = {reply, sequence};
-    uint32_t last = until == PF_ALL_STEPS ? (uint32_t)pf_device.step_count - 1u : until;
+    uint32_t missing = until == PF_ALL_STEPS ? 1u : pf_device.steps[until].bytes; /* of the last step wanted */
+    int more = 1;
 
     stream_open(&out);
     pf_port_watchdog(1);
@@ -63,18 +77,28 @@ uint8_t pf_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until
     pf_port_watchdog(0);
     if (flags & PF_RUN_CYCLES) stream_u32(&out, taken);
 
-    for (uint32_t step = 0; step <= last; step++) {
-        pf_running_step = (uint16_t)step;
+    while (more > 0 && missing > 0) {
+        pf_piece piece;
+        pf_device.next(pf_device.state, &piece);
+        pf_running_step = (uint16_t)piece.step;
+        forget_calls();
         pf_port_watchdog(1);
         before = cycles_now();
-        const int more = pf_port_call_step(pf_device.step, pf_device.state);
+        more = pf_port_call_step(pf_device.step, pf_device.state);
         taken = cycles_since(before);
         pf_port_watchdog(0);
         pf_running_step = PF_NO_STEP;
         if (more < 0) return PF_STEP_FAILED; /* whoever called refuses the request, in place of the next frame */
+        const uint8_t *bytes = pf_device.arena + piece.offset;
+        if (piece.step == until) missing -= piece.bytes;
+        if (flags & PF_RUN_STEP) {
+            if (piece.step == until) stream_bytes(&out, bytes, piece.bytes);
+            continue;
+        }
+        stream_u16(&out, piece.step);
         if (flags & PF_RUN_CRC) {
-            const pf_tensor_info *tensor = &pf_device.steps[step];
-            stream_u32(&out, pf_crc32(0, pf_device.arena + tensor->offset, tensor->bytes));
+            stream_u32(&out, piece.bytes);
+            stream_u32(&out, pf_crc32(0, bytes, piece.bytes));
         }
         if (flags & PF_RUN_CYCLES) stream_u32(&out, taken);
     }

@@ -15,7 +15,7 @@
 static uint8_t request[PF_FRAME_BYTES + PF_CRC_BYTES];
 static pf_reply reply;
 static uint32_t input_bytes_written; /* since the last run, which may have overwritten the inputs */
-static uint32_t last_step_run = PF_NO_STEP;
+static int outputs_are_there;        /* the arena holds what a whole run left */
 
 typedef struct call {
     uint8_t sequence, type;
@@ -79,7 +79,7 @@ static uint8_t write_input(const call *in) {
     if (offset > tensor->bytes || bytes > tensor->bytes - offset) return PF_OUT_OF_RANGE;
     memcpy(pf_device.arena + tensor->offset + offset, in->payload + 6, bytes);
     input_bytes_written += bytes;
-    last_step_run = PF_NO_STEP; /* the arena no longer holds what that run left */
+    outputs_are_there = 0;
     open_ok(in);
     pf_reply_send(&reply);
     return PF_ACCEPTED;
@@ -88,7 +88,8 @@ static uint8_t write_input(const call *in) {
 static uint8_t run(const call *in) {
     if (in->bytes != 3) return PF_BAD_LENGTH;
     uint32_t flags = in->payload[0], until = pf_get16(in->payload + 1), needed = 0, now;
-    if (flags & ~(PF_RUN_CRC | PF_RUN_CYCLES | PF_RUN_OUTPUTS)) return PF_OUT_OF_RANGE;
+    if (flags & ~(PF_RUN_CRC | PF_RUN_CYCLES | PF_RUN_OUTPUTS | PF_RUN_STEP)) return PF_OUT_OF_RANGE;
+    if ((flags & PF_RUN_STEP) && (flags != PF_RUN_STEP || until == PF_ALL_STEPS)) return PF_OUT_OF_RANGE;
     if ((flags & PF_RUN_CYCLES) && !pf_port_cycles(&now)) return PF_OUT_OF_RANGE;
     if (until != PF_ALL_STEPS && until >= pf_device.step_count) return PF_OUT_OF_RANGE;
     if ((flags & PF_RUN_OUTPUTS) && until != PF_ALL_STEPS && until + 1u != pf_device.step_count)
@@ -96,21 +97,22 @@ static uint8_t run(const call *in) {
     for (uint32_t i = 0; i < pf_device.input_count; i++) needed += pf_device.inputs[i].bytes;
     if (input_bytes_written < needed) return PF_INPUT_MISSING;
     input_bytes_written = 0;
-    last_step_run = PF_NO_STEP;
+    outputs_are_there = 0;
     const uint8_t status = pf_run(&reply, in->sequence, flags, until);
-    if (status == PF_ACCEPTED) last_step_run = until == PF_ALL_STEPS ? (uint32_t)pf_device.step_count - 1u : until;
+    outputs_are_there = status == PF_ACCEPTED && (until == PF_ALL_STEPS || until + 1u == pf_device.step_count);
     return status;
 }
 
-/* Outputs and steps are read alike: index, offset, length. */
-static uint8_t read_tensor(const call *in, const pf_tensor_info *table, uint32_t count, int is_step) {
+static uint8_t read_output(const call *in) {
     if (in->bytes != 8) return PF_BAD_LENGTH;
     uint32_t index = pf_get16(in->payload), offset = pf_get32(in->payload + 2), bytes = pf_get16(in->payload + 6);
-    if (index >= count || offset > table[index].bytes || bytes > table[index].bytes - offset) return PF_OUT_OF_RANGE;
-    if (last_step_run != (is_step ? index : (uint32_t)pf_device.step_count - 1u)) return PF_STALE;
+    if (index >= pf_device.output_count) return PF_OUT_OF_RANGE;
+    const pf_tensor_info *tensor = &pf_device.outputs[index];
+    if (offset > tensor->bytes || bytes > tensor->bytes - offset) return PF_OUT_OF_RANGE;
+    if (!outputs_are_there) return PF_STALE;
     open_ok(in);
     if (bytes > pf_reply_room(&reply)) return PF_TOO_LONG;
-    pf_reply_bytes(&reply, pf_device.arena + table[index].offset + offset, bytes);
+    pf_reply_bytes(&reply, pf_device.arena + tensor->offset + offset, bytes);
     pf_reply_send(&reply);
     return PF_ACCEPTED;
 }
@@ -129,7 +131,7 @@ static uint8_t reset(const call *in) {
     pf_device.init(pf_device.state);
     pf_port_stack_forget();
     input_bytes_written = 0;
-    last_step_run = PF_NO_STEP;
+    outputs_are_there = 0;
     open_ok(in);
     pf_reply_send(&reply);
     return PF_ACCEPTED;
@@ -146,9 +148,7 @@ static uint8_t dispatch(const call *in) {
     case PF_RUN:
         return run(in);
     case PF_READ_OUTPUT:
-        return read_tensor(in, pf_device.outputs, pf_device.output_count, 0);
-    case PF_READ_STEP:
-        return read_tensor(in, pf_device.steps, pf_device.step_count, 1);
+        return read_output(in);
     case PF_STACK:
         return stack(in);
     case PF_RESET:

@@ -5,14 +5,13 @@
  * out  probabilities: s8 3
  *
  * 120 multiply-accumulates, 2,464 bytes of constants
- * arena 32 bytes; 32 bytes are alive at the fullest step
+ * arena 32 bytes; 32 bytes are alive at once in the best schedule
  *
- * step  operator    output                             type      from
- *    0  Linear      /layers.0/linear1/MatMul_output_0  s8 2 x 8  pixels
- *    1  Activation  /layers.0/gelu/Mul_output_0        s8 2 x 8  /layers.0/linear1/MatMul_output_0
- *    2  ReduceMean  pooled                             s8 8      /layers.0/gelu/Mul_output_0
- *    3  Linear      logits                             s16 3     pooled
- *    4  Softmax     probabilities                      s8 3      logits
+ * step  operator           output                       type      from
+ *    0  Linear+Activation  /layers.0/gelu/Mul_output_0  s8 2 x 8  pixels
+ *    1  ReduceMean         pooled                       s8 8      /layers.0/gelu/Mul_output_0
+ *    2  Linear             logits                       s16 3     pooled
+ *    3  Softmax            probabilities                s8 3      logits
  */
 #include "model.h"
 
@@ -25,12 +24,11 @@
 
 /* Where each value lies, in bytes from the start of the arena. */
 enum {
-    AT_PIXELS = 0,                   /* s8 2 x 6, 12 bytes */
-    AT_LAYERS_0_LINEAR1_MATMUL = 16, /* s8 2 x 8, 16 bytes */
-    AT_LAYERS_0_GELU_MUL = 16,       /* s8 2 x 8, 16 bytes, over AT_LAYERS_0_LINEAR1_MATMUL */
-    AT_POOLED = 0,                   /* s8 8, 8 bytes */
-    AT_LOGITS = 16,                  /* s16 3, 6 bytes */
-    AT_PROBABILITIES = 0,            /* s8 3, 3 bytes */
+    AT_PIXELS = 0,             /* s8 2 x 6, 12 bytes */
+    AT_LAYERS_0_GELU_MUL = 16, /* s8 2 x 8, 16 bytes */
+    AT_POOLED = 0,             /* s8 8, 8 bytes */
+    AT_LOGITS = 16,            /* s16 3, 6 bytes */
+    AT_PROBABILITIES = 0,      /* s8 3, 3 bytes */
 };
 
 static int16_t *s16(const model_t *m, int32_t offset)
@@ -43,10 +41,12 @@ static int8_t *s8(const model_t *m, int32_t offset)
     return (int8_t *)(void *)(m->arena + offset);
 }
 
-static const pf_linear layers_0_linear1_matmul = {
+static const pf_linear layers_0_gelu_mul = {
     .weight = model_layers_0_linear1_matmul_output_0_weight,
-    .bias = model_layers_0_linear1_matmul_bias,
-    .multiplier = model_layers_0_linear1_matmul_multiplier,
+    .bias = model_layers_0_gelu_mul_bias,
+    .multiplier = model_layers_0_gelu_mul_multiplier,
+    .table = model_layers_0_gelu_mul_table,
+    .entries = 256,
     .n = 8,
     .k = 6,
     .shift = 32,
@@ -87,25 +87,21 @@ static const pf_softmax probabilities = {
     .zero_point = -128,
 };
 
-/* One step; 0 or a negative error. */
-MODEL_CODE_ATTRIBUTE static int run_step(const model_t *m, int32_t step)
+/* The next call: a step; 0 or a negative error. */
+MODEL_CODE_ATTRIBUTE static int run_call(const model_t *m)
 {
-    switch (step) {
-    case 0: /* /layers.0/linear1/MatMul_output_0, Linear: 2 x 6 -> 2 x 8 */
-        pf_linear_s8_s8(&layers_0_linear1_matmul, s8(m, AT_PIXELS), s8(m, AT_LAYERS_0_LINEAR1_MATMUL),
-                        2 /* rows */, NULL);
+    switch (m->next_call) {
+    case 0: /* /layers.0/gelu/Mul_output_0, Linear+Activation: 2 x 6 -> 2 x 8 */
+        pf_linear_s8_s8(&layers_0_gelu_mul, s8(m, AT_PIXELS), s8(m, AT_LAYERS_0_GELU_MUL), 2 /* rows */,
+                        NULL);
         return PF_OK;
-    case 1: /* /layers.0/gelu/Mul_output_0, Activation: 2 x 8 -> 2 x 8 */
-        pf_table_s8_s8(model_layers_0_gelu_mul_table, s8(m, AT_LAYERS_0_LINEAR1_MATMUL),
-                       s8(m, AT_LAYERS_0_GELU_MUL), 16 /* elements */);
-        return PF_OK;
-    case 2: /* pooled, ReduceMean: 2 x 8 -> 8 */
+    case 1: /* pooled, ReduceMean: 2 x 8 -> 8 */
         pf_reduce_mean_s8_s8(&pooled, s8(m, AT_LAYERS_0_GELU_MUL), s8(m, AT_POOLED), 2 /* valid */);
         return PF_OK;
-    case 3: /* logits, Linear: 8 -> 3 */
+    case 2: /* logits, Linear: 8 -> 3 */
         pf_linear_s8_s16(&logits, s8(m, AT_POOLED), s16(m, AT_LOGITS), 1 /* rows */, NULL);
         return PF_OK;
-    case 4: /* probabilities, Softmax: 3 -> 3 */
+    case 3: /* probabilities, Softmax: 3 -> 3 */
         pf_softmax_s16_s8(&probabilities, s16(m, AT_LOGITS), s8(m, AT_PROBABILITIES), 1 /* rows */);
         return PF_OK;
     default:
@@ -116,7 +112,8 @@ MODEL_CODE_ATTRIBUTE static int run_step(const model_t *m, int32_t step)
 int model_init(model_t *m, void *arena, size_t bytes)
 {
     m->arena = NULL;
-    m->next_step = 0;
+    m->next_call = m->tiling = 0;
+    m->row = 0;
     m->status = MODEL_ERROR_ARENA;
     if (arena == NULL || bytes < MODEL_ARENA_BYTES || ((uintptr_t)arena & 15u) != 0)
         return m->status;
@@ -129,20 +126,21 @@ MODEL_CODE_ATTRIBUTE int model_step(model_t *m)
 {
     if (m->arena == NULL)
         return MODEL_ERROR_ARENA;
-    m->status = run_step(m, m->next_step);
+    m->status = run_call(m);
     if (m->status < 0)
         return m->status;
-    m->next_step++;
-    if (m->next_step < MODEL_STEP_COUNT)
+    m->next_call++;
+    if (m->next_call < 4)
         return 1;
-    m->next_step = 0;
+    m->next_call = m->tiling = 0;
     return 0;
 }
 
 MODEL_CODE_ATTRIBUTE int model_run(model_t *m)
 {
     int more;
-    m->next_step = 0;
+    m->next_call = m->tiling = 0;
+    m->row = 0;
     do
         more = model_step(m);
     while (more > 0);
@@ -187,7 +185,6 @@ void model_dequantize_probabilities(const int8_t *src, float *dst)
 
 #ifdef MODEL_STEP_NAMES
 const char *const model_step_names[MODEL_STEP_COUNT] = {
-    "/layers.0/linear1/MatMul_output_0",
     "/layers.0/gelu/Mul_output_0",
     "pooled",
     "logits",

@@ -20,7 +20,7 @@ from picoformer.samples import check_calibration, fit_samples, load_samples, spl
 from picoformer.targets import Target, load_target, stand_in
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import Draft, MemoryPlan, Step
+    from picoformer.backends.c import Draft, MemoryPlan, Step, Tile
     from picoformer.quantize import QuantizeSettings
 
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
@@ -160,11 +160,12 @@ def write_build(
     samples: Mapping[str, Array] | None = None,
     quantized: Path | None = None,
     toolchain: str = "auto",
+    tile: Tile = "auto",
 ) -> Build:
     """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target.
 
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
-    rounding costs. `toolchain`: gcc, clang, zig or auto.
+    rounding costs. `toolchain`: gcc, clang, zig or auto. `tile` says what goes by tiles of rows (backends/c/tiling.py).
     """
     from picoformer.backends.c import draft_c, write_c
     from picoformer.backends.onnx import export_onnx
@@ -176,7 +177,7 @@ def write_build(
     boards = [target] if target.is_host else [load_target(HOST), target]
     if target.stands_in:
         boards.append(stand_in(target))
-    drafts = [draft_c(graph, board.isa, prefix) for board in boards]
+    drafts = [draft_c(graph, board.isa, prefix, tile) for board in boards]
     refuse_too_large(drafts[boards.index(target)], target, float_graph, scheme)
     manifest = Manifest(
         graph.name,
@@ -300,15 +301,18 @@ def build_files(
     progress: Progress | None = None,
     quantized: Path | None = None,
     toolchain: str = "auto",
+    tile: Tile = "auto",
 ) -> Build:
     """An ONNX file or a checkpoint, and for an integer scheme an .npz of calibration samples, to the folder `out`.
 
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `toolchain`: gcc,
     clang, zig or auto.
     """
+    from picoformer.backends.c import check_tile
     from picoformer.quantized_folder import quantized_scheme
     from picoformer.stages import onnx_file
 
+    tile = check_tile(tile)
     refuse_to_replace(out, BUILD_MARKS)
     if quantized is not None:
         scheme = quantized_scheme(quantized)
@@ -329,18 +333,21 @@ def build_files(
             samples,
             quantized,
             toolchain,
+            tile,
         )
 
 
 def _write_memory(plan: MemoryPlan, folder: Path) -> None:
     """Keep the memory plan beside the firmware: its figures as memory.json, its drawing as memory.txt."""
+    from picoformer.backends.c.drawing import decides, timeline
+
     live = [
-        {"step": step.output, "nodes": [node.output for node in step.nodes], "bytes": plan.live(index)}
+        {"step": step.output, "nodes": [node.output for node in step.nodes], "bytes": plan.live_in(index)}
         for index, step in enumerate(plan.steps)
     ]
-    record = {"peak": plan.peak, "lower_bound": plan.lower_bound, "live": live}
+    record = {"peak": plan.peak, "lower_bound": plan.lower_bound, "decides": decides(plan), "live": live}
     atomic_write_text(folder / "memory.json", json.dumps(record, indent=1) + "\n")
-    atomic_write_text(folder / "memory.txt", plan.timeline() + "\n")
+    atomic_write_text(folder / "memory.txt", timeline(plan) + "\n")
 
 
 def read_memory(folder: Path) -> dict[str, Any]:
@@ -351,7 +358,8 @@ def read_memory(folder: Path) -> dict[str, Any]:
             {"step": str(entry["step"]), "nodes": list(map(str, entry["nodes"])), "bytes": int(entry["bytes"])}
             for entry in record["live"]
         ]
-        return {"peak": int(record["peak"]), "lower_bound": int(record["lower_bound"]), "live": live}
+        figures = {"peak": int(record["peak"]), "lower_bound": int(record["lower_bound"])}
+        return {**figures, "decides": str(record["decides"]), "live": live}
     except OSError as error:
         raise ModelError(f"{folder}/memory.json cannot be read ({error.strerror}); build again") from None
     except (ValueError, KeyError, TypeError):

@@ -21,6 +21,7 @@ from picoformer.cli_options import (
     quantized_option,
     read_shapes,
     shape_option,
+    tile_option,
     toolchain_option,
 )
 from picoformer.cli_output import progress, show, show_figures
@@ -131,6 +132,7 @@ def quantize(
 @click.option("--target", default="host", show_default=True, help="For --format c: whose instruction set.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @quantized_option
+@tile_option
 @click.option("-o", "--output", type=ANY, required=True, help="An .onnx file, or a folder for C sources.")
 @json_option
 def export(
@@ -143,6 +145,7 @@ def export(
     target: str,
     prefix: str,
     quantized: Path | None,
+    tile: str,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -154,8 +157,9 @@ def export(
 
     with progress() as tick:
         record = export_files(
-            model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized
-        )
+            model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized,
+            tile,
+        )  # fmt: skip
     show(record, as_json, lambda: show_figures(record))
 
 
@@ -166,6 +170,7 @@ def export(
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @click.option("--valid-length", is_flag=True, help="Add an input for the number of rows that are not padding.")
 @quantized_option
+@tile_option
 @toolchain_option
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write.")
 @json_option
@@ -179,6 +184,7 @@ def build(
     prefix: str,
     valid_length: bool,
     quantized: Path | None,
+    tile: str,
     toolchain: str,
     output: Path,
     as_json: bool,
@@ -197,7 +203,7 @@ def build(
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,
             progress=lambda what, done, total: tick(what, done, total, 0.0), quantized=quantized,
-            toolchain=toolchain,
+            toolchain=toolchain, tile=tile,
         )  # fmt: skip
     record = build_record(made, board)
     show(record, as_json, lambda: print_build(record))
@@ -307,7 +313,7 @@ def inspect(
 @fits_options
 @json_option
 def targets(fits: Path | None, scheme: str, as_json: bool) -> None:
-    """List the boards and emulated machines to build for; with --fits those that a model fits.
+    """List boards and emulated machines, or those a model fits.
 
     With core, clock, memory, instruction sets, and what runs a build without the board.
     """

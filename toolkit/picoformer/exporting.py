@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from picoformer.quantization_report import write_quantization
 from picoformer.quantized_folder import quantized_scheme, save_quantized
 from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, split_labels
 from picoformer.targets import load_target, stand_in
+
+if TYPE_CHECKING:
+    from picoformer.backends.c import Tile
 
 FORMS = ("onnx", "c")
 
@@ -75,12 +78,14 @@ def export_files(
     shapes: Shapes | None = None,
     progress: Progress | None = None,
     quantized: Path | None = None,
+    tile: Tile = "auto",
 ) -> dict[str, Any]:
     """Write ONNX (`form` "onnx": float or QDQ) or the C library ("c") of an ONNX file or a checkpoint.
 
-    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme.
+    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
+    computes by tiles of rows (backends/c/tiling.py).
     """
-    from picoformer.backends.c import emit_c
+    from picoformer.backends.c import check_tile, emit_c
     from picoformer.backends.onnx import export_onnx
 
     if form not in FORMS:
@@ -90,7 +95,7 @@ def export_files(
     isa: list[str] = []
     if form == "c":
         refuse_to_replace(out, ("sources.json",))
-        isa = load_target(target).isa
+        isa, tile = load_target(target).isa, check_tile(tile)
     if quantized is not None:
         scheme = quantized_scheme(quantized)
     _, typed, _ = quantize_samples(
@@ -102,7 +107,7 @@ def export_files(
         return {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
     card = [f"{key}: {value}" for key, value in origin.items()]
     with atomic_folder(out) as folder:
-        made = emit_c(typed, isa, prefix, folder, card=card)
+        made = emit_c(typed, isa, prefix, folder, card=card, tile=tile)
     return {
         "folder": str(out),
         "files": ", ".join(made.files),

@@ -346,6 +346,7 @@ def _build(
         _shapes(pipeline),
         name=pipeline.file.name,
         quantized=quantized,
+        tile=firmware.tile,
         toolchain=tools.toolchain,
         progress=None if progress is None else lambda what, done, total: progress(what, done, total, 0.0),
     )

@@ -111,7 +111,7 @@ def _report(record: Mapping[str, Any], stages: tuple[StageFigures, ...], folder:
     timeline = tuple(LiveBytes(entry["step"], entry["bytes"]) for entry in memory["live"])
     ram = None if target.is_host else target.region("data").length
     flash = None if target.is_host else target.region("code").length
-    capacity = Capacity(memory["lower_bound"], ram, flash)
+    capacity = Capacity(memory["lower_bound"], ram, flash, memory["decides"])
     return Report(rest, record["passed"], tuple(record["failures"]), stages, timeline, capacity)
 
 
@@ -132,6 +132,7 @@ def build_record(build: Build, target: Target) -> dict[str, Any]:
         "macs": build.manifest.macs,
         "arena_bytes": memory["peak"],
         "arena_lower_bound_bytes": memory["lower_bound"],
+        "arena_decided_by": memory["decides"],
         "compilers": dict(build.manifest.compilers),
     }
     if sizes is None:
@@ -164,8 +165,10 @@ def print_build(record: Mapping[str, Any]) -> None:
     print(f"{record['model']}: {record['scheme']} for {record['target']} in {record['folder']}")
     for name, value in rows:
         print(f"  {name:<32}{value:>12,}")
+    print(f"  arena {record['arena_decided_by']}")
     if "library" in record:
         print(f"  {record['library']}/ is for a project of {record['sdk']}; its CMakeLists.txt says how")
+        print(f"  {record['library']}_wire/ beside it lets such a program be verified on the board (--port)")
     if "not_compiled" in record:
         print(f"  not compiled, so flash and RAM are not known: {record['not_compiled']}")
     if "stands_in" in record:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,8 +133,7 @@ class Runner:
 
         def fetch(sample: int, step: int) -> bytes:
             self._write(inputs, sample)
-            self.session.device.run(until=step)
-            return self.session.device.read_step(step)
+            return self.session.device.run_for_step(step)
 
         return DeviceRun(self.name, values, np.array(crcs, np.uint32), fetch)
 
@@ -179,8 +178,6 @@ def verify_build(
     graph, manifest = build.graph, build.manifest
     inputs = with_full_length(graph, inputs)
     target = build.target
-    if port is not None and target.is_library:
-        raise DeviceError(f"{target.name} is built as a library, whose program answers no wire; verify without --port")
     runs = target if port is not None else stand_in(target)
     boards = [target] if target.is_host else [load_target(HOST), runs]
     if target.is_host and port is not None:
@@ -205,12 +202,14 @@ def verify_build(
             where = None if board.is_host else port
 
             def run(values: Mapping[str, Array]) -> DeviceRun:
-                firmware, identity = build.firmware(board), graph_identity(graph)[:16]
+                firmware = None if board.is_library else build.firmware(board)  # a library has no ELF of its own
+                identity = graph_identity(graph)[:16]
                 session = sessions.enter_context(
                     open_device(firmware, board, where, identity=identity, emulator=emulator)
                 )
-                runner = Runner(session, graph, len(steps), where or board.name, progress)
-                result = runner(values)
+                own = build.steps(board)
+                runner = Runner(session, graph, len(own), where or board.name, progress)
+                result = replace(runner(values), steps=[Step(step.name, step.output) for step in own])
                 measured[board.name] = runner.measured()
                 forms[result.name] = result.outputs
                 return result
@@ -264,7 +263,8 @@ def verify_build(
     ordered = sorted(forms, key=lambda name: FORMS.index(name) if name in FORMS else len(FORMS))
     forms = {name: forms[name] for name in ordered}
     stands_in = "" if runs is target else runs.name
-    judged, compiler = _judge(forms, graph, labels), build.firmware(runs).compiler
+    judged = _judge(forms, graph, labels)
+    compiler = "" if runs.is_library else build.firmware(runs).compiler  # on a port: whatever the SDK took
     cycles: Cycles | str = "cycles are modelled in an emulator only"
     if port is None:
         cycles = model_cycles(build, runs, inputs, emulator)
@@ -280,11 +280,11 @@ def model_cycles(build: Build, board: Target, inputs: Mapping[str, Array], emula
     firmware = build.firmware(board)
     with open_device(firmware, board, profile=True, emulator=emulator) as session:
         Runner(session, build.graph, len(build.steps(board)), board.name, None)(first)
-        profile = session.profile
+        profile, calls = session.profile, session.device.calls
     return (
         session.uncounted or "its emulator keeps no profile"
         if profile is None
-        else count_cycles(firmware.elf, board, profile)
+        else count_cycles(firmware.elf, board, profile, calls)
     )
 
 

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define PF_WIRE_VERSION 1u
+#define PF_WIRE_VERSION 2u
 
 /* Longest body (before CRC and byte stuffing) of a frame in either direction. A target may make it smaller. */
 #ifndef PF_FRAME_BYTES
@@ -18,6 +18,7 @@
 #define PF_RUN_CRC           0x01u   /* run flags */
 #define PF_RUN_CYCLES        0x02u
 #define PF_RUN_OUTPUTS       0x04u
+#define PF_RUN_STEP          0x08u
 #define PF_HELLO_CYCLES      0x01u /* hello flags */
 #define PF_HELLO_FAULT_TESTS 0x02u
 
@@ -27,7 +28,6 @@ enum pf_message {
     PF_WRITE_INPUT = 0x03,
     PF_RUN = 0x04,
     PF_READ_OUTPUT = 0x05,
-    PF_READ_STEP = 0x06,
     PF_STACK = 0x07,
     PF_RESET = 0x08,
     /* 0x10 load image: reserved for a bootloader */
@@ -42,7 +42,7 @@ enum pf_status {
     PF_UNKNOWN_TYPE = 4,
     PF_BAD_LENGTH = 5,
     PF_OUT_OF_RANGE = 6,
-    PF_STALE = 7,         /* read step: the last run did not stop after that step */
+    PF_STALE = 7,         /* read output: no whole run since the inputs were written */
     PF_INPUT_MISSING = 8, /* run: the inputs were not all written since the last run */
     PF_STEP_FAILED = 9    /* run: a step refused its input, as an embedding does an id past its rows */
 };

@@ -27,7 +27,7 @@ typedef struct pf_dsp_ending {
     uint32_t finish;   /* one of the endings */
 } pf_dsp_ending;
 
-/* What pf_dsp_linear_pairs keeps on the stack; the first six words are taken by one LDM, the last of them by pc. */
+/* What `pairs` keeps on the stack; the first six words are taken by one LDM, the last of them by pc. */
 typedef struct pf_dsp_frame {
     const uint32_t *w;
     int32_t start[4]; /* of the sums: the biases twice */
@@ -43,111 +43,96 @@ typedef struct pf_dsp_frame {
     uint32_t end;
 } pf_dsp_frame;
 
-void pf_dsp_linear_pairs(const pf_dsp_frame *frame);
-void pf_dsp_linear_loop(void), pf_dsp_linear_last(void), pf_dsp_linear_end(void);
-void pf_dsp_linear_shifted(void), pf_dsp_linear_raw(void);
-void pf_dsp_linear_s8(void), pf_dsp_linear_s16(void), pf_dsp_linear_table_s8(void), pf_dsp_linear_table_s16(void);
-void pf_dsp_linear_line_s8(void), pf_dsp_linear_line_s16(void);
+/* Labels inside `pairs`. */
+void pf_dsp_linear_loop(void), pf_dsp_linear_end(void);
 
 #define LABEL(NAME) " .global " #NAME "\n .thumb_func\n" #NAME ":\n"
-/* In r9, r10 the sums of the first row of x, in r11, r12 those of the second; then r8, lr are their rows of y. */
-#define EACH(CODE) " .irp r, r9, r10, r11, r12\n" CODE " .endr\n"
-#define RESCALE                                                                                                                  \
-    " ldm.w r0, {r0, r2-r7}\n ldmia.w r1!, {r8, lr}\n"                                                                           \
-    " smmlar r9, r9, r3, r5\n smmlar r10, r10, r4, r5\n smmlar r11, r11, r3, r5\n smmlar r12, r12, r4, r5\n"
-#define LIMIT(BITS) " ssat \\r, #" BITS ", \\r\n"
-#define LINE(BITS)                                                                                                               \
-    " movw r2, #65535\n movs r3, #128\n movs r5, #64\n" EACH(                                                                    \
-        LIMIT("16") " asr.w r4, \\r, #7\n ldr.w r4, [r0, r4, lsl #1]\n and.w \\r, \\r, #127\n mla \\r, \\r, r2, r3\n"            \
-                    " smlad \\r, \\r, r4, r5\n ssat \\r, #" BITS ", \\r, asr #7\n")
-#define KEEP(STORE)                                                                                                              \
-    " " STORE " r10, [r8, r7]\n " STORE " r12, [lr, r7]\n " STORE " r9, [r8, r6]\n " STORE " r11, [lr, r6]\n"                    \
-    " ldm.w sp, {r0, r9-r12, pc}\n"
 
 /* For each pair of weight rows and outputs, from bias to bias_end; in C, for two rows of x, each r of four:
  *     sum[r] = start[r]; for each element: sum[r] += w * x, as pf_dsp_products has it
- *     value[r] = zero_point + rescale(sum[r] << left); y[r] = activation(clamp(value[r]))
- * A table is read by its middle. The line between entries e0 and e1 at f of 128: ((128 - f) * e0 + f * e1 + 64) >> 7, with
- * f * 65535 + 128 the pair (128 - f, f). */
-__attribute__((naked, noinline)) void pf_dsp_linear_pairs(const pf_dsp_frame *frame __attribute__((unused))) {
-    __asm__ volatile(
-        " push {r4-r11, lr}\n"
-        " sub sp, #72\n"
-        " mov r1, sp\n"
-        " ldmia.w r0!, {r2-r10}\n"
-        " stmia.w r1!, {r2-r10}\n"
-        " ldmia.w r0!, {r2-r10}\n"
-        " stmia.w r1!, {r2-r10}\n"
-        "1: ldrd r0, r3, [sp, #44]\n"
-        " ldrd r2, r12, [sp, #52]\n"
-        " ldr r1, [sp]\n"
-        " blx r12\n"
-        " strd r0, r3, [sp, #44]\n"
-        " ldrd r2, r3, [sp, #28]\n"
-        " ldrd r4, r5, [r2], #8\n"
-        " ldrd r6, r7, [r3], #8\n"
-        " strd r2, r3, [sp, #28]\n"
-        " strd r4, r5, [sp, #4]\n"
-        " strd r4, r5, [sp, #12]\n"
-        " strd r6, r7, [r1, #8]\n"
-        " ldrd r4, r5, [r1, #20]\n"
-        " ldr r6, [sp, #40]\n"
-        " add r4, r6\n"
-        " add r5, r6\n"
-        " strd r4, r5, [r1, #20]\n"
-        " ldr r2, [sp, #64]\n"
-        " str r2, [sp, #20]\n"
-        " ldr r1, [sp, #24]\n"
-        " ldm.w sp, {r0, r9-r12, pc}\n" LABEL(
-            pf_dsp_linear_end) " ldr r2, [sp, #28]\n"
-                               " ldr r3, [sp, #36]\n"
-                               " cmp r2, r3\n"
-                               " bne 1b\n"
-                               " add sp, #72\n"
-                               " pop {r4-r11, pc}\n" LABEL(
-                                   pf_dsp_linear_loop) " .rept 16\n"
-                                                       " ldmia.n r0!, {r2-r5}\n"
-                                                       " ldmia.w r1!, {r6-r8, lr}\n"
-                                                       " smlad r9, r2, r6, r9\n"
-                                                       " smlad r10, r4, r6, r10\n"
-                                                       " smlad r11, r2, r8, r11\n"
-                                                       " smlad r12, r4, r8, r12\n"
-                                                       " smlad r9, r3, r7, r9\n"
-                                                       " smlad r10, r5, r7, r10\n"
-                                                       " smlad r11, r3, lr, r11\n"
-                                                       " smlad r12, r5, lr, r12\n"
-                                                       " .endr\n"
-                                                       " ldr.w pc, [r1], #4\n" LABEL(
-                                                           pf_dsp_linear_last) " ldr r2, [sp, #68]\n"
-                                                                               " str r2, [sp, #20]\n"
-                                                                               " ldr.w pc, [r0, #28]\n" LABEL(
-                                                                                   pf_dsp_linear_shifted) " ldr r2, [r0, #4]\n"
-                                                                                                          " lsl.w r9, r9, r2\n"
-                                                                                                          " lsl.w r10, r10, r2\n"
-                                                                                                          " lsl.w r11, r11, r2\n"
-                                                                                                          " lsl.w r12, r12, r2\n"
-                                                                                                          " ldr.w pc, [r0, "
-                                                                                                          "#32]\n" LABEL(
-                                                                                                              pf_dsp_linear_raw) " ldr r2, [r0]\n"
-                                                                                                                                 " stmia.w r2, {r9-r12}\n"
-                                                                                                                                 " ldm.w sp, {r0, r9-r12, pc}\n" LABEL(pf_dsp_linear_s8) RESCALE EACH(
-                                                                                                                                     LIMIT(
-                                                                                                                                         "8")) KEEP("strb.w") LABEL(pf_dsp_linear_s16) RESCALE
-                                                                                                                                     EACH(LIMIT("16")) KEEP(
-                                                                                                                                         "strh.w") LABEL(pf_dsp_linear_table_s8) RESCALE
-                                                                                                                                         EACH(LIMIT("8")) EACH(" ldrsb.w \\r, [r0, \\r]\n") KEEP(
-                                                                                                                                             "strb.w") LABEL(pf_dsp_linear_table_s16)
-                                                                                                                                             RESCALE EACH(LIMIT(
-                                                                                                                                                 "8")) EACH(" ldrsh.w \\r, [r0, \\r, lsl #1]\n")
-                                                                                                                                                 KEEP("strh.w") LABEL(
-                                                                                                                                                     pf_dsp_linear_line_s8) RESCALE
-                                                                                                                                                     LINE("8") KEEP(
-                                                                                                                                                         "strb.w")
-                                                                                                                                                         LABEL(
-                                                                                                                                                             pf_dsp_linear_line_s16) RESCALE
-                                                                                                                                                             LINE("16") KEEP(
-                                                                                                                                                                 "strh.w"));
+ * in r9, r10 for the first row of x, r11, r12 for the second; r0 then shows the ending, r1 the rows of y. */
+__attribute__((naked, noinline)) static void pairs(const pf_dsp_frame *frame __attribute__((unused))) {
+    __asm__ volatile(" push {r4-r11, lr}\n"
+                     " sub sp, #72\n"
+                     " mov r1, sp\n"
+                     " ldmia.w r0!, {r2-r10}\n"
+                     " stmia.w r1!, {r2-r10}\n"
+                     " ldmia.w r0!, {r2-r10}\n"
+                     " stmia.w r1!, {r2-r10}\n"
+                     "1: ldrd r0, r3, [sp, #44]\n"
+                     " ldrd r2, r12, [sp, #52]\n"
+                     " ldr r1, [sp]\n"
+                     " blx r12\n"
+                     " strd r0, r3, [sp, #44]\n"
+                     " ldrd r2, r3, [sp, #28]\n"
+                     " ldrd r4, r5, [r2], #8\n"
+                     " ldrd r6, r7, [r3], #8\n"
+                     " strd r2, r3, [sp, #28]\n"
+                     " strd r4, r5, [sp, #4]\n"
+                     " strd r4, r5, [sp, #12]\n"
+                     " strd r6, r7, [r1, #8]\n"
+                     " ldrd r4, r5, [r1, #20]\n"
+                     " ldr r6, [sp, #40]\n"
+                     " add r4, r6\n"
+                     " add r5, r6\n"
+                     " strd r4, r5, [r1, #20]\n"
+                     " ldr r2, [sp, #64]\n"
+                     " str r2, [sp, #20]\n"
+                     " ldr r1, [sp, #24]\n"
+                     " ldm.w sp, {r0, r9-r12, pc}\n" LABEL(pf_dsp_linear_loop) " .rept 16\n"
+                                                                               " ldmia.n r0!, {r2-r5}\n"
+                                                                               " ldmia.w r1!, {r6-r8, lr}\n"
+                                                                               " smlad r9, r2, r6, r9\n"
+                                                                               " smlad r10, r4, r6, r10\n"
+                                                                               " smlad r11, r2, r8, r11\n"
+                                                                               " smlad r12, r4, r8, r12\n"
+                                                                               " smlad r9, r3, r7, r9\n"
+                                                                               " smlad r10, r5, r7, r10\n"
+                                                                               " smlad r11, r3, lr, r11\n"
+                                                                               " smlad r12, r5, lr, r12\n"
+                                                                               " .endr\n"
+                                                                               " ldr.w pc, [r1], #4\n" LABEL(
+                                                                                   pf_dsp_linear_end) " ldr r2, [sp, #28]\n"
+                                                                                                      " ldr r3, [sp, #36]\n"
+                                                                                                      " cmp r2, r3\n"
+                                                                                                      " bne 1b\n"
+                                                                                                      " add sp, #72\n"
+                                                                                                      " pop {r4-r11, pc}\n");
 }
+
+/* What comes after the products: jumped to, not called. */
+#define DEFINE_CODE(NAME, CODE)                                                                                                  \
+    __attribute__((naked, noinline)) static void NAME(void) {                                                                    \
+        __asm__ volatile(CODE);                                                                                                  \
+    }
+#define EACH(CODE) " .irp r, r9, r10, r11, r12\n" CODE " .endr\n"
+#define GO_ON      " ldm.w sp, {r0, r9-r12, pc}\n"
+
+/* The last two rows of x: after them to the end. */
+DEFINE_CODE(last, " ldr r2, [sp, #68]\n str r2, [sp, #20]\n ldr.w pc, [r0, #28]\n")
+/* sum <<= left */
+DEFINE_CODE(shifted, " ldr r2, [r0, #4]\n" EACH(" lsl.w \\r, \\r, r2\n") " ldr.w pc, [r0, #32]\n")
+DEFINE_CODE(raw, " ldr r2, [r0]\n stmia.w r2, {r9-r12}\n" GO_ON)
+
+/* In C: y = activation(clamp(zero_point + rescale(sum))); a table is read by its middle. The line between its entries e0 and e1
+ * at f of 128 is ((128 - f) * e0 + f * e1 + 64) >> 7, with f * 65535 + 128 the pair (128 - f, f). */
+#define RESCALE                                                                                                                  \
+    " ldm.w r0, {r0, r2-r7}\n ldmia.w r1!, {r8, lr}\n"                                                                           \
+    " smmlar r9, r9, r3, r5\n smmlar r10, r10, r4, r5\n smmlar r11, r11, r3, r5\n smmlar r12, r12, r4, r5\n"
+#define LIMIT(BITS) EACH(" ssat \\r, #" BITS ", \\r\n")
+#define LINE(BITS)                                                                                                               \
+    " movw r2, #65535\n movs r3, #128\n movs r5, #64\n" EACH(                                                                    \
+        " asr.w r4, \\r, #7\n ldr.w r4, [r0, r4, lsl #1]\n and.w \\r, \\r, #127\n mla \\r, \\r, r2, r3\n"                        \
+        " smlad \\r, \\r, r4, r5\n ssat \\r, #" BITS ", \\r, asr #7\n")
+#define KEEP(STORE)                                                                                                              \
+    " " STORE " r10, [r8, r7]\n " STORE " r12, [lr, r7]\n " STORE " r9, [r8, r6]\n " STORE " r11, [lr, r6]\n" GO_ON
+
+DEFINE_CODE(plain_s8, RESCALE LIMIT("8") KEEP("strb.w"))
+DEFINE_CODE(plain_s16, RESCALE LIMIT("16") KEEP("strh.w"))
+DEFINE_CODE(table_s8, RESCALE LIMIT("8") EACH(" ldrsb.w \\r, [r0, \\r]\n") KEEP("strb.w"))
+DEFINE_CODE(table_s16, RESCALE LIMIT("8") EACH(" ldrsh.w \\r, [r0, \\r, lsl #1]\n") KEEP("strh.w"))
+DEFINE_CODE(line_s8, RESCALE LIMIT("16") LINE("8") KEEP("strb.w"))
+DEFINE_CODE(line_s16, RESCALE LIMIT("16") LINE("16") KEEP("strh.w"))
 
 static inline uint32_t code(void (*label)(void)) {
     return (uint32_t)(uintptr_t)label;
@@ -156,14 +141,14 @@ static inline uint32_t code(void (*label)(void)) {
 /* What a sum ends as; *table becomes the address of its entry for 0. */
 static uint32_t ending(int32_t entries, int32_t out_bytes, const char **table) {
     if (entries == 0) {
-        return code(out_bytes == 1 ? pf_dsp_linear_s8 : pf_dsp_linear_s16);
+        return code(out_bytes == 1 ? plain_s8 : plain_s16);
     }
     if (entries == 256) {
         *table += 128 * out_bytes;
-        return code(out_bytes == 1 ? pf_dsp_linear_table_s8 : pf_dsp_linear_table_s16);
+        return code(out_bytes == 1 ? table_s8 : table_s16);
     }
     *table += 256 * 2;
-    return code(out_bytes == 1 ? pf_dsp_linear_line_s8 : pf_dsp_linear_line_s16);
+    return code(out_bytes == 1 ? line_s8 : line_s16);
 }
 
 /* Four sums as pf_rescale has them, where they may not be shifted left. */
@@ -171,13 +156,20 @@ __attribute__((noinline)) static void keep_exact(const pf_dsp_layer *layer, cons
                                                  const uint32_t *rows) {
     for (int32_t c = 0; c < 4; c++) {
         const int32_t n = i + (c & 1);
-        if (n < layer->n) {
-            const int32_t value = layer->zero_point + pf_rescale(sums[c], layer->multiplier[n], layer->shift);
-            if (layer->out_bytes == 1) {
-                ((int8_t *)(uintptr_t)rows[c / 2])[n] = pf_linear_s8(layer->table, layer->entries, value);
-            } else {
-                ((int16_t *)(uintptr_t)rows[c / 2])[n] = pf_linear_s16(layer->table, layer->entries, value);
-            }
+        if (n == layer->n) {
+            continue;
+        }
+        int32_t value = layer->zero_point + pf_rescale(sums[c], layer->multiplier[n], layer->shift);
+        if (layer->entries == 256) {
+            const int32_t index = PF_SATURATE(s8, value) + 128;
+            value = layer->out_bytes == 1 ? ((const int8_t *)layer->table)[index] : ((const int16_t *)layer->table)[index];
+        } else if (layer->entries != 0) {
+            value = pf_interpolated(layer->table, PF_SATURATE(s16, value));
+        }
+        if (layer->out_bytes == 1) {
+            ((int8_t *)(uintptr_t)rows[c / 2])[n] = PF_SATURATE(s8, value);
+        } else {
+            ((int16_t *)(uintptr_t)rows[c / 2])[n] = PF_SATURATE(s16, value);
         }
     }
 }
@@ -194,7 +186,7 @@ static void outputs(pf_dsp_frame *frame, pf_dsp_ending *end, const pf_dsp_layer 
     frame->second = second * blocks;
     end->column[0] = i * layer->out_bytes - frame->step;
     end->column[1] = end->column[0] + second * layer->out_bytes;
-    pf_dsp_linear_pairs(frame);
+    pairs(frame);
 }
 
 /* `count` rows of x into quad layout at `a`, with what stands behind each pair; the end of them. */
@@ -214,7 +206,7 @@ static uint32_t *arrange(const pf_dsp_layer *layer, const char *x, char *y, int3
             }
             *a++ = code(pf_dsp_linear_loop);
         }
-        *a++ = r + 2 < count ? after : code(pf_dsp_linear_last);
+        *a++ = r + 2 < count ? after : code(last);
         *a++ = (uint32_t)(uintptr_t)y;
         *a++ = (uint32_t)(uintptr_t)(y + second * y_step);
     }
@@ -238,8 +230,8 @@ void pf_dsp_linear(const pf_dsp_layer *layer, const void *x_rows, void *y_rows, 
                           .end = code(pf_dsp_linear_end)};
     const int is_exact = left > layer->headroom;
     int32_t sums[4];
-    end->finish = is_exact ? code(pf_dsp_linear_raw) : ending(layer->entries, layer->out_bytes, &table);
-    end->after = left > 0 && !is_exact ? code(pf_dsp_linear_shifted) : end->finish;
+    end->finish = is_exact ? code(raw) : ending(layer->entries, layer->out_bytes, &table);
+    end->after = left > 0 && !is_exact ? code(shifted) : end->finish;
     end->table = (uint32_t)(uintptr_t)(is_exact ? (const char *)sums : table);
     end->left = left;
     end->zero_point = layer->zero_point;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +37,11 @@ def timings_of(target: Target) -> Timings | str:
     return found or f"no instruction timings are published for {target.cpu}"
 
 
-def count_cycles(elf: Path, target: Target, profile: tuple[Region, ...]) -> Cycles | str:
-    """Cycles of init and each step of a profiled run; or the reason why they cannot be said."""
+def count_cycles(
+    elf: Path, target: Target, profile: tuple[Region, ...], calls: Sequence[int] | None = None
+) -> Cycles | str:
+    """Cycles of init and each step of a profiled run; or the reason why they cannot be said. `calls`: the step that each
+    of its calls computed for, where steps took several."""
     timings = timings_of(target)
     if isinstance(timings, str):
         return timings
@@ -46,8 +49,12 @@ def count_cycles(elf: Path, target: Target, profile: tuple[Region, ...]) -> Cycl
     if objdump is None:
         return "cycles need arm-none-eabi-objdump; get it with: sudo apt-get install binutils-arm-none-eabi"
     code = _Code(disassemble(elf, objdump), timings)
-    ranges = [code.region(region) for region in profile]
-    return Cycles(ranges[0], tuple(ranges[1:]), timings.source)
+    init, *ranges = (code.region(region) for region in profile)
+    calls = range(len(ranges)) if calls is None else calls
+    per_step = [(0, 0)] * (max(calls) + 1)
+    for step, (low, high) in zip(calls, ranges, strict=True):
+        per_step[step] = (per_step[step][0] + low, per_step[step][1] + high)
+    return Cycles(init, tuple(per_step), timings.source)
 
 
 class _Code:

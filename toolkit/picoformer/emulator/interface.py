@@ -12,7 +12,7 @@ from picoformer.targets import Target
 
 @dataclass(frozen=True)
 class Instructions:
-    """Instructions the last run executed: `init`, each step, and their sum `total`. Not cycles."""
+    """Instructions the last run executed: `init`, each step (or each call of it), and their sum `total`. Not cycles."""
 
     total: int
     init: int
@@ -49,7 +49,7 @@ class Running(Protocol):
     """Why instructions are not counted; empty when they are."""
 
     def instructions(self, steps: int) -> Instructions | None:
-        """Counts of the last run, which took `steps` steps; None when not counted."""
+        """Counts of the last run, which made `steps` calls of the model's step; None when not counted."""
 
     def post_mortem(self) -> str:
         """What became of the process: how it ended and its last words."""

@@ -41,7 +41,14 @@ class Session:
     @property
     def instructions(self) -> Instructions | None:
         """What the last run executed; None when it was not counted, for the reason in `uncounted`."""
-        return self.running.instructions(self.device.steps_run) if self.running else None
+        calls = self.device.calls
+        counted = self.running.instructions(len(calls)) if self.running else None
+        if counted is None:
+            return None
+        per_step = [0] * (max(calls) + 1)
+        for step, count in zip(calls, counted.per_step, strict=True):
+            per_step[step] += count
+        return Instructions(counted.total, counted.init, tuple(per_step))
 
     @property
     def emulator(self) -> str:
@@ -50,9 +57,9 @@ class Session:
 
     @property
     def profile(self) -> tuple[Region, ...] | None:
-        """What init and each step of the last run executed; None where it was not profiled."""
+        """What init and each call of the last run executed; None where it was not profiled."""
         running = self.running
-        return running.profile(self.device.steps_run) if isinstance(running, QemuProcess) else None
+        return running.profile(len(self.device.calls)) if isinstance(running, QemuProcess) else None
 
     @property
     def uncounted(self) -> str:
@@ -74,7 +81,7 @@ def emulator_for(target: Target, *, count: bool = True, profile: bool = False, c
 
 @contextmanager
 def open_device(
-    build: Build,
+    build: Build | None,
     target: Target,
     port: str | None = None,
     *,
@@ -86,6 +93,7 @@ def open_device(
 ) -> Iterator[Session]:
     """Start the firmware in the target's emulator, or reach it over the serial `port`, and greet it.
 
+    `build` gives faults their functions' names; on a port it may be None.
     `emulator`: "qemu", "unicorn", or "auto" for the first that is there. `identity` (16 bytes): DeviceError when the
     device runs another model. `profile` keeps which instructions ran. `run_seconds` bounds one run; by default two
     minutes, or longer where the target's watchdog allows one step more. The emulator is ended when the context is left,
@@ -95,7 +103,7 @@ def open_device(
     seconds = longest if run_seconds is None else run_seconds
 
     def name(address: int) -> str:
-        return symbolize(build.elf, address)
+        return symbolize(build.elf, address) if build is not None else ""
 
     running: Running | None = None
     device: Device | None = None
@@ -104,6 +112,7 @@ def open_device(
             transport = SerialTransport(port, target.uart.baud if target.uart else 115200)
             device = Device(transport, run_seconds=seconds, symbolize=name, machine=target.port)
         else:
+            assert build is not None, "an emulator runs built firmware"
             running = emulator_for(target, count=count, profile=profile, choice=emulator).start(build.elf, target)
             device = Device(
                 running.transport,

@@ -15,6 +15,9 @@ _LOOP = re.compile(r"for \(int32_t \w+ = 0; \w+ < (\d+);")
 _LIST = re.compile(r"static const int32_t (\w+)\[\d+\] = \{([\d, ]+)\}")
 _ABSENT = {("block", "0")}
 """Numbers that say of something that it is not there, so that another way is taken."""
+_BY_ROWS = re.compile(r"(?<=[ {])((?:row(?: % \d+)? \+ )?rows(?: \* \d+)?(?: \+ \d+)?)( /\* [\w ]+ \*/)?(?=[,)])")
+"""An argument, or a field of a struct, that hangs on the rows of a tile; a word may stand behind it."""
+_BROADCAST = re.compile(r"^&\(pf_broadcast\)\{(\d+)(?: /\* rows \*/)?, (\d+)(?: /\* rows \*/)?, (\d+)\}$")
 _FLAGS = ("causal",)
 """Fields that choose between ways to compute."""
 
@@ -33,7 +36,25 @@ class Call:
 def calls_of(draft: Draft) -> tuple[tuple[Call, ...], ...]:
     """The calls of each step, in order."""
     structs = {struct.symbol: dict(struct.fields) for struct in draft.parts.structs}
-    return tuple(tuple(_calls(row.code, structs)) for row in draft.rows)
+    return tuple(
+        tuple(call for at in row.tiles or ((0, 0),) for call in _calls(_numbered(row.code, *at), structs))
+        for row in draft.rows
+    )
+
+
+def _numbered(code: str, row: int, rows: int) -> str:
+    """`code` with numbers in place of what hangs on the rows of a tile."""
+
+    def number(found: re.Match[str]) -> str:
+        value = 0
+        for term in found[1].split(" + "):
+            first, sign, second = term.partition(" * ") if " * " in term else term.partition(" % ")
+            known = {"row": row, "rows": rows}
+            left, right = (known[part] if part in known else int(part or 1) for part in (first, second))
+            value += left % right if sign == " % " else left * right
+        return f"{value}{found[2] or (' /* rows */' if found[1] == 'rows' else '')}"
+
+    return _BY_ROWS.sub(number, code)
 
 
 def _calls(code: str, structs: Mapping[str, Mapping[str, str]]) -> list[Call]:
@@ -48,6 +69,8 @@ def _calls(code: str, structs: Mapping[str, Mapping[str, str]]) -> list[Call]:
                 sizes[size[2]] = int(size[1])
             elif argument in lists and argument.endswith("_shape"):
                 sizes |= {"elements": math.prod(lists[argument]), "innermost": lists[argument][-1]}
+            elif broadcast := _BROADCAST.match(argument):
+                sizes |= dict(zip(("count", "period", "inner"), map(int, broadcast.groups()), strict=True))
             elif argument.startswith("&") and argument[1:] in structs:
                 words += _read(structs[argument[1:]], sizes)
         variant = " ".join([match[1], *sorted(dict.fromkeys(words))])
@@ -72,7 +95,7 @@ def _arguments(text: str) -> Sequence[str]:
     """The arguments of a call whose opening parenthesis stands right before `text`."""
     depth, start, found = 1, 0, []
     for at, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
+        depth += (letter in "({") - (letter in ")}")
         if depth == 0 or (depth == 1 and letter == ","):
             found.append(" ".join(text[start:at].split()))
             start = at + 1

@@ -104,9 +104,12 @@ def _cores() -> Mapping[str, Any]:
 
 
 def cost_table(target: Target) -> CostTable | None:
-    """The table for a target's core, compiler and instruction sets, or for those of the board that stands in for it;
-    None where none was measured."""
-    for board in (target, *([load_target(target.stands_in)] if target.stands_in else [])):
+    """The table for a target's core, compiler and instruction sets, or for those of the board that stands in for it if
+    that is of the same architecture; None where none was measured."""
+    boards = [target]
+    if target.stands_in and load_target(target.stands_in).architecture == target.architecture:
+        boards.append(load_target(target.stands_in))
+    for board in boards:
         key = toolchain_key(board)
         if key in _cores():
             return CostTable(key, _cores()[key])

@@ -33,6 +33,7 @@ def linear(s: Sizes) -> list[float]:
         sixes * n,
         rows * k4,
         rows * vectors,
+        rows * k4 if k % 4 else 0,
         passes * n2,
         rows,
         passes,

@@ -73,16 +73,9 @@ def constants(draft: Draft) -> list[tuple[str, int]]:
 
 
 def fullest_step(plan: MemoryPlan) -> list[tuple[str, int]]:
-    """The values alive at the step that needs the most RAM, with their bytes; scratch is named after its step."""
-    fullest = max(range(-1, len(plan.steps)), key=plan.live)
-    output = plan.steps[fullest].output if 0 <= fullest < len(plan.steps) else "the outputs"
-    alive = [value for value in plan.values if value.first <= fullest <= value.last]
-    over = {value.on for value in alive if value.on and value.first == fullest}
-    return [
-        (value.name if value.name == value.name.strip() else f"scratch for {output}", value.bytes)
-        for value in alive
-        if value.name not in over
-    ]
+    """The values alive at the call that needs the most RAM, with their bytes; scratch is named after its step."""
+    output = plan.schedule.step_of(plan.fullest).output if plan.fullest >= 0 else "the outputs"
+    return [(value.value or f"scratch for {output}", value.bytes) for value in plan.alive(plan.fullest)]
 
 
 def refuse_misfit(draft: Draft, target: Target, sizes: SizeReport, mend: Callable[[], str]) -> None:

@@ -20,10 +20,15 @@ def image_sizes(draft: Draft, target: Target, table: CostTable | None) -> SizeRe
     """
     model, arena, stack = _model_bytes(draft, table), draft.arena_bytes, target.stack_bytes
     if table is None:
-        ram = RamSizes(arena, 0, FAULT_STACK, stack, arena + FAULT_STACK + stack)
+        beside = 0 if target.is_library else FAULT_STACK
+        ram = RamSizes(arena, 0, beside, stack, arena + beside + stack)
         return SizeReport(FlashSizes(model, 0, 0, model), ram)
-    runtime, described = table.record["runtime"], described_bytes(draft)
     code = table.code_bytes(draft.parts.functions, len(draft.rows))
+    if target.is_library:  # wire, stack and start are the application's
+        padding, data = padding_bytes(draft), table.record["runtime"]["data"]
+        ram = RamSizes(arena, data, 0, 0, arena + data)
+        return SizeReport(FlashSizes(model, code, padding, model + code + padding), ram)
+    runtime, described = table.record["runtime"], described_bytes(draft)
     wire = runtime["flash"] + described + padding_bytes(draft)
     buffers = round(runtime["ram"] + runtime["ram_per_frame_byte"] * target.frame_bytes)
     return SizeReport(

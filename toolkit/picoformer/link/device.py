@@ -86,8 +86,8 @@ class Device:
         self._sequence = 0
         self._hello: Hello | None = None
         self._tables: dict[Table, list[TensorInfo]] = {}
-        self.steps_run = 0
-        """How many steps the last run took."""
+        self.calls: tuple[int, ...] = ()
+        """The step that each call of the last run computed for, in order."""
 
     def hello(self) -> Hello:
         """Who the device is; asked once, then remembered."""
@@ -152,7 +152,7 @@ class Device:
         cycles: bool | None = None,
         outputs: bool = False,
     ) -> RunResult:
-        """Run from the start, up to and with step `until` (None: to the end), on inputs written since the
+        """Run from the start until step `until` is complete (None: to the end), on inputs written since the
         last run.
 
         `crc`: CRC-32 of every step's output; `cycles`: counts (None: if the device has a counter); `outputs`:
@@ -165,19 +165,36 @@ class Device:
         flags = RunFlags(flags)
         tensors = self.tensors(Table.OUTPUTS) if outputs else []
         stream = self._ask_stream(run_body(flags, until))
-        self.steps_run = hello.step_count if until is None else until + 1
         try:
-            return parse_run(stream, flags, self.steps_run, tensors)
+            result = parse_run(stream, flags, until, tensors)
         except ValueError as error:
             raise DeviceError(f"the device's run makes no sense: {error}; rebuild its firmware") from error
+        self.calls = result.calls
+        if until is None and set(result.calls) != set(range(hello.step_count)):
+            raise DeviceError("the device's run left steps out; rebuild its firmware")
+        return result
+
+    def run_for_step(self, index: int) -> bytes:
+        """The whole of step `index`'s output: runs until it is complete, on inputs written since the last run."""
+        tensor = self._tensor(Table.STEPS, index)
+        data = self._ask_stream(run_body(RunFlags.STEP, index))
+        self.calls = ()
+        if len(data) != tensor.size:
+            raise DeviceError(f"the device sent {len(data)} bytes of '{tensor.name}', not {tensor.size}; rebuild it")
+        return data
 
     def read_output(self, index: int) -> bytes:
         """The whole of output `index`, after a run to the end."""
-        return self._read(Message.READ_OUTPUT, Table.OUTPUTS, index)
-
-    def read_step(self, index: int) -> bytes:
-        """The whole of step `index`'s output, right after a run up to that step."""
-        return self._read(Message.READ_STEP, Table.STEPS, index)
+        size = self._tensor(Table.OUTPUTS, index).size
+        part = self.hello().frame_bytes - _REPLY_HEADER
+        chunks = []
+        for offset in range(0, max(size, 1), part):
+            length = min(part, size - offset)
+            chunk = self._ask(Message.READ_OUTPUT, read_body(index, offset, length))
+            if len(chunk) != length:
+                raise DeviceError(f"the device sent {len(chunk)} bytes where {length} were asked for; rebuild it")
+            chunks.append(chunk)
+        return b"".join(chunks)
 
     def stack(self) -> Stack:
         """Bytes of stack reserved and used since the start or the last reset, the wire's own frames
@@ -197,20 +214,11 @@ class Device:
         """Let go of the line."""
         self._transport.close()
 
-    def _read(self, request: Message, table: Table, index: int) -> bytes:
+    def _tensor(self, table: Table, index: int) -> TensorInfo:
         tensors = self.tensors(table)
         if not 0 <= index < len(tensors):
             raise DeviceError(f"the device has no {table.name.lower()[:-1]} {index}; it has {len(tensors)}")
-        part = self.hello().frame_bytes - _REPLY_HEADER
-        size = tensors[index].size
-        chunks = []
-        for offset in range(0, max(size, 1), part):
-            length = min(part, size - offset)
-            chunk = self._ask(request, read_body(index, offset, length))
-            if len(chunk) != length:
-                raise DeviceError(f"the device sent {len(chunk)} bytes where {length} were asked for; rebuild it")
-            chunks.append(chunk)
-        return b"".join(chunks)
+        return tensors[index]
 
     def _ask(self, request: Message, payload: bytes, seconds: float | None = None) -> bytes:
         self._send(request, payload)

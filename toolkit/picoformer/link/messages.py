@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 REPLY = 0x80
 FAULT_FRAME = 0xFF
 ALL_STEPS = 0xFFFF
@@ -22,7 +23,6 @@ class Message(IntEnum):
     WRITE_INPUT = 0x03
     RUN = 0x04
     READ_OUTPUT = 0x05
-    READ_STEP = 0x06
     STACK = 0x07
     RESET = 0x08
     FAULT_TEST = 0x7E
@@ -50,7 +50,7 @@ MEANING = {
     Status.UNKNOWN_TYPE: "the device does not know this message; rebuild its firmware",
     Status.BAD_LENGTH: "the request has the wrong length",
     Status.OUT_OF_RANGE: "an index, an offset or a flag is out of range",
-    Status.STALE: "the last run did not stop after that step; run up to it first",
+    Status.STALE: "there are no outputs of the inputs as they are; run to the end first",
     Status.INPUT_MISSING: "write every input before each run",
     Status.STEP_FAILED: "a step refused its input: an id is outside the rows of an embedding",
 }
@@ -62,6 +62,7 @@ class RunFlags(IntFlag):
     CRC = 1
     CYCLES = 2
     OUTPUTS = 4
+    STEP = 8
 
 
 class Table(IntEnum):
@@ -124,8 +125,9 @@ class Stack:
 @dataclass(frozen=True)
 class RunResult:
     """One run: CRC-32 of each step's output, cycles of init and of each step, bytes of each output; None if
-    not asked for. Steps are those that ran, in order."""
+    not asked for. `calls` says which step each call of the model computed for; a step that has not run has CRC 0."""
 
+    calls: tuple[int, ...]
     step_crcs: tuple[int, ...] | None
     init_cycles: int | None
     step_cycles: tuple[int, ...] | None
@@ -173,32 +175,56 @@ def write_input_body(index: int, offset: int, data: bytes) -> bytes:
 
 
 def run_body(flags: RunFlags, until: int | None) -> bytes:
-    """Payload of a `run` request; `until` is the last step to run, None for all."""
+    """Payload of a `run` request; `until` is the last step to run to its end, None for all."""
     return struct.pack("<BH", flags, ALL_STEPS if until is None else until)
 
 
 def read_body(index: int, offset: int, length: int) -> bytes:
-    """Payload of a `read output` or `read step` request."""
+    """Payload of a `read output` request."""
     return struct.pack("<HIH", index, offset, length)
 
 
-def parse_run(data: bytes, flags: RunFlags, steps: int, outputs: list[TensorInfo]) -> RunResult:
-    """The joined stream of a run's reply frames, which ran `steps` steps; ValueError when its length is
-    off."""
-    per_step = bool(flags & RunFlags.CRC) + bool(flags & RunFlags.CYCLES)
-    words = steps * per_step + bool(flags & RunFlags.CYCLES)
-    expected = 4 * words + (sum(tensor.size for tensor in outputs) if flags & RunFlags.OUTPUTS else 0)
-    if len(data) != expected:
-        raise ValueError(f"the reply has {len(data)} bytes, not {expected}")
-    values = list(struct.unpack_from(f"<{words}I", data))
-    init_cycles = values.pop(0) if flags & RunFlags.CYCLES else None
-    crcs = tuple(values[0::per_step]) if flags & RunFlags.CRC else None
-    cycles = tuple(values[per_step - 1 :: per_step]) if flags & RunFlags.CYCLES else None
+def parse_run(data: bytes, flags: RunFlags, until: int | None, outputs: list[TensorInfo]) -> RunResult:
+    """The joined stream of a run's reply frames: a record for each call, folded to figures for each step up to `until`;
+    ValueError when its length is off."""
+    has_crc, has_cycles = bool(flags & RunFlags.CRC), bool(flags & RunFlags.CYCLES)
+    record = struct.Struct("<H" + "II" * has_crc + "I" * has_cycles)
+    tail = sum(tensor.size for tensor in outputs) if flags & RunFlags.OUTPUTS else 0
+    body = len(data) - 4 * has_cycles - tail
+    if body < 0 or body % record.size:
+        raise ValueError(f"the reply has {len(data)} bytes, which is no whole number of calls")
+    calls = [record.unpack_from(data, 4 * has_cycles + at) for at in range(0, body, record.size)]
+    last = max((call[0] for call in calls), default=-1) if until is None else until
+    crcs, cycles = [0] * (last + 1), [0] * (last + 1)
+    for step, *figures in calls:
+        if step > last:
+            continue  # begun, and not asked for
+        if has_crc:
+            size, crc = figures[:2]
+            crcs[step] = joined_crc(crcs[step], crc, size)
+        if has_cycles:
+            cycles[step] += figures[-1]
     results = None
     if flags & RunFlags.OUTPUTS:
-        parts, at = [], 4 * words
+        parts, at = [], len(data) - tail
         for tensor in outputs:
             parts.append(data[at : at + tensor.size])
             at += tensor.size
         results = tuple(parts)
-    return RunResult(crcs, init_cycles, cycles, results)
+    return RunResult(
+        tuple(call[0] for call in calls),
+        tuple(crcs) if has_crc else None,
+        struct.unpack_from("<I", data)[0] if has_cycles else None,
+        tuple(cycles) if has_cycles else None,
+        results,
+    )
+
+
+def joined_crc(first: int, second: int, size: int) -> int:
+    """CRC-32 of two pieces one behind the other, from that of each and the second one's size in bytes.
+
+    Checksums of messages of one length add up (without carry): with zeros in place of a piece, those of both sum up to
+    that of the whole, but for that of zeros alone.
+    """
+    zeros = bytes(size)
+    return zlib.crc32(zeros, first) ^ zlib.crc32(zeros) ^ second

@@ -166,7 +166,8 @@ def _memory(report: Report) -> Figures:
             whole = parts.get("total")
             rows.append((kind, part, count(value), of, Bar(_share(value, whole)) if part != "total" else ""))
     columns = (("memory", False), ("part", False), ("bytes", True), ("", False), ("", False))
-    return Figures("Memory", columns, tuple(rows))
+    note = f"arena {capacity.arena_decided_by}" if capacity.arena_decided_by else ""
+    return Figures("Memory", columns, tuple(rows), note=note)
 
 
 def _steps(record: Mapping[str, Any], report: Report, most: int) -> Figures:

@@ -41,11 +41,13 @@ class LossCurve:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the plan could do at best (bytes) and what the target has (bytes); None: not known."""
+    """What the plan could do at best (bytes), what the target has (bytes), and what decides the arena's size; None: not
+    known."""
 
     arena_lower_bound: int | None = None
     ram_available: int | None = None
     flash_available: int | None = None
+    arena_decided_by: str | None = None
 
 
 @dataclass(frozen=True)

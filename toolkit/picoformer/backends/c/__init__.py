@@ -3,6 +3,7 @@
 from picoformer.backends.c.emit import CModel, Draft, draft_c, emit_c, write_c
 from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
 from picoformer.backends.c.schedule import Step, steps_of
+from picoformer.backends.c.tiling import Tile, check_tile
 
 __all__ = [
     "CModel",
@@ -10,6 +11,8 @@ __all__ = [
     "MemoryPlan",
     "PlacedValue",
     "Step",
+    "Tile",
+    "check_tile",
     "draft_c",
     "emit_c",
     "plan_memory",

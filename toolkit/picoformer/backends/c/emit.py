@@ -13,9 +13,10 @@ from picoformer.backends.c.isa import layout_of
 from picoformer.backends.c.literals import array_body, c_type
 from picoformer.backends.c.names import Names, comment, identifier, string
 from picoformer.backends.c.operators import EMITTERS, FUSED, Unsupported
-from picoformer.backends.c.plan import MemoryPlan, plan_memory
+from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
 from picoformer.backends.c.site import Parts, Site, describe, dimensions
 from picoformer.backends.c.sources import sources_of
+from picoformer.backends.c.tiling import Tile, check_tile
 from picoformer.errors import UnsupportedError
 from picoformer.files import atomic_write_text
 from picoformer.ir import DType, Graph, Lowered
@@ -47,9 +48,13 @@ class CModel:
 
 @dataclass(frozen=True)
 class Row:
-    """One step as the templates see it; `code` calls its functions."""
+    """One call as the templates see it; `code` calls its functions, `again`: for rows that were computed before."""
 
     index: int
+    step: int
+    again: bool
+    tiles: tuple[tuple[int, int], ...]
+    """What `row` and `rows` of the code are, each time it runs; empty where it runs once."""
     name: str
     kind: str
     value: str
@@ -84,19 +89,21 @@ class Draft:
         return sum(array.values.nbytes for array in self.parts.arrays.values())
 
 
-def draft_c(graph: Graph, target_isa: Sequence[str], prefix: str = "model") -> Draft:
+def draft_c(graph: Graph, target_isa: Sequence[str], prefix: str = "model", tile: Tile = "auto") -> Draft:
     """Decide everything about a model's C without writing it; raises as `emit_c` does."""
     check_prefix(prefix)
+    tile = check_tile(tile)
     layout = layout_of(target_isa)
     lowered = _lower(graph)
     _refuse(graph)
     ports = ports_of(graph, prefix)
-    plan = plan_memory(graph, layout, keep=[port.value for port in ports if port.is_length])
+    plan = plan_memory(graph, layout, [port.value for port in ports if port.is_length], tile)
     names = _local_names(plan)
     offsets = {value.name: f"AT_{names[value.name].upper()}" for value in plan.values}
     parts = Parts(prefix, Names(_own_symbols(prefix, ports)))
     rows = []
-    for index, step in enumerate(plan.steps):
+    for index, call in enumerate(plan.schedule.calls):
+        step = plan.steps[call.step]
         meanings = tuple(lowered[node.output] for node in step.nodes)
         site = Site(graph, step, index, meanings, names[step.output], layout, plan, offsets, parts)
         emitter = EMITTERS[step.kind] if len(step.nodes) == 1 else FUSED[step.kind]
@@ -105,15 +112,18 @@ def draft_c(graph: Graph, target_isa: Sequence[str], prefix: str = "model") -> D
     return Draft(graph, prefix, plan, ports, parts, tuple(rows), sources_of(parts.functions, target_isa), offsets)
 
 
-def emit_c(graph: Graph, target_isa: Sequence[str], prefix: str, out: Path, *, card: Sequence[str] = ()) -> CModel:
+def emit_c(
+    graph: Graph, target_isa: Sequence[str], prefix: str, out: Path, *, card: Sequence[str] = (), tile: Tile = "auto"
+) -> CModel:
     """Write a model as C99 into the folder `out` and say what was written.
 
     `graph` is quantized throughout or float32 throughout. `target_isa` is the target's list of instruction sets.
     `prefix` starts every symbol and file name. `card` is lines for the comment on top of the model: what it is, where
-    it came from, how well it does. Raises UnsupportedError naming the node that has no C; ConfigError for a prefix that
-    is no identifier or an instruction set that is not known.
+    it came from, how well it does. `tile` says what goes by tiles of rows (see tiling.py). Raises UnsupportedError
+    naming the node that has no C; ConfigError for a prefix that is no identifier, an instruction set that is not known,
+    or a `tile` that says nothing.
     """
-    return write_c(draft_c(graph, target_isa, prefix), out, card=card)
+    return write_c(draft_c(graph, target_isa, prefix, tile), out, card=card)
 
 
 def write_c(draft: Draft, out: Path, *, card: Sequence[str] = ()) -> CModel:
@@ -177,15 +187,20 @@ def _row(site: Site, code: str) -> Row:
     reads = [f"'{name}'" if name.strip() != name else name for name in step.reads(graph)]
     into = [dimensions(graph.types[name].shape) for name in step.reads(graph)]
     title = f"{step.kind}: {', '.join(into)} -> {dimensions(site.out.shape)}"
+    if site.tiling is not None:
+        title += f", {site.tiling.height} rows at a time"
     return Row(
-        site.index,
+        site.call_index,
+        site.plan.schedule.calls[site.call_index].step,
+        site.plan.schedule.calls[site.call_index].again,
+        site.tiling.tile_rows if site.tiling else (),
         site.name,
         step.kind,
         step.output,
         describe(site.out),
         comment(", ".join(reads)),
         comment(title),
-        site.offsets[step.output],
+        site.offsets[site.plan.written(site.call_index).name],
         code,
     )
 
@@ -206,18 +221,52 @@ def _context(draft: Draft, card: Sequence[str]) -> dict[str, Any]:
         "accessors": sorted(parts.accessors, key=lambda dtype: dtype.value),
         "uses_length": parts.uses_length,
         "rows": draft.rows,
+        "steps": sorted((row for row in draft.rows if not row.again), key=lambda row: row.step),
+        "tilings": plan.schedule.tilings,
+        "pieces": [_piece(graph, plan, index) for index in range(len(plan.schedule.calls))],
         "inputs": [port for port in draft.ports if not port.is_output],
         "outputs": [port for port in draft.ports if port.is_output],
         "places": [(offsets[value.name], value) for value in plan.values],
         "place_width": max(len(f"{offsets[value.name]} = {value.offset},") for value in plan.values),
         "offsets": offsets,
         "identity": [f"0x{byte:02x}" for byte in identity],
-        "describe": lambda name: describe(graph.types[name]) if name in graph.types else "scratch",
+        "describe": lambda name: describe(graph.types[name]),
+        "describe_place": lambda place: _describe_place(graph, place),
         "comment": comment,
         "string": string,
         "array_body": array_body,
         "c_type": c_type,
     }
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What a call leaves, as the device runtime is told: rows of `row_bytes` bytes, `height` of them at a time."""
+
+    step: int
+    offset: int
+    rows: int
+    height: int
+    row_bytes: int
+    """0 where the call repeats what was computed before."""
+    stride: int
+    """Bytes from one row's place to the next; 0 where each tile takes the place of the one before."""
+
+
+def _piece(graph: Graph, plan: MemoryPlan, index: int) -> _Piece:
+    call, tiling, place = plan.schedule.calls[index], plan.schedule.tiling_of(index), plan.written(index)
+    rows = tiling.rows if tiling else 1
+    row_bytes = graph.types[place.value].bytes // rows
+    height = tiling.height if tiling else 1
+    stride = 0 if place.height else row_bytes
+    return _Piece(call.step, place.offset, rows, height, 0 if call.again else row_bytes, stride)
+
+
+def _describe_place(graph: Graph, place: PlacedValue) -> str:
+    if not place.value:
+        return "scratch"
+    rows = f", {place.height} rows of it" if place.height else ""
+    return describe(graph.types[place.value]) + rows
 
 
 def _write(context: dict[str, Any], draft: Draft, out: Path) -> CModel:

@@ -5,26 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from picoformer.backends.c.shapes import broadcast_pattern
 from picoformer.backends.c.site import Site, dimensions
 from picoformer.ops import Concat, Slice, Transpose
 
 LARGEST_RANK = 6
 """Of pf_transpose."""
-
-
-def broadcast_pattern(full: Sequence[int], part: Sequence[int]) -> tuple[int, int] | None:
-    """(period, inner) with part[(i / inner) % period] the partner of element i of `full`; None when there is none.
-
-    `part` may be 1 along leading and trailing axes of `full`, not between axes it spans.
-    """
-    padded = [1] * (len(full) - len(part)) + list(part)
-    spans = [i for i, (f, p) in enumerate(zip(full, padded, strict=True)) if f != 1 and p == f]
-    if not spans:
-        return (1, 1) if math.prod(part) == 1 else None
-    first, last = spans[0], spans[-1]
-    if any(f != p for f, p in zip(full[first : last + 1], padded[first : last + 1], strict=True)):
-        return None
-    return math.prod(full[first : last + 1]), math.prod(full[last + 1 :])
 
 
 def broadcast(site: Site) -> tuple[str, tuple[int, int]]:
@@ -39,10 +25,18 @@ def broadcast(site: Site) -> tuple[str, tuple[int, int]]:
             "stretched operand; expand one of them to the full shape"
         )
     period, inner = pattern
-    return site.struct("pf_broadcast", "shape", count=site.out.elements, period=period, inner=inner), (
-        first,
-        second,
-    )
+    order = (first, second)
+    if site.tiling is None:
+        return site.struct("pf_broadcast", "shape", count=site.out.elements, period=period, inner=inner), order
+    elements = f"rows * {site.out.width}" if site.out.width > 1 else "rows"
+    of_each_row = period * inner == site.out.elements
+    turns = str(period) if not of_each_row else "rows" if inner > 1 else elements
+    return f"&(pf_broadcast){{{elements}, {turns}, {inner}}}", order
+
+
+def has_rows(site: Site, index: int) -> bool:
+    """Whether an operand of an element-wise step has something for each row of the output."""
+    return site.types[index].elements in (site.out.elements, site.out.rows)
 
 
 def _copy(site: Site, to: str, source: str, count: int, size: int, to_every: int, from_every: int) -> str:

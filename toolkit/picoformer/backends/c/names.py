@@ -15,7 +15,8 @@ _WORDS = """
     namespace new not nullptr operator or override private protected public template this throw true try typeid
     typename using virtual wchar_t xor main errno assert offsetof linux unix stdin stdout stderr
     abs acos asin atan ceil cos exp fabs floor fmod log pow sin sinh sqrt tan tanh cosh erf gamma round index rindex
-    m i j y0 y1 yn j0 j1 jn s8 s16 s32 f32 step run_step clamp_length step_names arena state memcpy memset null
+    m i j row rows left height tilings run_call y0 y1 yn j0 j1 jn s8 s16 s32 f32 step run_step clamp_length
+    step_names arena state memcpy memset null
     abort exit free malloc printf puts strlen memmove rint trunc round nan fma fmax fmin logb hypot log1p expm1 exp2
     log2 log10 cbrt remainder nearbyint scalb signbit isnan select lgamma tgamma drem significand pow10 sincos exp10
     ldexp frexp modf ilogb putchar scanf strcpy calloc realloc toupper tolower isalpha ffs bcmp bzero bcopy execl fork

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from picoformer.backends.c.movement import broadcast, concat, slice_axis, transpose
-from picoformer.backends.c.site import Site
+from picoformer.backends.c.movement import broadcast, concat, has_rows, slice_axis, transpose
+from picoformer.backends.c.site import Argument, Site
 from picoformer.ir import DType
-from picoformer.ir.operator import Array
+from picoformer.ir.operator import Array, Operator
 from picoformer.ops import (
     Activation,
     Attention,
@@ -51,10 +51,10 @@ def _int32(values: Array) -> Array:
 
 
 def linear(site: Site) -> str:
-    """y = x · Wᵀ + b"""
+    """y = x · Wᵀ + b, and the activation that goes along."""
     x, w = site.types[0], site.types[1]
     n, k = w.shape
-    rows = (x.rows, "rows")
+    rows = site.count(x.rows, "rows")
     low = site.lowered
     if not isinstance(low, LoweredLinear):
         if site.node.inputs[1] not in site.graph.constants:
@@ -72,18 +72,23 @@ def linear(site: Site) -> str:
         note = "multiplier of each block of each row"
         multipliers = low.block_multiplier
         blocks["block_multiplier"] = "NULL" if multipliers is None else site.array("blocks", multipliers, note)
+    then: dict[str, int | str] = {}
+    for activation in site.lowered_nodes[1:]:
+        assert isinstance(activation, LoweredTable | LoweredInterpolatedTable)
+        then = {"table": _table(site, site.step.nodes[1].op, activation), "entries": len(activation.table)}
     p = site.struct(
         "pf_linear_s4" if is_int4 else "pf_linear",
         weight=site.weight(1),
         **blocks,
         bias=site.array("bias", _int32(low.bias), "bias, the zero point of the input folded in"),
         multiplier=site.array("multiplier", _int32(low.multiplier), "multiplier of each output"),
+        **then,
         n=n,
         k=k,
         shift=low.shift,
         zero_point=low.zero_point,
         headroom=low.headroom,
-        block=site.layout.linear(x.dtype, w.dtype, is_wide).block(x.rows, k),
+        block=site.layout.linear(x.dtype, w.dtype, is_wide).block(site.height or x.rows, k),
     )
     types = (*([w.dtype] if is_int4 else []), x.dtype, site.out.dtype)
     function = f"pf_linear{wide}{site.types_suffix(*types)}"
@@ -123,7 +128,9 @@ def attention(site: Site) -> str:
     batch = math.prod(q.shape[:-2])
     pointers = [site.read(0), site.read(1), site.read(2), site.write()]
     strides = [queries * q.width, keys * k.width, keys * v.width, queries * site.out.width]
-    tail = ((queries, "queries"), (keys, "keys"), (site.length(3, keys), "valid"), scratch)
+    if site.tiling is not None:
+        return _attention_tile(site, function, p, op, scratch)
+    tail: tuple[Argument, ...] = ((queries, "queries"), (keys, "keys"), (site.length(3, keys), "valid"), scratch)
     if batch == 1:
         return site.call(function, p, *pointers, *tail)
     pointers = [f"{pointer} + i * {stride}" for pointer, stride in zip(pointers, strides, strict=True)]
@@ -131,10 +138,26 @@ def attention(site: Site) -> str:
     return f"{loop}\n{site.call(function, p, *pointers, *tail, indent=12)}"
 
 
+def _attention_tile(site: Site, function: str, p: str, op: Attention, scratch: str) -> str:
+    """A tile of queries; a causal one ends with the last key that its last query sees."""
+    q, k, v = site.types[:3]
+    queries, keys = q.shape[-2], k.shape[-2]
+    sample, row = "", "row"
+    if math.prod(q.shape[:-2]) > 1:
+        sample, row = f" + row / {queries}", f"row % {queries}"
+    pointers = [site.read(1), site.read(2)]
+    if sample:
+        pointers = [f"{at}{sample} * {keys * type_.width}" for at, type_ in zip(pointers, (k, v), strict=True)]
+    more = f" + {keys - queries}" if keys > queries else ""
+    seen = f"{row} + rows{more}" if op.causal else str(keys)
+    tail = (("rows", "queries"), (seen, "keys"), (site.length(3, seen), "valid"), scratch)
+    return site.call(function, p, site.read(0), *pointers, site.write(), *tail)
+
+
 def layer_norm(site: Site) -> str:
     """Each row normalized."""
     x = site.types[0]
-    rows = (x.rows, "rows")
+    rows = site.count(x.rows, "rows")
     op, low = site.node.op, site.lowered
     assert isinstance(op, LayerNorm)
     if not isinstance(low, LoweredLayerNorm):
@@ -157,17 +180,22 @@ def layer_norm(site: Site) -> str:
     return site.call(function, p, site.read(0), site.write(), rows)
 
 
+def _table(site: Site, op: Operator, low: LoweredTable | LoweredInterpolatedTable) -> str:
+    """The symbol of an activation's table."""
+    assert isinstance(op, Activation)
+    dtype = site.out.dtype if isinstance(low, LoweredTable) else DType.INT16
+    return site.array("table", low.table.astype(dtype.numpy), f"{op.function} of every input")
+
+
 def activation(site: Site) -> str:
     """A function of each element: a table for integers."""
-    x, count = site.types[0], (site.out.elements, "elements")
+    x, count = site.types[0], site.count(site.out.elements, "elements")
     op, low = site.node.op, site.lowered
     assert isinstance(op, Activation)
     if low is None:
         return site.call(f"pf_{op.function}_f32", site.read(0), site.write(), count)
     assert isinstance(low, LoweredTable | LoweredInterpolatedTable)
-    is_whole = isinstance(low, LoweredTable)
-    name, dtype = ("pf_table", site.out.dtype) if is_whole else ("pf_interpolate", DType.INT16)
-    table = site.array("table", low.table.astype(dtype.numpy), f"{op.function} of every input")
+    name, table = "pf_table" if isinstance(low, LoweredTable) else "pf_interpolate", _table(site, op, low)
     return site.call(f"{name}{site.types_suffix(x.dtype, site.out.dtype)}", table, site.read(0), site.write(), count)
 
 
@@ -176,7 +204,7 @@ def add(site: Site) -> str:
     shape, (first, second) = broadcast(site)
     a, b = site.types[first], site.types[second]
     low = site.lowered
-    pointers = (site.read(first), site.read(second), site.write())
+    pointers = (site.read(first), site.read(second, has_rows(site, second)), site.write())
     if not isinstance(low, LoweredAdd):
         return site.call("pf_add_f32", shape, *pointers)
     if low.is_plain and {a.dtype, b.dtype, site.out.dtype} == {DType.INT16}:
@@ -197,7 +225,7 @@ def mul(site: Site) -> str:
     shape, (first, second) = broadcast(site)
     a, b = site.types[first], site.types[second]
     low = site.lowered
-    pointers = (site.read(first), site.read(second), site.write())
+    pointers = (site.read(first), site.read(second, has_rows(site, second)), site.write())
     if not isinstance(low, LoweredMul):
         return site.call("pf_mul_f32", shape, *pointers)
     zeros = (low.zero_a, low.zero_b)
@@ -216,7 +244,8 @@ def requantize(site: Site) -> str:
     """The same number on another grid; a copy in a float graph."""
     x, low = site.types[0], site.lowered
     if not isinstance(low, LoweredRequantize):
-        one = ((1, "block"), (x.bytes, "bytes"), (x.bytes, "to every"), (x.bytes, "from every"))
+        size = site.count(x.bytes, "bytes")
+        one = ((1, "block"), size, size, size)
         return site.call("pf_copy_blocks", site.write(), site.read(0), *one)
     p = site.struct(
         "pf_requantize",
@@ -226,7 +255,7 @@ def requantize(site: Site) -> str:
         zero_point=low.zero_point,
     )
     function = f"pf_requantize{site.types_suffix(x.dtype, site.out.dtype)}"
-    return site.call(function, p, site.read(0), site.write(), (x.elements, "elements"))
+    return site.call(function, p, site.read(0), site.write(), site.count(x.elements, "elements"))
 
 
 def embedding(site: Site) -> str:
@@ -250,7 +279,7 @@ def embedding(site: Site) -> str:
             raise site.unsupported("its table is computed; only a constant table has an operator in C")
         p = site.struct("pf_embedding_f32_params", table=site.read(1), rows=rows, width=width)
         function = "pf_embedding_f32"
-    return site.call(function, p, site.read(0), site.write(), (ids.elements, "ids"), prefix="return ")
+    return site.call(function, p, site.read(0), site.write(), site.count(ids.elements, "ids"), prefix="return ")
 
 
 def reduce_mean(site: Site) -> str:
@@ -281,7 +310,7 @@ def reduce_mean(site: Site) -> str:
 def softmax(site: Site) -> str:
     """Softmax of each row."""
     x, low = site.types[0], site.lowered
-    rows = (x.rows, "rows")
+    rows = site.count(x.rows, "rows")
     if not isinstance(low, LoweredSoftmax):
         return site.call("pf_softmax_f32", site.read(0), site.write(), rows, (x.width, "width"))
     p = site.struct(
@@ -322,5 +351,5 @@ EMITTERS: dict[str, Emitter | Alias | Unsupported] = {
 }
 """Every operator of `picoformer.ops.OPERATORS`."""
 
-FUSED: dict[str, Emitter] = {}
+FUSED: dict[str, Emitter] = {"Linear+Activation": linear}
 """The emitters of steps of several nodes, by `Step.kind`."""

@@ -1,38 +1,25 @@
-"""Where every value lies in the arena: lifetimes over the steps, then offsets."""
+"""Where every value lies in the arena: lifetimes over the calls of a schedule, then offsets."""
 
 from __future__ import annotations
 
 import itertools
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from picoformer.backends.c.flow import ALIGNMENT, Flow, aligned
 from picoformer.backends.c.isa import Layout
-from picoformer.backends.c.schedule import Step, steps_of
-from picoformer.ir import DType, Graph
+from picoformer.backends.c.placement import Rectangle, place
+from picoformer.backends.c.schedule import Schedule, Step, in_order, steps_of
+from picoformer.backends.c.tiling import Tile, choose_schedule
+from picoformer.ir import Graph
 
-ALIGNMENT = 16
-_SEARCH_WORK = 400_000
-"""Local search: rectangle comparisons it may spend."""
-
-_FROM_FIRST = ("first",)
-_FROM_EITHER = ("first", "second")
-_IN_PLACE: dict[str, tuple[str, ...]] = {
-    "Activation": _FROM_FIRST,
-    "Add": _FROM_EITHER,
-    "LayerNorm": _FROM_FIRST,
-    "Mul": _FROM_EITHER,
-    "Requantize": _FROM_FIRST,
-}
-"""Kinds of steps whose output may lie on an operand, as the contracts in picoformer/ops.h allow."""
-
-_IN_PLACE_FLOAT = ("Add", "Mul")
+__all__ = ["ALIGNMENT", "MemoryPlan", "PlacedValue", "plan_memory", "plan_schedule", "scratch_name"]
 
 
 @dataclass(frozen=True)
 class PlacedValue:
-    """One value's place. Lives from step `first` (−1: an input) to `last`, both included; bytes before alignment."""
+    """One value's place. Lives from call `first` (−1: an input) to `last`, both included; bytes before alignment."""
 
     name: str
     bytes: int
@@ -41,6 +28,10 @@ class PlacedValue:
     offset: int
     on: str = ""
     """The value it was written over, where it was computed in place."""
+    height: int = 0
+    """Rows of the tile that its place holds; 0 where all of it has room."""
+    value: str = ""
+    """The value of the graph that it is, under another name where it is computed again; empty for scratch."""
 
     @property
     def end(self) -> int:
@@ -50,235 +41,150 @@ class PlacedValue:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Offsets of all values: `peak` is the arena's size, `lower_bound` the most bytes alive at any one step.
+    """Offsets of all values: `peak` is the arena's size, `lower_bound` the most bytes alive at any one call of the best
+    schedule that was looked for, `floor` the same for any number of instructions.
 
-    `steps` are in execution order; `aliases` maps the output of a Reshape to the value whose
-    bytes it is; the scratch of step i is the value `scratch_name(i)`. All sizes are multiples of 16 bytes.
+    `aliases` maps the output of a Reshape to the value whose bytes it is; `outputs` has the name of what each call
+    computes, `names` by call the root of each value read → the name of whose bytes it reads. The scratch of call i is
+    the value `scratch_name(i)`. All sizes are multiples of 16 bytes.
     """
 
-    steps: tuple[Step, ...]
+    schedule: Schedule
     values: tuple[PlacedValue, ...]
-    aliases: tuple[tuple[str, str], ...]
+    aliases: Mapping[str, str]
+    outputs: tuple[str, ...]
+    names: tuple[Mapping[str, str], ...]
     peak: int
     lower_bound: int
+    floor: int
 
     @cached_property
     def _places(self) -> dict[str, PlacedValue]:
         return {value.name: value for value in self.values}
 
-    @cached_property
-    def _aliases(self) -> dict[str, str]:
-        return dict(self.aliases)
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The steps, numbered as they stand in the graph."""
+        return self.schedule.steps
 
     def root(self, name: str) -> str:
         """The value whose bytes `name` is: itself unless it is a Reshape's output."""
-        return self._aliases.get(name, name)
+        return self.aliases.get(name, name)
 
     def place(self, name: str) -> PlacedValue:
         """The place of a value or of what it is an alias of."""
         return self._places[self.root(name)]
 
-    def live(self, step: int) -> int:
-        """Bytes alive at a step, each place rounded up to 16 and a value computed in place counted once."""
-        return _live(self.values, step)
+    def read(self, call: int, name: str) -> PlacedValue:
+        """Where a call finds a value that it reads."""
+        return self._places[self.names[call][self.root(name)]]
 
-    def timeline(self) -> str:
-        """A drawing: one row per value, one column per step, `#` while it lives, `=` where it was written in place."""
-        width = max((len(value.name) for value in self.values), default=4)
-        lines = [f"{'value':{width}}  {'offset':>8} {'bytes':>8}  steps -1..{len(self.steps) - 1}"]
-        for value in self.values:
-            cells = ["#" if value.first <= step <= value.last else "." for step in range(-1, len(self.steps))]
-            if value.on:
-                cells[value.first + 1] = "="
-            lines.append(f"{value.name:{width}}  {value.offset:8d} {value.bytes:8d}  {''.join(cells)}")
-        lines.append(f"peak {self.peak} bytes, lower bound {self.lower_bound} bytes")
-        return "\n".join(lines)
+    def written(self, call: int) -> PlacedValue:
+        """Where a call leaves its output."""
+        return self._places[self.outputs[call]]
+
+    def alive(self, call: int) -> tuple[PlacedValue, ...]:
+        """The values that need their place at a call; of values that share one, the one on top."""
+        alive = [value for value in self.values if value.first <= call <= value.last]
+        over = {value.on for value in alive if value.on}
+        return tuple(value for value in alive if value.name not in over)
+
+    def live(self, call: int) -> int:
+        """Bytes alive at a call, each place rounded up to 16 and a value computed in place counted once."""
+        return sum(aligned(value.bytes) for value in self.alive(call))
+
+    def live_in(self, step: int) -> int:
+        """The most bytes alive while a step runs."""
+        return max(self.live(index) for index, call in enumerate(self.schedule.calls) if call.step == step)
+
+    @cached_property
+    def fullest(self) -> int:
+        """The call with the most bytes alive, the first of them; −1 where that is the inputs being written."""
+        return max(range(-1, len(self.schedule.calls)), key=self.live)
 
 
-def scratch_name(step: int) -> str:
-    """Name of the scratch buffer of a step in a plan (no value of a graph has a blank in front)."""
-    return f" scratch of step {step}"
+def scratch_name(call: int) -> str:
+    """Name of the scratch buffer of a call in a plan (no value of a graph has a blank in front)."""
+    return f" scratch of call {call}"
 
 
-def plan_memory(graph: Graph, layout: Layout, keep: Sequence[str] = ()) -> MemoryPlan:
-    """Plan the arena of a graph.
+def plan_memory(graph: Graph, layout: Layout, keep: Sequence[str] = (), tile: Tile = "auto") -> MemoryPlan:
+    """Plan the arena of a graph, on the schedule that `tile` asks for.
 
-    Inputs live from before step 0 to their last reader, outputs to the end, the inputs in `keep` all the time.
+    Inputs live from before call 0 to their last reader, outputs to the end, the inputs in `keep` all the time.
     The same graph always gives the same plan.
     """
-    aliases = _aliases(graph)
     steps = steps_of(graph, layout)
-    values = _lifetimes(graph, steps, aliases, layout, keep)
+    choice = choose_schedule(graph, layout, steps, keep, tile)
+    return plan_schedule(graph, layout, choice.schedule, keep, choice.bound, choice.floor)
+
+
+def plan_schedule(
+    graph: Graph,
+    layout: Layout,
+    schedule: Schedule | None = None,
+    keep: Sequence[str] = (),
+    bound: int = 0,
+    floor: int = 0,
+) -> MemoryPlan:
+    """Plan the arena for one schedule, by default every step once and whole; without a `bound`, that of its lives."""
+    schedule = schedule or in_order(steps_of(graph, layout))
+    flow = Flow(graph, layout, schedule.steps, schedule.calls, keep)
+    values = _lifetimes(flow, schedule)
     best: MemoryPlan | None = None
     for prefer in ("first", "last", "none"):
-        groups = _groups(graph, steps, values, aliases, keep, prefer)
-        placed = _place(_rectangles(groups))
-        offsets = {value.name: offset for group, offset in zip(groups, placed, strict=True) for value in group}
+        groups = _groups(flow, schedule, values, prefer)
+        offsets = dict(zip((id(group) for group in groups), place(_rectangles(groups)), strict=True))
+        at = {value.name: offsets[id(group)] for group in groups for value in group}
         on = {after.name: before.name for group in groups for before, after in itertools.pairwise(group)}
-        found = tuple(replace(value, offset=offsets[value.name], on=on.get(value.name, "")) for value in values)
-        peak = max((_aligned(value.bytes) + value.offset for value in found), default=0)
-        bound = max((_live(found, step) for step in range(-1, len(steps))), default=0)
-        plan = MemoryPlan(steps, found, tuple(sorted(aliases.items())), peak, bound)
+        found = tuple(replace(value, offset=at[value.name], on=on.get(value.name, "")) for value in values)
+        peak = max((aligned(value.bytes) + value.offset for value in found), default=0)
+        plan = MemoryPlan(schedule, found, flow.aliases, tuple(flow.outputs), tuple(flow.names), peak, bound, floor)
         if best is None or plan.peak < best.peak:
             best = plan
     assert best is not None
-    return best
+    live = best.live(best.fullest)
+    return replace(best, lower_bound=bound or live, floor=floor or live)
 
 
-def _aliases(graph: Graph) -> dict[str, str]:
-    aliases: dict[str, str] = {}
-    for node in graph.nodes:
-        if node.op.kind == "Reshape":
-            aliases[node.output] = aliases.get(node.inputs[0], node.inputs[0])
-    return aliases
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
-def _live(values: Sequence[PlacedValue], step: int) -> int:
-    alive = {value.name: value for value in values if value.first <= step <= value.last}
-    over = {value.on for value in alive.values() if value.on and value.first == step}
-    return sum(_aligned(value.bytes) for name, value in alive.items() if name not in over)
-
-
-def _lifetimes(
-    graph: Graph, steps: Sequence[Step], aliases: dict[str, str], layout: Layout, keep: Sequence[str]
-) -> tuple[PlacedValue, ...]:
-    first = dict.fromkeys(graph.inputs, -1)
-    last = dict.fromkeys(graph.inputs, -1)
-    for index, step in enumerate(steps):
-        for name in step.reads(graph):
-            last[aliases.get(name, name)] = index
-        first[step.output] = last[step.output] = index
-    for name in (*graph.outputs, *keep):
-        last[aliases.get(name, name)] = len(steps)
-    values = [PlacedValue(name, graph.types[name].bytes, first[name], last[name], 0) for name in first]
-    for index, step in enumerate(steps):
-        if size := step.scratch_bytes(graph, layout):
-            values.append(PlacedValue(scratch_name(index), size, index, index, 0))
+def _lifetimes(flow: Flow, schedule: Schedule) -> tuple[PlacedValue, ...]:
+    """Every value with its size and life; what calls that go by tiles read or leave whole lives through all of them."""
+    values = []
+    for name, defined in flow.defined.items():
+        first, last, size, height = defined, flow.last[name], flow.bytes(name), 0
+        for tiling in schedule.tilings:
+            if flow.is_inside(name, tiling.first, tiling.last):
+                size, height = size // tiling.rows * tiling.height, tiling.height
+                break
+            first = tiling.first if tiling.first <= first <= tiling.last else first
+            last = tiling.last if tiling.first <= last <= tiling.last else last
+        values.append(PlacedValue(name, size, first, last, 0, "", height, flow.value[name]))
+    for call in range(len(schedule.calls)):
+        by_tiles = schedule.tiling_of(call)
+        if size := flow.scratch(call, by_tiles.height if by_tiles else None):
+            values.append(PlacedValue(scratch_name(call), size, call, call, 0))
     return tuple(values)
 
 
-def _groups(
-    graph: Graph,
-    steps: Sequence[Step],
-    values: Sequence[PlacedValue],
-    aliases: dict[str, str],
-    keep: Sequence[str],
-    prefer: str,
-) -> list[list[PlacedValue]]:
+def _groups(flow: Flow, schedule: Schedule, values: Sequence[PlacedValue], prefer: str) -> list[list[PlacedValue]]:
     """Values chained by computing in place; each chain takes one place. `prefer` says which operand is written over."""
     by_name = {value.name: value for value in values}
     chain: dict[str, list[PlacedValue]] = {value.name: [value] for value in values}
-    for index, step in enumerate(steps):
-        if prefer == "none":
-            break
-        candidates = [
-            name
-            for name in dict.fromkeys(aliases.get(name, name) for name in in_place_operands(graph, step))
-            if by_name[name].last == index and name not in keep
-        ]
-        if candidates:
-            operand = candidates[0 if prefer == "first" else -1]
-            joined = chain[operand]
-            joined.append(by_name[step.output])
-            chain[step.output] = joined
+    taken: set[str] = set()
+    for call, output in enumerate(flow.outputs):
+        tiling = schedule.tiling_of(call)
+        places = flow.places_for(call, (tiling.first, tiling.last) if tiling else None)
+        free = [name for name in places if name not in taken]
+        if not free or prefer == "none":
+            continue
+        over = free[0 if prefer == "first" else -1]
+        taken.add(over)
+        joined = chain[over]
+        joined.append(by_name[output])
+        chain[output] = joined
     unique = {id(group): group for group in chain.values()}
     return list(unique.values())
 
 
-def in_place_operands(graph: Graph, step: Step) -> tuple[str, ...]:
-    """Inputs that the output of a step may be written over, if they die there: same element type, as many elements."""
-    allowed = _IN_PLACE.get(step.kind, ())
-    out = graph.types[step.output]
-    if out.dtype is DType.FLOAT32 and step.kind not in _IN_PLACE_FLOAT:
-        return ()
-    operands = step.node.inputs[: len(allowed)]
-    return tuple(
-        name
-        for name in operands
-        if name not in graph.constants
-        and graph.types[name].dtype is out.dtype
-        and graph.types[name].elements == out.elements
-    )
-
-
-@dataclass(frozen=True)
-class _Rectangle:
-    """A group as the placement sees it: steps `first` to `last`, `size` bytes (aligned)."""
-
-    first: int
-    last: int
-    size: int
-
-    def meets(self, other: _Rectangle) -> bool:
-        """Whether both live at some step."""
-        return self.first <= other.last and other.first <= self.last
-
-
-def _rectangles(groups: Sequence[Sequence[PlacedValue]]) -> list[_Rectangle]:
-    return [
-        _Rectangle(group[0].first, group[-1].last, max(_aligned(value.bytes) for value in group)) for group in groups
-    ]
-
-
-def _orders(rectangles: Sequence[_Rectangle]) -> Iterator[list[int]]:
-    """Greedy orders worth trying; ties keep the order of the values."""
-    indices = range(len(rectangles))
-    keys = (
-        lambda r: -r.size,
-        lambda r: -(r.last - r.first),
-        lambda r: -r.size * (r.last - r.first + 1),
-        lambda r: r.first,
-        lambda r: -r.last,
-        lambda r: (-(r.last - r.first) // 4, -r.size),
-    )
-    for key in keys:
-        yield sorted(indices, key=lambda i, key=key: key(rectangles[i]))  # type: ignore[misc]
-
-
-def _place(rectangles: Sequence[_Rectangle]) -> list[int]:
-    """Offsets: the best of the greedy orders, improved by moving one rectangle at a time to another turn."""
-    if not rectangles:
-        return []
-    bound = max(sum(r.size for r in rectangles if r.first <= at.first <= r.last) for at in rectangles)
-    meets = [[j for j, b in enumerate(rectangles) if j != i and a.meets(b)] for i, a in enumerate(rectangles)]
-    best_order: list[int] = []
-    best: list[int] = []
-    best_peak = -1
-    for order in _orders(rectangles):
-        offsets, peak = _first_fit(order, rectangles, meets)
-        if best_peak < 0 or peak < best_peak:
-            best_order, best, best_peak = order, offsets, peak
-    chance = random.Random(0)
-    work = sum(len(m) for m in meets) + len(rectangles)
-    for _ in range(_SEARCH_WORK // work):
-        if best_peak == bound:
-            break
-        order = list(best_order)
-        order.insert(chance.randrange(len(order)), order.pop(chance.randrange(len(order))))
-        offsets, peak = _first_fit(order, rectangles, meets)
-        if peak <= best_peak:
-            best_order, best, best_peak = order, offsets, peak
-    return best
-
-
-def _first_fit(
-    order: Sequence[int], rectangles: Sequence[_Rectangle], meets: Sequence[Sequence[int]]
-) -> tuple[list[int], int]:
-    """Each rectangle in turn at the lowest offset that is free during its life; the offsets and the peak."""
-    offsets = [-1] * len(rectangles)
-    peak = 0
-    for index in order:
-        size, offset = rectangles[index].size, 0
-        for start, end in sorted(
-            (offsets[j], offsets[j] + rectangles[j].size) for j in meets[index] if offsets[j] >= 0
-        ):
-            if offset + size <= start:
-                break
-            offset = max(offset, end)
-        offsets[index] = offset
-        peak = max(peak, offset + size)
-    return offsets, peak
+def _rectangles(groups: Sequence[Sequence[PlacedValue]]) -> list[Rectangle]:
+    return [Rectangle(group[0].first, group[-1].last, max(aligned(value.bytes) for value in group)) for group in groups]

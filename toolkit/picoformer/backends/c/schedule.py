@@ -1,16 +1,17 @@
-"""The steps of a model: which nodes one call of the device computes, and what it reads and leaves."""
+"""What runs when: the steps of a model, the calls that compute them, and the calls that go by tiles of rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from picoformer.backends.c.fuse import fused
 from picoformer.backends.c.isa import Layout
 from picoformer.ir import Graph, Node
 
 Grouping = Callable[[Graph, Layout], tuple[tuple[Node, ...], ...]]
-"""From a graph and a target's kernels to the nodes of each step, in execution order, Reshape nodes left out. Nodes of a
-group stand next to each other in the graph, and what one but the last of them computes is read by the next one only."""
+"""From a graph and a target's kernels to the nodes of each step, in execution order, Reshape nodes left out. What a
+node of a group but the last one computes is read by the next one only."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,60 @@ class Step:
             node.op.macs([graph.types[name] for name in node.inputs], graph.types[node.output]) for node in self.nodes
         )
 
-    def scratch_bytes(self, graph: Graph, layout: Layout) -> int:
-        """Bytes of arena it needs for itself while it runs."""
-        return max(layout.scratch_bytes(graph, node) for node in self.nodes)
+
+@dataclass(frozen=True)
+class Call:
+    """One turn of a step. `again`: its rows were computed before and are computed once more, where keeping them would
+    cost memory."""
+
+    step: int
+    again: bool = False
 
 
-def one_by_one(graph: Graph, layout: Layout) -> tuple[tuple[Node, ...], ...]:
-    """Every node a step of its own."""
-    return tuple((node,) for node in graph.nodes if node.op.kind != "Reshape")
+@dataclass(frozen=True)
+class Tiling:
+    """Calls `first` to `last` run for `height` rows, then for the next, until all `rows` are done."""
+
+    first: int
+    last: int
+    rows: int
+    height: int
+
+    @property
+    def tile_rows(self) -> tuple[tuple[int, int], ...]:
+        """The first row of each tile, and how many it has."""
+        starts = range(0, self.rows, self.height)
+        return tuple((start, min(self.height, self.rows - start)) for start in starts)
+
+    @property
+    def tiles(self) -> int:
+        """How often each of the calls is made."""
+        return -(-self.rows // self.height)
 
 
-def steps_of(graph: Graph, layout: Layout, group: Grouping = one_by_one) -> tuple[Step, ...]:
-    """The steps of a graph for a target, in execution order; `group` says which nodes are one step."""
+@dataclass(frozen=True)
+class Schedule:
+    """The steps, numbered as they stand in the graph, the calls in the order in which they are made, and the tilings,
+    which do not overlap."""
+
+    steps: tuple[Step, ...]
+    calls: tuple[Call, ...]
+    tilings: tuple[Tiling, ...] = ()
+
+    def step_of(self, call: int) -> Step:
+        """The step that a call computes."""
+        return self.steps[self.calls[call].step]
+
+    def tiling_of(self, call: int) -> Tiling | None:
+        """The tiling that a call belongs to, if any."""
+        return next((tiling for tiling in self.tilings if tiling.first <= call <= tiling.last), None)
+
+
+def steps_of(graph: Graph, layout: Layout, group: Grouping = fused) -> tuple[Step, ...]:
+    """The steps of a graph for a target, in the graph's order; `group` says which nodes are one step."""
     return tuple(Step(nodes) for nodes in group(graph, layout))
+
+
+def in_order(steps: tuple[Step, ...]) -> Schedule:
+    """Every step once, as a whole."""
+    return Schedule(steps, tuple(Call(index) for index in range(len(steps))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -11,12 +12,15 @@ from picoformer.backends.c.isa import Layout
 from picoformer.backends.c.literals import C_TYPES, LINE, float_literal
 from picoformer.backends.c.names import Names, identifier
 from picoformer.backends.c.plan import MemoryPlan, scratch_name
-from picoformer.backends.c.schedule import Step
+from picoformer.backends.c.rows import row_wise
+from picoformer.backends.c.schedule import Step, Tiling
 from picoformer.errors import UnsupportedError
 from picoformer.ir import DType, Graph, Lowered, Node, TensorType
 from picoformer.ir.operator import Array
 
 Scalar = int | float | str
+Argument = str | tuple[str | int, str]
+"""An argument of a C call; a word with it becomes a comment behind it."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,11 @@ class Parts:
 
 @dataclass(frozen=True)
 class Site:
-    """One step: its nodes, their integer meanings (None in a float graph), and where its values lie."""
+    """One call: its step's nodes, their integer meanings (None in a float graph), and where its values lie."""
 
     graph: Graph
     step: Step
-    index: int
+    call_index: int
     lowered_nodes: tuple[Lowered | None, ...]
     name: str
     layout: Layout
@@ -99,30 +103,60 @@ class Site:
         """Type of the step's output."""
         return self.graph.types[self.step.output]
 
+    @cached_property
+    def tiling(self) -> Tiling | None:
+        """What it belongs to where it computes a tile of rows: `rows` of them from `row` on, in C."""
+        return self.plan.schedule.tiling_of(self.call_index)
+
+    @property
+    def height(self) -> int | None:
+        """Rows of a tile; None where it computes all rows."""
+        return self.tiling.height if self.tiling else None
+
+    @cached_property
+    def _whole(self) -> frozenset[str]:
+        """Operands that are read whole whichever rows are computed."""
+        rows = row_wise(self.graph, self.step)
+        return rows.whole if rows else frozenset()
+
+    def count(self, elements: int, word: str) -> Argument:
+        """How many of `elements` the call works on, as an argument of a call."""
+        if self.tiling is None:
+            return elements, word
+        each = elements // self.tiling.rows
+        return "rows" if each == 1 else (f"rows * {each}", word)
+
     def unsupported(self, reason: str) -> UnsupportedError:
         """The error for this node."""
         return UnsupportedError(f"node '{self.node.name}' ({self.node.op.kind}) cannot be written as C: {reason}")
 
-    def read(self, index: int) -> str:
-        """Pointer to the elements of an input of the first node: in the arena, or the array of a constant."""
+    def read(self, index: int, by_rows: bool = False) -> str:
+        """Pointer to the elements of an input of the first node that the call works on: in the arena, or the array of a
+        constant; `by_rows`: a constant that has something for each row."""
         name = self.node.inputs[index]
-        constant = self.graph.constants.get(name)
+        type_, constant = self.graph.types[name], self.graph.constants.get(name)
         if constant is not None:
-            return self.parts.array(name, constant, f"{name}, {describe(self.graph.types[name])}")
-        return self._at(name, self.graph.types[name].dtype)
+            symbol = self.parts.array(name, constant, f"{name}, {describe(type_)}")
+            return symbol + (self._row_offset(type_) if by_rows else "")
+        place = self.plan.read(self.call_index, name)
+        is_part = name not in self._whole and not place.height
+        return self._pointer(place.name, type_.dtype) + (self._row_offset(type_) if is_part else "")
 
     def write(self) -> str:
-        """Pointer to the output."""
-        return self._at(self.step.output, self.out.dtype)
+        """Pointer to what the call computes of the output."""
+        place = self.plan.written(self.call_index)
+        return self._pointer(place.name, self.out.dtype) + ("" if place.height else self._row_offset(self.out))
+
+    def _row_offset(self, type_: TensorType) -> str:
+        if self.tiling is None:
+            return ""
+        each = type_.elements // self.tiling.rows
+        return " + row" if each == 1 else f" + row * {each}"
 
     def scratch(self, dtype: DType) -> str:
         """Pointer to the step's scratch; NULL where the instruction set wants none."""
-        if not self.step.scratch_bytes(self.graph, self.layout):
-            return "NULL"
-        return self._pointer(scratch_name(self.index), dtype)
-
-    def _at(self, name: str, dtype: DType) -> str:
-        return self._pointer(self.plan.root(name), dtype)
+        name = scratch_name(self.call_index)
+        return self._pointer(name, dtype) if name in self.offsets else "NULL"
 
     def _pointer(self, root: str, dtype: DType) -> str:
         if dtype is DType.BOOL:
@@ -145,12 +179,15 @@ class Site:
 
     def struct(self, type_: str, suffix: str = "", /, **fields: Scalar) -> str:
         """Address of a parameter struct; fields in the order given."""
-        symbol = self.parts.names.unique(f"{self.name}_{suffix}" if suffix else self.name)
         literals = tuple((name, _literal(value)) for name, value in fields.items())
+        for known in self.parts.structs:
+            if (known.type, known.fields) == (type_, literals):
+                return f"&{known.symbol}"
+        symbol = self.parts.names.unique(f"{self.name}_{suffix}" if suffix else self.name)
         self.parts.structs.append(ParameterStruct(type_, symbol, literals))
         return f"&{symbol}"
 
-    def length(self, index: int, limit: int) -> str:
+    def length(self, index: int, limit: int | str) -> str:
         """The valid length that input `index` holds, kept inside 0..limit; `limit` where there is no such input."""
         if len(self.node.inputs) <= index:
             return str(limit)
@@ -159,7 +196,7 @@ class Site:
         self.parts.uses_length = True
         return f"clamp_length(*{self.read(index)}, {limit})"
 
-    def call(self, function: str, *arguments: str | tuple[str | int, str], prefix: str = "", indent: int = 8) -> str:
+    def call(self, function: str, *arguments: Argument, prefix: str = "", indent: int = 8) -> str:
         """A call as text; an argument (value, word) gets the word as a comment behind it."""
         self.parts.functions[function] = None
         words = [a if isinstance(a, str) else f"{a[0]} /* {a[1]} */" for a in arguments]

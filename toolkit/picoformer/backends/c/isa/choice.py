@@ -60,12 +60,16 @@ class Layout(InstructionSet):
         kernels = {DType.INT8: self.attention_head_s8, DType.INT16: self.attention_head_s16}
         return kernels.get(dtype, GENERIC.attention_head_s8)
 
-    def scratch_bytes(self, graph: Graph, node: Node) -> int:
-        """Bytes of arena a step needs for itself while it runs; 0 for most."""
+    def scratch_bytes(self, graph: Graph, node: Node, rows: int | None = None, wide: bool | None = None) -> int:
+        """Bytes of arena a node needs for itself while it runs; 0 for most.
+
+        `rows`: those computed at a time, where not all of them. `wide`: what `is_wide` says, where it was asked before.
+        """
         types = [graph.types[name] for name in node.inputs]
         if isinstance(node.op, Linear):
-            layout = self.linear(types[0].dtype, types[1].dtype, self.is_wide(graph, node))
-            return layout.scratch_bytes(types[0].rows, types[0].width)
+            wide = self.is_wide(graph, node) if wide is None else wide
+            layout = self.linear(types[0].dtype, types[1].dtype, wide)
+            return layout.scratch_bytes(rows or types[0].rows, types[0].width)
         if not isinstance(node.op, Attention):
             return 0
         head, heads = self.attention(types[0].dtype), node.op.kv_heads

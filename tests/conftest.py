@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -22,11 +24,14 @@ def _require(programs: list[str]) -> None:
     missing = [name for name in programs if shutil.which(name) is None]
     if missing:
         packages = " ".join(PACKAGES[name] for name in programs)
-        message = f"{', '.join(missing)} not installed: sudo apt-get install {packages}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        warnings.warn(f"NOT TESTED: {message}", stacklevel=1)
-        pytest.skip(message)
+        _lack(f"{', '.join(missing)} not installed: sudo apt-get install {packages}")
+
+
+def _lack(message: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    warnings.warn(f"NOT TESTED: {message}", stacklevel=1)
+    pytest.skip(message)
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +44,14 @@ def arm_tools() -> None:
 def riscv_tools() -> None:
     """The RISC-V compiler and QEMU."""
     _require(["riscv64-unknown-elf-gcc", "qemu-system-riscv32"])
+
+
+@pytest.fixture(scope="session")
+def pip_tools() -> None:
+    """zig's compiler and unicorn, from PyPI."""
+    missing = [name for name in ("ziglang", "unicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        _lack(f"{', '.join(missing)} not installed: pip install 'picoformer[emulator]'")
 
 
 def require_tools(target: str, request: pytest.FixtureRequest) -> None:

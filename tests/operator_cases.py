@@ -277,6 +277,10 @@ def elementwise(op: Operator, a: DType, b: DType, y: DType) -> Iterator[Case]:
                 yield Case(
                     f"{shape_a} {shape_b} {note} {fit}", op, (Operand(a_type), Operand(b_type)), out, (left, right)
                 )
+            for multiple in (1, 7, 255, 256) if isinstance(op, Add) and (a, b, y) == (S16, S8, S16) else ():
+                grid = of(shape_a, a, 2.0**-10)
+                inputs = (Operand(grid), Operand(of(shape_b, b, multiple * 2.0**-10, 0)))
+                yield Case(f"{shape_a} {shape_b} {note} times {multiple}", op, inputs, grid, (left, right))
 
 
 def plain_add() -> Iterator[Case]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 import struct
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import graphs
 from picoformer.backends.c import emit_c
 from picoformer.backends.onnx import export_onnx
 from picoformer.cli import main
-from picoformer.errors import DeviceError, FitError
+from picoformer.errors import FitError
 from picoformer.firmware import build_firmware
 from picoformer.library import build_library
 from picoformer.reference import lower_graph, run_integer
@@ -92,8 +94,6 @@ def test_what_stands_in_is_run_and_named(model: Path, tmp_path: Path, arm_tools:
     assert found["ram_bytes"]["arena"] == sizes["ram"]["arena"] and found["instructions"]["per_inference"] > 1000
     emulated = CliRunner().invoke(main, ["emulate", *verify[1:], "--json"]).output
     assert json.loads(emulated)["ran_on_stand_in"] == "mps2-an385-m0"
-    with pytest.raises(DeviceError, match="rp2040-pico is built as a library, whose program answers no wire"):
-        verify_files(out, model / "samples.npz", port="/dev/null")
 
 
 def test_what_cannot_be_compiled_here_is_a_component_without_sizes(
@@ -117,32 +117,64 @@ def test_what_cannot_be_compiled_here_is_a_component_without_sizes(
     assert (out / "esp32-s3" / "model" / "idf_component.yml").read_text().startswith('version: "')
 
 
+def _compile_for_this_machine(folders: list[Path], main_c: str, out: Path) -> Path:
+    """A program from nothing but the folders of a library, in the way their CMakeLists.txt say."""
+    out.mkdir()
+    (out / "main.c").write_text(main_c)
+    command = ["gcc", "-std=c99", "-O2", "-ffp-contract=off"]
+    for folder in folders:
+        text = (folder / "CMakeLists.txt").read_text()
+        private = re.findall(r'"([^"]+)"', re.findall(r"PRIV_INCLUDE_DIRS (.*)", text)[0])
+        command += [f"-I{folder / place}" for place in ("include", *private)]
+        command += [f"-D{define}" for define in re.findall(r"definitions\(\S+ PRIVATE (.*)\)", text)]
+        command += [str(folder / name) for name in re.findall(r'^        "(.+)"$', text, re.MULTILINE)]
+    subprocess.run([*command, str(out / "main.c"), "-o", str(out / "run")], check=True)
+    return out / "run"
+
+
 def test_a_library_is_complete_and_computes_the_model(tmp_path: Path) -> None:
-    """Compiled for this machine from nothing but the folder, in the way its CMakeLists.txt says."""
     case = graphs.prenorm_encoder()
     graph, target = case.quantized(), load_target("esp32-s3")
     made = emit_c(graph, target.isa, "model", tmp_path / "source")
     folder = build_library(tmp_path / "source", target, tmp_path / "out", "model", made.arena_bytes).folder
-    sources = re.findall(r'^        "(.+)"$', (folder / "CMakeLists.txt").read_text(), re.MULTILINE)
-    (tmp_path / "main.c").write_text(_MAIN)
     shutil.rmtree(tmp_path / "source")
-    command = [
-        "gcc",
-        "-std=c99",
-        "-O2",
-        "-ffp-contract=off",
-        f"-I{folder}/include",
-        f"-I{folder}",
-        f"-I{folder}/firmware/include",
-    ]
-    command += [str(folder / name) for name in sources]
-    subprocess.run([*command, str(tmp_path / "main.c"), "-o", "run"], cwd=tmp_path, check=True)
+    program = _compile_for_this_machine([folder], _MAIN, tmp_path / "program")
     frames = case.samples["frames"][:1]
-    done = subprocess.run([tmp_path / "run"], input=frames.tobytes(), capture_output=True, check=True)
+    done = subprocess.run([program], input=frames.tobytes(), capture_output=True, check=True)
     expected = run_integer(lower_graph(graph), {"frames": frames})["logits"]
     assert done.stdout == expected.astype(graph.types["logits"].dtype.numpy).tobytes()
 
 
+def test_a_program_with_the_library_is_verified_on_a_port(model: Path, tmp_path: Path, riscv_tools: None) -> None:
+    """All of the chain, with a program of two functions and a call at its end, as on a board."""
+    out = tmp_path / "out"
+    _build(model, "esp32-s3", out)
+    folders = [out / "esp32-s3" / name for name in ("model", "model_wire")]
+    program = _compile_for_this_machine(folders, _SERVE, tmp_path / "program")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        listener.settimeout(30)
+        number = listener.getsockname()[1]
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(verify_files, out, model / "samples.npz", port=f"socket://127.0.0.1:{number}", limit=2)
+            line, _ = listener.accept()
+            with line, subprocess.Popen([program], stdin=line, stdout=line) as process:
+                found = future.result(60).to_json()
+                process.kill()
+    assert found["passed"] and found["ran_on_stand_in"] is None
+    assert found["links"][-2]["equal"] and found["links"][-2]["to"].startswith("socket://")
+    assert found["ram_bytes"]["stack"] is None and found["instructions"]["per_inference"] is None
+
+
+_SERVE = """
+#include <unistd.h>
+#include "picoformer/port.h"
+#include "picoformer/wire.h"
+int pf_port_read(void) { unsigned char byte; return read(0, &byte, 1) == 1 ? byte : -1; }
+void pf_port_write(uint8_t byte) { if (write(1, &byte, 1) != 1) _exit(1); }
+int main(void) { pf_wire_serve(); return 0; }
+"""
 _MAIN = """
 #include <stdio.h>
 #include "model.h"

@@ -13,7 +13,7 @@ from c_library import FIRMWARE, FLAGS, execute
 from operator_cases import CASES, Case, of, then_activation
 from picoformer.ir.operator import Operand
 from picoformer.ir.types import DType, QuantParams, TensorType
-from picoformer.ops import Linear, LoweredInterpolatedTable
+from picoformer.ops import Attention, Linear, LoweredInterpolatedTable
 from test_c_ops import ALIASES
 
 DSP = ["dsp", "generic"]
@@ -129,6 +129,61 @@ def test_sums_that_may_not_be_shifted_left(y: DType, core: ArmLibrary) -> None:
         case = linear_case(data, weight, y, 2.0**15)
         assert 32 - case.lowered.shift > case.lowered.headroom
         check(core, case)
+
+
+ATTENTIONS = [
+    # queries, keys, heads, heads of keys, head size, value size, causal
+    *((3, keys, 1, 1, 1 + keys % 9, 1 + keys % 5, False) for keys in (*range(1, 10), 63, 66, 67, 68, 69, 72, 133)),
+    *((keys - 2, keys, 2, 1, 4, 3, True) for keys in (3, 4, 9, 10, 11)),
+    (2, 5, 1, 1, 67, 68, False),  # heads of more words than the loop is unrolled, values too
+    (2, 5, 1, 1, 136, 2, False),
+    (2, 6, 1, 1, 140, 3, False),
+]
+
+
+@pytest.mark.parametrize("x,y", [(S8, S8), (S16, S16), (S16, S8)])
+def test_attention_of_every_small_size(x: DType, y: DType, core: ArmLibrary) -> None:
+    """Keys and heads around every multiple of the loops, extremes, scores whose distance is 2^31, factors with every
+    shift, results so fine that their mean takes 64 bits; and a causal one some rows at a time."""
+    rng = np.random.default_rng(5)
+    waiting = []
+    for index, sizes in enumerate(ATTENTIONS):
+        for fit, scale in ((1.0, 0.2), (1.0, 2.0**11), (2.0**-20, 0.01)):
+            case = attention_case(rng, sizes, x, y, scale, fit, extreme=index % 2 == 0)
+            waiting.append((case.note, execute(core, case.lowered, *case.activations)[1], case.expected))
+            queries, keys, causal = sizes[0], sizes[1], sizes[-1]
+            for first in range(0, queries, 2) if causal else ():
+                q, k, v = case.activations
+                count = min(2, queries - first)
+                seen = keys - (queries - first - count)
+                rows = execute(core, case.lowered, q[first : first + count], k[:seen], v[:seen])[1]
+                waiting.append((f"{case.note} from {first}", rows[:count], case.expected[first : first + count]))
+        if core.is_full:
+            core.run()
+    core.run()
+    for note, result, expected in waiting:
+        np.testing.assert_array_equal(result, expected, note)
+
+
+def attention_case(
+    rng: np.random.Generator, sizes: tuple[int, ...], x: DType, y: DType, scale: float, fit: float, extreme: bool
+) -> Case:
+    """`fit`: the step of the result against that of the values."""
+    queries, keys, heads, kv_heads, size, value_size, causal = sizes
+    shapes = (queries, heads * size), (keys, kv_heads * size), (keys, kv_heads * value_size)
+    data = tuple(
+        (rng.choice([x.minimum, x.maximum], s) if extreme else rng.integers(x.minimum, x.maximum + 1, s)).astype(
+            x.numpy
+        )
+        for s in shapes
+    )
+    if extreme:  # the largest score there is beside the smallest
+        data[0][0], data[1][0], data[1][-1] = x.minimum, x.minimum, x.maximum
+    own = 0.02 if x is S8 else 0.02 / 256
+    inputs = tuple(Operand(TensorType(s, x, QuantParams((own,)))) for s in shapes)
+    step = own * fit * x.minimum / y.minimum
+    out = TensorType((queries, heads * value_size), y, QuantParams((step,)))
+    return Case(f"{sizes} {scale} {fit}", Attention(heads, scale, bool(causal), kv_heads), inputs, out, data)
 
 
 def linear_case(

@@ -1,14 +1,20 @@
-"""The kernels of firmware/kernels/mve on an emulated Cortex-M55: the bytes of the definition, and vectors in them."""
+"""The kernels of firmware/kernels/mve on an emulated Cortex-M55: the bytes of the definition, whatever the sizes."""
 
 from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from arm_library import M55, ArmLibrary
-from c_library import execute
-from operator_cases import CASES
-from picoformer.ir.types import DType
+from arm_library import FLAGS_M55, M55, ArmLibrary
+from c_library import FIRMWARE, FLAGS, execute
+from operator_cases import CASES, Case, then_activation
+from picoformer.ir.operator import Array, Lowered, Operand
+from picoformer.ir.types import DType, QuantParams, TensorType
+from picoformer.ops import Attention
 from test_c_dsp import linear_case
 from test_c_ops import ALIASES
 
@@ -25,11 +31,16 @@ class Waiting:
     """Results that are not there yet, with what they must be; the core runs when its memory is full, and at the end."""
 
     def __init__(self, core: ArmLibrary) -> None:
-        self.core, self.results = core, []
+        self.core = core
+        self.results: list[tuple[str, Array, Array]] = []
 
-    def add(self, case, alias: int | None = None) -> None:
-        result = execute(self.core, case.lowered, *case.activations, alias=alias)[1]
-        self.results.append((case.note, result, case.expected))
+    def add(self, case: Case, alias: int | None = None) -> None:
+        """A case, maybe in place."""
+        self.add_lowered(case.note, case.lowered, case.activations, case.expected, alias=alias)
+
+    def add_lowered(self, note: str, low: Lowered, data: tuple[Array, ...], expected: Array, **how: object) -> None:
+        """Any integer operator on any data; `how`: see execute."""
+        self.results.append((note, execute(self.core, low, *data, **how)[1], expected))  # type: ignore[arg-type]
         if self.core.is_full:
             self.run()
 
@@ -93,3 +104,84 @@ def test_sums_that_may_not_be_shifted_left(y: DType, core: ArmLibrary) -> None:
         assert 32 - case.lowered.shift > case.lowered.headroom
         waiting.add(case)
     waiting.run()
+
+
+@pytest.mark.parametrize("y", [S8, S16])
+@pytest.mark.parametrize("symbol", [s for s in CASES if s.startswith("pf_linear_") and "wide" not in s])
+def test_linear_with_an_activation(symbol: str, y: DType, core: ArmLibrary) -> None:
+    """One call gives what a linear layer and the table of an activation give one after another."""
+    waiting = Waiting(core)
+    for case in CASES[symbol]():
+        then, expected = then_activation(case, y)
+        waiting.add_lowered(case.note, case.lowered, case.activations, expected, then=then)
+    waiting.run()
+
+
+@pytest.mark.parametrize("then", [S8, S16])
+@pytest.mark.parametrize("y", [S8, S16])
+def test_activation_of_many_rows_and_of_sums_that_may_not_be_shifted_left(y: DType, then: DType, core: ArmLibrary) -> None:
+    rng = np.random.default_rng(3)
+    waiting = Waiting(core)
+    for rows, n, k, factor in ((1, 1, 5, 2.0**15), (5, 9, 64, 2.0**15), (19, 11, 96, 0.01), (8, 8, 64, 0.01)):
+        data = rng.integers(-128, 128, (rows, k)).astype(np.int8)
+        data[0] = 0
+        case = linear_case(data, rng.integers(-127, 128, (n, k)).astype(np.int8), y, factor)
+        table, expected = then_activation(case, then)
+        waiting.add_lowered(case.note, case.lowered, case.activations, expected, then=table)
+    waiting.run()
+
+
+ATTENTIONS = [
+    (5, 32, 1, 1, 16, 16, False),  # whole vectors and pieces, the last call of a single query
+    (6, 64, 2, 1, 16, 9, False),
+    (4, 32, 1, 1, 8, 8, False),
+    (3, 96, 1, 1, 32, 5, False),  # two vectors of int8, four of int16
+    (2, 48, 1, 1, 70, 17, False),  # halves of a piece
+    (40, 40, 1, 1, 16, 8, True),  # rows before and after the first whole sixteens
+    (3, 33, 9, 9, 1, 1100, False),  # values so far apart that 16 bits of offset do not reach
+]
+
+
+@pytest.mark.parametrize("x,y", [(S8, S8), (S8, S16), (S16, S8), (S16, S16)])
+@pytest.mark.parametrize("drop", [0, 24])
+def test_attention_of_every_way_through_its_loops(drop: int, x: DType, y: DType, core: ArmLibrary) -> None:
+    """(queries, keys, heads, key heads, head size, value size, causal); drop: factors of means by shifts of 32 and less."""
+    rng = np.random.default_rng(4)
+    waiting = Waiting(core)
+    for queries, keys, heads, kv_heads, size, value_size, causal in ATTENTIONS:
+        shapes = (queries, heads * size), (keys, kv_heads * size), (keys, kv_heads * value_size)
+        data = tuple(rng.integers(x.minimum, x.maximum + 1, shape).astype(x.numpy) for shape in shapes)
+        data[0][0], data[1][:, 0] = x.maximum, x.minimum
+        types = [TensorType(shape, x, QuantParams((0.02 / (1 if x is S8 else 256),), 0)) for shape in shapes]
+        out = TensorType((queries, heads * value_size), y, QuantParams((0.02 / (1 if y is S8 else 256),), 0))
+        op = Attention(heads, size**-0.5, causal, kv_heads)
+        low = op.lower([Operand(t) for t in types], out)
+        low = replace(low, value_exponent=low.value_exponent - drop)  # type: ignore[attr-defined,call-arg]
+        waiting.add_lowered(f"{shapes}", low, data, low.execute(*data))
+    waiting.run()
+
+
+@pytest.mark.parametrize("symbol", [s for s in CASES if s.startswith("pf_layer_norm_gain")])
+def test_a_gain_of_any_shift(symbol: str, core: ArmLibrary) -> None:
+    """Shifts down to 12: sums whose low words are part of the result."""
+    waiting = Waiting(core)
+    for case in CASES[symbol]():
+        for less in (0, 8, 25):
+            low = case.lowered
+            low = replace(low, shift=low.shift - less, offset=low.offset >> less)  # type: ignore[attr-defined,call-arg]
+            waiting.add_lowered(case.note, low, case.activations, low.execute(*case.activations))
+    waiting.run()
+
+
+COMPILERS = {
+    "gcc": ["arm-none-eabi-gcc", *FLAGS_M55],
+    "gcc small": ["arm-none-eabi-gcc", *FLAGS_M55, "-Os"],
+    "clang": ["clang", "--target=thumbv8.1m.main-none-eabi", *FLAGS_M55],
+}
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_compiles_without_a_warning(compiler: str, tmp_path: Path, arm_tools: None) -> None:
+    sources = [str(path) for path in sorted((FIRMWARE / "kernels" / "mve").glob("*.c"))]
+    done = subprocess.run([*COMPILERS[compiler], *FLAGS, "-c", *sources], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

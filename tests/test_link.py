@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 import zlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -63,14 +64,22 @@ class _Raw:
     """The wire of a running device without the Device class: any bytes out, the next good frame in."""
 
     def __init__(self, transport: object) -> None:
-        self._transport = transport
+        self._transport: Any = transport
         self._reader = FrameReader()
+        for sequence in range(20, 30):  # what a device that starts up has not heard is said again
+            self._transport.write(b"\0" + _request(Message.HELLO, sequence=sequence), 5.0)
+            end = time.monotonic() + 1
+            while time.monotonic() < end:
+                for body in self._reader.feed(self._transport.read(0.2)):
+                    if body[:3] == bytes([sequence, Message.HELLO | 0x80, Status.OK]):
+                        return
+        raise AssertionError("the device does not answer")
 
     def ask(self, line: bytes) -> bytes:
-        self._transport.write(line, 5.0)  # type: ignore[attr-defined]
+        self._transport.write(line, 5.0)
         end = time.monotonic() + 5
         while time.monotonic() < end:
-            bodies = self._reader.feed(self._transport.read(0.5))  # type: ignore[attr-defined]
+            bodies = self._reader.feed(self._transport.read(0.5))
             if bodies:
                 assert len(bodies) == 1
                 return bodies[0]

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 from onnx.helper import make_node
 
+from graphs import Builder
 from onnx_models import EncoderOptions as Options
 from onnx_models import exported, run_onnxruntime, sample_inputs, save_model
 from onnx_spelling import GELU_FORMS, NORM_FORMS, TANH_FORMS, spell_out
 from picoformer.errors import UnsupportedError
 from picoformer.frontends.onnx import load_onnx
-from picoformer.ir import Graph, verify
-from picoformer.ops import Attention, LayerNorm, Linear, ReduceMean
+from picoformer.ir import DType, Graph, verify
+from picoformer.ops import Attention, LayerNorm, Linear, ReduceMean, Slice
 from picoformer.passes import ORDER, canonical, differences, optimize
+from picoformer.passes.norm import fold_norm_gain
 from picoformer.reference import run_float
 
 COVERED = {
@@ -192,10 +194,39 @@ def test_differences_are_seen() -> None:
 def test_norm_gain_goes_into_the_linears_behind_it() -> None:
     pre = optimize(load_onnx(exported(Options(), 20)))
     norms = [node for node in pre.nodes if isinstance(node.op, LayerNorm)]
-    assert [len(node.inputs) for node in norms] == [1, 1, 3]  # the last is read by the mean
-    assert all(node.output.endswith("_normalized") for node in norms[:2])
+    assert [len(node.inputs) for node in norms] == [1, 1, 1]  # the last through the mean
+    assert all(node.output.endswith("_normalized") for node in norms)
     post = optimize(load_onnx(exported(*ENCODERS["multihead attention"])))
     assert all(len(n.inputs) == 3 for n in post.nodes if isinstance(n.op, LayerNorm))  # the residual reads them too
+
+
+@pytest.mark.parametrize(
+    "moved,valid_length,bias,folds",
+    [
+        ("mean", False, True, True),
+        ("mean", True, False, True),
+        ("mean", True, True, False),  # the mean of no rows is zero, and not the bias
+        ("first row", False, True, True),
+        ("columns", False, True, False),
+    ],
+)
+def test_norm_gain_goes_past_what_takes_whole_rows(moved: str, valid_length: bool, bias: bool, folds: bool) -> None:
+    b = Builder(moved)
+    x = b.input("x", 6, 8)
+    length = [b.input("valid_length", dtype=DType.INT32)] if valid_length else []
+    shift = b.constant("shift", shape=(8,)) if bias else b.constant("shift", np.zeros(8, np.float32))
+    y = b.node(LayerNorm(1e-5), x, b.constant("gain", shape=(8,)), shift, name="norm")
+    if moved == "mean":
+        y = b.node(ReduceMean(-2, False), y, *length, name="pooled")
+    else:
+        y = b.node(Slice(-2, 0, 1, 1, False) if moved == "first row" else Slice(-1, 2, 7, 1, True), y, name="chosen")
+    graph = b.graph(b.linear(y, 3, "out"))
+    folded = fold_norm_gain(graph)
+    (norm,) = (node for node in folded.nodes if isinstance(node.op, LayerNorm))
+    assert len(norm.inputs) == (1 if folds else 3)
+    data = {"x": np.random.default_rng(0).normal(0, 2, (4, 6, 8)).astype(np.float32)}
+    data |= {"valid_length": np.array([0, 1, 5, 6], np.int32)} if valid_length else {}
+    np.testing.assert_allclose(run_float(folded, data)["out"], run_float(graph, data)["out"], rtol=1e-4, atol=1e-5)
 
 
 def test_values_that_survive_keep_their_names() -> None:

@@ -16,6 +16,7 @@ from picoformer.ops import (
     Concat,
     LayerNorm,
     Linear,
+    LoweredAdd,
     Mul,
     ReduceMean,
     Reshape,
@@ -112,6 +113,23 @@ def test_the_residual_stream_is_wide_and_shares_one_grid() -> None:
         if isinstance(node.op, Add)
     }
     assert plain["r1"] and plain["r2"], "a residual addition rescales nothing"
+
+
+@pytest.mark.parametrize("spread", [0.003, 1.0, 30.0])
+def test_an_added_constant_counts_in_whole_steps_of_the_stream(spread: float) -> None:
+    """The sum is then a whole multiple of an int8 added to the stream, at the cost of no more than one of 128 steps."""
+    graph = block()
+    positions = graph.constants["pos"] * np.float32(spread)
+    graph = graph.replace(constants={**graph.constants, "pos": positions})
+    typed = quantize(graph, samples(), run_float)
+    add = lower_graph(typed).steps[[node.output for node in typed.nodes].index("r0")]
+    assert isinstance(add, LoweredAdd) and add.constant is not None
+    multiple, rest = divmod(add.multiplier_b, 1 << add.shift)
+    assert add.multiplier_a == 1 << add.shift and add.offset == rest == 0 and 1 <= multiple <= 255
+    assert multiple == 1 or np.abs(add.constant).max() >= 127 * (multiple - 1) // multiple
+    quant = typed.types["pos"].quant
+    assert quant is not None
+    np.testing.assert_allclose(dequantize(add.constant, quant), positions, atol=quant.scale[0] / 2 * 1.001)
 
 
 def test_queries_keys_and_values_have_a_symmetric_scale_per_head() -> None:

@@ -48,7 +48,7 @@ def test_the_simulation_follows_the_integers() -> None:
     assert decibels(noise) == pytest.approx(logits_sqnr(graph, typed, data), abs=1.0)
 
 
-@pytest.mark.parametrize("name", ["x", "n1", "k", "up", "embed", "v.w", "pos"])
+@pytest.mark.parametrize("name", ["x", "n1", "k", "up", "att", "v.w", "pos"])
 def test_a_variant_costs_what_running_all_of_it_costs(name: str) -> None:
     graph, data = block(), samples()
     typed = quantize(graph, data, run_float, NARROW)

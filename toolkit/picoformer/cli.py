@@ -320,7 +320,7 @@ def inspect(
 @fits_options
 @json_option
 def targets(fits: Path | None, scheme: str, as_json: bool) -> None:
-    """List the boards and emulated machines to build for; with --fits those that a model fits.
+    """List boards and emulated machines, or those a model fits.
 
     With core, clock, memory, instruction sets, and what runs a build without the board.
     """

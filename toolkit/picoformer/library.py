@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,19 @@ from picoformer.firmware import (
     model_units,
 )
 from picoformer.link_map import read_map
-from picoformer.targets import Target, resource_root
+from picoformer.targets import LIBRARY, Target, resource_root
 from picoformer.toolchain import compile_units, run_tool
 
 
 @dataclass(frozen=True)
 class LibraryBuild:
-    """A folder for the SDK's project; `archive` and `sizes` are None where nothing compiled it, for `reason`."""
+    """Folders for the SDK's project: the model, and the `wire` for a program that is to be verified on the board.
+
+    `archive` (of the model) and `sizes` are None where nothing compiled it, for `reason`.
+    """
 
     folder: Path
+    wire: Path
     archive: Path | None
     sizes: SizeReport | None
     reason: str
@@ -42,13 +47,14 @@ class LibraryBuild:
 def build_library(
     model_dir: Path, target: Target, out: Path, prefix: str, arena_bytes: int, *, strict: bool = False
 ) -> LibraryBuild:
-    """Write the library `prefix` for `target` into `out`: a folder of that name, its archive and size.json.
+    """Write the library `prefix` for `target` into `out`: its folder, one for the wire, its archive and size.json.
 
     `model_dir` holds the generated C. Sizes are of what is reachable from the functions in <prefix>.h, which is what a
     linker keeps; the arena is the caller's, and `arena_bytes` is what it has to be. Raises FitError when the model
     alone is larger than the board, ToolError when the compiler is there and fails.
     """
-    folder = _write_component(model_dir, target, out / prefix, prefix)
+    folder = _write_model(model_dir, target, out / prefix, prefix)
+    wire = _write_wire(model_dir, target, out / f"{prefix}_wire", prefix)
     archive, sizes, reason, compiler, program = None, None, "", "", target.toolchain.program
     if shutil.which(program):
         archive, sizes = _compile(folder, model_dir, target, out, prefix, arena_bytes, strict)
@@ -60,73 +66,105 @@ def build_library(
         reason = f"{program} is not installed; get it {apt or 'with ' + target.library_sdk}"
         record = {"flash": None, "ram": None, "reason": reason}
     atomic_write_text(out / "size.json", json.dumps(record, indent=2) + "\n")
-    return LibraryBuild(folder, archive, sizes, reason, compiler)
+    return LibraryBuild(folder, wire, archive, sizes, reason, compiler)
 
 
-def _write_component(model_dir: Path, target: Target, folder: Path, prefix: str) -> Path:
+@dataclass(frozen=True)
+class _Part:
+    """A folder of a library: its name, what a reader has to know, its C files, and what they need."""
+
+    name: str
+    says: tuple[str, ...]
+    sources: tuple[str, ...]
+    private: tuple[str, ...]
+    requires: str = ""
+    defines: tuple[str, ...] = ()
+
+
+def _write_model(model_dir: Path, target: Target, folder: Path, prefix: str) -> Path:
     """Every file that the model needs, and the build file in the form that the SDK takes up."""
     firmware = resource_root("firmware")
     listed = json.loads((model_dir / "sources.json").read_text("utf-8"))
     own = [name for name in listed["model_sources"] if not name.endswith("_device.c")]
-    sources = [*own, *(f"firmware/{name}" for name in listed["sources"])]
     wanted = [(firmware / name, Path("firmware") / name) for name in listed["sources"]]
     for place in sorted({Path(name).parent for name in listed["sources"]}):
         wanted += [(path, Path("firmware") / place / path.name) for path in sorted((firmware / place).glob("*.h"))]
-    headers = firmware / "include"
-    wanted += [(path, Path("firmware/include") / path.relative_to(headers)) for path in sorted(headers.rglob("*.h"))]
+    wanted += _headers(firmware, Path("firmware/include"))
     wanted += [(model_dir / name, Path(name)) for name in (*own, f"{prefix}_weights.h")]
     wanted.append((model_dir / f"{prefix}.h", Path("include") / f"{prefix}.h"))
+    says = (f"Model {prefix} for {target.description}; include/{prefix}.h says how to run it.",)
+    sources = (*own, *(f"firmware/{name}" for name in listed["sources"]))
+    return _write(folder, wanted, _Part(prefix, says, sources, (".", "firmware/include")), target)
+
+
+def _write_wire(model_dir: Path, target: Target, folder: Path, prefix: str) -> Path:
+    """The protocol by which `verify --port` speaks to the board, for a program that defines its byte pipe."""
+    firmware = resource_root("firmware")
+    protocol = sorted((firmware / "protocol").glob("*.[ch]"))
+    wanted = [(path, Path(path.name)) for path in protocol if path.name not in ("main.c", "fault_tests.c")]
+    wanted.append((firmware / "port" / LIBRARY / "port.c", Path("port.c")))
+    wanted.append((model_dir / f"{prefix}_device.c", Path(f"{prefix}_device.c")))
+    wanted += _headers(firmware, Path("include"))
+    says = (
+        f"The serial protocol of model {prefix}, for picoformer verify --port. In your program define",
+        "  int pf_port_read(void);            the next byte from the host, waiting for it",
+        "  void pf_port_write(uint8_t byte);",
+        "and call pf_wire_serve() of picoformer/wire.h, which does not return. picoformer/port.h has what else",
+        "may be defined: a stack that is measured, cycles that are counted.",
+    )
+    sources = tuple(str(place) for _, place in wanted if place.suffix == ".c")
+    defines = (f"PF_CLOCK_HZ={target.clock_hz}u", f"PF_FRAME_BYTES={target.frame_bytes}u")
+    return _write(folder, wanted, _Part(f"{prefix}_wire", says, sources, (".",), prefix, defines), target)
+
+
+def _headers(firmware: Path, to: Path) -> list[tuple[Path, Path]]:
+    include = firmware / "include"
+    return [(path, to / path.relative_to(include)) for path in sorted(include.rglob("*.h"))]
+
+
+def _write(folder: Path, wanted: Sequence[tuple[Path, Path]], part: _Part, target: Target) -> Path:
     for source, place in wanted:
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / place)
     assert target.library is not None
-    texts = _cmake(target, prefix, sources) if target.library.form == "cmake" else _esp_idf(target, prefix, sources)
+    texts = _cmake(part, target) if target.library.form == "cmake" else _esp_idf(part, target)
     for name, text in texts.items():
         atomic_write_text(folder / name, text)
     return folder
 
 
-def _cmake(target: Target, prefix: str, sources: list[str]) -> dict[str, str]:
-    listed = "\n".join(f"    {name}" for name in sources)
-    own = "add_library_m4" if target.cpu == "cortex-m4" else "add_library_m7"
-    text = f"""\
-# Model {prefix} for {target.description}.
-# In your project's CMakeLists.txt, after the SDK is there:
-#   add_subdirectory({prefix})
-#   target_link_libraries(your_program {prefix})
-# include/{prefix}.h says how to run it.
-set({prefix}_sources
-{listed}
-)
-list(TRANSFORM {prefix}_sources PREPEND ${{CMAKE_CURRENT_LIST_DIR}}/)
-if(COMMAND {own}) # coralmicro has a command for each core
-    {own}({prefix} STATIC ${{{prefix}_sources}})
-else()
-    add_library({prefix} STATIC ${{{prefix}_sources}})
-endif()
-target_include_directories({prefix} PUBLIC ${{CMAKE_CURRENT_LIST_DIR}}/include)
-target_include_directories({prefix} PRIVATE ${{CMAKE_CURRENT_LIST_DIR}}/firmware/include)
-target_compile_options({prefix} PRIVATE {target.toolchain.optimize} -ffp-contract=off)
-"""
-    return {"CMakeLists.txt": text}
+def _cmake(part: _Part, target: Target) -> dict[str, str]:
+    name, own = part.name, "add_library_m4" if target.cpu == "cortex-m4" else "add_library_m7"
+    lines = [f"# {line}" for line in part.says]
+    lines += ["# In your project's CMakeLists.txt, after the SDK is there:", f"#   add_subdirectory({name})"]
+    lines += [f"#   target_link_libraries(your_program {name})", f"set({name}_sources"]
+    lines += [*(f"    {source}" for source in part.sources), ")"]
+    lines += [f"list(TRANSFORM {name}_sources PREPEND ${{CMAKE_CURRENT_LIST_DIR}}/)"]
+    lines += [
+        f"if(COMMAND {own}) # coralmicro has a command for each core",
+        f"    {own}({name} STATIC ${{{name}_sources}})",
+    ]
+    lines += ["else()", f"    add_library({name} STATIC ${{{name}_sources}})", "endif()"]
+    lines += [f"target_include_directories({name} PUBLIC ${{CMAKE_CURRENT_LIST_DIR}}/include)"]
+    for folder in part.private:
+        lines.append(f"target_include_directories({name} PRIVATE ${{CMAKE_CURRENT_LIST_DIR}}/{folder})")
+    lines.append(f"target_compile_options({name} PRIVATE {target.toolchain.optimize} -ffp-contract=off)")
+    lines += [f"target_compile_definitions({name} PRIVATE {define})" for define in part.defines]
+    lines += [f"target_link_libraries({name} PUBLIC {part.requires})"] if part.requires else []
+    return {"CMakeLists.txt": "\n".join([*lines, ""])}
 
 
-def _esp_idf(target: Target, prefix: str, sources: list[str]) -> dict[str, str]:
-    listed = "\n".join(f'        "{name}"' for name in sources)
-    text = f"""\
-# Model {prefix} for {target.description}.
-# A component of ESP-IDF: put this folder into your project's components/ and REQUIRE {prefix} where it is called;
-# include/{prefix}.h says how to run it.
-idf_component_register(
-    SRCS
-{listed}
-    INCLUDE_DIRS "include"
-    PRIV_INCLUDE_DIRS "." "firmware/include"
-)
-target_compile_options(${{COMPONENT_LIB}} PRIVATE {target.toolchain.optimize} -ffp-contract=off)
-"""
-    manifest = f'version: "{__version__}"\ndescription: "model {prefix}, generated by picoformer"\n'
-    return {"CMakeLists.txt": text, "idf_component.yml": manifest}
+def _esp_idf(part: _Part, target: Target) -> dict[str, str]:
+    folders = " ".join(f'"{folder}"' for folder in part.private)
+    lines = [f"# {line}" for line in part.says]
+    lines += [f"# A component of ESP-IDF: put this folder into your project's components/ and REQUIRE {part.name}."]
+    lines += ["idf_component_register(", "    SRCS", *(f'        "{source}"' for source in part.sources)]
+    lines += ['    INCLUDE_DIRS "include"', f"    PRIV_INCLUDE_DIRS {folders}"]
+    lines += [f"    REQUIRES {part.requires}"] if part.requires else []
+    lines += [")", f"target_compile_options(${{COMPONENT_LIB}} PRIVATE {target.toolchain.optimize} -ffp-contract=off)"]
+    lines += [f"target_compile_definitions(${{COMPONENT_LIB}} PRIVATE {define})" for define in part.defines]
+    manifest = f'version: "{__version__}"\ndescription: "{part.name}, generated by picoformer"\n'
+    return {"CMakeLists.txt": "\n".join([*lines, ""]), "idf_component.yml": manifest}
 
 
 def _compile(

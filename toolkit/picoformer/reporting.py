@@ -168,6 +168,7 @@ def print_build(record: Mapping[str, Any]) -> None:
     print(f"  arena {record['arena_decided_by']}")
     if "library" in record:
         print(f"  {record['library']}/ is for a project of {record['sdk']}; its CMakeLists.txt says how")
+        print(f"  {record['library']}_wire/ beside it lets such a program be verified on the board (--port)")
     if "not_compiled" in record:
         print(f"  not compiled, so flash and RAM are not known: {record['not_compiled']}")
     if "stands_in" in record:

@@ -289,7 +289,7 @@ def _check_port(path: Path, source: str, target: Target) -> None:
     ports = resource_root("firmware") / "port"
     folder = ports / target.port
     if not folder.is_dir():
-        known = sorted([LIBRARY, *(entry.name for entry in ports.iterdir() if entry.is_dir())])
+        known = sorted(entry.name for entry in ports.iterdir() if entry.is_dir())
         raise ConfigError(
             f"{path}:{key_line(source, ('port',))}: key 'port': no directory firmware/port/{target.port}; "
             f"use one of {', '.join(known)}"

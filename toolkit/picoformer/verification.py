@@ -178,8 +178,6 @@ def verify_build(
     graph, manifest = build.graph, build.manifest
     inputs = with_full_length(graph, inputs)
     target = build.target
-    if port is not None and target.is_library:
-        raise DeviceError(f"{target.name} is built as a library, whose program answers no wire; verify without --port")
     runs = target if port is not None else stand_in(target)
     boards = [target] if target.is_host else [load_target(HOST), runs]
     if target.is_host and port is not None:
@@ -204,7 +202,8 @@ def verify_build(
             where = None if board.is_host else port
 
             def run(values: Mapping[str, Array]) -> DeviceRun:
-                firmware, identity = build.firmware(board), graph_identity(graph)[:16]
+                firmware = None if board.is_library else build.firmware(board)  # a library has no ELF of its own
+                identity = graph_identity(graph)[:16]
                 session = sessions.enter_context(
                     open_device(firmware, board, where, identity=identity, emulator=emulator)
                 )
@@ -264,7 +263,8 @@ def verify_build(
     ordered = sorted(forms, key=lambda name: FORMS.index(name) if name in FORMS else len(FORMS))
     forms = {name: forms[name] for name in ordered}
     stands_in = "" if runs is target else runs.name
-    judged, compiler = _judge(forms, graph, labels), build.firmware(runs).compiler
+    judged = _judge(forms, graph, labels)
+    compiler = "" if runs.is_library else build.firmware(runs).compiler  # on a port: whatever the SDK took
     cycles: Cycles | str = "cycles are modelled in an emulator only"
     if port is None:
         cycles = model_cycles(build, runs, inputs, emulator)

@@ -93,7 +93,7 @@ static inline uint32_t pf_high_word(uint32_t a, uint32_t b) {
     return (uint32_t)(((uint64_t)a * b) >> 32);
 }
 
-/* min(2^31, (y * error) >> shift): one step of either iteration below. */
+/* min(2^31, (y * error) >> shift): one step of either iteration below; in words, since 64 bits are costly to shift. */
 static inline uint32_t pf_newton(uint32_t y, uint32_t error, int32_t shift) {
     const uint64_t product = (uint64_t)y * error;
     const uint32_t high = (uint32_t)(product >> 32), low = (uint32_t)product;

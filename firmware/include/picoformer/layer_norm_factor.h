@@ -15,7 +15,13 @@ static inline pf_factor pf_row_factor(const pf_layer_norm *p, int32_t total, uin
     const int32_t most = exponent - (33 - __builtin_clz((uint32_t)(product >> 32))); /* bit length - 31 */
     const int32_t shift = most < 2 ? 2 : most > 32 ? 32 : most;
     const int32_t drop = exponent - shift;
-    const uint64_t rounded = drop > 62 ? 0 : (product + ((uint64_t)1 << (drop - 1))) >> drop;
+    uint64_t rounded = 0;
+    if (drop > 32 && drop <= 62) { /* as a rule; the low word's carry is all that it adds */
+        const int32_t rest = drop - 32;
+        rounded = ((uint32_t)(product >> 32) + ((uint32_t)1 << (rest - 1))) >> rest;
+    } else if (drop <= 62) {
+        rounded = (product + ((uint64_t)1 << (drop - 1))) >> drop;
+    }
     pf_factor factor = {rounded > INT32_MAX ? INT32_MAX : (int32_t)rounded, shift};
     return factor;
 }

@@ -1,5 +1,7 @@
-/* One head of an attention on int16 for SMLAD: elements lose low bits as they are arranged, so that all sums fit 32 bits. */
-#include "attention_pairs.h"
+/* One head of an attention on int16 for SMLAD: elements lose low bits as they are arranged, so that all sums fit 32 bits.
+ *
+ * Two queries at a time against the keys, which lie arranged by twos in the scratch, once for all queries. */
+#include "attention_weights.h"
 
 /* Four elements as pairs of int16, in order; zeros from `count` on. */
 typedef struct pf_quad {
@@ -38,7 +40,82 @@ static inline pf_quad pf_load_quad(const int16_t *x, int32_t count, int32_t drop
     return quad;
 }
 
-PF_DEFINE_ARRANGE_ROWS(s16)
 PF_DEFINE_ARRANGE_VALUES(s16, 1)
-PF_DEFINE_HEAD(s16, s8)
-PF_DEFINE_HEAD(s16, s16)
+
+/* Two rows side by side. */
+__attribute__((noinline)) static void arrange_two(const int16_t *a, const int16_t *b, uint32_t *out, int32_t size, int32_t drop) {
+    int32_t i = 0;
+    for (; i + 4 <= size; i += 4, out += 4) {
+        const pf_quad first = pf_load_quad(a + i, 4, drop), second = pf_load_quad(b + i, 4, drop);
+        out[0] = first.first, out[1] = first.second, out[2] = second.first, out[3] = second.second;
+    }
+    if (i < size) {
+        const pf_quad first = pf_load_quad(a + i, size - i, drop), second = pf_load_quad(b + i, size - i, drop);
+        out[0] = first.first, out[1] = first.second, out[2] = second.first, out[3] = second.second;
+    }
+}
+
+/* Leaves the scores of two queries and the largest of each. A pair of keys of which a query sees one only comes last and alone,
+ * since a maximum must not know what its query does not see. */
+__attribute__((noinline)) static void find_scores(pf_head_work *work, const uint32_t *query, const uint32_t *key, int32_t keys) {
+    const int32_t pair = pair_words(work->head->head_size), seen = work->seen[1], is_odd = seen % 2;
+    const int32_t alone = seen < keys ? is_odd | (work->seen[0] < seen) : work->seen[0] < seen;
+    const int32_t together = (seen + 1) / 2 - alone;
+    pf_pairs *const pairs = &work->pairs;
+    int32_t *const top = pairs->as.scores.top, *const score = (int32_t *)work->score;
+    pairs->w = query;
+    pairs->kind = PF_SCORES;
+    pf_set_length(pairs, pair);
+    pairs->as.scores.out = score;
+    top[0] = top[1] = INT32_MIN;
+    pairs->a = key;
+    pairs->as.scores.key_end = key + together * pair;
+    if (together > 0) {
+        pf_dsp_pairs(pairs);
+    }
+    work->top[0] = top[0];
+    work->top[1] = top[1];
+    if (alone) {
+        pairs->as.scores.out = score + 4 * together;
+        pairs->a = pairs->as.scores.key_end;
+        pairs->as.scores.key_end += pair;
+        pf_dsp_pairs(pairs);
+        for (int32_t c = 0; c < 2; c++) {
+            for (int32_t j = 2 * together; j < work->seen[c]; j++) {
+                work->top[c] = score[2 * j + c] > work->top[c] ? score[2 * j + c] : work->top[c];
+            }
+        }
+    }
+}
+
+#define DEFINE_HEAD(OUT)                                                                                                         \
+    PF_DEFINE_MEANS(OUT)                                                                                                         \
+    void pf_attention_head_s16_##OUT(const pf_attention_head *head, const int16_t *q, const int16_t *k, const int16_t *v,        \
+                                     PF_TYPE_##OUT *y, int32_t queries, int32_t keys, int32_t *scratch) {                        \
+        const int32_t size = head->head_size, pair = pair_words(size);                                                           \
+        pf_head_work work = {.head = head, .key_words = pair_words(keys)};                                                       \
+        uint32_t *const query = (uint32_t *)scratch, *const key = query + pair + 2 * work.key_words;                             \
+        work.score = query + pair;                                                                                               \
+        work.value = key + (keys + 1) / 2 * pair;                                                                                \
+        if (!head->same_keys) {                                                                                                  \
+            for (int32_t j = 0; j < keys; j += 2, k += 2 * head->key_stride) {                                                   \
+                arrange_two(k, j + 1 < keys ? k + head->key_stride : k, key + j / 2 * pair, size, head->key_drop);               \
+            }                                                                                                                    \
+            for (int32_t d = 0; d < head->value_size; d += 4) {                                                                  \
+                arrange_values(v + d, head->value_stride, head->value_size - d, head->value_drop,                                \
+                               work.value + d / 2 * work.key_words, keys);                                                       \
+            }                                                                                                                    \
+        }                                                                                                                        \
+        for (int32_t i = 0; i < queries; i += 2, q += 2 * head->query_stride, y += 2 * head->output_stride) {                    \
+            const int32_t second = i + 1 < queries ? 1 : 0;                                                                      \
+            work.seen[0] = keys - head->first_keys > i ? head->first_keys + i : keys;                                            \
+            work.seen[1] = keys - work.seen[0] > second ? work.seen[0] + second : keys;                                          \
+            arrange_two(q, q + second * head->query_stride, query, size, head->query_drop);                                      \
+            find_scores(&work, query, key, keys);                                                                                \
+            find_weights(&work);                                                                                                 \
+            find_means_##OUT(&work, y, y + second * head->output_stride);                                                        \
+        }                                                                                                                        \
+    }
+
+DEFINE_HEAD(s8)
+DEFINE_HEAD(s16)

@@ -23,21 +23,54 @@ static inline uint64_t add_squares(uint64_t sum, uint32_t a) {
     return sum;
 }
 
+/* Adds up `turns` times 16 elements of an aligned row and their squares, in C:
+ *     for (; turns > 0; turns--, x += 16)
+ *         for (int32_t i = 0; i < 16; i++) sums->squares += x[i] * x[i], sums->total += x[i]; */
+typedef struct row_sums {
+    uint64_t squares;
+    int32_t total;
+} row_sums;
+
+__attribute__((naked, noinline)) static void
+add_up(const int16_t *x __attribute__((unused)), int32_t turns __attribute__((unused)), row_sums *sums __attribute__((unused))) {
+    __asm__ volatile(" push {r2, r4-r11, lr}\n"
+                     " mov r2, #0\n mov r3, #0\n mov r12, #0\n"
+                     " mov lr, #0x00010001\n"
+                     "1: ldmia r0!, {r4-r11}\n"
+                     " .irp word, r4, r5, r6, r7, r8, r9, r10, r11\n"
+                     " smlad r12, \\word, lr, r12\n"
+                     " smlald r2, r3, \\word, \\word\n"
+                     " .endr\n"
+                     " subs r1, r1, #1\n"
+                     " bne 1b\n"
+                     " ldr r0, [sp]\n"
+                     " stmia r0, {r2, r3, r12}\n"
+                     " pop {r2, r4-r11, pc}\n");
+}
+
+static inline int32_t is_aligned(const void *p) {
+    return ((uintptr_t)p & 3u) == 0;
+}
+
 static pf_factor row_factor_s16(const pf_layer_norm *p, const int16_t *x, int32_t *total) {
     const int32_t width = p->width;
-    int32_t sum = 0, i = 0;
-    uint64_t squares = 0;
-    for (; i + 8 <= width; i += 8) {
-        const uint32_t a = load_word(x + i), b = load_word(x + i + 2), c = load_word(x + i + 4), d = load_word(x + i + 6);
-        sum = add_products(add_products(add_products(add_products(sum, a, ONES), b, ONES), c, ONES), d, ONES);
-        squares = add_squares(add_squares(add_squares(add_squares(squares, a), b), c), d);
+    row_sums sums = {0, 0};
+    int32_t i = 0;
+    if (width >= 16 && is_aligned(x)) {
+        add_up(x, width / 16, &sums);
+        i = width / 16 * 16;
     }
-    for (; i < width; i++) {
-        sum += x[i];
-        squares += (uint64_t)(uint32_t)(x[i] * x[i]);
+    for (; i + 2 <= width; i += 2) {
+        const uint32_t pair = load_word(x + i);
+        sums.total = add_products(sums.total, pair, ONES);
+        sums.squares = add_squares(sums.squares, pair);
     }
-    *total = sum;
-    return pf_row_factor(p, sum, squares);
+    if (i < width) {
+        sums.total += x[i];
+        sums.squares += (uint64_t)(uint32_t)(x[i] * x[i]);
+    }
+    *total = sums.total;
+    return pf_row_factor(p, sums.total, sums.squares);
 }
 
 static pf_factor row_factor_s8(const pf_layer_norm *p, const int8_t *x, int32_t *total) {
@@ -81,6 +114,57 @@ static inline int32_t unit(const line *l, int32_t x, int32_t base) {
 
 #define SSAT_s8  "ssat %0, #8, %1"
 #define SSAT_s16 "ssat %0, #16, %1"
+/* `turns` times 8 elements of an aligned row whose factor has the shift 32, in C:
+ *     for (; turns > 0; turns--, x += 8, y += 8)
+ *         for (int32_t i = 0; i < 8; i++) y[i] = saturate(zero_point + rounded high word of (width * x[i] - total) * multiplier);
+ */
+typedef struct row_turns {
+    int32_t turns, width, less_total, multiplier, zero_point;
+} row_turns;
+
+#define DEFINE_NORMALIZE(OUT, BITS, STORE, STEP)                                                                                 \
+    __attribute__((naked, noinline)) static void normalize_##OUT(const int16_t *x __attribute__((unused)),                       \
+                                                                 PF_TYPE_##OUT *y __attribute__((unused)),                       \
+                                                                 const row_turns *row __attribute__((unused))) {                 \
+        __asm__ volatile(" push {r4-r11, lr}\n"                                                                                  \
+                         " ldmia r2, {r2, r3, r10, r11, r12}\n"                                                                  \
+                         "1: ldmia r0!, {r4-r7}\n"                                                                               \
+                         " .irp word, r4, r5, r6, r7\n"                                                                          \
+                         " smlabb r8, \\word, r3, r10\n"                                                                         \
+                         " smlatb r9, \\word, r3, r10\n"                                                                         \
+                         " smmlar r8, r8, r11, r12\n"                                                                            \
+                         " smmlar r9, r9, r11, r12\n"                                                                            \
+                         " ssat r8, #" BITS ", r8\n"                                                                             \
+                         " ssat r9, #" BITS ", r9\n"                                                                             \
+                         " " STORE " r8, [r1], #" STEP "\n"                                                                      \
+                         " " STORE " r9, [r1], #" STEP "\n"                                                                      \
+                         " .endr\n"                                                                                              \
+                         " subs r2, r2, #1\n"                                                                                    \
+                         " bne 1b\n"                                                                                             \
+                         " pop {r4-r11, pc}\n");                                                                                 \
+    }
+DEFINE_NORMALIZE(s8, "8", "strb", "1")
+DEFINE_NORMALIZE(s16, "16", "strh", "2")
+
+/* Elements of a row that go eight at a time; returns how many that were. */
+#define DEFINE_EIGHTS(OUT)                                                                                                       \
+    static inline int32_t eights_s16_##OUT(const pf_layer_norm *p, pf_factor f, const int16_t *x, PF_TYPE_##OUT *y,              \
+                                           int32_t total) {                                                                      \
+        if (p->width < 8 || f.shift != 32 || !is_aligned(x)) {                                                                   \
+            return 0;                                                                                                            \
+        }                                                                                                                        \
+        const row_turns row = {p->width / 8, p->width, -total, f.multiplier, p->zero_point};                                     \
+        normalize_##OUT(x, y, &row);                                                                                             \
+        return p->width / 8 * 8;                                                                                                 \
+    }                                                                                                                            \
+    static inline int32_t eights_s8_##OUT(const pf_layer_norm *p, pf_factor f, const int8_t *x, PF_TYPE_##OUT *y,                \
+                                          int32_t total) {                                                                       \
+        (void)p, (void)f, (void)x, (void)y, (void)total;                                                                         \
+        return 0;                                                                                                                \
+    }
+DEFINE_EIGHTS(s8)
+DEFINE_EIGHTS(s16)
+
 #define DEFINE_ROW(IN, OUT)                                                                                                      \
     static inline PF_TYPE_##OUT element_##IN##_##OUT(const line *l, PF_TYPE_##IN x, int32_t zero_point) {                        \
         int32_t result;                                                                                                          \
@@ -89,9 +173,10 @@ static inline int32_t unit(const line *l, int32_t x, int32_t base) {
     }                                                                                                                            \
     void pf_layer_norm_row_##IN##_##OUT(const pf_layer_norm *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y) {                       \
         const int32_t width = p->width, zero_point = p->zero_point;                                                              \
-        int32_t total, i = 0;                                                                                                    \
+        int32_t total;                                                                                                           \
         const pf_factor f = row_factor_##IN(p, x, &total);                                                                       \
         const line l = line_of(p, f, total);                                                                                     \
+        int32_t i = eights_##IN##_##OUT(p, f, x, y, total);                                                                      \
         for (; i + 4 <= width; i += 4) {                                                                                         \
             y[i] = element_##IN##_##OUT(&l, x[i], zero_point);                                                                   \
             y[i + 1] = element_##IN##_##OUT(&l, x[i + 1], zero_point);                                                           \

@@ -33,15 +33,17 @@ static inline int32_t place_of(int32_t key) {
 #define COLUMN_s8(V, OFFSETS, THERE)  vldrbq_gather_offset_z_s16(V, OFFSETS, THERE)
 #define COLUMN_s16(V, OFFSETS, THERE) vldrhq_gather_shifted_offset_z_s16(V, OFFSETS, THERE)
 
-/* A query: whole vectors. Keys: groups as the loops read them; behind the last key the place of one is filled with it again.
+/* Queries: whole vectors. Keys: groups as the loops read them; behind the last key the place of one is filled with it again.
  * Values: column by column, 8 keys at a time; offsets have 16 bits, and where strides are too long for that it is one key. */
 #define DEFINE_ARRANGEMENTS(IN)                                                                                                  \
-    __attribute__((noinline)) static void arrange_query_##IN(const PF_TYPE_##IN *q, PF_TYPE_##IN *out, int32_t size,             \
-                                                             int32_t drop) {                                                     \
+    __attribute__((noinline)) static void arrange_queries_##IN(const PF_TYPE_##IN *q, int32_t stride, PF_TYPE_##IN *out,         \
+                                                               int32_t queries, int32_t size, int32_t drop) {                    \
         const int32_t lanes = 16 / (int32_t)sizeof *q;                                                                           \
         (void)drop;                                                                                                              \
-        for (; size > 0; size -= lanes, q += lanes, out += lanes) {                                                              \
-            vst1q_##IN(out, NARROWED_##IN(vld1q_z_##IN(q, VCTP_##IN(size)), drop));                                              \
+        for (; queries > 0; queries--, q += stride) {                                                                            \
+            for (int32_t i = 0; i < size; i += lanes, out += lanes) {                                                            \
+                vst1q_##IN(out, NARROWED_##IN(vld1q_z_##IN(q + i, VCTP_##IN(size - i)), drop));                                  \
+            }                                                                                                                    \
         }                                                                                                                        \
     }                                                                                                                            \
     __attribute__((noinline)) static void arrange_keys_##IN(const PF_TYPE_##IN *k, int32_t stride, PF_TYPE_##IN *out,            \
@@ -110,8 +112,9 @@ static void index_scores(const pf_attention_head *head, int32_t *scores, int32_t
     }
 }
 
-/* pf_scaled_reciprocal of four totals: y = 1/total * 2^(62-lead), times the mantissa. */
-static inline void find_factors(const pf_attention_head *head, const uint32_t *totals, int32_t *multipliers, int32_t *shifts) {
+/* pf_scaled_reciprocal of four totals: y = 1/total * 2^(62-lead), times the mantissa. Each as a multiplier and 32 - shift;
+ * returns the largest of the latter. */
+static inline int32_t find_factors(const pf_attention_head *head, const uint32_t *totals, int32_t *factors) {
     const uint32x4_t total = vld1q_u32(totals), lead = vclzq_u32(total);
     const uint32x4_t f = vshlq_u32(total, vreinterpretq_s32_u32(lead));
     uint32x4_t y = vsubq_u32(vdupq_n_u32(0xB4B4B4B5u), vmulhq_u32(f, vdupq_n_u32(0x78787879u)));
@@ -122,8 +125,11 @@ static inline void find_factors(const pf_attention_head *head, const uint32_t *t
     }
     const uint32x4_t mantissa = vdupq_n_u32((uint32_t)head->value_mantissa);
     const uint32x4_t high = vshlq_n_u32(vmulhq_u32(y, mantissa), 1), low = vshrq_n_u32(vmulq_u32(y, mantissa), 31);
-    vst1q_s32(multipliers, vreinterpretq_s32_u32(vorrq_u32(high, low)));
-    vst1q_s32(shifts, vsubq_s32(vdupq_n_s32(head->value_exponent + 31), vreinterpretq_s32_u32(lead)));
+    int32x4x2_t pairs;
+    pairs.val[0] = vreinterpretq_s32_u32(vorrq_u32(high, low));
+    pairs.val[1] = vsubq_s32(vreinterpretq_s32_u32(lead), vdupq_n_s32(head->value_exponent - 1));
+    vst2q_s32(factors, pairs);
+    return vmaxvq_s32(INT32_MIN, pairs.val[1]);
 }
 
 /* Queries whose factors are found together. */
@@ -131,7 +137,7 @@ static inline void find_factors(const pf_attention_head *head, const uint32_t *t
 
 /* A factor whose shift is 32 or less. */
 #define DEFINE_EXACT_MEANS(OUT)                                                                                                  \
-    __attribute__((noinline)) static void exact_means_##OUT(const means *m, pf_factor f, int32_t all, PF_TYPE_##OUT *y) {        \
+    __attribute__((noinline)) static void exact_means_##OUT(const means *m, int32_t all, PF_TYPE_##OUT *y)        {        \
         for (int32_t d = 0; d < m->columns; d++) {                                                                               \
             const int16_t *v = m->v + d / 8 * all * 256 + d % 8 * 32, *p = m->p;                                                 \
             int32_t sum = 0;                                                                                                     \
@@ -140,7 +146,7 @@ static inline void find_factors(const pf_attention_head *head, const uint32_t *t
                     sum += *p++ * *v++;                                                                                          \
                 }                                                                                                                \
             }                                                                                                                    \
-            const int64_t mean = pf_rounding_shift((int64_t)sum * f.multiplier, f.shift);                                        \
+            const int64_t mean = pf_rounding_shift((int64_t)sum * m->factors[0], 32 - m->factors[1]);                            \
             y[d] = PF_SATURATE(OUT, mean);                                                                                       \
         }                                                                                                                        \
     }
@@ -151,37 +157,29 @@ static inline void find_factors(const pf_attention_head *head, const uint32_t *t
 /* What is the same for all queries of a head. Sizes in elements; `columns`: of numerators in a row. */
 typedef struct plan {
     const pf_attention_head *head;
-    const void *key;
-    void *query;
-    int32_t *score;
-    int16_t *numerator;
-    int32_t vectors, columns, multiplier;
-    int32_t is_whole, is_fast; /* a query is read where it lies; scores need no index_scores */
+    scoring s;
+    int32_t vectors;
+    int32_t is_fast; /* scores need no index_scores */
 } plan;
 
-/* The numerators of one query against `count` keys; returns their sum. */
-#define DEFINE_NUMERATORS(IN)                                                                                                    \
-    static inline uint32_t numerators_##IN(const plan *a, const PF_TYPE_##IN *q, int16_t *p, int32_t count) {                    \
-        const int32_t sixteens = (count + 15) >> 4;                                                                              \
-        int32_t *const score = a->score, *const end = score + 16 * sixteens;                                                     \
-        if (!a->is_whole) {                                                                                                      \
-            arrange_query_##IN(q, a->query, a->head->head_size, a->head->query_drop);                                            \
-            q = a->query;                                                                                                        \
-        }                                                                                                                        \
-        if (a->vectors == 1) {                                                                                                   \
-            scores_of_one(a->key, q, score, end);                                                                                \
-        } else {                                                                                                                 \
-            scores_of_more(a->key, q, score, end, a->vectors - 1);                                                               \
-        }                                                                                                                        \
-        if ((count & 15) != 0) {                                                                                                 \
-            hide_scores(score, count);                                                                                           \
-        }                                                                                                                        \
-        if (!a->is_fast) {                                                                                                       \
-            index_scores(a->head, score, 16 * sixteens);                                                                         \
-        }                                                                                                                        \
-        const uint32_t total = find_numerators(score, a->head->table, a->multiplier, sixteens, p);                               \
-        return (count & 31) != 0 ? drop_numerators(p, count, total) : total;                                                     \
+/* The numerators of one query against `count` keys, whatever its length and theirs; returns their sum. */
+__attribute__((noinline)) static uint32_t any_numerators(const plan *a, const void *q, int16_t *p, int32_t count) {
+    const int32_t sixteens = (count + 15) >> 4;
+    int32_t *const score = a->s.score, *const end = score + 16 * sixteens;
+    if (a->vectors == 1) {
+        scores_of_one(a->s.key, q, score, end);
+    } else {
+        scores_of_more(a->s.key, q, score, end, a->vectors - 1);
     }
+    if ((count & 15) != 0) {
+        hide_scores(score, count);
+    }
+    if (!a->is_fast) {
+        index_scores(a->head, score, 16 * sixteens);
+    }
+    const uint32_t total = find_numerators(score, a->s.table, a->s.multiplier, sixteens, p);
+    return (count & 31) != 0 ? drop_numerators(p, count, total) : total;
+}
 
 #define DEFINE_HEAD(IN, OUT)                                                                                                     \
     DEFINE_MEANS(OUT)                                                                                                            \
@@ -192,46 +190,67 @@ typedef struct plan {
         const int32_t lanes = 16 / (int32_t)sizeof *q, size = head->head_size, vectors = up(size, lanes) / lanes;                \
         const int32_t columns = up(keys, 32), first = head->first_keys;                                                          \
         PF_TYPE_##IN *const key = (PF_TYPE_##IN *)scratch, *const query = key + up(keys, 16) * vectors * lanes;                  \
-        int16_t *const value = (int16_t *)(void *)(query + vectors * lanes);                                                     \
+        int16_t *const value = (int16_t *)(void *)(query + BATCH * vectors * lanes);                                             \
         int16_t *const numerator = value + up(head->value_size, 8) * columns;                                                    \
+        int32_t *const score = (int32_t *)(void *)(numerator + BATCH * columns);                                                 \
         if (!head->same_keys) {                                                                                                  \
             arrange_keys_##IN(k, head->key_stride, key, keys, size, head->key_drop);                                             \
             arrange_values_##IN(v, head->value_stride, value, keys, head->value_size, head->value_drop);                         \
         }                                                                                                                        \
-        const int32_t is_fast = head->score_shift == 32 && size < MOST_HEAD_SIZE;                                                \
-        const plan a = {head,                                                                                                    \
-                        key,                                                                                                     \
-                        query,                                                                                                   \
-                        (int32_t *)(void *)(numerator + BATCH * columns),                                                        \
-                        numerator,                                                                                               \
-                        vectors,                                                                                                 \
-                        columns,                                                                                                 \
-                        is_fast ? head->score_multiplier : (int32_t)1 << 30,                                                     \
-                        BITS_##IN == 8 && size == lanes,                                                                         \
-                        is_fast};                                                                                                \
-        means m = {.v = value, .columns = head->value_size};                                                                     \
-        for (int32_t i = 0; i < queries; i += BATCH) {                                                                           \
-            uint32_t totals[BATCH] = {1u, 1u, 1u, 1u};                                                                           \
-            int32_t multipliers[BATCH], shifts[BATCH];                                                                           \
-            const int32_t batch = queries - i < BATCH ? queries - i : BATCH;                                                     \
-            for (int32_t c = 0; c < batch; c++, q += head->query_stride) {                                                       \
-                const int32_t seen = keys - first > i + c ? first + i + c : keys;                                                \
-                totals[c] = numerators_##IN(&a, q, numerator + c * columns, seen);                                               \
+        const int32_t is_fast = head->score_shift == 32 && size < MOST_HEAD_SIZE, is_whole = BITS_##IN == 8 && size == lanes;    \
+        const plan a = {.head = head,                                                                                            \
+                        .s = {.key = key,                                                                                        \
+                              .score = score,                                                                                    \
+                              .table = head->table,                                                                              \
+                              .multiplier = is_fast ? head->score_multiplier : (int32_t)1 << 30,                                 \
+                              .end = score + keys,                                                                               \
+                              .sixteens = keys / 16,                                                                             \
+                              .query_step = (is_whole ? head->query_stride : vectors * lanes) * (int32_t)sizeof *q},             \
+                        .vectors = vectors,                                                                                      \
+                        .is_fast = is_fast};                                                                                     \
+        const int32_t is_short = is_fast && vectors <= 2 && keys % 32 == 0;                                                      \
+        means m = {.v = value,                                                                                                   \
+                   .columns = head->value_size,                                                                                  \
+                   .p_step = columns * 2,                                                                                        \
+                   .y_gap = (head->output_stride - up(head->value_size, 8)) * (int32_t)sizeof *y};                               \
+        for (int32_t i = 0, batch; i < queries; i += batch) {                                                                    \
+            uint32_t totals[BATCH];                                                                                              \
+            int32_t factors[2 * BATCH];                                                                                          \
+            const int32_t seen = keys - first > i ? first + i : keys; /* queries that see fewer than all come one by one */      \
+            batch = seen < keys ? 1 : queries - i < BATCH ? queries - i : BATCH;                                                 \
+            const PF_TYPE_##IN *from = q;                                                                                        \
+            if (!is_whole) {                                                                                                     \
+                arrange_queries_##IN(q, head->query_stride, query, batch, size, head->query_drop);                               \
+                from = query;                                                                                                    \
             }                                                                                                                    \
-            find_factors(head, totals, multipliers, shifts);                                                                     \
-            for (int32_t c = 0; c < batch; c++, y += head->output_stride) {                                                      \
-                const int32_t seen = keys - first > i + c ? first + i + c : keys;                                                \
-                m.p = numerator + c * columns;                                                                                   \
-                m.pieces = (seen + 31) >> 5;                                                                                     \
-                m.gap = (columns - 32 * m.pieces) * 16;                                                                          \
-                m.multiplier = multipliers[c];                                                                                   \
-                m.minus_shift = 32 - shifts[c];                                                                                  \
-                if (shifts[c] > 32) {                                                                                            \
-                    means_##OUT(&m, y);                                                                                          \
-                } else {                                                                                                         \
-                    exact_means_##OUT(&m, (pf_factor){multipliers[c], shifts[c]}, columns / 32, y);                              \
+            if (seen < keys || !is_short) {                                                                                      \
+                for (int32_t c = 0; c < batch; c++) {                                                                            \
+                    const void *row = (const uint8_t *)from + c * a.s.query_step;                                                \
+                    totals[c] = any_numerators(&a, row, numerator + c * columns, seen);                                          \
+                }                                                                                                                \
+            } else if (vectors == 1) {                                                                                           \
+                whole_of_one(&a.s, from, numerator, totals, batch);                                                              \
+            } else {                                                                                                             \
+                whole_of_two(&a.s, from, numerator, totals, batch);                                                              \
+            }                                                                                                                    \
+            for (int32_t c = batch; c < BATCH; c++) {                                                                            \
+                totals[c] = totals[0];                                                                                           \
+            }                                                                                                                    \
+            const int32_t nearest = find_factors(head, totals, factors);                                                         \
+            m.p = numerator;                                                                                                     \
+            m.pieces = (seen + 31) >> 5;                                                                                         \
+            m.gap = (columns - 32 * m.pieces) * 16;                                                                              \
+            m.factors = factors;                                                                                                 \
+            m.queries = batch;                                                                                                   \
+            if (nearest < 0) {                                                                                                   \
+                means_##OUT(&m, y);                                                                                              \
+            } else {                                                                                                             \
+                for (int32_t c = 0; c < batch; c++, m.p += columns, m.factors += 2) {                                            \
+                    exact_means_##OUT(&m, columns / 32, y + c * head->output_stride);                                            \
                 }                                                                                                                \
             }                                                                                                                    \
+            q += batch * head->query_stride;                                                                                     \
+            y += batch * head->output_stride;                                                                                    \
         }                                                                                                                        \
     }
 

@@ -7,6 +7,8 @@
 
 void pf_port_exit(int status) {
     (void)status; /* nobody is there to read it */
+    for (volatile uint32_t wait = 0; wait < PF_CLOCK_HZ / 1000u; wait++) { /* the last bytes leave the UART */
+    }
     __asm__ volatile("dsb" ::: "memory");
     SCB_AIRCR = 0x05FA0000u | 1u << 2; /* SYSRESETREQ */
     for (;;) {

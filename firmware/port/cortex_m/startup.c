@@ -7,6 +7,7 @@
 #define DEMCR      PF_REGISTER(0xE000EDFCu)
 #define DWT_CTRL   PF_REGISTER(0xE0001000u)
 #define DWT_CYCCNT PF_REGISTER(0xE0001004u)
+#define DWT_LAR    PF_REGISTER(0xE0001FB0u)
 
 /* No interrupt but the watchdog's is ever taken. */
 #define EIGHT_INTERRUPTS                                                                                                         \
@@ -96,6 +97,7 @@ void pf_port_stack_forget(void) {
 static void start_cycle_counter(void) {
 #if PF_HAS_FAULT_REGISTERS
     DEMCR |= 1u << 24; /* TRCENA */
+    DWT_LAR = 0xC5ACCE55u; /* a Cortex-M7 keeps it locked */
     DWT_CTRL |= 1u;
     uint32_t before = DWT_CYCCNT;
     for (volatile int i = 0; i < 4; i++) {

@@ -12,7 +12,7 @@ from picoformer.targets import Target
 
 EMULATORS = ("auto", "qemu", "unicorn")
 UNICORN_MEND = "pip install 'picoformer[emulator]'"
-UNICORN_CORES = {"cortex-m0plus": "UC_CPU_ARM_CORTEX_M0"} | {
+UNICORN_CORES = {"cortex-m0plus": "UC_CPU_ARM_CORTEX_M0", "rv32imc": "UC_CPU_RISCV32_ANY"} | {
     f"cortex-m{number}": f"UC_CPU_ARM_CORTEX_M{number}" for number in (0, 3, 4, 7, 33)
 }
 """cpu of a target → the name of unicorn's model. A Cortex-M55 it has not."""

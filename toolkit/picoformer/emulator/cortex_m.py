@@ -1,16 +1,15 @@
-"""A Cortex-M in this process, by unicorn: its memory, its peripherals, the exceptions that unicorn does not take."""
+"""A Cortex-M in this process: the exceptions and the semihosting that unicorn leaves to others."""
 
 from __future__ import annotations
 
 import struct
-import time
-from collections.abc import Callable
 from typing import Any
 
 from picoformer.emulator.choice import UNICORN_CORES
+from picoformer.emulator.core import Core
 from picoformer.emulator.image import Image
-from picoformer.emulator.peripherals import WINDOW, Peripheral, Watchdog
-from picoformer.targets import MemoryRegion, Target
+from picoformer.emulator.peripherals import WINDOW
+from picoformer.targets import Target
 
 _SYSTEM = 0xE000E000
 _DEBUG = 0xE0001000
@@ -23,143 +22,58 @@ _IBUSERR, _PRECISERR, _BFARVALID = 1 << 8, 1 << 9, 1 << 15
 _UNDEFINSTR, _INVSTATE, _STKOF = 1 << 16, 1 << 17, 1 << 20
 _FRAME = 32
 _THREAD_MAIN, _THREAD_PROCESS = 0xFFFFFFF9, 0xFFFFFFFD
-_PERIPHERALS = range(0x40000000, 0x60000000)
 _NEVER_EXECUTED = 0x40000000  # from here on the default memory map forbids it
 _PREFETCH_ABORT, _BREAKPOINT, _INVALID_STATE, _STACK_LIMIT = 3, 7, 18, 19  # unicorn's numbers
 _SEMIHOSTING, _EXIT, _EXIT_EXTENDED = 0xBEAB, 0x18, 0x20
 _EXIT_GOOD = 0x20026
-_SLICE = 0.2  # seconds; an interrupt from the keyboard is seen in between
+_THUMB_32_BIT = (0x1D, 0x1E, 0x1F)  # the first five bits of an instruction of two halfwords
 
 
-class CortexM:
-    """A core that runs `image` on the board `target`; `exit_code` is set when the program has ended.
+class CortexM(Core):
+    """See Core. On a fault the registers are stacked and the fault status is filled in as the core does it."""
 
-    The firmware's own handlers run on a fault and on the watchdog's expiry: what the core would do, from the stacked
-    registers to the fault status, is done here, since unicorn stops there instead. Memory that holds code cannot be
-    written, and below the stack there is none.
-    """
+    saved = (*(f"R{number}" for number in range(13)), "LR", "SP")
+    peripherals = range(0x40000000, 0x60000000)
+    prefix = "UC_ARM_REG_"
 
     def __init__(self, image: Image, target: Target) -> None:
-        import unicorn
-        from unicorn import arm_const
-
-        self.exit_code: int | None = None
-        self.words = ""
-        """Why it ended, where an exit code does not say it."""
+        super().__init__(image, target)
         self._has_fault_status = not target.cpu.startswith("cortex-m0")
-        self._image, self._watchdog = image, Watchdog(0, 1)
         self._bark = _FIRST_INTERRUPT + target.watchdog.irq if target.watchdog.irq else _NMI
         self._data = target.region("data")
         null = range(min(target.region("code").origin, 0x10000))
         self._guards = (range(self._data.origin - target.guard_bytes, self._data.origin), null)
-        self._interrupt = 0
-        self._bad_access: tuple[int, int] | None = None
-        self._unicorn, self._registers = unicorn, arm_const
-        # With UC_MODE_MCLASS every model is a Cortex-M33.
-        self._core = unicorn.Uc(
-            unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB, cpu=getattr(arm_const, UNICORN_CORES[target.cpu])
-        )
-        self._map(target.memory)
-        self._core.hook_add(unicorn.UC_HOOK_INTR, self._on_interrupt)
-        self._core.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_bad_access)
-        for address, data in image.segments:
-            self._core.mem_write(address, data)
-        self.set("SP", self._word(image.address("vectors")))
-        self.set("PC", self._word(image.address("vectors") + 4) & ~1)
-
-    def _map(self, memory: list[MemoryRegion]) -> None:
-        uc, end = self._unicorn, 0
-        for region in sorted(memory, key=lambda r: r.origin):
-            start = max(region.origin & -WINDOW, end)  # two small regions may share a page
-            end = max(-(-region.end // WINDOW) * WINDOW, start)
-            access = uc.UC_PROT_READ | uc.UC_PROT_EXEC if region.holds == "code" else uc.UC_PROT_ALL
-            if end > start:
-                self._core.mem_map(start, end - start, access)
         for block in (_SYSTEM, _DEBUG):  # registers without a behaviour: no MPU, no counter of cycles
-            self._core.mem_map(block, WINDOW)
+            self.engine.mem_map(block, WINDOW)
+        self.set("SP", self.word(image.address("vectors")))
+        self.set("PC", self.word(image.address("vectors") + 4) & ~1)
 
-    def attach(self, base: int, peripheral: Peripheral) -> None:
-        """Put a peripheral at an address."""
-        if isinstance(peripheral, Watchdog):
-            self._watchdog = peripheral
-        self._core.mmio_map(
-            base & -WINDOW,
-            WINDOW,
-            lambda uc, offset, size, user: peripheral.read(offset - base % WINDOW),
-            None,
-            lambda uc, offset, size, value, user: peripheral.write(offset - base % WINDOW, value),
-            None,
-        )
+    def make(self) -> tuple[Any, Any]:
+        """See Core."""
+        from unicorn import arm_const
 
-    def call_at(self, address: int, hook: Callable[[], None]) -> None:
-        """Call `hook` whenever the instruction at `address` is about to run."""
-        self._core.hook_add(self._unicorn.UC_HOOK_CODE, lambda uc, at, size, user: hook(), begin=address, end=address)
+        uc, model = self.unicorn, getattr(arm_const, UNICORN_CORES[self.target.cpu])
+        # With UC_MODE_MCLASS every model is a Cortex-M33.
+        return uc.Uc(uc.UC_ARCH_ARM, uc.UC_MODE_THUMB, cpu=model), arm_const
 
-    def call_at_blocks(self, hook: Callable[[int, int], None]) -> None:
-        """Call `hook` with address and bytes of each run of instructions that is about to be executed to its end."""
-        self._core.hook_add(self._unicorn.UC_HOOK_BLOCK, lambda uc, at, size, user: hook(at, size))
+    def resume(self) -> int:
+        """See Core."""
+        return self.get("PC") | 1
 
-    def get(self, register: str) -> int:
-        """A register's content."""
-        return int(self._core.reg_read(getattr(self._registers, f"UC_ARM_REG_{register}")))
+    def bark(self) -> None:
+        """See Core."""
+        self._enter(self._bark, 0, 0)
 
-    def set(self, register: str, value: int) -> None:
-        """Set a register."""
-        self._core.reg_write(getattr(self._registers, f"UC_ARM_REG_{register}"), value)
+    def count(self, code: bytes) -> int:
+        """See Core."""
+        at = found = 0
+        while at < len(code):
+            at += 4 if code[at + 1] >> 3 in _THUMB_32_BIT else 2
+            found += 1
+        return found
 
-    def read(self, address: int, size: int) -> bytes:
-        """Bytes of memory."""
-        return bytes(self._core.mem_read(address, size))
-
-    def write(self, address: int, data: bytes) -> None:
-        """Set bytes of memory."""
-        self._core.mem_write(address, data)
-
-    def _word(self, address: int) -> int:
-        return int.from_bytes(self.read(address, 4), "little")
-
-    def stop(self) -> None:
-        """Stop at the next opportunity; for hooks and peripherals."""
-        self._core.emu_stop()
-
-    def run(self, seconds: float, until: Callable[[], bool]) -> None:
-        """Go on until the program ended, `until` says so (it is asked after each `stop`), or the time is over."""
-        end = time.monotonic() + seconds
-        while self.exit_code is None and not self.words:
-            left = min(end - time.monotonic(), _SLICE, self._watchdog.left or _SLICE)
-            begin = time.monotonic()
-            self.run_to(0xFFFFFFFE, max(left, 1e-3))
-            if self.exit_code is None and self._watchdog.ran(time.monotonic() - begin):
-                self._enter(self._bark, 0, 0)
-            if until() or time.monotonic() >= end:
-                return
-
-    def run_to(self, address: int, seconds: float = 0) -> None:
-        """Go on until the instruction at `address` is next, a stop, or the time is over (0: never)."""
-        self._interrupt, self._bad_access = 0, None
-        try:
-            self._core.emu_start(self.get("PC") | 1, address, timeout=int(seconds * 1e6))
-        except self._unicorn.UcError as error:
-            self._fault(error.errno)
-        if self._interrupt:
-            self._exception(self._interrupt)
-
-    def _on_interrupt(self, uc: Any, number: int, user: Any) -> None:
-        self._interrupt = number
-        uc.emu_stop()
-
-    def _on_bad_access(self, uc: Any, access: int, address: int, size: int, value: int, user: Any) -> bool:
-        if address in _PERIPHERALS and access in (
-            self._unicorn.UC_MEM_READ_UNMAPPED,
-            self._unicorn.UC_MEM_WRITE_UNMAPPED,
-        ):
-            uc.mem_map(address & -WINDOW, WINDOW)  # clocks and pins: registers that keep what is written
-            return True
-        self._bad_access = access, address
-        return False
-
-    def _exception(self, number: int) -> None:
-        """What unicorn calls an interrupt: a call of the debugger, or a fault that it names by a number."""
+    def interrupted(self, number: int) -> None:
+        """See Core."""
         if number == _BREAKPOINT and int.from_bytes(self.read(self.get("PC"), 2), "little") == _SEMIHOSTING:
             self._semihosting()
         elif number == _PREFETCH_ABORT:
@@ -186,13 +100,13 @@ class CortexM:
         forbidden = self.get("PC") >= _NEVER_EXECUTED
         self._enter(_MEM_MANAGE if forbidden else _BUS_FAULT, _IACCVIOL if forbidden else _IBUSERR, 0)
 
-    def _fault(self, number: int) -> None:
-        """An error of unicorn's as the exception that the core takes."""
-        uc = self._unicorn
-        if number in (uc.UC_ERR_FETCH_UNMAPPED, uc.UC_ERR_FETCH_PROT):
+    def failed(self, error: int) -> None:
+        """See Core."""
+        uc = self.unicorn
+        if error in (uc.UC_ERR_FETCH_UNMAPPED, uc.UC_ERR_FETCH_PROT):
             self._fetch_fault()
-        elif self._bad_access is not None:
-            access, address = self._bad_access
+        elif self.bad_access is not None:
+            access, address = self.bad_access
             protected = access in (uc.UC_MEM_WRITE_PROT, uc.UC_MEM_READ_PROT)
             if protected or any(address in guard for guard in self._guards):
                 self._enter(_MEM_MANAGE, _DACCVIOL | _MMARVALID, address)
@@ -222,7 +136,7 @@ class CortexM:
         self.set("SP", sp)
         self.set("IPSR", exception)  # this brings the main stack
         self.set("LR", _THREAD_PROCESS if uses_process_stack else _THREAD_MAIN)
-        self.set("PC", self._word(self._image.address("vectors") + 4 * exception) & ~1)
+        self.set("PC", self.word(self.image.address("vectors") + 4 * exception) & ~1)
 
     def _note(self, exception: int, status: int, address: int) -> int:
         """Fill the fault status registers; the exception that is taken, HardFault where its own is not enabled."""
@@ -231,7 +145,7 @@ class CortexM:
             self._put(_MMFAR, address)
         if status & _BFARVALID:
             self._put(_BFAR, address)
-        if not self._word(_SHCSR) >> (exception + 12) & 1:
+        if not self.word(_SHCSR) >> (exception + 12) & 1:
             self._put(_HFSR, _FORCED)
             return _HARD_FAULT
         return exception

@@ -118,6 +118,12 @@ class NordicUart(Uart):
             self.put(value)
 
 
+class PcUart(StateUart):
+    """A 16550 with registers a byte apart: data, and LSR at 5."""
+
+    receive, transmit, state, full, free = 0x0, 0x0, 0x5, 1 << 0, 0x20
+
+
 class Watchdog(Peripheral):
     """Seconds left until it expires, counted while the core runs; None while it is not armed."""
 
@@ -167,21 +173,45 @@ class Stm32Timer(Watchdog):
             self.left = self._seconds if value & 1 else None
 
 
+class Clint(Watchdog):
+    """A RISC-V core's timer, from its comparator on: it counts once the upper half is set to what it is to be."""
+
+    def write(self, offset: int, value: int) -> None:
+        """See Peripheral."""
+        if offset == 0x4:
+            self.left = self._seconds if value != 0xFFFFFFFF else None
+
+
+class Finisher(Peripheral):
+    """Ends the program: 0x5555, or a status above 0x3333."""
+
+    def __init__(self, end: Callable[[int], None]) -> None:
+        self._end = end
+
+    def write(self, offset: int, value: int) -> None:
+        """See Peripheral."""
+        if offset == 0:
+            self._end(0 if value == 0x5555 else value >> 16)
+
+
 UARTS: dict[str, type[Uart]] = {
     "cmsdk": CmsdkUart,
     "nrf": NordicUart,
+    "ns16550": PcUart,
     "stm32_v1": Stm32Uart,
     "stm32_v2": LaterStm32Uart,
 }
 """uart.kind of a target → its model."""
 
-WATCHDOGS: dict[str, tuple[type[Watchdog], int]] = {
-    "cmsdk": (CmsdkWatchdog, 0),
-    "cmsdk_32k": (CmsdkWatchdog, 32_000),
-    "nrf_timer": (NordicTimer, 0),
-    "stm32_timer": (Stm32Timer, 0),
+WATCHDOGS: dict[str, tuple[type[Watchdog], int, int]] = {
+    "clint": (Clint, 0x4000, 0),
+    "cmsdk": (CmsdkWatchdog, 0, 0),
+    "cmsdk_32k": (CmsdkWatchdog, 0, 32_000),
+    "nrf_timer": (NordicTimer, 0, 0),
+    "stm32_timer": (Stm32Timer, 0, 0),
 }
-"""watchdog.kind of a target → its model and its clock in Hz (0: the core's). Without one the host ends a hang."""
+"""watchdog.kind of a target → its model, where its registers start, and its clock in Hz (0: the core's). Without one
+the host ends a hang."""
 
 
 def uart_of(target: Target, on_wait: Callable[[], None]) -> Uart:
@@ -195,9 +225,9 @@ def uart_of(target: Target, on_wait: Callable[[], None]) -> Uart:
     return UARTS[kind](on_wait)
 
 
-def watchdog_of(target: Target) -> Watchdog | None:
-    """The watchdog of a board; None when it has none that is known here."""
+def watchdog_of(target: Target) -> tuple[int, Watchdog] | None:
+    """The watchdog of a board and its address; None when it has none that is known here."""
     if target.watchdog.kind not in WATCHDOGS:
         return None
-    model, clock_hz = WATCHDOGS[target.watchdog.kind]
-    return model(target.watchdog.seconds, clock_hz or target.clock_hz)
+    model, offset, clock_hz = WATCHDOGS[target.watchdog.kind]
+    return target.watchdog.base + offset, model(target.watchdog.seconds, clock_hz or target.clock_hz)

@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from picoformer.emulator.cortex_m import CortexM
+from picoformer.emulator.core import Core
 from picoformer.emulator.image import Image
 from picoformer.emulator.interface import Instructions
 from picoformer.errors import DeviceError
-
-_REGISTERS = (*(f"R{n}" for n in range(13)), "LR", "SP")
-_THUMB_32_BIT = (0x1D, 0x1E, 0x1F)  # the first five bits of an instruction of two halfwords
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class Recount:
     """Counts of the last run on `core`. `make` gives another core of the same image; `taken()` how many bytes of
     requests the firmware has read, by which one run is told from the next."""
 
-    def __init__(self, image: Image, make: Callable[[], CortexM], core: CortexM, taken: Callable[[], int]) -> None:
+    def __init__(self, image: Image, make: Callable[[], Core], core: Core, taken: Callable[[], int]) -> None:
         self._image, self._make, self._core, self._taken = image, make, core, taken
         self._begin, self._end = image.address("pf_region_begin"), image.address("pf_region_end")
         self._start: _Start | None = None
@@ -50,7 +47,7 @@ class Recount:
             self._step = self._registers()
 
     def _registers(self) -> tuple[int, ...]:
-        return tuple(map(self._core.get, _REGISTERS))
+        return tuple(map(self._core.get, self._core.saved))
 
     def instructions(self, steps: int) -> Instructions | None:
         """What `init` and the `steps` steps of the last run took; None before one."""
@@ -67,7 +64,7 @@ class Recount:
         taken = []
         for registers in (self._start.registers, *([self._step] * steps)):
             counted[0] = 0
-            for name, value in zip(_REGISTERS, registers, strict=True):
+            for name, value in zip(core.saved, registers, strict=True):
                 core.set(name, value)
             core.set("PC", self._begin)
             core.run_to(self._end)
@@ -76,12 +73,7 @@ class Recount:
             taken.append(counted[0])
         return Instructions(sum(taken), taken[0], tuple(taken[1:]))
 
-    def _length(self, core: CortexM, address: int, size: int) -> int:
-        """Instructions in a block, by the halfwords that begin them."""
-        code = core.read(address, size)
-        at = count = 0
-        while at < size:
-            at += 4 if code[at + 1] >> 3 in _THUMB_32_BIT else 2
-            count += 1
-        self._lengths[address, size] = count
-        return count
+    def _length(self, core: Core, address: int, size: int) -> int:
+        """Instructions in a block."""
+        found = self._lengths[address, size] = core.count(core.read(address, size))
+        return found

@@ -81,7 +81,7 @@ def emulator_for(target: Target, *, count: bool = True, profile: bool = False, c
 
 @contextmanager
 def open_device(
-    build: Build,
+    build: Build | None,
     target: Target,
     port: str | None = None,
     *,
@@ -93,6 +93,7 @@ def open_device(
 ) -> Iterator[Session]:
     """Start the firmware in the target's emulator, or reach it over the serial `port`, and greet it.
 
+    `build` gives faults their functions' names; on a port it may be None.
     `emulator`: "qemu", "unicorn", or "auto" for the first that is there. `identity` (16 bytes): DeviceError when the
     device runs another model. `profile` keeps which instructions ran. `run_seconds` bounds one run; by default two
     minutes, or longer where the target's watchdog allows one step more. The emulator is ended when the context is left,
@@ -102,7 +103,7 @@ def open_device(
     seconds = longest if run_seconds is None else run_seconds
 
     def name(address: int) -> str:
-        return symbolize(build.elf, address)
+        return symbolize(build.elf, address) if build is not None else ""
 
     running: Running | None = None
     device: Device | None = None
@@ -111,6 +112,7 @@ def open_device(
             transport = SerialTransport(port, target.uart.baud if target.uart else 115200)
             device = Device(transport, run_seconds=seconds, symbolize=name, machine=target.port)
         else:
+            assert build is not None, "an emulator runs built firmware"
             running = emulator_for(target, count=count, profile=profile, choice=emulator).start(build.elf, target)
             device = Device(
                 running.transport,

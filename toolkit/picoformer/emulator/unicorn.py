@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 from pathlib import Path
 
+from picoformer.emulator.core import Core
 from picoformer.emulator.cortex_m import CortexM
 from picoformer.emulator.image import Image, read_image
 from picoformer.emulator.interface import Instructions
 from picoformer.emulator.peripherals import Uart, uart_of, watchdog_of
 from picoformer.emulator.recount import Recount
+from picoformer.emulator.riscv import RiscV
 from picoformer.errors import ToolError
 from picoformer.link.transport import Transport, TransportClosed
 from picoformer.targets import Target
@@ -20,7 +22,7 @@ _SHORTEST = 1e-3
 class _Pipe:
     """See Transport; the core runs while somebody waits for its bytes, and only then."""
 
-    def __init__(self, core: CortexM, uart: Uart) -> None:
+    def __init__(self, core: Core, uart: Uart) -> None:
         self._core, self._uart = core, uart
 
     def read(self, timeout: float) -> bytes:
@@ -28,7 +30,7 @@ class _Pipe:
         sent = self._uart.sent
         if not sent:
             self._core.run(max(timeout, _SHORTEST), lambda: self._uart.is_awaited)
-        if not sent and self._is_over:
+        if not sent and self._core.is_over:
             raise TransportClosed("the device closed the line")
         data = bytes(sent)
         sent.clear()
@@ -36,13 +38,9 @@ class _Pipe:
 
     def write(self, data: bytes, timeout: float) -> None:
         """See Transport."""
-        if self._is_over:
+        if self._core.is_over:
             raise TransportClosed("the device closed the line")
         self._uart.received += data
-
-    @property
-    def _is_over(self) -> bool:
-        return self._core.exit_code is not None or bool(self._core.words)
 
     def close(self) -> None:
         """See Transport."""
@@ -55,12 +53,12 @@ class UnicornCore:
     def __init__(self, elf: Path, target: Target, *, count: bool) -> None:
         image = read_image(elf)
         self.name = f"unicorn {importlib.metadata.version('unicorn')}"
-        self._core = CortexM(image, target)
+        self._core = _core(image, target)
         uart = uart_of(target, self._core.stop)
         assert target.uart is not None
         self._core.attach(target.uart.base, uart)
         if watchdog := watchdog_of(target):
-            self._core.attach(target.watchdog.base, watchdog)
+            self._core.attach(*watchdog)
         self.uncounted = "" if count else "counting was not asked for"
         self._recount = _recount(image, target, self._core, uart) if count else None
         self.transport: Transport = _Pipe(self._core, uart)
@@ -80,12 +78,16 @@ class UnicornCore:
         self.transport.close()
 
 
-def _recount(image: Image, target: Target, core: CortexM, uart: Uart) -> Recount:
-    return Recount(image, lambda: CortexM(image, target), core, lambda: uart.taken)
+def _core(image: Image, target: Target) -> Core:
+    return RiscV(image, target) if target.cpu.startswith("rv32") else CortexM(image, target)
+
+
+def _recount(image: Image, target: Target, core: Core, uart: Uart) -> Recount:
+    return Recount(image, lambda: _core(image, target), core, lambda: uart.taken)
 
 
 class UnicornEmulator:
-    """Runs firmware of a Cortex-M target in unicorn; `count=False` keeps nothing for counting."""
+    """Runs firmware of a board in unicorn; `count=False` keeps nothing for counting."""
 
     def __init__(self, *, count: bool = True) -> None:
         self._count = count

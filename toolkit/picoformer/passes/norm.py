@@ -6,7 +6,7 @@ import numpy as np
 
 from picoformer.ir import Graph, Node, TensorType
 from picoformer.ir.operator import Array
-from picoformer.ops import Add, LayerNorm, Linear, Mul, ReduceMean
+from picoformer.ops import Add, LayerNorm, Linear, Mul, ReduceMean, Reshape, Slice
 from picoformer.passes.expression import factors, is_binary, is_unary, scalar, terms
 from picoformer.passes.linear import per_channel
 from picoformer.passes.rewrite import Patch, Rule, remove_dead
@@ -111,30 +111,57 @@ def fuse_batch_norm_form(graph: Graph, node: Node) -> Patch | None:
 NORM: tuple[Rule, ...] = (fuse_batch_norm_form, fuse_layer_norm)
 
 
+def _lets_rows_pass(graph: Graph, node: Node, has_bias: bool) -> bool:
+    """Whether a node picks, averages or reshapes whole rows, so that gain and bias may as well come behind it."""
+    op = node.op
+    if isinstance(op, ReduceMean):  # the mean of no rows is zero, and not the bias
+        return op.axis != -1 and (len(node.inputs) == 1 or not has_bias)
+    if isinstance(op, Reshape):
+        return graph.types[node.inputs[0]].shape[-1:] == graph.types[node.output].shape[-1:]
+    return isinstance(op, Slice) and op.axis != -1
+
+
+def _up_to_linears(graph: Graph, name: str, has_bias: bool) -> list[str] | None:
+    """`name` and what is made of its rows, up to Linears; None where anything else reads one of these values."""
+    readers = graph.consumers.get(name, ())
+    if name in graph.outputs or not readers:
+        return None
+    found = [name]
+    for reader in readers:
+        if reader.inputs[0] != name or reader.inputs.count(name) > 1:
+            return None
+        if isinstance(reader.op, Linear):
+            if any(constant not in graph.constants for constant in reader.inputs[1:]):
+                return None
+            continue
+        further = _lets_rows_pass(graph, reader, has_bias) and _up_to_linears(graph, reader.output, has_bias)
+        if not further:
+            return None
+        found += further
+    return found
+
+
 def fold_norm_gain(graph: Graph) -> Graph:
     """Move gain and bias of every LayerNorm that only Linears read into them: W·(g·u + b) = (W·g)·u + W·b.
 
-    The bare norm is another value than the file's, so it gets a name of its own: `<name>_normalized`.
+    Rows may be picked or averaged in between, which does not care for a gain. The bare norm and what is made of it are
+    other values than the file's, so they get names of their own: `<name>_normalized`.
     """
     nodes: list[Node] = []
     types, constants = dict(graph.types), dict(graph.constants)
     folded: dict[str, tuple[str, Array, Array]] = {}
     for node in graph.nodes:
-        readers = graph.consumers.get(node.output, ())
-        if isinstance(node.op, LayerNorm) and len(node.inputs) == 3 and node.output not in graph.outputs:
-            plain = all(
-                isinstance(r.op, Linear) and r.inputs[0] == node.output and r.inputs.count(node.output) == 1
-                and all(name in graph.constants for name in r.inputs[1:])
-                for r in readers
-            )  # fmt: skip
-            if plain and readers:
-                bare = graph.fresh_name(f"{node.output}_normalized", types)
-                types[bare] = graph.types[node.output]
-                gain, bias = (graph.constants[name].astype(np.float64) for name in node.inputs[1:])
-                folded[node.output] = (bare, gain, bias)
-                nodes.append(Node(node.name, node.op, node.inputs[:1], bare))
-                continue
-        if isinstance(node.op, Linear) and node.inputs[0] in folded:
+        if isinstance(node.op, LayerNorm) and len(node.inputs) == 3:
+            gain, bias = (graph.constants[name].astype(np.float64) for name in node.inputs[1:])
+            for name in _up_to_linears(graph, node.output, bool(bias.any())) or ():
+                bare = graph.fresh_name(f"{name}_normalized", types)
+                types[bare] = graph.types[name]
+                folded[name] = (bare, gain, bias)
+            if node.output in folded:
+                node = Node(node.name, node.op, node.inputs[:1], folded[node.output][0])
+        elif node.output in folded:
+            node = Node(node.name, node.op, (folded[node.inputs[0]][0], *node.inputs[1:]), folded[node.output][0])
+        elif isinstance(node.op, Linear) and node.inputs[0] in folded:
             bare, gain, shift = folded[node.inputs[0]]
             weight = graph.constants[node.inputs[1]].astype(np.float64)
             total = weight @ shift

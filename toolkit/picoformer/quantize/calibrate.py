@@ -6,6 +6,7 @@ the least squared error of rounding and clipping (Banner et al. 2018; Jacob et a
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import numpy as np
@@ -67,6 +68,12 @@ def affine_int8(low: float, high: float) -> QuantParams:
 def symmetric(largest: float, dtype: DType) -> QuantParams:
     """The symmetric grid on which `largest` is the largest integer."""
     return QuantParams((max(largest, SMALLEST_RANGE) / dtype.maximum,))
+
+
+def symmetric_short(largest: float, dtype: DType) -> QuantParams:
+    """The same with a scale of 16 binary digits, rounded up: eight-bit multiples of it are exact in float32, too."""
+    fraction, exponent = math.frexp(symmetric(largest, dtype).scale[0])
+    return QuantParams((math.ldexp(math.ceil(math.ldexp(fraction, 16)), exponent - 16),))
 
 
 def symmetric_per_channel(largest: Array, dtype: DType) -> QuantParams:

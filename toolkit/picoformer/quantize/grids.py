@@ -1,7 +1,8 @@
 """Which integer type and which grid each value gets, and why. With 16-bit activations every value is int16; else:
 
 - Values on the residual stream (anything added, and what only moves it) are int16 on one grid per stream, so that a
-  residual addition is a saturating add and nothing else; norms read them directly.
+  residual addition is a saturating add and nothing else; norms read them directly. An added constant counts in a whole
+  multiple of the stream's scale.
 - Outputs of the graph and values of a single row (after pooling) are int16: they cost nothing.
 - Queries, keys and values are symmetric int8, a scale per head where a Linear produces them (int16 likewise).
 - Everything else is asymmetric int8.
@@ -16,7 +17,14 @@ import numpy as np
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
 from picoformer.ir.operator import Array, Operator
 from picoformer.ops import Activation, Add, Attention, Concat, Embedding, Linear, Reshape, Slice, Softmax, Transpose
-from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric, symmetric_per_channel
+from picoformer.quantize.calibrate import (
+    Method,
+    affine_int8,
+    choose_range,
+    symmetric,
+    symmetric_per_channel,
+    symmetric_short,
+)
 from picoformer.quantize.observe import Observation
 
 LAYOUT: tuple[type[Operator], ...] = (Reshape, Transpose, Slice, Concat)
@@ -98,6 +106,8 @@ def _grid(
         largest = headroom * max(seen[name].largest for name in members)
         if heads and all(wide.issuperset(node.inputs[:3]) for node in attention_readers(graph, members[0])):
             return DType.INT16, _per_head(seen[members[0]], heads, largest, DType.INT16, headroom)
+        if any(isinstance(op, Add) for op in producers):
+            return DType.INT16, symmetric_short(largest, DType.INT16)
         return DType.INT16, symmetric(largest, DType.INT16)
     ranges = [choose_range(seen[name], method, percentile) for name in members]
     low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)

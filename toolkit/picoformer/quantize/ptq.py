@@ -236,7 +236,10 @@ class _Builder:
             moved = TensorType(type_.shape, out.dtype, out.quant)
             return self._store(name, quantize_real(value, out.quant, out.dtype), moved)
         if isinstance(node.op, Add | Mul):
-            steps, quant = quantize_constant(value, self.settings.constants)
+            out = self.assigned[node.output]
+            is_stream = isinstance(node.op, Add) and out.dtype is DType.INT16 and out.quant is not None
+            stream = out.quant.per_tensor_scale if is_stream and out.quant is not None else 0.0
+            steps, quant = quantize_constant(value, self.settings.constants, stream)
             return self._store(name, steps, TensorType(type_.shape, self.settings.constants, quant))
         raise NotImplementedError(f"node '{node.name}' ({node.op.kind}): constant operand {index} '{name}'")
 

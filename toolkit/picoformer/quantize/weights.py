@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from picoformer.ir import DType, QuantParams
@@ -40,9 +42,19 @@ def quantize_bias(bias: Array, input_scale: float, weight_quant: QuantParams) ->
     return steps.astype(np.int32), QuantParams(tuple(float(s) for s in scales), 0, -1)
 
 
-def quantize_constant(value: Array, dtype: DType) -> tuple[Array, QuantParams]:
-    """(integer constant, per-tensor symmetric parameters) of a constant operand of Add or Mul."""
+MULTIPLE_LIMIT = 255
+"""A kernel that adds a whole multiple of an int8 constant has its product in 16 bits up to here."""
+
+
+def quantize_constant(value: Array, dtype: DType, stream: float = 0.0) -> tuple[Array, QuantParams]:
+    """(integer constant, per-tensor symmetric parameters) of a constant operand of Add or Mul.
+
+    `stream`: the scale of the 16-bit values it is added to. The constant's is then a whole multiple of that, so that
+    nothing has to be rescaled, where the multiple is none of more than eight bits.
+    """
     limit = WEIGHT_LIMIT if dtype is DType.INT8 else dtype.maximum
-    quant = QuantParams((max(float(np.abs(value).max(initial=0.0)), 1e-12) / limit,))
+    scale = max(float(np.abs(value).max(initial=0.0)), 1e-12) / limit
+    multiple = math.ceil(scale / stream - 1e-9) if stream > 0.0 else 0
+    quant = QuantParams((multiple * stream if 0 < multiple <= MULTIPLE_LIMIT else scale,))
     steps = np.clip(np.rint(value / quant.scale[0]), -limit, limit)
     return np.asarray(steps, dtype.numpy), quant  # a scalar stays an array

@@ -18,6 +18,7 @@ _FROM_EITHER = ("first", "second")
 _IN_PLACE: dict[str, tuple[str, ...]] = {
     "Activation": _FROM_FIRST,
     "Add": _FROM_EITHER,
+    "Attention": _FROM_FIRST,
     "LayerNorm": _FROM_FIRST,
     "Mul": _FROM_EITHER,
     "Requantize": _FROM_FIRST,
@@ -162,8 +163,11 @@ class Flow:
 
     def _operands(self, call: int) -> list[str]:
         """The operands that the output may lie on by the operator's contract, as long as they die there."""
-        names = self.names[call]
-        found = (self.aliases.get(name, name) for name in in_place_operands(self.graph, self.step(call)))
+        names, step = self.names[call], self.step(call)
+        found = [self.aliases.get(name, name) for name in in_place_operands(self.graph, step)]
+        if step.kind == "Attention":  # the queries, where they are not keys or values too
+            whole = {self.aliases.get(name, name) for name in step.node.inputs[1:]}
+            found = [root for root in found if root not in whole]
         return list(dict.fromkeys(names[root] for root in found))
 
 

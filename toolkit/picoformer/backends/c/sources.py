@@ -30,7 +30,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "pf_linear_wide_s16_": ("kernels/linear_wide_s16.c",),
     "pf_mul_": ("ops/mul.c", "kernels/mul_span.c"),
     "pf_mul_f32": ("ops/elementwise_f32.c",),
-    "pf_reduce_mean_": ("ops/reduce_mean.c",),
+    "pf_reduce_mean_": ("kernels/reduce_mean.c",),
     "pf_reduce_mean_f32": ("ops/reduce_mean_f32.c",),
     "pf_relu_f32": ("ops/activation_f32.c", "ops/float_math.c"),
     "pf_requantize_": ("kernels/requantize.c",),

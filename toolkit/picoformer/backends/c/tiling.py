@@ -111,11 +111,11 @@ def _edges(flow: Flow, tile: Tile) -> list[list[_Edge]]:
 
 
 def _heights(rows: int, tile: Tile) -> list[int]:
-    """Heights worth trying, tallest first: kernels like rows by fours, and tiles of one model should be alike."""
+    """Heights worth trying, tallest first: kernels take rows by twos, fours or sixes."""
     if isinstance(tile, int):
         return [tile] if tile < rows else []
-    fours = {-(-rows // tiles // 4) * 4 for tiles in range(2, rows + 1)}
-    return sorted((height for height in fours | {1, 2} if height < rows), reverse=True)
+    found = {1, 2, *(-(-rows // tiles // group) * group for tiles in range(2, rows + 1) for group in (4, 6))}
+    return sorted((height for height in found if height < rows), reverse=True)
 
 
 def live_whole(flow: Flow, call: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, nibbles, padded, up
+from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, padded, up
 from picoformer.ir.operator import Array
 
 _ENDING_WORDS = 9
@@ -15,14 +15,14 @@ class DspLinearLayout(LinearLayout):
     """Rows in pairs, four bytes of each in turn; scratch for a pair and a block of inputs, both widened to 16 bits."""
 
     weight_order = "rows in pairs, 4 bytes of each in turn, filled up with zeros"
-    reload_instructions = 0.75
+    mac_instructions, reload_instructions, rows = 0.7, 1.0, 2
 
     _BLOCK_BYTES = 4096
     """Widened inputs kept at a time: each block widens all weights once, 0.8 instructions a weight."""
 
     def pack_weight(self, weight: Array) -> Array:
         filled = padded(weight, 2, 4)
-        return _in_pairs(filled.reshape(len(filled) // 2, 2, -1, 4))
+        return np.ascontiguousarray(filled.reshape(len(filled) // 2, 2, -1, 4).swapaxes(1, 2)).reshape(-1)
 
     def block(self, rows: int, k: int) -> int:
         return min(up(rows, 2), max(2, self._BLOCK_BYTES // (2 * up(k, 4)) // 2 * 2))
@@ -34,28 +34,34 @@ class DspLinearLayout(LinearLayout):
 
 
 class DspInt4LinearLayout(DspLinearLayout):
-    """Rows in pairs, a byte of each in turn, so that a word has four weights of each, 8 added; scratch as for int8."""
+    """Rows in pairs, both in each byte, so that a word has four weights of each; scratch as for int8 weights."""
 
-    weight_order = "two to a byte, 8 added to each, rows in pairs, a byte of each in turn, filled up"
+    weight_order = "rows in pairs, the first one in the low halves, 8 added, filled up with zeros"
+    reload_instructions = 2.0
 
     def pack_weight(self, weight: Array) -> Array:
-        filled = nibbles(padded(weight, 2, 4)) ^ 0x88
-        return _in_pairs(filled.reshape(len(filled) // 2, 2, -1))
-
-
-def _in_pairs(weight: Array) -> Array:
-    """(pairs, 2, pieces, …) with the pieces of the two rows of a pair taking turns, flat."""
-    return np.ascontiguousarray(weight.swapaxes(1, 2)).reshape(-1)
+        halves = padded(weight, 2, 4).astype(np.int8).view(np.uint8) & 15 ^ 8
+        result: Array = (halves[0::2] | halves[1::2] << 4).reshape(-1)
+        return result
 
 
 class DspAttentionLayout(AttentionLayout):
     """Two queries, their scores, and all keys and values of a head in pairs of 16 bits, values transposed."""
 
-    reload_instructions = 1.5
+    mac_instructions, reload_instructions, rows = 1.1, 2.8, 2
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         head, fours = up(head_size, 4), up(keys, 4)
         return 2 * head * (2 + up(keys, 2)) + 8 * fours + 2 * up(value_size, 4) * fours
+
+
+class DspInt8AttentionLayout(AttentionLayout):
+    """Four queries, their scores, a key, and all values of a head in pairs of 16 bits, transposed; keys stay as they
+    are."""
+
+    def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
+        head, fours = up(head_size, 4), up(keys, 4)
+        return 8 * head + 16 * fours + head + 2 * up(value_size, 4) * fours
 
 
 DSP = InstructionSet(
@@ -63,6 +69,6 @@ DSP = InstructionSet(
     linear_s16=DspLinearLayout(),
     linear_s4_s8=DspInt4LinearLayout(),
     linear_s4_s16=DspInt4LinearLayout(),
-    attention_head_s8=DspAttentionLayout(),
+    attention_head_s8=DspInt8AttentionLayout(),
     attention_head_s16=DspAttentionLayout(),
 )

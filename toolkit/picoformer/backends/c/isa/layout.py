@@ -18,8 +18,12 @@ class LinearLayout:
     takes_table = True
     """Whether the kernel looks at `table`: the activation behind a linear layer is computed along."""
 
+    mac_instructions = 4.0
+    """What a product takes, roughly: instructions are weighed against memory with it."""
     reload_instructions = 0.0
     """What a call takes for each weight and each block of rows beside the products, roughly: the price of low tiles."""
+    rows = 1
+    """Rows that are computed together: fewer take as long."""
 
     def pack_weight(self, weight: Array) -> Array:
         """The (n, k) weight as the kernel reads it, flat."""
@@ -49,8 +53,12 @@ class Int4LinearLayout(LinearLayout):
 class AttentionLayout:
     """The scratch of an integer attention; this one is the plain C kernel's."""
 
+    mac_instructions = 6.0
+    """What a product takes, roughly, with its part of the softmax."""
     reload_instructions = 0.0
     """What a call takes for each element of the keys and the values beside the products, roughly."""
+    rows = 1
+    """Queries that are computed together: fewer take as long."""
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         """Bytes for one head: a 4-byte word per key."""

@@ -30,6 +30,7 @@ class SixRowsLayout(LinearLayout):
     """Weights with 128 added; scratch for six rows of the input, packed or in words."""
 
     weight_order = "row by row, 128 added to each, filled up with 128 to a multiple of 8"
+    mac_instructions, rows = 2.6, _ROWS
     takes_table = False
 
     is_packed: bool
@@ -73,6 +74,8 @@ class Int4SixRowsLayout(SixRowsLayout):
 
 class SixQueriesLayout(AttentionLayout):
     """Six packed queries, their scores, and a head's keys and transposed values with 128 added."""
+
+    mac_instructions, reload_instructions, rows = 3.3, 3.0, _ROWS
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         length = up(keys, _TURN)

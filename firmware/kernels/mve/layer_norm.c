@@ -1,7 +1,8 @@
-/* Layer normalization of one row: both sums by vectors, eight elements at a time by rounded high words. */
+/* Layer normalization: sums by vectors, the factors of four rows at a time, eight elements at a time by rounded high words. */
+#include <arm_mve.h>
+
 #include "picoformer/fixedpoint.h"
-#include "picoformer/kernels.h"
-#include "picoformer/layer_norm_factor.h"
+#include "picoformer/ops.h"
 
 typedef struct sums {
     uint64_t squares;
@@ -36,17 +37,59 @@ typedef struct line {
     int32_t multiplier, zero_point;
 } line;
 
-#define DEFINE_LINE(IN)                                                                                                          \
-    static line line_##IN(const pf_layer_norm *p, const PF_TYPE_##IN *x) {                                                       \
-        sums s;                                                                                                                  \
-        sums_##IN(x, p->width, &s);                                                                                              \
-        const pf_factor f = pf_row_factor(p, s.total, s.squares);                                                                \
-        const uint32_t scale = (uint32_t)1 << (32 - f.shift);                                                                    \
-        const line result = {(uint32_t)p->width * scale, 0u - (uint32_t)s.total * scale, f.multiplier, p->zero_point};           \
-        return result;                                                                                                           \
+#define BATCH 4
+
+/* Where the factor's low word matters: that of SPEC.md in 64 bits. */
+static int32_t rounded_factor(uint32_t high, uint32_t low, int32_t drop) {
+    const uint64_t product = (uint64_t)high << 32 | low;
+    const uint64_t rounded = drop > 0 ? (product + ((uint64_t)1 << (drop - 1))) >> drop : product;
+    return rounded > INT32_MAX ? INT32_MAX : (int32_t)rounded;
+}
+
+/* The lines of BATCH rows: pf_row_factor of each, with the reciprocal square roots together. */
+static void find_lines(const pf_layer_norm *p, const sums *s, line *lines) {
+    uint32_t scaled[BATCH], half_leads[BATCH], highs[BATCH], lows[BATCH];
+    int32_t shifts[BATCH], drops[BATCH], multipliers[BATCH];
+    for (int32_t c = 0; c < BATCH; c++) {
+        uint64_t variance = (uint64_t)(uint32_t)p->width * s[c].squares - (uint64_t)((int64_t)s[c].total * s[c].total);
+        variance += (uint64_t)p->epsilon;
+        uint32_t high = (uint32_t)(variance >> 32), low = (uint32_t)variance;
+        uint32_t twice = 0; /* a shift of 32 first where the high word is empty */
+        if (high == 0) {
+            high = low != 0 ? low : 1u; /* a variance of 0 counts as 1 */
+            low = 0;
+            twice = 32;
+        }
+        const uint32_t lead = (uint32_t)__builtin_clz(high) & ~1u;
+        scaled[c] = lead != 0 ? high << lead | low >> (32 - lead) : high;
+        half_leads[c] = (lead + twice) >> 1;
     }
-DEFINE_LINE(s8)
-DEFINE_LINE(s16)
+    const uint32x4_t f = vld1q_u32(scaled), half_lead = vld1q_u32(half_leads), one = vdupq_n_u32(0x80000000u);
+    uint32x4_t y = vsubq_u32(vdupq_n_u32(0x8C000000u), vmulhq_u32(f, vdupq_n_u32(0x4E000000u)));
+    for (int32_t i = 0; i < 4; i++) {
+        const uint32x4_t error = vsubq_u32(vdupq_n_u32(0x30000000u), vmulhq_u32(f, vmulhq_u32(y, y)));
+        y = vorrq_u32(vqshlq_n_u32(vmulhq_u32(y, error), 3), vshrq_n_u32(vmulq_u32(y, error), 29));
+        y = vminq_u32(y, one);
+    }
+    const uint32x4_t mantissa = vdupq_n_u32((uint32_t)p->mantissa);
+    const uint32x4_t high = vmulhq_u32(y, mantissa);
+    const int32x4_t exponent = vsubq_s32(vdupq_n_s32(p->exponent + 62), vreinterpretq_s32_u32(half_lead));
+    int32x4_t shift = vaddq_s32(exponent, vreinterpretq_s32_u32(vclzq_u32(high)));
+    shift = vminq_s32(vmaxq_s32(vsubq_s32(shift, vdupq_n_s32(33)), vdupq_n_s32(2)), vdupq_n_s32(32));
+    const int32x4_t drop = vsubq_s32(exponent, shift), right = vmaxq_s32(vsubq_s32(vdupq_n_s32(32), drop), vdupq_n_s32(-32));
+    vst1q_s32(shifts, shift);
+    vst1q_s32(drops, drop);
+    vst1q_s32(multipliers, vreinterpretq_s32_u32(vrshlq_u32(high, right)));
+    vst1q_u32(highs, high);
+    vst1q_u32(lows, vmulq_u32(y, mantissa));
+    for (int32_t c = 0; c < BATCH; c++) {
+        const int32_t left = 32 - shifts[c];
+        lines[c].slope = (uint32_t)p->width << left;
+        lines[c].start = 0u - ((uint32_t)s[c].total << left);
+        lines[c].multiplier = drops[c] > 32 ? multipliers[c] : rounded_factor(highs[c], lows[c], drops[c]);
+        lines[c].zero_point = p->zero_point;
+    }
+}
 
 /* In C: for (; count > 0; count--) *y++ = clamp(u + zero_point) of *x++. Even and odd elements part on the way to 32 bits and
  * meet again on the way back. */
@@ -123,6 +166,23 @@ DEFINE_LINE(s16)
         }                                                                                                                        \
     }
 
+/* All rows; ONE: what becomes of row c of a batch. */
+#define DEFINE_ROWS(SYMBOL, IN, OUT, ONE)                                                                                        \
+    void SYMBOL(const pf_layer_norm *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows) {                                 \
+        sums s[BATCH];                                                                                                           \
+        line lines[BATCH];                                                                                                       \
+        for (int32_t batch; rows > 0; rows -= batch) {                                                                           \
+            batch = rows < BATCH ? rows : BATCH;                                                                                 \
+            for (int32_t c = 0; c < BATCH; c++) {                                                                                \
+                sums_##IN(x + (c < batch ? c : 0) * p->width, p->width, s + c);                                                  \
+            }                                                                                                                    \
+            find_lines(p, s, lines);                                                                                             \
+            for (int32_t c = 0; c < batch; c++, x += p->width, y += p->width) {                                                  \
+                ONE;                                                                                                             \
+            }                                                                                                                    \
+        }                                                                                                                        \
+    }
+
 #define DEFINE_ROW(IN, OUT)                                                                                                      \
     __attribute__((naked, noinline)) static void elements_##IN##_##OUT(                                                          \
         const line *l __attribute__((unused)), const PF_TYPE_##IN *x __attribute__((unused)),                                    \
@@ -139,20 +199,12 @@ DEFINE_LINE(s16)
                          " vctp.16 r3\n"                                                                                         \
                          " vpst\n" LOAD_##IN("t") EIGHT CLAMP_##OUT " vpst\n" STORE_##OUT("t") "3: pop {r4-r6, pc}\n");          \
     }                                                                                                                            \
-    void pf_layer_norm_row_##IN##_##OUT(const pf_layer_norm *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y) {                       \
-        const line l = line_##IN(p, x);                                                                                          \
-        elements_##IN##_##OUT(&l, x, y, p->width);                                                                               \
-    }                                                                                                                            \
     DEFINE_GAINED(IN, OUT)                                                                                                       \
     DEFINE_GAINED_EXACTLY(IN, OUT)                                                                                               \
-    void pf_layer_norm_gain_row_##IN##_##OUT(const pf_layer_norm *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y) {                  \
-        const line l = line_##IN(p, x);                                                                                          \
-        if (p->shift > 32) {                                                                                                     \
-            gained_##IN##_##OUT(&l, x, y, p->width, p->offset, p->gain, 32 - p->shift);                                          \
-        } else {                                                                                                                 \
-            gained_exactly_##IN##_##OUT(&l, p, x, y);                                                                            \
-        }                                                                                                                        \
-    }
+    DEFINE_ROWS(pf_layer_norm_##IN##_##OUT, IN, OUT, elements_##IN##_##OUT(lines + c, x, y, p->width))                           \
+    DEFINE_ROWS(pf_layer_norm_gain_##IN##_##OUT, IN, OUT,                                                                        \
+                if (p->shift > 32) gained_##IN##_##OUT(lines + c, x, y, p->width, p->offset, p->gain, 32 - p->shift);            \
+                else gained_exactly_##IN##_##OUT(lines + c, p, x, y))
 
 DEFINE_ROW(s8, s8)
 DEFINE_ROW(s8, s16)

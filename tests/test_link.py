@@ -286,7 +286,7 @@ class _Deaf(_Silent):
         self._left -= 1
         if self._left <= 0:
             sequence = decode_frame(data.strip(b"\0"))[0]
-            hello = bytes([1, 0, 0, 4, *range(16), 1, 0, 1, 0, 1, 0, 0, 0, *bytes(8)]) + b"tiny"
+            hello = bytes([2, 0, 0, 4, *range(16), 1, 0, 1, 0, 1, 0, 0, 0, *bytes(8)]) + b"tiny"
             self._answers = encode_frame(bytes([sequence, Message.HELLO | 0x80, 0]) + hello)
 
     def read(self, timeout: float) -> bytes:

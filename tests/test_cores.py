@@ -48,7 +48,7 @@ def test_a_core_computes_the_model_and_tells_of_faults(
             session.device.write_input(1, scale)
             result = session.device.run(crc=True, outputs=True)
             assert result.step_crcs == tuple(map(zlib.crc32, steps))
-            assert result.outputs == (steps[2],)
+            assert result.outputs is not None and result.outputs[0] == steps[2]
             counts.add(session.instructions)
         stack = session.device.stack()
         assert stack.used is not None and 0 < stack.used < 600 and stack.size == target.stack_bytes
@@ -131,7 +131,8 @@ def test_a_nucleos_own_image_answers_on_an_stm32f405(name: str, arm_tools: None,
     with open_device(build, target) as session:
         session.device.write_input(0, pixels)
         session.device.write_input(1, scale)
-        assert session.device.run(outputs=True).outputs == (device_fixture.expected_steps(pixels, scale)[2],)
+        outputs = session.device.run(outputs=True).outputs
+        assert outputs is not None and outputs[0] == device_fixture.expected_steps(pixels, scale)[2]
         with pytest.raises(FaultError, match=r"hang \(watchdog\) in pf_test_hang"):
             session.device.fault_test(4)
 

@@ -17,7 +17,7 @@ from picoformer.emulator.session import emulator_for, open_device
 from picoformer.errors import DeviceError
 from picoformer.link.device import Device, RefusedError
 from picoformer.link.frames import FrameReader, decode_frame, encode_frame
-from picoformer.link.messages import Message, RunFlags, Status, TensorInfo, parse_run
+from picoformer.link.messages import WIRE_VERSION, Message, RunFlags, Status, TensorInfo, parse_run
 from picoformer.link.transport import TransportClosed
 
 
@@ -286,7 +286,7 @@ class _Deaf(_Silent):
         self._left -= 1
         if self._left <= 0:
             sequence = decode_frame(data.strip(b"\0"))[0]
-            hello = bytes([2, 0, 0, 4, *range(16), 1, 0, 1, 0, 1, 0, 0, 0, *bytes(8)]) + b"tiny"
+            hello = bytes([WIRE_VERSION, 0, 0, 4, *range(16), 1, 0, 1, 0, 1, 0, 0, 0, *bytes(8)]) + b"tiny"
             self._answers = encode_frame(bytes([sequence, Message.HELLO | 0x80, 0]) + hello)
 
     def read(self, timeout: float) -> bytes:

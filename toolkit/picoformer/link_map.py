@@ -20,6 +20,7 @@ class Piece:
 _GNU_PIECE = re.compile(r"^ (\.?[\w.$-]+)\s+0x([0-9a-f]+)\s+0x([0-9a-f]+) (\S.*)$")
 _LLVM_LINE = re.compile(r"^ *([0-9a-f]+) +[0-9a-f]+ +([0-9a-f]+) +\d+ ( *)(\S.*)$")
 
+
 def read_map(text: str) -> list[Piece]:
     """The input sections of a linker map that take up room in the output, in order."""
     first = text.partition("\n")[0].split()

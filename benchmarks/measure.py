@@ -69,7 +69,7 @@ def measure(
         write_c(draft, folder / "source")
         build = build_firmware(folder / "source", board, folder / "out")
         with open_device(build, board, profile=True) as session:
-            found = Runner(session, graph, len(draft.rows), board.name, None)(inputs).outputs
+            found = Runner(session, graph, len(draft.plan.steps), board.name, None)(inputs).outputs
             for name in graph.outputs:
                 if graph.types[name].quant is not None and not np.array_equal(found[name], expected[name]):
                     raise SystemExit(f"{graph.name} on {board.name}: output {name} is not that of the reference")
@@ -80,7 +80,7 @@ def _line(draft: Draft, build: FirmwareBuild, session: Session, board: Target) -
     counts, profile, stack = session.instructions, session.profile, session.device.stack().used
     if counts is None or profile is None:
         raise SystemExit(f"{board.name}: {session.uncounted or 'no profile'}")
-    cycles = count_cycles(build.elf, board, profile)
+    cycles = count_cycles(build.elf, board, profile, session.device.calls)
     flash, ram = build.sizes.flash, build.sizes.ram
     return {
         "target": board.name,

@@ -119,6 +119,8 @@ def _operators(results: dict[str, Any]) -> Iterable[str]:
 
 
 def _growth(results: dict[str, Any]) -> Iterable[str]:
+    if "growth" not in results:
+        return
     base = ", ".join(f"{axis} {size}" for axis, size in BASE.items())
     yield from ("", "## Growth", "", "![How instructions and RAM grow](growth.svg)", "")
     yield f"An encoder of {base}, FFN four times the width, {SCHEME}, Cortex-M4; one of these changed at a time."

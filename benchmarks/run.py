@@ -1,7 +1,8 @@
-"""Measure the models on every emulated core in every scheme: python benchmarks/run.py [--check].
+"""Measure the models on every emulated core in every scheme: python benchmarks/run.py [--check | --update].
 
 Writes results.json, results.md and growth.svg. With --check a choice of lines that has every core and every scheme is
-measured and compared with the tracked ones: a figure that moved by more than 1 % fails. Instructions are counted in the
+measured and compared with the tracked ones: a figure that moved by more than 1 % fails; with --update they take the
+place of those tracked. Instructions are counted in the
 emulator and are exact; cycles are modelled; bytes come from the linked ELF, the stack from the run.
 """
 
@@ -118,13 +119,17 @@ def version_of(program: str) -> str:
     return answer.stdout.splitlines()[0]
 
 
+def _key(line: dict[str, Any]) -> Key:
+    return Key(line["model"], line["scheme"], line["target"])
+
+
 def changes(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[str]:
     """Figures that moved by more than TOLERANCE, one line each."""
-    known = {(line["model"], line["scheme"], line["target"]): line for line in old}
+    known = {_key(line): line for line in old}
     found = []
     for line in new:
-        name = f"{line['model']}, {line['scheme']}, {line['target']}"
-        before = known.get((line["model"], line["scheme"], line["target"]))
+        name = ", ".join(_key(line))
+        before = known.get(_key(line))
         if before is None:
             found.append(f"{name}: is not in the table")
             continue
@@ -160,17 +165,29 @@ def main() -> None:
         moved = changes(json.loads(TRACKED.read_text("utf-8"))["lines"], measure_all(lines))
         print("\n".join(moved) or "no figure moved by more than 1 %")
         sys.exit(1 if moved else 0)
-    from growth import draw, measure_growth
-    from page import page
+    if "--update" in sys.argv[1:]:
+        results = json.loads(TRACKED.read_text("utf-8")) if TRACKED.is_file() else {}
+        found = measure_all(lines_to_check(boards))
+        new = {_key(line) for line in found}
+        kept = [line for line in results.get("lines", []) if "cpu" in line and _key(line) not in new]
+        write({**results, "tools": tools(boards), "lines": sorted([*kept, *found], key=_key)})
+        return
+    from growth import measure_growth
 
     results = {"tools": tools(boards), "lines": measure_all(all_lines(boards))}
-    results["growth"] = measure_growth(boards[FLOAT_CPU].name)
-    TRACKED.write_text(
-        json.dumps(results, indent=None, separators=(",", ":")).replace('{"model"', '\n{"model"') + "\n", "utf-8"
-    )
-    (HERE / "growth.svg").write_text(draw(results["growth"]), "utf-8")
+    write(results | {"growth": measure_growth(boards[FLOAT_CPU].name)})
+
+
+def write(results: dict[str, Any]) -> None:
+    """Write the figures, the page and the drawing."""
+    from growth import draw
+    from page import page
+
+    text = json.dumps(results, separators=(",", ":")).replace('{"model":"', '\n{"model":"')
+    TRACKED.write_text(text + "\n", "utf-8")
+    if "growth" in results:
+        (HERE / "growth.svg").write_text(draw(results["growth"]), "utf-8")
     (HERE / "results.md").write_text(page(results), "utf-8")
-    print(page(results))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from picoformer import toolchain
 from picoformer.api import build, verify
 from picoformer.backends.c import draft_c
 from picoformer.build_folder import import_model
+from picoformer.estimate import formulas
 from picoformer.estimate.calls import calls_of
 from picoformer.estimate.costs import cost_table
 from picoformer.estimate.formulas import terms_of
@@ -71,9 +72,35 @@ def test_an_estimate_is_what_a_build_measures(tmp_path: Path, arm_tools: None, s
     sizes = json.loads((tmp_path / "out" / "mps2-an386" / "size.json").read_text())
     assert said["image"]["flash"]["bytes"] == pytest.approx(sizes["flash"]["total"], rel=0.05), REFIT
     assert said["image"]["ram"]["bytes"] == pytest.approx(sizes["ram"]["total"], rel=0.05), REFIT
-    assert said["flash_bytes"]["code"] == pytest.approx(found["flash_bytes"]["code"], rel=0.1), REFIT
-    assert said["ram_bytes"]["arena"] == found["ram_bytes"]["arena"]
+    assert said["ram_bytes"]["stack"] == pytest.approx(found["ram_bytes"]["stack"], rel=0.1), REFIT
     assert [step["name"] for step in said["steps"]] == [step["name"] for step in found["instructions"]["per_operator"]]
+
+
+def test_with_the_data_of_the_build_the_code_is_foretold(tmp_path: Path, arm_tools: None, workshop: Workshop) -> None:
+    words = ["--calibration", workshop.calibration, "--target", "mps2-an386"]
+    said = succeeds("inspect", workshop.model, *words, "--json").record
+    made = succeeds("build", workshop.model, *words, "-o", tmp_path / "out", "--json").record
+    assert said["flash_bytes"]["code"] == pytest.approx(made["flash_bytes"]["code"], rel=0.03), REFIT
+    assert said["flash_bytes"]["model"] == made["flash_bytes"]["model"]
+    assert said["ram_bytes"]["arena"] == made["ram_bytes"]["arena"]
+    assert said["image"]["ram"]["bytes"] == made["ram_bytes"]["total"]
+
+
+def test_tiles_are_estimated_as_they_are_built(workshop: Workshop) -> None:
+    arenas = []
+    for tile in ("none", "least"):
+        said = succeeds("inspect", workshop.model, "--target", "mps2-an386", "--tile", tile, "--json").record
+        arenas.append(said["ram_bytes"]["arena"])
+        assert said["instructions"] > said["macs"]
+    assert arenas[1] <= arenas[0]
+    refuses(["inspect", workshop.model, "--target", "mps2-an386", "--tile", "some"], "some")
+
+
+def test_costs_of_other_formulas_are_not_used(monkeypatch: pytest.MonkeyPatch, workshop: Workshop) -> None:
+    plain, formula = load_target("mps2-an386"), formulas.FORMULAS["pf_linear_"]
+    monkeypatch.setitem(formulas.FORMULAS, "pf_linear_", lambda sizes: [*formula(sizes), 1.0])
+    found = estimate(made_up_graph(import_model(workshop.model), "int8"), plain, "int8")
+    assert found.instructions is None and "make costs" in found.unknown[0]
 
 
 def test_no_compiler_is_needed_and_little_time(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,5 +177,5 @@ def test_every_emulated_board_has_a_cost_table() -> None:
 
     for name in list_targets():
         target = load_target(name)
-        if not target.is_host:
+        if not target.is_host and target.emulator is not None:
             assert cost_table(target) is not None, f"{name}: {REFIT}"

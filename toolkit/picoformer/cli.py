@@ -282,9 +282,16 @@ def report(folder: Path, as_json: bool) -> None:
 @click.argument("model", type=ANY)
 @shape_option
 @estimate_options
+@tile_option
 @json_option
 def inspect(
-    model: Path, shapes: tuple[str, ...], target: str | None, scheme: str, calibration: Path | None, as_json: bool
+    model: Path,
+    shapes: tuple[str, ...],
+    target: str | None,
+    scheme: str,
+    calibration: Path | None,
+    tile: str,
+    as_json: bool,
 ) -> None:
     """Show a model's operators, or what it takes on a board.
 
@@ -293,7 +300,7 @@ def inspect(
     flash, RAM, instructions and time without compiling anything: the exit code is 1 when the model does not fit.
     """
     if target is not None:
-        inspect_on_target(model, target, scheme, calibration, read_shapes(shapes), as_json)
+        inspect_on_target(model, target, scheme, calibration, read_shapes(shapes), as_json, tile)
         return
     from picoformer.exporting import inspect_file
     from picoformer.quantization_report import print_quantization, read_quantization
@@ -330,8 +337,9 @@ def targets(fits: Path | None, scheme: str, as_json: bool) -> None:
 @main.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Show which tools are there, how to get the rest, and which of them build and run each target.
+    """Show which tools are there, and what builds and runs here.
 
+    Also how to get the rest, and which compiler and emulator each target gets.
     Exit code 1 when no board's firmware can be built and run here.
     """
     from picoformer.doctor import examine

@@ -44,12 +44,13 @@ def inspect_on_target(
     calibration: Path | None,
     shapes: Mapping[str, tuple[int, ...]],
     as_json: bool,
+    tile: str = "auto",
 ) -> None:
     """Print an estimate; raise FitError when the model does not fit the board."""
     from picoformer.estimate.inspection import inspect_target
     from picoformer.targets import load_target
 
-    record, error = inspect_target(model, load_target(target), scheme, calibration, shapes=shapes)
+    record, error = inspect_target(model, load_target(target), scheme, calibration, shapes=shapes, tile=tile)
     show(record, as_json, lambda: print_estimate(record))
     if error is not None:
         raise error

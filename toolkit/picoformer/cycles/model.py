@@ -40,8 +40,8 @@ def timings_of(target: Target) -> Timings | str:
 def count_cycles(
     elf: Path, target: Target, profile: tuple[Region, ...], calls: Sequence[int] | None = None
 ) -> Cycles | str:
-    """Cycles of init and each step of a profiled run; or the reason why they cannot be said. `calls`: the step that each
-    of its calls computed for, where steps took several."""
+    """Cycles of init and each step of a profiled run; or the reason why they cannot be said. `calls`: the step that
+    each of its calls computed for, where steps took several."""
     timings = timings_of(target)
     if isinstance(timings, str):
         return timings

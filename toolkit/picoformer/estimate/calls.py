@@ -18,6 +18,8 @@ _ABSENT = {("block", "0")}
 _BY_ROWS = re.compile(r"(?<=[ {])((?:row(?: % \d+)? \+ )?rows(?: \* \d+)?(?: \+ \d+)?)( /\* [\w ]+ \*/)?(?=[,)])")
 """An argument, or a field of a struct, that hangs on the rows of a tile; a word may stand behind it."""
 _BROADCAST = re.compile(r"^&\(pf_broadcast\)\{(\d+)(?: /\* rows \*/)?, (\d+)(?: /\* rows \*/)?, (\d+)\}$")
+_CHOICES = ("entries",)
+"""Numbers of which each is another way to compute: the entries of the table of an activation."""
 _FLAGS = ("causal",)
 """Fields that choose between ways to compute."""
 
@@ -84,6 +86,8 @@ def _read(fields: Mapping[str, str], sizes: dict[str, int]) -> list[str]:
     for name, literal in fields.items():
         if literal == "NULL" or (name, literal) in _ABSENT:
             words.append(f"no-{name}")
+        elif name in _CHOICES:
+            words.append(f"{literal}-{name}")
         elif name in _FLAGS:
             words += [name] if literal != "0" else []
         elif re.fullmatch(r"-?\d+", literal):

@@ -77,6 +77,8 @@ class CostTable:
             terms, entry = terms_of(call.function, call.sizes), self._entry(call)
             if terms is None or entry is None:
                 return f"{call.function} was not measured on {self.record['cpu']}"
+            if len(terms) != len(entry["instructions"]):
+                return f"the costs of {call.function} were fitted to other terms: fit them again (make costs)"
             instructions += call.times * float(np.dot(entry["instructions"], terms))
             has_cycles = has_cycles and cpu in entry["cycles"]
             if has_cycles:
@@ -92,6 +94,7 @@ class CostTable:
         start = max((start for start in FORMULAS if call.function.startswith(start)), key=len, default="")
         terms = terms_of(call.function, call.sizes)
         alike = [entry for variant, entry in costs.items() if start and variant.startswith(start)]
+        alike = [entry for entry in alike if terms is not None and len(entry["instructions"]) == len(terms)]
         if not alike or terms is None:
             return None
         return max(alike, key=lambda entry: float(np.dot(entry["instructions"], terms)))

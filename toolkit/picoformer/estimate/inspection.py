@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from picoformer.backends.c import Draft, draft_c
+from picoformer.backends.c import Draft, Tile, check_tile, draft_c
 from picoformer.build_folder import import_model, quantize_samples
 from picoformer.cycles import timings_of
 from picoformer.errors import ConfigError, FitError
@@ -27,7 +27,8 @@ MADE_UP = "made up: sizes and counts hardly depend on it; give --calibration for
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the image of a draft will take on a board. `steps`: counts of each, or why they cannot be said."""
+    """What the image of a draft will take on a board. `steps`: counts of each of its
+    calls, or why they cannot be said."""
 
     draft: Draft
     target: Target
@@ -72,9 +73,9 @@ class Estimate:
         return list(dict.fromkeys([*reasons, *([timings] if isinstance(timings, str) else [])]))
 
 
-def estimate(graph: Graph, target: Target, scheme: str) -> Estimate:
-    """Estimate a graph, quantized for an integer scheme, on a board."""
-    draft, table = draft_c(graph, target.isa), cost_table(target)
+def estimate(graph: Graph, target: Target, scheme: str, tile: Tile = "auto") -> Estimate:
+    """Estimate a graph, quantized for an integer scheme, on a board; `tile` as for a build."""
+    draft, table = draft_c(graph, target.isa, tile=tile), cost_table(target)
     sizes = image_sizes(draft, target, table)
     if table is None:
         missing = f"no cost table for {target.cpu}"
@@ -90,6 +91,7 @@ def inspect_target(
     calibration: Path | None = None,
     settings: QuantizeSettings | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    tile: Tile = "auto",
 ) -> tuple[dict[str, Any], FitError | None]:
     """What `inspect --target` prints, and the error that says what is too small on the board, None when the model fits.
 
@@ -102,7 +104,7 @@ def inspect_target(
         graph = made_up_graph(float_graph, scheme)
     else:
         float_graph, graph, _ = quantize_samples(model, calibration, scheme, settings, shapes)
-    found = estimate(graph, target, scheme)
+    found = estimate(graph, target, scheme, check_tile(tile))
     short = [need for need in found.needs if not need.fits]
     error = misfit(target, short, mends(float_graph, scheme, target, found.sizes)) if short else None
     return {**record_of(found, float_graph), "data": MADE_UP if calibration is None else str(calibration)}, error
@@ -140,20 +142,33 @@ def record_of(found: Estimate, float_graph: Graph) -> dict[str, Any]:
         },
         "image": image,
         "biggest": {need.memory.lower(): [list(part) for part in need.parts[:BIGGEST]] for need in (flash, ram)},
-        "steps": [
-            {
-                "name": row.value,
-                "op": row.kind,
-                "instructions": round(step.instructions) if isinstance(step, Counts) else None,
-                "cycles": None
-                if isinstance(step, str) or step.cycles is None
-                else {"low": round(step.cycles[0]), "high": round(step.cycles[1])},
-            }
-            for row, step in zip(found.draft.rows, found.steps, strict=True)
-        ],
+        "steps": _steps(found),
         "unknown": found.unknown,
         "costs": found.table.measured_on if found.table else None,
     }
+
+
+def _steps(found: Estimate) -> list[dict[str, Any]]:
+    """What each step takes, over all of its calls."""
+    plan = found.draft.plan
+    by_step: list[list[Counts | str]] = [[] for _ in plan.steps]
+    for call, counts in zip(plan.schedule.calls, found.steps, strict=True):
+        by_step[call.step].append(counts)
+    rows = []
+    for step, counted in zip(plan.steps, by_step, strict=True):
+        known = [counts for counts in counted if isinstance(counts, Counts)]
+        ranges = [counts.cycles for counts in known if counts.cycles is not None]
+        whole = len(known) == len(counted)
+        cycles = {"low": round(sum(r[0] for r in ranges)), "high": round(sum(r[1] for r in ranges))}
+        rows.append(
+            {
+                "name": step.output,
+                "op": step.kind,
+                "instructions": round(sum(counts.instructions for counts in known)) if whole else None,
+                "cycles": cycles if len(ranges) == len(counted) else None,
+            }
+        )
+    return rows
 
 
 def boards_that_fit(model: Path, scheme: str, shapes: Mapping[str, tuple[int, ...]] | None = None) -> list[Estimate]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from picoformer.backends.c import draft_c
+from picoformer.backends.c import Tile, draft_c
 from picoformer.errors import PicoformerError
 from picoformer.estimate.costs import cost_table
 from picoformer.estimate.made_up import made_up_graph
@@ -17,10 +17,13 @@ _MOST_BOARDS = 3
 
 
 def mends(float_graph: Graph, scheme: str, target: Target, sizes: SizeReport) -> str:
-    """One clause: the schemes with which the model fits `target`, and the boards it fits as it is."""
+    """One clause: what fits `target`, in tiles or in other schemes, and the boards that the model fits as it is."""
     schemes = [name for name in SCHEMES if name != scheme and _fits_in(float_graph, name, target)]
+    tiled = _fits_in(float_graph, scheme, target, "least")
     boards = [name for name in list_targets() if _has_room(load_target(name), sizes)]
     ways = []
+    if tiled:
+        ways.append("--tile least fits")
     if schemes:
         ways.append(f"--scheme {' or '.join(schemes)} fits")
     if boards:
@@ -29,9 +32,9 @@ def mends(float_graph: Graph, scheme: str, target: Target, sizes: SizeReport) ->
     return ", ".join(ways)
 
 
-def _fits_in(float_graph: Graph, scheme: str, target: Target) -> bool:
+def _fits_in(float_graph: Graph, scheme: str, target: Target, tile: Tile = "auto") -> bool:
     try:
-        draft = draft_c(made_up_graph(float_graph, scheme), target.isa)
+        draft = draft_c(made_up_graph(float_graph, scheme), target.isa, tile=tile)
     except PicoformerError:
         return False
     return all(need.fits for need in needs(draft, target, image_sizes(draft, target, cost_table(target))))

@@ -18,8 +18,8 @@ class DspLinearLayout(LinearLayout):
     mac_instructions, reload_instructions, rows = 0.7, 1.05, 2
 
     _BLOCK_BYTES = 4096
-    """Widened inputs kept at a time. Each block widens all weights once: instructions a multiply-accumulate for blocks of
-    8, 16 and 32 rows are 0.83, 0.77 and 0.74 at 64 inputs, 0.76, 0.71 and 0.69 at 256."""
+    """Widened inputs kept at a time. Each block widens all weights once: instructions a multiply-accumulate for blocks
+    of 8, 16 and 32 rows are 0.83, 0.77 and 0.74 at 64 inputs, 0.76, 0.71 and 0.69 at 256."""
 
     def pack_weight(self, weight: Array) -> Array:
         filled = padded(weight, 2, 4)
@@ -59,6 +59,8 @@ class DspAttentionLayout(AttentionLayout):
 class DspInt8AttentionLayout(AttentionLayout):
     """Four queries, their scores, a key, and all values of a head in pairs of 16 bits, transposed; keys stay as they
     are."""
+
+    mac_instructions, reload_instructions, rows = 1.2, 1.1, 4
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         head, fours = up(head_size, 4), up(keys, 4)

@@ -18,7 +18,6 @@ class MveLinearLayout(LinearLayout):
     """
 
     weight_order = "eight rows at a time, up to 64 bytes of each in turn, filled up with zeros"
-    takes_table = False
 
     _BLOCK_BYTES = 4096
     """Inputs that are filled up to whole vectors at a time."""

@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin
 
-.PHONY: demo test check lint sweep bench costs compression check-figures tools clean
+.PHONY: demo test check lint sweep bench host-bench costs compression check-figures tools clean
 .DELETE_ON_ERROR:
 
 # Needs no root: where gcc or QEMU are missing, zig's compiler and unicorn came with pip.
@@ -30,6 +30,10 @@ check-figures: $(VENV)/.ready tools
 
 bench: $(VENV)/.ready tools
 	$(RUN)/python benchmarks/run.py
+
+# The C on this machine against onnxruntime: two minutes, ratios within one run.
+host-bench: $(VENV)/.ready
+	$(RUN)/python benchmarks/host.py
 
 # What `inspect --target` knows of each core, measured anew: after a change of kernels or of how they are called.
 costs: $(VENV)/.ready tools

@@ -25,7 +25,7 @@ FLAGS_M55 = ["-mthumb", "-mcpu=cortex-m55", "-mfloat-abi=hard", "-ffreestanding"
 
 @dataclass(frozen=True)
 class Core:
-    """A machine of QEMU that runs calls. `image`: where count of calls, (function, ten words) each, and their memory lie."""
+    """A machine of QEMU that runs calls. `image`: where count of calls, (function, ten words) each, and memory lie."""
 
     machine: str
     flags: tuple[str, ...]
@@ -100,7 +100,8 @@ static void fault(void)
     for (;;) {}
 }
 __attribute__((section(".vectors"), used)) static void *const vectors[16] = {
-    (void *)(@RAM@u + 0x10000u), (void *)start, (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault};
+    (void *)(@RAM@u + 0x10000u), (void *)start,
+    (void *)fault, (void *)fault, (void *)fault, (void *)fault, (void *)fault};
 """
 
 

@@ -103,8 +103,9 @@ def test_the_largest_sums_of_three(columns: int, waiting: Waiting) -> None:
     waiting.check()
 
 
+@pytest.mark.parametrize("dtype", [S8, S16])
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention_of_odd_sizes(causal: bool, waiting: Waiting) -> None:
+def test_attention_of_odd_sizes(causal: bool, dtype: DType, waiting: Waiting) -> None:
     """Heads that fill no turn and more than a chunk, queries and keys around six and eight, extremes of both signs."""
     rng = np.random.default_rng(3)
     sizes = [
@@ -118,12 +119,12 @@ def test_attention_of_odd_sizes(causal: bool, waiting: Waiting) -> None:
     ]
     for index, (queries, keys, size, value) in enumerate(sizes):
         for heads, groups in ((1, 1), (4, 2)):
-            values = [-128, 127, int(rng.integers(-128, 128))]
+            values = [dtype.minimum, dtype.maximum, int(rng.integers(dtype.minimum, dtype.maximum))]
             shapes = ((queries, heads * size), (keys, groups * size), (keys, groups * value))
-            arrays = tuple(rng.choice(values, shape).astype(np.int8) for shape in shapes)
+            arrays = tuple(rng.choice(values, shape).astype(dtype.numpy) for shape in shapes)
             if index % 2:
-                arrays[0][:], arrays[1][: len(arrays[1]) // 2] = -128, -128
-            operands = tuple(Operand(of(a.shape, S8, 0.002 * (1 + index % 3))) for a in arrays)
+                arrays[0][:], arrays[1][: len(arrays[1]) // 2] = dtype.minimum, dtype.minimum
+            operands = tuple(Operand(of(a.shape, dtype, (1 + index % 3) * 0.25 / dtype.maximum)) for a in arrays)
             out = of((queries, heads * value), (S8, S16)[index % 2], 0.002)
             op = Attention(heads, 1.0 / size, causal, groups)
             waiting.add(Case(f"{queries} {keys} {size} {value} {heads}", op, operands, out, arrays))

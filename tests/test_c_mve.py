@@ -119,7 +119,7 @@ def test_linear_with_an_activation(symbol: str, y: DType, core: ArmLibrary) -> N
 
 @pytest.mark.parametrize("then", [S8, S16])
 @pytest.mark.parametrize("y", [S8, S16])
-def test_activation_of_many_rows_and_of_sums_that_may_not_be_shifted_left(y: DType, then: DType, core: ArmLibrary) -> None:
+def test_activation_of_many_rows_and_of_sums_that_may_not_shift(y: DType, then: DType, core: ArmLibrary) -> None:
     rng = np.random.default_rng(3)
     waiting = Waiting(core)
     for rows, n, k, factor in ((1, 1, 5, 2.0**15), (5, 9, 64, 2.0**15), (19, 11, 96, 0.01), (8, 8, 64, 0.01)):
@@ -145,7 +145,7 @@ ATTENTIONS = [
 @pytest.mark.parametrize("x,y", [(S8, S8), (S8, S16), (S16, S8), (S16, S16)])
 @pytest.mark.parametrize("drop", [0, 24])
 def test_attention_of_every_way_through_its_loops(drop: int, x: DType, y: DType, core: ArmLibrary) -> None:
-    """(queries, keys, heads, key heads, head size, value size, causal); drop: factors of means by shifts of 32 and less."""
+    """(queries, keys, heads, key heads, head size, value size, causal); drop: means by shifts below 33."""
     rng = np.random.default_rng(4)
     waiting = Waiting(core)
     for queries, keys, heads, kv_heads, size, value_size, causal in ATTENTIONS:

@@ -278,12 +278,14 @@ def test_the_price_is_kept(example: Graph) -> None:
         calls = range(tiling.first, tiling.last + 1)
         more += sum(effort_by_tiles(flow, call, tiling.rows, tiling.height) for call in calls)
     assert 0 <= more <= PRICE * whole
+    dear = choose_schedule(example, DSP, steps, tile="50%")
+    assert choice.floor <= dear.bound <= choice.bound
     plan = plan_schedule(example, DSP, choice.schedule)
     assert plan.live(plan.fullest) <= (1 + SLACK) * choice.bound
 
 
 def test_a_tile_that_says_nothing_is_refused(tmp_path: Path) -> None:
     graph = quantize_by_range(causal().graph, causal().samples, lambda name: False)
-    for tile in ("tall", "0", -3):
-        with pytest.raises(ConfigError, match=f"tile '{tile}' is neither auto, least, none nor a number of rows"):
+    for tile in ("tall", "0", -3, "%"):
+        with pytest.raises(ConfigError, match=f"tile '{tile}' is neither auto, least, none, nor a percentage, nor a"):
             emit_c(graph, ["generic"], "model", tmp_path, tile=tile)

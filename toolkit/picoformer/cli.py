@@ -337,8 +337,9 @@ def targets(fits: Path | None, scheme: str, as_json: bool) -> None:
 @main.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Show which tools are there, how to get the rest, and which of them build and run each target.
+    """Show which tools are there, and what builds and runs here.
 
+    Also how to get the rest, and which compiler and emulator each target gets.
     Exit code 1 when no board's firmware can be built and run here.
     """
     from picoformer.doctor import examine

@@ -133,9 +133,9 @@ def tile_option(function: F) -> F:
         "--tile",
         default="auto",
         show_default=True,
-        metavar="auto|least|none|ROWS",
-        help="Compute rows in tiles: where that saves memory at up to 2 % more instructions, at any number of them, "
-        "never, or so many rows at a time where it saves memory.",
+        metavar="auto|4%|least|none|ROWS",
+        help="Compute rows in tiles: the least memory for up to 2 % more instructions, for another part, for any "
+        "number of them; no tiles; or so many rows at a time where that saves memory.",
     )(function)
 
 

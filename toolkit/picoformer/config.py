@@ -179,7 +179,7 @@ class FirmwareSection(_Section):
 
     target: str = "mps2-an386"
     prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "model"
-    tile: Literal["auto", "least", "none"] | Annotated[int, Field(gt=0)] = "auto"
+    tile: Annotated[str, Field(pattern=r"^(auto|least|none|\d+(\.\d+)?%)$")] | Annotated[int, Field(gt=0)] = "auto"
 
 
 class VerificationSection(_Section):

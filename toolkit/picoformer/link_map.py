@@ -19,8 +19,6 @@ class Piece:
 
 _GNU_PIECE = re.compile(r"^ (\.?[\w.$-]+)\s+0x([0-9a-f]+)\s+0x([0-9a-f]+) (\S.*)$")
 _LLVM_LINE = re.compile(r"^ *([0-9a-f]+) +[0-9a-f]+ +([0-9a-f]+) +\d+ ( *)(\S.*)$")
-_INDENT = 8
-"""Columns by which lld sets an input section further to the right than its output section."""
 
 
 def read_map(text: str) -> list[Piece]:
@@ -53,7 +51,7 @@ def _read_llvm(text: str) -> list[Piece]:
         name = found[4]
         if not found[3]:
             output = name
-        elif len(found[3]) == _INDENT and (source := re.match(r"^(\S+):\(([^)]+)\)$", name)):
+        elif source := re.match(r"^(\S+):\(([^)]+)\)$", name):
             piece = Piece(output, source[2], int(found[1], 16), int(found[2], 16), source[1])
             if piece.size:
                 pieces.append(piece)

@@ -51,6 +51,28 @@ static inline int64_t pf_rounding_shift(int64_t value, int32_t shift) {
     return (value + ((int64_t)1 << (shift - 1))) >> shift;
 }
 
+/* a * b for a of 16 bits and b >= 0. */
+static inline int64_t pf_narrow_product(int32_t a, int32_t b) {
+#if defined(__ARM_ARCH_6M__)
+    const int64_t high = a * (b >> 16);
+    return (int64_t)((uint64_t)high << 16) + a * (b & 0xFFFF);
+#else
+    return (int64_t)a * b;
+#endif
+}
+
+/* value >> shift limited to -2^30..2^30, shift 1..32: in 32 bits, for cores without a long shift. */
+static inline int32_t pf_shift_clamped(int64_t value, int32_t shift) {
+    const int32_t high = (int32_t)(value >> 32), beyond = high >> (shift - 1);
+    if (shift == 32) {
+        return high;
+    }
+    if (beyond != 0 && beyond != -1) {
+        return high < 0 ? -0x40000000 : 0x40000000;
+    }
+    return (int32_t)(((uint32_t)high << (32 - shift)) | ((uint32_t)value >> shift));
+}
+
 /* (value + 2^(drop-1)) >> drop, and value itself where drop is 0. */
 static inline int32_t pf_narrow(int32_t value, int32_t drop) {
     return (value + ((int32_t)1 << drop >> 1)) >> drop;
@@ -88,9 +110,20 @@ static inline int32_t pf_rescale_wide(int64_t acc, int32_t multiplier, int32_t s
     return scaled < -65536 ? -65536 : scaled > 65535 ? 65535 : (int32_t)scaled;
 }
 
-/* (a * b) >> 32 */
+/* (a * b + half) >> 32; half is 0, or b below 2^31 and half 2^31. */
+static inline uint32_t pf_high_word_plus(uint32_t a, uint32_t b, uint32_t half) {
+#if defined(__ARM_ARCH_6M__)
+    const uint32_t al = a & 0xFFFFu, ah = a >> 16, bl = b & 0xFFFFu, bh = b >> 16;
+    const uint32_t middle = ah * bl + (al * bl >> 16);
+    const uint32_t rest = al * bh + (middle & 0xFFFFu) + (half >> 16);
+    return ah * bh + (middle >> 16) + (rest >> 16);
+#else
+    return (uint32_t)(((uint64_t)a * b + half) >> 32);
+#endif
+}
+
 static inline uint32_t pf_high_word(uint32_t a, uint32_t b) {
-    return (uint32_t)(((uint64_t)a * b) >> 32);
+    return pf_high_word_plus(a, b, 0u);
 }
 
 /* min(2^31, (y * error) >> shift): one step of either iteration below; in words, since 64 bits are costly to shift. */
@@ -146,11 +179,11 @@ static inline uint32_t pf_numerator(const uint16_t *table, uint32_t distance, ui
         const uint32_t index = (high + 0x8000u) >> 16;
         return table[index < PF_EXP_ENTRIES ? index : PF_EXP_ENTRIES - 1u];
     }
-    const uint64_t product = (uint64_t)distance * multiplier;
     if (shift == 32) {
-        const uint32_t index = (uint32_t)((product + 0x80000000u) >> 32);
+        const uint32_t index = pf_high_word_plus(distance, multiplier, 0x80000000u);
         return table[index < PF_EXP_ENTRIES ? index : PF_EXP_ENTRIES - 1u];
     }
+    const uint64_t product = (uint64_t)distance * multiplier;
     const uint64_t index = (product + ((uint64_t)1 << (shift - 1))) >> shift;
     return table[index < PF_EXP_ENTRIES ? (uint32_t)index : PF_EXP_ENTRIES - 1u];
 }

@@ -5,10 +5,10 @@
  * has one. Operators that are one loop over whole rows are primitives themselves, with the prototypes of ops.h:
  *   linear_s8.c, linear_s16.c, linear_wide_s16.c    a linear layer over all its rows (decides the layout of the weight)
  *   linear_s4_s8.c, linear_s4_s16.c, linear_wide_s4_s16.c    the same with weights of 4 bits
- *   requantize.c, table.c, interpolate.c, copy.c
+ *   requantize.c, table.c, interpolate.c, copy.c, reduce_mean.c, layer_norm.c
  * The others are pieces that firmware/ops/ puts together:
  *   attention_head_s8.c, attention_head_s16.c    one head, all queries
- *   layer_norm_row.c    one row
+ *   layer_norm_row.c    one row of layer_norm.c
  *   add_plain_span.c, add_span.c, mul_span.c    elements in a line
  */
 #ifndef PICOFORMER_KERNELS_H

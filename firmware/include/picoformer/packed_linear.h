@@ -6,7 +6,7 @@
 #include "picoformer/ops.h"
 #include "picoformer/packed_sums.h"
 
-/* Six rows of int8 packed; all products of PF_WEIGHT_ROWS rows of weights with them, added to sums[r][0..5]. */
+/* Six rows of int8 packed. */
 static inline int32_t pf_six_words_s8(int32_t k) {
     return pf_packed_words(k);
 }
@@ -15,40 +15,32 @@ static inline void pf_arrange_six_s8(const int8_t *x, int32_t rows, int32_t k, u
     pf_pack_six(x, k, rows, k, 0u, a);
 }
 
-PF_DEFINE_PACKED_ROW
-static inline void pf_products_six_s8(const uint8_t *w, int32_t stride, const uint32_t *a, int32_t k, int32_t *sums) {
-    pf_packed_row(w, stride, a, pf_packed_columns(k), sums);
-}
-
-/* The same for int16: words one by one, behind what 128 too much in each weight amounts to. */
+/* Six rows of int16: words, behind what 128 too much in each weight amounts to. */
 static inline int32_t pf_six_words_s16(int32_t k) {
     return PF_PACKED_ROWS * (1 + pf_packed_columns(k));
 }
 
 static inline void pf_arrange_six_s16(const int16_t *x, int32_t rows, int32_t k, uint32_t *a) {
-    for (int32_t r = 0; r < PF_PACKED_ROWS; r++) {
-        const int16_t *row = x + (r < rows ? r : rows - 1) * k;
-        uint32_t total = 0, *to = a + r;
-        for (int32_t j = 0; j < k; j++) {
-            const uint32_t value = (uint32_t)(int32_t)row[j];
-            total += value;
-            *(to += PF_PACKED_ROWS) = value;
-        }
-        for (int32_t j = k; j < pf_packed_columns(k); j++) {
-            *(to += PF_PACKED_ROWS) = 0;
-        }
-        a[r] = 0u - (total << 7);
-    }
+    pf_six_words(x, k, rows, k, 0, 7, a);
 }
 
-static inline void pf_products_six_s16(const uint8_t *w, int32_t stride, const uint32_t *a, int32_t k, int32_t *sums) {
-    for (int32_t r = 0; r < PF_WEIGHT_ROWS; r++, w += stride, sums += PF_PACKED_ROWS) {
-        for (int32_t c = 0; c < PF_PACKED_ROWS; c++) {
-            sums[c] = (int32_t)((uint32_t)sums[c] + a[c]);
-        }
-        pf_dot_six(w, (const int32_t *)a + PF_PACKED_ROWS, pf_packed_columns(k), sums);
+/* All products of PF_WEIGHT_ROWS rows of weights with six rows, added to sums[r][0..5]: behind pf_packed_dot for int8, behind
+ * PF_DEFINE_DOT_SIX_s8 for int16. */
+#define PF_DEFINE_PRODUCTS(IN) PF_DEFINE_PRODUCTS_##IN() PF_DEFINE_SINGLE(IN)
+#define PF_DEFINE_PRODUCTS_s8()                                                                                                  \
+    PF_DEFINE_PACKED_ROW()                                                                                                       \
+    static inline void pf_products_six_s8(const uint8_t *w, int32_t stride, const uint32_t *a, int32_t k, int32_t *sums) {       \
+        pf_packed_row(w, stride, a, pf_packed_columns(k), sums);                                                                 \
     }
-}
+
+#define PF_DEFINE_PRODUCTS_s16()                                                                                                 \
+    PF_DEFINE_DOT_SIX_s8() static inline void pf_products_six_s16(const uint8_t *w, int32_t stride, const uint32_t *a,           \
+                                                                  int32_t k, int32_t *sums) {                                    \
+        for (int32_t c = 0; c < PF_PACKED_ROWS * PF_WEIGHT_ROWS; c++) {                                                          \
+            sums[c] = (int32_t)((uint32_t)sums[c] + a[c % PF_PACKED_ROWS]);                                                      \
+        }                                                                                                                        \
+        pf_dot_six_s8(w, stride, (const int32_t *)a + PF_PACKED_ROWS, pf_packed_columns(k), sums);                               \
+    }
 
 /* A single row of x as it is. */
 #define PF_DEFINE_SINGLE(IN)                                                                                                     \

@@ -11,7 +11,7 @@
 #ifndef PICOFORMER_PACKED_SUMS_H
 #define PICOFORMER_PACKED_SUMS_H
 
-#include <stdint.h>
+#include "picoformer/fixedpoint.h"
 
 #define PF_PACKED_ROWS  6  /* rows that lie together */
 #define PF_PACKED_CHUNK 64 /* products that one sum of three holds */
@@ -74,6 +74,25 @@ static inline void pf_add_unpacked(uint32_t p, uint32_t q, int32_t *sums) {
     sums[2] += third;
 }
 
+/* Up to six rows of int16, `stride` elements apart, as words: first -2^bits times the sum of each, then a word for each k. They
+ * lose `drop` bits. */
+static inline void pf_six_words(const int16_t *x, int32_t stride, int32_t rows, int32_t k, int32_t drop, int32_t bits,
+                                uint32_t *out) {
+    for (int32_t r = 0; r < PF_PACKED_ROWS; r++) {
+        const int16_t *row = x + (r < rows ? r : rows - 1) * stride;
+        uint32_t total = 0, *to = out + r;
+        for (int32_t j = 0; j < k; j++) {
+            const uint32_t value = (uint32_t)pf_narrow(row[j], drop);
+            total += value;
+            *(to += PF_PACKED_ROWS) = value;
+        }
+        for (int32_t j = k; j < pf_packed_columns(k); j++) {
+            *(to += PF_PACKED_ROWS) = 0;
+        }
+        out[r] = 0u - (total << bits);
+    }
+}
+
 /* An instruction set's directory defines, in front of the files that put them together:
  *
  * PF_WEIGHT_ROWS, the rows of weights that pf_packed_dot takes at a time, `stride` bytes apart: with all their products over a
@@ -83,10 +102,9 @@ static inline void pf_add_unpacked(uint32_t p, uint32_t q, int32_t *sums) {
  * * r); pf_add_unpacked(words[2], words[3], sums + 6 * r + 3);
  *     }
  *
- * pf_dot_six, for numbers of more than 8 bits: as they are, six in a row; `count` as above.
- *     void pf_dot_six(const uint8_t *w, const int32_t *a, int32_t count, int32_t *sums)
- *     for (c = 0; c < 6; c++)
- *         sums[c] += sum of w[j] * a[6 * j + c] over j < count
+ * pf_dot_six_s8 and _s16, for numbers of more than 8 bits, six words in a row; w has bytes or halfwords; rows, stride and count
+ * as above. void pf_dot_six_s8(const uint8_t *w, int32_t stride, const int32_t *a, int32_t count, int32_t *sums) for (r = 0; r <
+ * PF_WEIGHT_ROWS; r++) for (c = 0; c < 6; c++) sums[6 * r + c] += sum of w[stride * r + j] * a[6 * j + c] over j < count
  *
  * pf_finish_six_s8, pf_finish_six_s16: six outputs, `step` elements apart.
  *     void pf_finish_six_s8(const int32_t *sums, const pf_finish *f, int8_t *y, int32_t step)
@@ -96,8 +114,11 @@ typedef struct pf_finish {
     int32_t multiplier, left, zero_point; /* a sum shifted left stays below 2^29 */
 } pf_finish;
 
+/* The directory's PF_DEFINE_DOT_SIX_s8() or _s16(). */
+#define PF_DEFINE_DOT_SIX_FOR(IN) PF_DEFINE_DOT_SIX_##IN()
+
 /* pf_packed_dot over all columns. */
-#define PF_DEFINE_PACKED_ROW                                                                                                     \
+#define PF_DEFINE_PACKED_ROW()                                                                                                   \
     static inline void pf_packed_row(const uint8_t *w, int32_t stride, const uint32_t *a, int32_t columns, int32_t *sums) {      \
         for (; columns > PF_PACKED_CHUNK; columns -= PF_PACKED_CHUNK) {                                                          \
             pf_packed_dot(w, stride, a, PF_PACKED_CHUNK, sums);                                                                  \

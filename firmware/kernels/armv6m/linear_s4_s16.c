@@ -1,10 +1,9 @@
 /* Linear layers with int4 weights on int16 activations for ARMv6-M. */
 #include "dot_six.h"
 #include "finish_six.h"
-#include "packed_dot.h"
 
 #include "picoformer/packed_linear.h"
 
-PF_DEFINE_SINGLE(s16)
+PF_DEFINE_PRODUCTS(s16)
 PF_DEFINE_PACKED_LINEAR(pf_linear_s4_s16_s8, pf_linear_s4, pf_widened_weights, s16, s8)
 PF_DEFINE_PACKED_LINEAR(pf_linear_s4_s16_s16, pf_linear_s4, pf_widened_weights, s16, s16)

@@ -5,6 +5,6 @@
 
 #include "picoformer/packed_linear.h"
 
-PF_DEFINE_SINGLE(s8)
+PF_DEFINE_PRODUCTS(s8)
 PF_DEFINE_PACKED_LINEAR(pf_linear_s4_s8_s8, pf_linear_s4, pf_widened_weights, s8, s8)
 PF_DEFINE_PACKED_LINEAR(pf_linear_s4_s8_s16, pf_linear_s4, pf_widened_weights, s8, s16)

@@ -4,8 +4,6 @@
 
 #include <stdint.h>
 
-#define PF_WEIGHT_ROWS 1
-
 /* The words' sums live in r8-r11, which ADD reaches; MULS writes over the packed numbers, so nothing is copied. */
 #define PF_STEP(J)                                                                                                               \
     " ldrb r2, [r0, #" #J "]\n"                                                                                                  \

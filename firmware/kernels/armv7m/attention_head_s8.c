@@ -4,5 +4,6 @@
 
 #include "picoformer/packed_attention.h"
 
-PF_DEFINE_PACKED_HEAD(s8)
-PF_DEFINE_PACKED_HEAD(s16)
+PF_DEFINE_SIX_QUERIES(s8, uint8_t)
+PF_DEFINE_PACKED_HEAD(s8, s8)
+PF_DEFINE_PACKED_HEAD(s8, s16)

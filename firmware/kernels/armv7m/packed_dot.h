@@ -4,8 +4,6 @@
 
 #include "picoformer/packed_sums.h"
 
-#define PF_WEIGHT_ROWS 1
-
 #define PF_STEP                                                                                                                  \
     " ldrb r12, [%[w]], #1\n"                                                                                                    \
     " ldmia %[a]!, {r3-r6}\n"                                                                                                    \

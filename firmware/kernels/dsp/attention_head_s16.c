@@ -24,7 +24,8 @@ static inline uint32_t halve_two(uint32_t word) {
 static inline pf_quad pf_load_quad(const int16_t *x, int32_t count, int32_t drop) {
     pf_quad quad;
     if (count >= 4) {
-        __builtin_memcpy(&quad, x, sizeof quad);
+        __builtin_memcpy(&quad.first, x, 4);
+        __builtin_memcpy(&quad.second, x + 2, 4);
     } else {
         quad.first = (uint16_t)x[0] | (uint32_t)(count > 1 ? x[1] : 0) << 16;
         quad.second = count > 2 ? (uint16_t)x[2] : 0u;
@@ -38,6 +39,23 @@ static inline pf_quad pf_load_quad(const int16_t *x, int32_t count, int32_t drop
         quad.second = halve_two(quad.second);
     }
     return quad;
+}
+
+static int32_t arrange_whole(const int16_t *v, int32_t stride, int32_t drop, uint32_t *out, int32_t keys) {
+    uint32_t *more = out + pair_words(keys);
+    const int16_t *second = v + stride, *third = second + stride, *fourth = third + stride;
+    const int32_t step = 4 * stride;
+    int32_t j = 0;
+    for (; j + 4 <= keys; j += 4, out += 4, more += 4) {
+        const pf_quad a = pf_load_quad(v, 4, drop), b = pf_load_quad(second, 4, drop);
+        const pf_quad c = pf_load_quad(third, 4, drop), d = pf_load_quad(fourth, 4, drop);
+        out[0] = low_halves(a.first, b.first), out[1] = low_halves(c.first, d.first);
+        out[2] = high_halves(a.first, b.first), out[3] = high_halves(c.first, d.first);
+        more[0] = low_halves(a.second, b.second), more[1] = low_halves(c.second, d.second);
+        more[2] = high_halves(a.second, b.second), more[3] = high_halves(c.second, d.second);
+        v += step, second += step, third += step, fourth += step;
+    }
+    return j;
 }
 
 PF_DEFINE_ARRANGE_VALUES(s16, 1)

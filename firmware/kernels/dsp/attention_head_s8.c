@@ -22,6 +22,49 @@ static inline pf_quad pf_load_quad(const int8_t *x, int32_t count, int32_t drop)
     return quad;
 }
 
+/* Four columns of `out_end - out` keys; in C:
+ *     for (; out != out_end; out += 4, more += 4, v += 4 * stride)
+ *         out <- columns 0 and 1 of four keys, more <- columns 2 and 3; */
+__attribute__((naked, noinline)) static void arrange_columns(const int8_t *v __attribute__((unused)),
+                                                             int32_t stride __attribute__((unused)),
+                                                             uint32_t *out __attribute__((unused)),
+                                                             uint32_t *more __attribute__((unused)),
+                                                             const uint32_t *out_end __attribute__((unused))) {
+    __asm__ volatile(" push {r4-r11, lr}\n"
+                     "1: ldr.w r4, [r0]\n"
+                     " ldr.w r5, [r0, r1]\n"
+                     " add r0, r0, r1, lsl #1\n"
+                     " ldr.w r6, [r0]\n"
+                     " ldr.w r7, [r0, r1]\n"
+                     " add r0, r0, r1, lsl #1\n"
+                     " sxtb16 r8, r4, ror #8\n sxtb16 r9, r5, ror #8\n sxtb16 r10, r6, ror #8\n sxtb16 r11, r7, ror #8\n"
+                     " sxtb16 r4, r4\n sxtb16 r5, r5\n sxtb16 r6, r6\n sxtb16 r7, r7\n"
+                     " pkhtb r12, r5, r4, asr #16\n"
+                     " pkhtb lr, r7, r6, asr #16\n"
+                     " pkhbt r4, r4, r5, lsl #16\n"
+                     " pkhbt r5, r6, r7, lsl #16\n"
+                     " pkhbt r6, r8, r9, lsl #16\n"
+                     " pkhbt r7, r10, r11, lsl #16\n"
+                     " pkhtb r9, r9, r8, asr #16\n"
+                     " pkhtb r11, r11, r10, asr #16\n"
+                     " stmia.w r2!, {r4-r7}\n"
+                     " strd r12, lr, [r3], #16\n"
+                     " strd r9, r11, [r3, #-8]\n"
+                     " ldr r4, [sp, #36]\n"
+                     " cmp r2, r4\n"
+                     " bne 1b\n"
+                     " pop {r4-r11, pc}\n");
+}
+
+static int32_t arrange_whole(const int8_t *v, int32_t stride, int32_t drop, uint32_t *out, int32_t keys) {
+    const int32_t whole = keys / 4 * 4;
+    (void)drop;
+    if (whole > 0) {
+        arrange_columns(v, stride, out, out + pair_words(keys), out + whole);
+    }
+    return whole;
+}
+
 PF_DEFINE_ARRANGE_VALUES(s8, 0)
 
 /* Scores of four queries with the keys from `key` to `key_end`, in C:
@@ -114,14 +157,24 @@ __attribute__((naked, noinline)) static void find_key_scores(key_scores *work __
                      "16: str.w r11, [sp, #16]\n b 17b\n");
 }
 
-/* Four rows, eight words for each four elements, of which the queries take two each. */
-__attribute__((noinline)) static void arrange_queries(const int8_t *const q[4], uint32_t *out, int32_t size) {
-    for (int32_t i = 0; i < size; i += 4) {
-        for (int32_t c = 0; c < 4; c++, out += 2) {
-            const pf_quad quad = pf_load_quad(q[c] + i, size - i, 0);
-            out[0] = quad.first;
-            out[1] = quad.second;
+/* Four rows, eight words for each four elements, of which the queries take two each; the last of `rows` fills up. */
+__attribute__((noinline)) static void arrange_queries(const int8_t *q, int32_t stride, int32_t rows, uint32_t *out,
+                                                      int32_t size) {
+    for (int32_t c = 0; c < 4; c++, out += 2) {
+        const int8_t *row = q;
+        uint32_t *place = out;
+        int32_t left = size;
+        for (; left >= 4; left -= 4, row += 4, place += 8) {
+            const pf_quad quad = pf_load_quad(row, 4, 0);
+            place[0] = quad.first;
+            place[1] = quad.second;
         }
+        if (left > 0) {
+            const pf_quad quad = pf_load_quad(row, left, 0);
+            place[0] = quad.first;
+            place[1] = quad.second;
+        }
+        q += c + 1 < rows ? stride : 0;
     }
 }
 
@@ -136,13 +189,19 @@ static void score_keys(const pf_attention_head *head, key_scores *work, const in
     }
 }
 
-/* Scores of four queries, each with seen[c] keys and its largest in top[c]. `spare`: four bytes for each started four of a head;
- * the last key goes through there where four bytes at its end would be more than there are. */
+/* Keys that query c of four sees: one more than the one before, where there is one. */
+static inline int32_t seen_by(int32_t c, int32_t seen, int32_t rows, int32_t keys) {
+    const int32_t own = seen + (c < rows ? c : rows - 1);
+    return own < keys ? own : keys;
+}
+
+/* Scores of four queries, of which the first sees `seen` keys; leaves the largest of each in top. `spare`: four bytes for each
+ * started four of a head; the last key goes through there where four bytes at its end would be more than there are. */
 __attribute__((noinline)) static void find_scores(const pf_attention_head *head, const uint32_t *query, const int8_t *k,
-                                                  int32_t keys, const int32_t seen[4], int32_t *score, int32_t pitch,
-                                                  int8_t *spare, int32_t top[4]) {
-    const int32_t size = head->head_size, quads = (size + 3) / 4, more = quads - 1;
-    const int32_t safe = size % 4 != 0 ? keys - 1 : keys;
+                                                  int32_t keys, int32_t seen, int32_t rows, int32_t top[4]) {
+    const int32_t size = head->head_size, quads = (size + 3) / 4, more = quads - 1, pitch = 2 * pair_words(keys);
+    const int32_t safe = size % 4 != 0 ? keys - 1 : keys, most = seen_by(3, seen, rows, keys);
+    int32_t *const score = (int32_t *)query + 8 * quads;
     key_scores work = {.query = query,
                        .top = {INT32_MIN, INT32_MIN, INT32_MIN, INT32_MIN},
                        .gap = head->key_stride - 4 * quads,
@@ -150,13 +209,14 @@ __attribute__((noinline)) static void find_scores(const pf_attention_head *head,
                        .is_long = more > 8,
                        .query_end = query + 8 * quads,
                        .out = {score, score + pitch}};
-    const int32_t all = seen[0] < safe ? seen[0] : safe;
+    const int32_t all = seen < safe ? seen : safe;
     score_keys(head, &work, k, 0, all);
     for (int32_t c = 0; c < 4; c++) {
         top[c] = work.top[c];
     }
-    score_keys(head, &work, k, all, seen[3] < safe ? seen[3] : safe);
-    if (seen[3] > safe) {
+    score_keys(head, &work, k, all, most < safe ? most : safe);
+    if (most > safe) {
+        int8_t *const spare = (int8_t *)(score + 2 * pitch);
         for (int32_t i = 0; i < size; i++) {
             spare[i] = k[safe * head->key_stride + i];
         }
@@ -165,9 +225,9 @@ __attribute__((noinline)) static void find_scores(const pf_attention_head *head,
         work.key_end = spare + 4 * quads;
         find_key_scores(&work);
     }
-    for (int32_t c = 0; c < 4; c++) {
+    for (int32_t c = 0; c < 4 && all < most; c++) {
         const int32_t *own = score + c / 2 * pitch + c % 2;
-        for (int32_t j = all; j < seen[c]; j++) {
+        for (int32_t j = all; j < seen_by(c, seen, rows, keys); j++) {
             top[c] = own[2 * j] > top[c] ? own[2 * j] : top[c];
         }
     }
@@ -179,31 +239,25 @@ __attribute__((noinline)) static void find_scores(const pf_attention_head *head,
                                     PF_TYPE_##OUT *y, int32_t queries, int32_t keys, int32_t *scratch) {                         \
         const int32_t head_words = 2 * pair_words(head->head_size), pitch = 2 * pair_words(keys);                                \
         pf_head_work work = {.head = head, .key_words = pair_words(keys)};                                                       \
-        uint32_t *const query = (uint32_t *)scratch, *const score = query + head_words;                                          \
-        int8_t *const spare = (int8_t *)(score + 2 * pitch);                                                                     \
-        work.value = score + 2 * pitch + head_words / 8;                                                                         \
+        uint32_t *const query = (uint32_t *)scratch;                                                                             \
+        work.value = query + head_words + 2 * pitch + head_words / 8;                                                            \
         if (!head->same_keys) {                                                                                                  \
             for (int32_t d = 0; d < head->value_size; d += 4) {                                                                  \
                 arrange_values(v + d, head->value_stride, head->value_size - d, 0, work.value + d / 2 * work.key_words, keys);   \
             }                                                                                                                    \
         }                                                                                                                        \
-        for (int32_t i = 0; i < queries; i += 4) {                                                                               \
-            const int8_t *rows[4];                                                                                               \
-            int32_t seen[4], top[4];                                                                                             \
-            for (int32_t c = 0; c < 4; c++) { /* the last query fills up */                                                      \
-                const int32_t row = i + c < queries ? i + c : queries - 1;                                                       \
-                rows[c] = q + row * head->query_stride;                                                                          \
-                seen[c] = keys - head->first_keys > row ? head->first_keys + row : keys;                                         \
-            }                                                                                                                    \
-            arrange_queries(rows, query, head->head_size);                                                                       \
-            find_scores(head, query, k, keys, seen, (int32_t *)score, pitch, spare, top);                                        \
-            for (int32_t c = 0; c < 4 && i + c < queries; c += 2) {                                                              \
-                PF_TYPE_##OUT *const first = y + (i + c) * head->output_stride;                                                  \
-                work.score = score + c / 2 * pitch;                                                                              \
-                work.seen[0] = seen[c], work.seen[1] = seen[c + 1];                                                              \
+        for (int32_t seen = head->first_keys; queries > 0; queries -= 4, seen += 4, q += 4 * head->query_stride) {               \
+            int32_t top[4];                                                                                                      \
+            arrange_queries(q, head->query_stride, queries, query, head->head_size);                                             \
+            find_scores(head, query, k, keys, seen, queries, top);                                                               \
+            for (int32_t c = 0; c < 4 && c < queries; c += 2) {                                                                  \
+                PF_TYPE_##OUT *const next = c + 1 < queries ? y + head->output_stride : y;                                       \
+                work.score = query + head_words + c / 2 * pitch;                                                                 \
+                work.seen[0] = seen_by(c, seen, queries, keys), work.seen[1] = seen_by(c + 1, seen, queries, keys);              \
                 work.top[0] = top[c], work.top[1] = top[c + 1];                                                                  \
                 find_weights(&work);                                                                                             \
-                find_means_##OUT(&work, first, i + c + 1 < queries ? first + head->output_stride : first);                       \
+                find_means_##OUT(&work, y, next);                                                                                \
+                y = next + head->output_stride;                                                                                  \
             }                                                                                                                    \
         }                                                                                                                        \
     }

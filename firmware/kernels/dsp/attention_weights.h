@@ -57,7 +57,7 @@ __attribute__((naked, noinline)) static void pf_dsp_numerators(const pf_numerato
 }
 
 /* The same where the shift is not 32 or a distance may pass 31 bits. */
-static void slow_numerators(const pf_numerators *work, int32_t shift) {
+__attribute__((noinline)) static void slow_numerators(const pf_numerators *work, int32_t shift) {
     uint16_t *out = (uint16_t *)work->scores;
     for (const int32_t *s = work->scores; s != work->end; s += 8, out += 8) {
         uint32_t p[8];
@@ -136,39 +136,31 @@ __attribute__((noinline)) static int32_t slow_mean(const pf_head_work *work, int
     return mean > largest ? largest : mean < -largest - 1 ? -largest - 1 : (int32_t)mean;
 }
 
-/* Values, four columns by four keys at a time, into pairs of columns; a group of fewer keys repeats the last one, whose
- * numerators are zero then. HIGH_FIRST: where the high halves of pf_load_quad's first word belong, before or behind the low
- * halves of the second. */
+/* Values, four columns by four keys at a time, into pairs of columns; a group of fewer keys repeats its first one, whose
+ * other numerators are zero then. HIGH_FIRST: where the high halves of pf_load_quad's first word belong, before or behind the low
+ * halves of the second. arrange_whole does the same for whole groups of keys and columns, as many as it can, and returns their
+ * keys. */
 #define PF_DEFINE_ARRANGE_VALUES(IN, HIGH_FIRST)                                                                                 \
-    static inline void arrange_four(const PF_TYPE_##IN *first, const PF_TYPE_##IN *second, const PF_TYPE_##IN *third,            \
-                                    const PF_TYPE_##IN *fourth, int32_t count, int32_t drop, uint32_t *out, uint32_t *more) {    \
-        const pf_quad a = pf_load_quad(first, count, drop), b = pf_load_quad(second, count, drop);                               \
-        const pf_quad c = pf_load_quad(third, count, drop), d = pf_load_quad(fourth, count, drop);                               \
-        uint32_t *const high = HIGH_FIRST ? out + 2 : more, *const low = HIGH_FIRST ? more : out + 2;                            \
-        out[0] = low_halves(a.first, b.first);                                                                                   \
-        out[1] = low_halves(c.first, d.first);                                                                                   \
-        high[0] = high_halves(a.first, b.first);                                                                                 \
-        high[1] = high_halves(c.first, d.first);                                                                                 \
-        low[0] = low_halves(a.second, b.second);                                                                                 \
-        low[1] = low_halves(c.second, d.second);                                                                                 \
-        more[2] = high_halves(a.second, b.second);                                                                               \
-        more[3] = high_halves(c.second, d.second);                                                                               \
-    }                                                                                                                            \
     __attribute__((noinline)) static void arrange_values(const PF_TYPE_##IN *v, int32_t stride, int32_t count, int32_t drop,     \
                                                          uint32_t *out, int32_t keys) {                                          \
-        uint32_t *more = out + pair_words(keys);                                                                                 \
-        const PF_TYPE_##IN *second = v + stride, *third = second + stride, *fourth = third + stride;                             \
-        const int32_t step = 4 * stride;                                                                                         \
-        int32_t j = 0;                                                                                                           \
-        if (count >= 4) {                                                                                                        \
-            for (; j + 4 <= keys; j += 4, out += 4, more += 4) {                                                                 \
-                arrange_four(v, second, third, fourth, 4, drop, out, more);                                                      \
-                v += step, second += step, third += step, fourth += step;                                                        \
-            }                                                                                                                    \
-        }                                                                                                                        \
-        for (; j < keys; j += 4, out += 4, more += 4, v += step) {                                                               \
-            second = v + (j + 1 < keys ? stride : 0), third = second + (j + 2 < keys ? stride : 0);                              \
-            arrange_four(v, second, third, third + (j + 3 < keys ? stride : 0), count, drop, out, more);                         \
+        int32_t j = count >= 4 ? arrange_whole(v, stride, drop, out, keys) : 0;                                                  \
+        uint32_t *more = out + pair_words(keys) + j;                                                                             \
+        v += j * stride;                                                                                                         \
+        for (out += j; j < keys; j += 4, out += 4, more += 4, v += 4 * stride) {                                                 \
+            const int32_t left = keys - j;                                                                                       \
+            const pf_quad a = pf_load_quad(v, count, drop);                                                                      \
+            const pf_quad b = pf_load_quad(v + (left > 1 ? stride : 0), count, drop);                                            \
+            const pf_quad c = pf_load_quad(v + (left > 2 ? 2 * stride : 0), count, drop);                                        \
+            const pf_quad d = pf_load_quad(v + (left > 3 ? 3 * stride : 0), count, drop);                                        \
+            uint32_t *const high = HIGH_FIRST ? out + 2 : more, *const low = HIGH_FIRST ? more : out + 2;                        \
+            out[0] = low_halves(a.first, b.first);                                                                               \
+            out[1] = low_halves(c.first, d.first);                                                                               \
+            high[0] = high_halves(a.first, b.first);                                                                             \
+            high[1] = high_halves(c.first, d.first);                                                                             \
+            low[0] = low_halves(a.second, b.second);                                                                             \
+            low[1] = low_halves(c.second, d.second);                                                                             \
+            more[2] = high_halves(a.second, b.second);                                                                           \
+            more[3] = high_halves(c.second, d.second);                                                                           \
         }                                                                                                                        \
     }
 

@@ -193,12 +193,17 @@ static void outputs(pf_dsp_frame *frame, pf_dsp_ending *end, const pf_dsp_layer 
 static uint32_t *arrange(const pf_dsp_layer *layer, const char *x, char *y, int32_t count, uint32_t *a, uint32_t after,
                          int32_t first) {
     const int32_t k = layer->k, x_step = k * layer->in_bytes, y_step = layer->n * layer->out_bytes;
+    const int are_words = ((uint32_t)(uintptr_t)x | (uint32_t)k) % 4u == 0u;
     for (int32_t r = 0; r < count; r += 2, x += 2 * x_step, y += 2 * y_step) {
         const int32_t second = r + 1 < count ? 1 : 0;
         int32_t done = 0, now = first;
         for (;; now = CHUNK) {
             const char *from = x + done * layer->in_bytes;
-            layer->arrange(from, from + second * x_step, a, k - done < now ? k - done : now);
+            if (are_words) {
+                layer->pair_words(from, from + second * x_step, a, now / 4);
+            } else {
+                layer->pair_any(from, from + second * x_step, a, k - done < now ? k - done : now);
+            }
             done += now;
             a += now;
             if (done >= k) {

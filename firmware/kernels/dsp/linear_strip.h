@@ -12,8 +12,9 @@ typedef struct pf_dsp_layer {
     /* A pair of weight rows into quad layout (products.h). Called from assembly: r0 weight, r1 where to, r2 quads, r3 block
      * multipliers; r0, r1 and r3 come back moved on to the next pair, r2 and r4 to r12 changed. */
     void (*widen)(void);
-    /* `count` elements of two rows of x into quad layout, filled up with zeros. */
-    void (*arrange)(const void *first, const void *second, uint32_t *a, int32_t count);
+    /* `count` elements of two rows of x into quad layout, filled up with zeros; or quads, where both rows begin at words. */
+    void (*pair_any)(const void *first, const void *second, uint32_t *a, int32_t count);
+    void (*pair_words)(const void *first, const void *second, uint32_t *a, int32_t quads);
     int32_t in_bytes, out_bytes;
     const void *weight;
     const uint8_t *block_multiplier;
@@ -28,11 +29,12 @@ typedef struct pf_dsp_layer {
 
 void pf_dsp_linear(const pf_dsp_layer *layer, const void *x, void *y, int32_t rows, void *scratch);
 
-#define DEFINE_LINEAR(SYMBOL, PARAMETERS, WIDEN, MULTIPLIERS, QUAD_BYTES, IN, ARRANGE, OUT)                                      \
+#define DEFINE_LINEAR(SYMBOL, PARAMETERS, WIDEN, MULTIPLIERS, QUAD_BYTES, IN, OUT)                                               \
     void SYMBOL(const PARAMETERS *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                     \
-        const pf_dsp_layer layer = {WIDEN,      ARRANGE,  (int32_t)sizeof *x, (int32_t)sizeof *y, p->weight,  MULTIPLIERS,       \
-                                    QUAD_BYTES, p->bias,  p->multiplier,      p->table,           p->entries, p->n,              \
-                                    p->k,       p->shift, p->zero_point,      p->headroom,        p->block};                     \
+        const pf_dsp_layer layer = {                                                                                             \
+            WIDEN,       pair_any_##IN, pair_words_##IN, (int32_t)sizeof *x, (int32_t)sizeof *y, p->weight,                      \
+            MULTIPLIERS, QUAD_BYTES,    p->bias,         p->multiplier,      p->table,           p->entries,                     \
+            p->n,        p->k,          p->shift,        p->zero_point,      p->headroom,        p->block};                      \
         pf_dsp_linear(&layer, x, y, rows, scratch);                                                                              \
     }
 

@@ -52,21 +52,16 @@ static inline void pair_few_s16(const int16_t *x, int32_t count, uint32_t *a) {
     a[1] = words[1];
 }
 
-#define DEFINE_PAIR_ROWS(TYPE)                                                                                                   \
-    __attribute__((unused)) static void pair_rows_##TYPE(const void *first, const void *second, uint32_t *a, int32_t count) {    \
+#define DEFINE_PAIR_ANY(TYPE)                                                                                                    \
+    __attribute__((unused)) static void pair_any_##TYPE(const void *first, const void *second, uint32_t *a, int32_t count) {     \
         const PF_TYPE_##TYPE *x = first, *z = second;                                                                            \
-        int32_t i = 0;                                                                                                           \
-        if ((((uintptr_t)first | (uintptr_t)second) & 3u) == 0u) {                                                               \
-            i = count & ~3;                                                                                                      \
-            pair_words_##TYPE(first, second, a, count / 4);                                                                      \
-        }                                                                                                                        \
-        for (; i < count; i += 4) {                                                                                              \
+        for (int32_t i = 0; i < count; i += 4) {                                                                                 \
             pair_few_##TYPE(x + i, count - i, a + i);                                                                            \
             pair_few_##TYPE(z + i, count - i, a + i + 2);                                                                        \
         }                                                                                                                        \
     }
 
-DEFINE_PAIR_ROWS(s8)
-DEFINE_PAIR_ROWS(s16)
+DEFINE_PAIR_ANY(s8)
+DEFINE_PAIR_ANY(s16)
 
 #endif

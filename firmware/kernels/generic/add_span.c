@@ -8,7 +8,8 @@
         const int32_t multiplier_a = p->multiplier_a, multiplier_b = p->multiplier_b, shift = p->shift;                          \
         const int64_t offset = p->offset + ((int64_t)1 << (shift - 1));                                                          \
         for (int32_t i = 0; i < count; i++, b += b_step) {                                                                       \
-            const int64_t value = (offset + (int64_t)a[i] * multiplier_a + (int64_t)*b * multiplier_b) >> shift;                 \
+            const int64_t sum = offset + pf_narrow_product(a[i], multiplier_a) + pf_narrow_product(*b, multiplier_b);            \
+            const int32_t value = pf_shift_clamped(sum, shift);                                                                  \
             y[i] = PF_SATURATE(OUT, value);                                                                                      \
         }                                                                                                                        \
     }

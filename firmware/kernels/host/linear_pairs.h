@@ -9,22 +9,29 @@
 
 #define PF_OUTPUTS 64 /* at a time; a multiple of four */
 
-/* Outputs from..end - 1 of one row. The usual shift has a loop of its own, which is vectorized. */
+/* Outputs from..from + count - 1 of one row, in loops that are vectorized: the usual shift, and no activation. */
 #define PF_DEFINE_FINISH(OUT)                                                                                                    \
-    static inline void pf_finish_##OUT(const pf_linear *p, const int32_t *restrict sums, PF_TYPE_##OUT *restrict y,              \
-                                       int32_t from, int32_t count) {                                                            \
+    static inline void pf_finish_##OUT(const pf_linear *p, int32_t *restrict sums, PF_TYPE_##OUT *restrict y, int32_t from,      \
+                                       int32_t count) {                                                                          \
         const int32_t shift = p->shift, zero_point = p->zero_point;                                                              \
         const int32_t *restrict bias = p->bias + from, *restrict multiplier = p->multiplier + from;                              \
-        if (shift == 32 && p->entries == 0) {                                                                                    \
+        if (shift == 32) {                                                                                                       \
             for (int32_t i = 0; i < count; i++) {                                                                                \
-                const int32_t value = zero_point + pf_rounded_high(sums[i] + bias[i], multiplier[i]);                            \
-                y[i] = PF_SATURATE(OUT, value);                                                                                  \
+                sums[i] = zero_point + pf_rounded_high(sums[i] + bias[i], multiplier[i]);                                        \
+            }                                                                                                                    \
+        } else {                                                                                                                 \
+            for (int32_t i = 0; i < count; i++) {                                                                                \
+                sums[i] = zero_point + pf_rescale(sums[i] + bias[i], multiplier[i], shift);                                      \
+            }                                                                                                                    \
+        }                                                                                                                        \
+        if (p->entries == 0) {                                                                                                   \
+            for (int32_t i = 0; i < count; i++) {                                                                                \
+                y[i] = PF_SATURATE(OUT, sums[i]);                                                                                \
             }                                                                                                                    \
             return;                                                                                                              \
         }                                                                                                                        \
         for (int32_t i = 0; i < count; i++) {                                                                                    \
-            const int32_t value = zero_point + pf_rescale(sums[i] + bias[i], multiplier[i], shift);                              \
-            y[i] = pf_linear_##OUT(p->table, p->entries, value);                                                                 \
+            y[i] = pf_linear_##OUT(p->table, p->entries, sums[i]);                                                               \
         }                                                                                                                        \
     }
 

@@ -19,8 +19,7 @@ __attribute__((naked, noinline)) static void add_lines(const int16_t *a __attrib
 
 /* The same with one b for all. */
 __attribute__((naked, noinline)) static void add_number(const int16_t *a __attribute__((unused)),
-                                                        int32_t b __attribute__((unused)),
-                                                        int16_t *y __attribute__((unused)),
+                                                        int32_t b __attribute__((unused)), int16_t *y __attribute__((unused)),
                                                         int32_t count __attribute__((unused))) {
     __asm__ volatile(" push {r4, lr}\n"
                      " dlstp.16 lr, r3\n"

@@ -32,25 +32,25 @@ typedef struct factors {
                          " rsb r8, r6, #32\n"                                                                                    \
                          " rsb r6, r6, #0\n"                                                                                     \
                          " dlstp.32 lr, r3\n"                                                                                    \
-                         "1: " LOAD_##A "q0, [r0]" STEP_##A " " LOAD_##B "q1, [r1]" STEP_##B                                     \
-                         " vmulh.s32 q2, q0, q6\n"                                                                               \
-                         " vmul.i32 q0, q0, q6\n"                                                                                \
-                         " vmulh.s32 q3, q1, q7\n"                                                                               \
-                         " vmul.i32 q1, q1, q7\n"                                                                                \
-                         " vadd.i32 q2, q2, q3\n"                                                                                \
-                         " vadd.i32 q2, q2, r5\n"                                                                                \
-                         " vadd.i32 q0, q0, r4\n"                                                                                \
-                         " vcmp.u32 cs, q0, r4\n"                                                                                \
-                         " vpst\n"                                                                                               \
-                         " vsubt.i32 q2, q2, r7\n"                                                                               \
-                         " vadd.i32 q0, q0, q1\n"                                                                                \
-                         " vcmp.u32 cs, q0, q1\n"                                                                                \
-                         " vpst\n"                                                                                               \
-                         " vsubt.i32 q2, q2, r7\n"                                                                               \
-                         " vqshl.s32 q2, r8\n"                                                                                   \
-                         " vshl.u32 q0, r6\n"                                                                                    \
-                         " vorr q2, q2, q0\n"                                                                                    \
-                         " vqmovnb.s32 q2, q2\n" STORE_##OUT " letp lr, 1b\n"                                                    \
+                         "1: " LOAD_##A "q0, [r0]" STEP_##A " " LOAD_##B "q1, [r1]" STEP_##B " vmulh.s32 q2, q0, q6\n"           \
+                                                                                             " vmul.i32 q0, q0, q6\n"            \
+                                                                                             " vmulh.s32 q3, q1, q7\n"           \
+                                                                                             " vmul.i32 q1, q1, q7\n"            \
+                                                                                             " vadd.i32 q2, q2, q3\n"            \
+                                                                                             " vadd.i32 q2, q2, r5\n"            \
+                                                                                             " vadd.i32 q0, q0, r4\n"            \
+                                                                                             " vcmp.u32 cs, q0, r4\n"            \
+                                                                                             " vpst\n"                           \
+                                                                                             " vsubt.i32 q2, q2, r7\n"           \
+                                                                                             " vadd.i32 q0, q0, q1\n"            \
+                                                                                             " vcmp.u32 cs, q0, q1\n"            \
+                                                                                             " vpst\n"                           \
+                                                                                             " vsubt.i32 q2, q2, r7\n"           \
+                                                                                             " vqshl.s32 q2, r8\n"               \
+                                                                                             " vshl.u32 q0, r6\n"                \
+                                                                                             " vorr q2, q2, q0\n"                \
+                                                                                             " vqmovnb.s32 q2, q2\n" STORE_##OUT \
+                         " letp lr, 1b\n"                                                                                        \
                          " vpop {d12-d15}\n"                                                                                     \
                          " pop {r4-r8, pc}\n");                                                                                  \
     }

@@ -137,7 +137,7 @@ static inline int32_t find_factors(const pf_attention_head *head, const uint32_t
 
 /* A factor whose shift is 32 or less. */
 #define DEFINE_EXACT_MEANS(OUT)                                                                                                  \
-    __attribute__((noinline)) static void exact_means_##OUT(const means *m, int32_t all, PF_TYPE_##OUT *y)        {        \
+    __attribute__((noinline)) static void exact_means_##OUT(const means *m, int32_t all, PF_TYPE_##OUT *y) {                     \
         for (int32_t d = 0; d < m->columns; d++) {                                                                               \
             const int16_t *v = m->v + d / 8 * all * 256 + d % 8 * 32, *p = m->p;                                                 \
             int32_t sum = 0;                                                                                                     \

@@ -19,25 +19,26 @@
 /* Queries and keys of one vector; `groups` is even. */
 #define DEFINE_SCORES_OF_ONE(NAME, T)                                                                                            \
     __attribute__((naked, noinline)) static void NAME(                                                                           \
-        const void *keys __attribute__((unused)), const void *query __attribute__((unused)), int32_t *out __attribute__((unused)), \
-        const int32_t *end __attribute__((unused))) {                                                                            \
+        const void *keys __attribute__((unused)), const void *query __attribute__((unused)),                                     \
+        int32_t *out __attribute__((unused)), const int32_t *end __attribute__((unused))) {                                      \
         __asm__ volatile(" push {r4-r11, lr}\n"                                                                                  \
                          " vpush {d8-d9}\n"                                                                                      \
                          " vldrb.u8 q4, [r1]\n"                                                                                  \
                          " mov r1, r0\n"                                                                                         \
                          " mov r5, r3\n"                                                                                         \
                          " mov r3, r2\n"                                                                                         \
-                         "1:\n" SCORES_OF_1(T) " cmp r3, r5\n"       \
-                         " bne 1b\n"                                                                                             \
-                         " vpop {d8-d9}\n"                                                                                       \
-                         " pop {r4-r11, pc}\n");                                                                                 \
+                         "1:\n" SCORES_OF_1(T) " cmp r3, r5\n"                                                                   \
+                                               " bne 1b\n"                                                                       \
+                                               " vpop {d8-d9}\n"                                                                 \
+                                               " pop {r4-r11, pc}\n");                                                           \
     }
 
 /* Of two or more, `vectors` of them. */
 #define DEFINE_SCORES(NAME, T)                                                                                                   \
     __attribute__((naked, noinline)) static void NAME(                                                                           \
-        const void *keys __attribute__((unused)), const void *query __attribute__((unused)), int32_t *out __attribute__((unused)), \
-        const int32_t *end __attribute__((unused)), int32_t vectors __attribute__((unused))) {                                   \
+        const void *keys __attribute__((unused)), const void *query __attribute__((unused)),                                     \
+        int32_t *out __attribute__((unused)), const int32_t *end __attribute__((unused)),                                        \
+        int32_t vectors __attribute__((unused))) {                                                                               \
         __asm__ volatile(" push {r4-r11, lr}\n"                                                                                  \
                          " vpush {d8-d9}\n"                                                                                      \
                          " mov r9, r1\n"                                                                                         \
@@ -46,12 +47,12 @@
                          " mov r3, r2\n"                                                                                         \
                          "1: mov r5, r9\n"                                                                                       \
                          " ldr r7, [sp, #52]\n"                                                                                  \
-                         " vldmia r5!, {d8-d9}\n" EIGHT_KEYS("vmladav", T, "q4") "2: vldmia r5!, {d8-d9}\n" EIGHT_KEYS("vmladava", T, "q4")   \
-                         " subs r7, #1\n"                                                                                        \
-                         " bne 2b\n" STORE_SCORES " cmp r3, r11\n"                                                               \
-                         " bne 1b\n"                                                                                             \
-                         " vpop {d8-d9}\n"                                                                                       \
-                         " pop {r4-r11, pc}\n");                                                                                 \
+                         " vldmia r5!, {d8-d9}\n" EIGHT_KEYS("vmladav", T, "q4") "2: vldmia r5!, {d8-d9}\n" EIGHT_KEYS(          \
+                             "vmladava", T, "q4") " subs r7, #1\n"                                                               \
+                                                  " bne 2b\n" STORE_SCORES " cmp r3, r11\n"                                      \
+                                                  " bne 1b\n"                                                                    \
+                                                  " vpop {d8-d9}\n"                                                              \
+                                                  " pop {r4-r11, pc}\n");                                                        \
     }
 
 /* Scores from r5 on to numerators at r4; r1 table, r2 multiplier, r3 sixteens of scores, r0 as r5. Leaves their sum in r0. In C:
@@ -125,33 +126,33 @@ typedef char scoring_is_as_the_loop_reads_it[offsetof(scoring, end) == 16 && off
 #define LOAD_SECOND_2 " vldrb.u8 q5, [r7, #16]\n"
 #define DEFINE_WHOLE(NAME, T, VECTORS)                                                                                           \
     __attribute__((naked, noinline)) static void NAME(                                                                           \
-        const scoring *s __attribute__((unused)), const void *query __attribute__((unused)),                                     \
-        int16_t *p __attribute__((unused)), uint32_t *totals __attribute__((unused)),                                            \
-        int32_t queries __attribute__((unused))) {                                                                               \
+        const scoring *s __attribute__((unused)), const void *query __attribute__((unused)), int16_t *p __attribute__((unused)), \
+        uint32_t *totals __attribute__((unused)), int32_t queries __attribute__((unused))) {                                     \
         __asm__ volatile(" push {r4-r11, lr}\n"                                                                                  \
                          " vpush {d8-d15}\n"                                                                                     \
                          " ldr r9, [sp, #100]\n"                                                                                 \
                          " mov r11, r0\n"                                                                                        \
                          " mov r7, r1\n"                                                                                         \
                          " push {r2, r3}\n"                                                                                      \
-                         "0: vldrb.u8 q4, [r7]\n" LOAD_SECOND_##VECTORS " ldrd r1, r3, [r11]\n"                                  \
+                         "0: vldrb.u8 q4, [r7]\n" LOAD_SECOND_##VECTORS                                                          \
+                         " ldrd r1, r3, [r11]\n"                                                                                 \
                          " ldr r5, [r11, #16]\n"                                                                                 \
                          "5:\n" SCORES_OF_##VECTORS(T) " cmp r3, r5\n"                                                           \
-                         " bne 5b\n"                                                                                             \
-                         " ldrd r1, r2, [r11, #8]\n"                                                                             \
-                         " ldr r0, [r11, #4]\n"                                                                                  \
-                         " ldr r3, [r11, #20]\n"                                                                                 \
-                         " ldr r4, [sp]\n"                                                                                       \
-                         " mov r5, r0\n" FIND_NUMERATORS " ldr r3, [sp, #4]\n"                                                   \
-                         " str r0, [r3], #4\n"                                                                                   \
-                         " ldr r0, [r11, #24]\n"                                                                                \
-                         " add r7, r0\n"                                                                                         \
-                         " strd r4, r3, [sp]\n"                                                                                  \
-                         " subs r9, #1\n"                                                                                        \
-                         " bne 0b\n"                                                                                             \
-                         " pop {r2, r3}\n"                                                                                       \
-                         " vpop {d8-d15}\n"                                                                                      \
-                         " pop {r4-r11, pc}\n");                                                                                 \
+                                                       " bne 5b\n"                                                               \
+                                                       " ldrd r1, r2, [r11, #8]\n"                                               \
+                                                       " ldr r0, [r11, #4]\n"                                                    \
+                                                       " ldr r3, [r11, #20]\n"                                                   \
+                                                       " ldr r4, [sp]\n"                                                         \
+                                                       " mov r5, r0\n" FIND_NUMERATORS " ldr r3, [sp, #4]\n"                     \
+                                                       " str r0, [r3], #4\n"                                                     \
+                                                       " ldr r0, [r11, #24]\n"                                                   \
+                                                       " add r7, r0\n"                                                           \
+                                                       " strd r4, r3, [sp]\n"                                                    \
+                                                       " subs r9, #1\n"                                                          \
+                                                       " bne 0b\n"                                                               \
+                                                       " pop {r2, r3}\n"                                                         \
+                                                       " vpop {d8-d15}\n"                                                        \
+                                                       " pop {r4-r11, pc}\n");                                                   \
     }
 
 /* What the loop below works on, for queries that see as many keys. `p`: numerators, zeros up to a multiple of 32, those of the
@@ -205,21 +206,21 @@ typedef char means_are_as_the_loop_reads_them[offsetof(means, p) == 32 && offset
                          " vrshl.s32 q1, r2\n"                                                                                   \
                          " vqmovnb.s32 q0, q0\n"                                                                                 \
                          " vqmovnt.s32 q0, q1\n" STORE_MEANS_##OUT " add r1, r6\n"                                               \
-                         " subs r11, #8\n"                                                                                       \
-                         " bgt 1b\n"                                                                                             \
-                         " ldrd r0, r2, [r5, #56]\n"                                                                             \
-                         " ldr r3, [r5, #32]\n"                                                                                  \
-                         " add r7, r2\n"                                                                                         \
-                         " add r3, r0\n"                                                                                         \
-                         " add r4, #8\n"                                                                                         \
-                         " str r3, [r5, #32]\n"                                                                                  \
-                         " str r4, [r5, #40]\n"                                                                                  \
-                         " ldr r3, [r5, #64]\n"                                                                                  \
-                         " subs r3, #1\n"                                                                                        \
-                         " str r3, [r5, #64]\n"                                                                                  \
-                         " bne 0b\n"                                                                                             \
-                         " vpop {d8-d15}\n"                                                                                      \
-                         " pop {r4-r11, pc}\n");                                                                                 \
+                                                                   " subs r11, #8\n"                                             \
+                                                                   " bgt 1b\n"                                                   \
+                                                                   " ldrd r0, r2, [r5, #56]\n"                                   \
+                                                                   " ldr r3, [r5, #32]\n"                                        \
+                                                                   " add r7, r2\n"                                               \
+                                                                   " add r3, r0\n"                                               \
+                                                                   " add r4, #8\n"                                               \
+                                                                   " str r3, [r5, #32]\n"                                        \
+                                                                   " str r4, [r5, #40]\n"                                        \
+                                                                   " ldr r3, [r5, #64]\n"                                        \
+                                                                   " subs r3, #1\n"                                              \
+                                                                   " str r3, [r5, #64]\n"                                        \
+                                                                   " bne 0b\n"                                                   \
+                                                                   " vpop {d8-d15}\n"                                            \
+                                                                   " pop {r4-r11, pc}\n");                                       \
     }
 
 #endif

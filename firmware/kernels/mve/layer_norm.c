@@ -134,24 +134,23 @@ static void find_lines(const pf_layer_norm *p, const sums *s, line *lines) {
                          " vidup.u32 q5, r4, #8\n"                                                                               \
                          " mov r6, #1\n"                                                                                         \
                          " dlstp.32 lr, r3\n"                                                                                    \
-                         "1: " LOAD_FOUR_##IN                                                                                    \
-                         " vmlas.s32 q0, q6, r5\n"                                                                               \
-                         " vrmulh.s32 q0, q0, q7\n"                                                                              \
-                         " vldrw.u32 q1, [r7], #16\n"                                                                            \
-                         " vldrw.u32 q2, [q5, #32]!\n"                                                                           \
-                         " vldrw.u32 q3, [q5, #4]\n"                                                                             \
-                         " vmulh.s32 q4, q0, q1\n"                                                                               \
-                         " vmul.i32 q0, q0, q1\n"                                                                                \
-                         " vadd.i32 q0, q0, q2\n"                                                                                \
-                         " vadd.i32 q4, q4, q3\n"                                                                                \
-                         " vcmp.u32 hi, q2, q0\n"                                                                                \
-                         " vpst\n"                                                                                               \
-                         " vaddt.i32 q4, q4, r6\n"                                                                               \
-                         " vrshl.s32 q4, r8\n"                                                                                   \
-                         " vqmovnb.s32 q4, q4\n"                                                                                 \
-                         " vqadd.s16 q4, q4, r12\n" STORE_FOUR_##OUT " letp lr, 1b\n"                                            \
-                         " vpop {d8-d15}\n"                                                                                      \
-                         " pop {r4-r8, pc}\n");                                                                                  \
+                         "1: " LOAD_FOUR_##IN " vmlas.s32 q0, q6, r5\n"                                                          \
+                                              " vrmulh.s32 q0, q0, q7\n"                                                         \
+                                              " vldrw.u32 q1, [r7], #16\n"                                                       \
+                                              " vldrw.u32 q2, [q5, #32]!\n"                                                      \
+                                              " vldrw.u32 q3, [q5, #4]\n"                                                        \
+                                              " vmulh.s32 q4, q0, q1\n"                                                          \
+                                              " vmul.i32 q0, q0, q1\n"                                                           \
+                                              " vadd.i32 q0, q0, q2\n"                                                           \
+                                              " vadd.i32 q4, q4, q3\n"                                                           \
+                                              " vcmp.u32 hi, q2, q0\n"                                                           \
+                                              " vpst\n"                                                                          \
+                                              " vaddt.i32 q4, q4, r6\n"                                                          \
+                                              " vrshl.s32 q4, r8\n"                                                              \
+                                              " vqmovnb.s32 q4, q4\n"                                                            \
+                                              " vqadd.s16 q4, q4, r12\n" STORE_FOUR_##OUT " letp lr, 1b\n"                       \
+                                                                                          " vpop {d8-d15}\n"                     \
+                                                                                          " pop {r4-r8, pc}\n");                 \
     }
 
 /* The same for any shift. */
@@ -194,10 +193,11 @@ static void find_lines(const pf_layer_norm *p, const sums *s, line *lines) {
                          " lsr r0, r3, #3\n"                                                                                     \
                          " wls lr, r0, 2f\n"                                                                                     \
                          "1:\n" LOAD_##IN("") EIGHT CLAMP_##OUT STORE_##OUT("") " le lr, 1b\n"                                   \
-                         "2: ands r3, r3, #7\n"                                                                                  \
-                         " beq 3f\n"                                                                                             \
-                         " vctp.16 r3\n"                                                                                         \
-                         " vpst\n" LOAD_##IN("t") EIGHT CLAMP_##OUT " vpst\n" STORE_##OUT("t") "3: pop {r4-r6, pc}\n");          \
+                                                                                "2: ands r3, r3, #7\n"                           \
+                                                                                " beq 3f\n"                                      \
+                                                                                " vctp.16 r3\n"                                  \
+                                                                                " vpst\n" LOAD_##IN("t") EIGHT CLAMP_##OUT       \
+                         " vpst\n" STORE_##OUT("t") "3: pop {r4-r6, pc}\n");                                                     \
     }                                                                                                                            \
     DEFINE_GAINED(IN, OUT)                                                                                                       \
     DEFINE_GAINED_EXACTLY(IN, OUT)                                                                                               \

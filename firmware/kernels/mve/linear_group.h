@@ -13,9 +13,9 @@
 
 #define GROUP 8
 
-/* What one call of a loop below works on. `pieces`: of 4 vectors, one less than there are; `start`: see start_of. multiplier: of the even outputs, then of the odd ones. In C:
- *     for each row of x: sum[c] = bias[c] + the products of the row with row c of the weight
- *                        y[c] = clamp(zero_point + rounded high word of (sum[c] << left) * multiplier[c])   c < count */
+/* What one call of a loop below works on. `pieces`: of 4 vectors, one less than there are; `start`: see start_of. multiplier: of
+ * the even outputs, then of the odd ones. In C: for each row of x: sum[c] = bias[c] + the products of the row with row c of the
+ * weight y[c] = clamp(zero_point + rounded high word of (sum[c] << left) * multiplier[c])   c < count */
 typedef struct group {
     const void *w;
     int32_t pieces, start;
@@ -71,28 +71,32 @@ typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 ? 1
                          " ldm sp, {r1, r9, pc}\n"                                                                               \
                          " .align 2\n"                                                                                           \
                          " 9: .word 2f - 9b + 1, 10f - 9b + 1, 20f - 9b + 1, 30f - 9b + 1, 5f - 9b + 1\n"                        \
-                         "10: vldmia r3!, {d8-d9}\n" EIGHT_OF_1(T) " b 4f\n"                                                     \
-                         "20: vldmia r3!, {d8-d11}\n" EIGHT_OF_2(T) " b 4f\n"                                                    \
-                         "30: vldmia r3!, {d8-d13}\n" EIGHT_OF_3(T) "4: cmp r9, #0\n"                                            \
-                         " blt 3f\n"                                                                                             \
-                         " beq 5f\n"                                                                                             \
-                         "2: vldmia r3!, {d8-d15}\n" EIGHT_OF_4(T) " subs r9, #1\n"                                              \
-                         " bne 2b\n"                                                                                             \
-                         "5: vldmia r3!, {d8-d15}\n" EIGHT_OF_4(T) "3:\n"                                                        \
-                         " vmov q0[2], q0[0], r0, r8\n"                                                                          \
-                         " vmov q0[3], q0[1], r4, r12\n"                                                                         \
-                         " vmov q1[2], q1[0], r2, r10\n"                                                                         \
-                         " vmov q1[3], q1[1], r6, lr\n"                                                                          \
-                         SHIFT " vrmulh.s32 q0, q0, q2\n"                                                                        \
-                         " vrmulh.s32 q1, q1, q3\n"                                                                              \
-                         " ldrd r0, r2, [sp, #12]\n"                                                                             \
-                         " vqmovnb.s32 q0, q0\n"                                                                                 \
-                         " vqmovnt.s32 q0, q1\n" STORE_##OUT " add r7, r0\n"                                                     \
-                         " cmp r3, r11\n"                                                                                        \
-                         " bne 1b\n"                                                                                             \
-                         " add sp, #20\n"                                                                                        \
-                         " vpop {d8-d15}\n"                                                                                      \
-                         " pop {r4-r11, pc}\n");                                                                                 \
+                         "10: vldmia r3!, {d8-d9}\n" EIGHT_OF_1(                                                                 \
+                             T) " b 4f\n"                                                                                        \
+                                "20: vldmia r3!, {d8-d11}\n" EIGHT_OF_2(                                                         \
+                                    T) " b 4f\n"                                                                                 \
+                                       "30: vldmia r3!, {d8-d13}\n" EIGHT_OF_3(                                                  \
+                                           T) "4: cmp r9, #0\n"                                                                  \
+                                              " blt 3f\n"                                                                        \
+                                              " beq 5f\n"                                                                        \
+                                              "2: vldmia r3!, {d8-d15}\n" EIGHT_OF_4(                                            \
+                                                  T) " subs r9, #1\n"                                                            \
+                                                     " bne 2b\n"                                                                 \
+                                                     "5: vldmia r3!, {d8-d15}\n" EIGHT_OF_4(                                     \
+                                                         T) "3:\n"                                                               \
+                                                            " vmov q0[2], q0[0], r0, r8\n"                                       \
+                                                            " vmov q0[3], q0[1], r4, r12\n"                                      \
+                                                            " vmov q1[2], q1[0], r2, r10\n"                                      \
+                                                            " vmov q1[3], q1[1], r6, lr\n" SHIFT " vrmulh.s32 q0, q0, q2\n"      \
+                                                            " vrmulh.s32 q1, q1, q3\n"                                           \
+                                                            " ldrd r0, r2, [sp, #12]\n"                                          \
+                                                            " vqmovnb.s32 q0, q0\n"                                              \
+                                                            " vqmovnt.s32 q0, q1\n" STORE_##OUT " add r7, r0\n"                  \
+                                                                                                " cmp r3, r11\n"                 \
+                                                                                                " bne 1b\n"                      \
+                                                                                                " add sp, #20\n"                 \
+                                                                                                " vpop {d8-d15}\n"               \
+                                                                                                " pop {r4-r11, pc}\n");          \
     }
 
 /* Both loops for one pair of types: without a left shift, which is the rule, and with it. */
@@ -131,7 +135,7 @@ static void set_outputs(group *g, const int32_t *bias, const int32_t *multiplier
 
 /* Sum c of a group for one row of x, as the loop has it before it is shifted. */
 #define DEFINE_SUM(IN)                                                                                                           \
-    __attribute__((noinline)) static int32_t sum_##IN(const group *g, const PF_TYPE_##IN *x, int32_t c) {                                                  \
+    __attribute__((noinline)) static int32_t sum_##IN(const group *g, const PF_TYPE_##IN *x, int32_t c) {                        \
         const PF_TYPE_##IN *w = g->w;                                                                                            \
         int32_t width = (g->start & 3) * (16 / (int32_t)sizeof *x), sum = g->bias[c];                                            \
         for (int32_t piece = -1; piece <= g->pieces; piece++) {                                                                  \

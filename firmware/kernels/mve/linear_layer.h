@@ -8,15 +8,14 @@
 #include "linear_group.h"
 #include "lookup.h"
 
-DEFINE_TABLE_s8(static, look_up_s8)
-DEFINE_TABLE_s16(static, look_up_s16, s16, LOAD_INDEX_s16)
-DEFINE_INTERPOLATE(static, interpolate, s16)
+DEFINE_TABLE_s8(static, look_up_s8) DEFINE_TABLE_s16(static, look_up_s16, s16, LOAD_INDEX_s16)
+    DEFINE_INTERPOLATE(static, interpolate, s16)
 
 /* Rows whose outputs of one group are kept as int16 until their activation is known. */
 #define KEPT 8
 
-/* An activation of results that y has room for comes after the layer, in place. */
-static inline void activate_s8(const void *table, int32_t entries, int8_t *y, int32_t count) {
+    /* An activation of results that y has room for comes after the layer, in place. */
+    static inline void activate_s8(const void *table, int32_t entries, int8_t *y, int32_t count) {
     if (entries == 256) {
         look_up_s8(table, y, y, count);
     }
@@ -96,12 +95,12 @@ __attribute__((noinline)) static void interpolated_s8(group g, void (*loop)(cons
                 if (left > p->headroom) {                                                                                        \
                     exact_##OUT(&g, p, from, row, y, i, count);                                                                  \
                 } else if (IS_FAR_##OUT(p->entries)) {                                                                           \
-                    interpolated_s8(g, group_s16, p->table, row * (int32_t)sizeof *x);                                           \
+                    interpolated_s8(g, group_s16, p->table, row *(int32_t)sizeof *x);                                            \
                 } else {                                                                                                         \
                     group_##OUT(&g);                                                                                             \
                 }                                                                                                                \
             }                                                                                                                    \
-            activate_##OUT(p->table, p->entries, y, count * n);                                                                  \
+            activate_##OUT(p->table, p->entries, y, count *n);                                                                   \
         }                                                                                                                        \
     }
 

@@ -6,17 +6,30 @@
 DEFINE_MULTIPLY_BLOCKS(s16)
 
 /* Halfwords hold an element of each of four vectors, the first in the lowest bits. */
+static inline void unpack(const int16_t *from, int16_t *to, int16_t m) {
+    const int16x8_t four = vld1q_s16(from);
+    vst1q_s16(to, vmulq_n_s16(vshrq_n_s16(vshlq_n_s16(four, 12), 12), m));
+    vst1q_s16(to + 8, vmulq_n_s16(vshrq_n_s16(vshlq_n_s16(four, 8), 12), m));
+    vst1q_s16(to + 16, vmulq_n_s16(vshrq_n_s16(vshlq_n_s16(four, 4), 12), m));
+    vst1q_s16(to + 24, vmulq_n_s16(vshrq_n_s16(four, 12), m));
+}
+
 static const int16_t *weights(const pf_linear_s4 *p, int32_t i, int32_t vectors, void *scratch) {
     const int16_t *from = (const int16_t *)(const void *)p->weight + i * vectors * 2;
     int16_t *to = scratch;
-    for (int32_t left = GROUP * vectors; left > 0; left -= 4, from += 8, to += 32) {
-        const int16x8_t four = vld1q_s16(from);
-        vst1q_s16(to, vshrq_n_s16(vshlq_n_s16(four, 12), 12));
-        vst1q_s16(to + 8, vshrq_n_s16(vshlq_n_s16(four, 8), 12));
-        vst1q_s16(to + 16, vshrq_n_s16(vshlq_n_s16(four, 4), 12));
-        vst1q_s16(to + 24, vshrq_n_s16(four, 12));
+    if (p->block_multiplier == NULL || vectors % 4 != 0) {
+        for (int32_t left = GROUP * vectors; left > 0; left -= 4, from += 8, to += 32) {
+            unpack(from, to, 1);
+        }
+        multiply_blocks_s16(p, i, vectors, scratch);
+        return scratch;
     }
-    multiply_blocks_s16(p, i, vectors, scratch);
+    for (int32_t block = 0; block < vectors / 4; block++) { /* whole pieces: a block of each row */
+        for (int32_t row = i; row < i + GROUP; row++, from += 8, to += 32) {
+            const uint8_t *m = p->block_multiplier + (row < p->n ? row : i) * ((p->k + 31) / 32);
+            unpack(from, to, m[block]);
+        }
+    }
     return scratch;
 }
 

@@ -5,15 +5,29 @@
 DEFINE_MULTIPLY_BLOCKS(s8)
 
 /* Bytes hold an element of one vector in their low half, of the next in their high half. */
+static inline void unpack(const int8_t *from, int8_t *to, int8_t m) {
+    const int8x16_t pair = vld1q_s8(from);
+    vst1q_s8(to, vmulq_n_s8(vshrq_n_s8(vshlq_n_s8(pair, 4), 4), m));
+    vst1q_s8(to + 16, vmulq_n_s8(vshrq_n_s8(pair, 4), m));
+}
+
 static const int8_t *weights(const pf_linear_s4 *p, int32_t i, int32_t vectors, void *scratch) {
     const int8_t *from = (const int8_t *)p->weight + i * vectors * 8;
     int8_t *to = scratch;
-    for (int32_t left = GROUP * vectors; left > 0; left -= 2, from += 16, to += 32) {
-        const int8x16_t pair = vld1q_s8(from);
-        vst1q_s8(to, vshrq_n_s8(vshlq_n_s8(pair, 4), 4));
-        vst1q_s8(to + 16, vshrq_n_s8(pair, 4));
+    if (p->block_multiplier == NULL || vectors % 4 != 0) {
+        for (int32_t left = GROUP * vectors; left > 0; left -= 2, from += 16, to += 32) {
+            unpack(from, to, 1);
+        }
+        multiply_blocks_s8(p, i, vectors, scratch);
+        return scratch;
     }
-    multiply_blocks_s8(p, i, vectors, scratch);
+    for (int32_t block = 0; block < vectors / 2; block += 2) { /* whole pieces: two blocks of each row */
+        for (int32_t row = i; row < i + GROUP; row++, from += 32, to += 64) {
+            const uint8_t *m = p->block_multiplier + (row < p->n ? row : i) * ((p->k + 31) / 32) + block;
+            unpack(from, to, (int8_t)m[0]);
+            unpack(from + 16, to + 32, (int8_t)m[1]);
+        }
+    }
     return scratch;
 }
 

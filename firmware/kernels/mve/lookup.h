@@ -6,9 +6,9 @@
 
 /* In C: for (; count > 0; count--) *y++ = table[*x++ + 128]; */
 #define DEFINE_TABLE_s8(LINKAGE, NAME)                                                                                           \
-    __attribute__((naked)) LINKAGE void NAME(                                                                                    \
-        const int8_t *table __attribute__((unused)), const int8_t *x __attribute__((unused)),                                    \
-        int8_t *y __attribute__((unused)), int32_t count __attribute__((unused))) {                                              \
+    __attribute__((naked)) LINKAGE void NAME(const int8_t *table __attribute__((unused)),                                        \
+                                             const int8_t *x __attribute__((unused)), int8_t *y __attribute__((unused)),         \
+                                             int32_t count __attribute__((unused))) {                                            \
         __asm__ volatile(" push {r4, lr}\n"                                                                                      \
                          " mov r4, #128\n"                                                                                       \
                          " dlstp.8 lr, r3\n"                                                                                     \
@@ -24,9 +24,9 @@
 #define LOAD_INDEX_s8  "vldrb.s16 q0, [r1], #8\n"
 #define LOAD_INDEX_s16 "vldrh.u16 q0, [r1], #16\n vmin.s16 q0, q0, q3\n vmax.s16 q0, q0, q2\n"
 #define DEFINE_TABLE_s16(LINKAGE, NAME, IN, LOAD)                                                                                \
-    __attribute__((naked)) LINKAGE void NAME(                                                                                    \
-        const int16_t *table __attribute__((unused)), const PF_TYPE_##IN *x __attribute__((unused)),                             \
-        int16_t *y __attribute__((unused)), int32_t count __attribute__((unused))) {                                             \
+    __attribute__((naked)) LINKAGE void NAME(const int16_t *table __attribute__((unused)),                                       \
+                                             const PF_TYPE_##IN *x __attribute__((unused)), int16_t *y __attribute__((unused)),  \
+                                             int32_t count __attribute__((unused))) {                                            \
         __asm__ volatile(" push {r4, lr}\n"                                                                                      \
                          " mov r4, #128\n"                                                                                       \
                          " vmov.i16 q3, #127\n"                                                                                  \
@@ -44,9 +44,9 @@
 #define STORE_LINE_s8  " vqmovnb.s16 q1, q1\n vstrb.32 q1, [r2], #4\n"
 #define STORE_LINE_s16 " vstrh.32 q1, [r2], #8\n"
 #define DEFINE_INTERPOLATE(LINKAGE, NAME, OUT)                                                                                   \
-    __attribute__((naked)) LINKAGE void NAME(                                                                                    \
-        const int16_t *table __attribute__((unused)), const int16_t *x __attribute__((unused)),                                  \
-        PF_TYPE_##OUT *y __attribute__((unused)), int32_t count __attribute__((unused))) {                                       \
+    __attribute__((naked)) LINKAGE void NAME(const int16_t *table __attribute__((unused)),                                       \
+                                             const int16_t *x __attribute__((unused)), PF_TYPE_##OUT *y __attribute__((unused)), \
+                                             int32_t count __attribute__((unused))) {                                            \
         __asm__ volatile(" push {r4-r6, lr}\n"                                                                                   \
                          " vpush {d8-d9}\n"                                                                                      \
                          " mov r4, #32768\n"                                                                                     \
@@ -64,8 +64,8 @@
                          " vrshr.s32 q0, q0, #7\n"                                                                               \
                          " vadd.i32 q1, q1, q0\n"                                                                                \
                          " vqmovnb.s32 q1, q1\n" STORE_LINE_##OUT " letp lr, 1b\n"                                               \
-                         " vpop {d8-d9}\n"                                                                                       \
-                         " pop {r4-r6, pc}\n");                                                                                  \
+                                                                  " vpop {d8-d9}\n"                                              \
+                                                                  " pop {r4-r6, pc}\n");                                         \
     }
 
 #endif

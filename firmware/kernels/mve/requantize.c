@@ -19,12 +19,12 @@
                          " vdup.32 q1, r3\n"                                                                                     \
                          " dlstp.32 lr, r2\n"                                                                                    \
                          "1: " LOAD_##IN "\n"                                                                                    \
-                         " vsub.i32 q0, q0, r5\n"                                                                                \
-                         " vqshl.s32 q0, r4\n"                                                                                   \
-                         " vrmulh.s32 q0, q0, q1\n"                                                                              \
-                         " vadd.i32 q0, q0, r6\n"                                                                                \
-                         " vqmovnb.s32 q0, q0\n" STORE_##OUT " letp lr, 1b\n"                                                    \
-                         " pop {r4-r6, pc}\n");                                                                                  \
+                                         " vsub.i32 q0, q0, r5\n"                                                                \
+                                         " vqshl.s32 q0, r4\n"                                                                   \
+                                         " vrmulh.s32 q0, q0, q1\n"                                                              \
+                                         " vadd.i32 q0, q0, r6\n"                                                                \
+                                         " vqmovnb.s32 q0, q0\n" STORE_##OUT " letp lr, 1b\n"                                    \
+                                                                             " pop {r4-r6, pc}\n");                              \
     }                                                                                                                            \
     void pf_requantize_##IN##_##OUT(const pf_requantize *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t count) {            \
         const int32_t parameters[4] = {p->multiplier, 32 - p->shift, p->zero_in, p->zero_point};                                 \

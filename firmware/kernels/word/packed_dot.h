@@ -6,8 +6,6 @@
 
 #include "keep.h"
 
-#define PF_WEIGHT_ROWS 2
-
 #define PF_STEP(J)                                                                                                               \
     do {                                                                                                                         \
         const uint32_t p = a[4 * J], q = a[4 * J + 1], r = a[4 * J + 2], s = a[4 * J + 3];                                       \

@@ -96,7 +96,7 @@ void pf_port_stack_forget(void) {
 
 static void start_cycle_counter(void) {
 #if PF_HAS_FAULT_REGISTERS
-    DEMCR |= 1u << 24; /* TRCENA */
+    DEMCR |= 1u << 24;     /* TRCENA */
     DWT_LAR = 0xC5ACCE55u; /* a Cortex-M7 keeps it locked */
     DWT_CTRL |= 1u;
     uint32_t before = DWT_CYCCNT;

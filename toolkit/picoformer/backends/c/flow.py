@@ -52,6 +52,7 @@ class Flow:
         self.graph, self.layout = graph, layout
         self.steps, self.calls, self.keep = tuple(steps), tuple(calls), tuple(keep)
         self.aliases = aliases_of(graph)
+        self._scratch: dict[tuple[int, int | None], int] = {}
         self.outputs: list[str] = []
         self.names: list[dict[str, str]] = []
         """By call: the root of each value that it reads → whose bytes these are at that time."""
@@ -83,8 +84,12 @@ class Flow:
 
     def scratch(self, call: int, rows: int | None = None) -> int:
         """Bytes of arena that a call needs for itself; `rows`: those it computes, where not all of them."""
-        nodes = self.step(call).nodes
-        return max(self.layout.scratch_bytes(self.graph, n, rows, self._wide.get(n.output)) for n in nodes)
+        key = (self.calls[call].step, rows)
+        if key not in self._scratch:
+            nodes = self.step(call).nodes
+            sizes = (self.layout.scratch_bytes(self.graph, n, rows, self._wide.get(n.output)) for n in nodes)
+            self._scratch[key] = max(sizes)
+        return self._scratch[key]
 
     def linear_layout(self, node: Node) -> LinearLayout:
         """What the kernel of a Linear wants."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +27,8 @@ _LONGEST = 16
 
 TILES = ("auto", "least", "none")
 Tile = str | int
-"""`auto`: the least memory at PRICE; `least`: the least memory; `none`: no tiles; a number: tiles of so many rows,
-where they take less memory."""
+"""`auto`: the least memory at PRICE; `4%`: at that price; `least`: the least memory; `none`: no tiles; a number: tiles
+of so many rows, where they take less memory."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,18 @@ class _Edge:
 def check_tile(tile: Tile) -> Tile:
     """`tile`, a number in digits as an int; raises ConfigError for anything else that says nothing about tiles."""
     number = int(tile) if isinstance(tile, int) or tile.isdecimal() else 0
-    if tile in TILES or 0 < number < 1 << 31:
-        return tile if tile in TILES else number
-    raise ConfigError(f"tile '{tile}' is neither {', '.join(TILES)} nor a number of rows above 0")
+    if tile in TILES or (isinstance(tile, str) and re.fullmatch(r"\d+(\.\d+)?%", tile)):
+        return tile
+    if 0 < number < 1 << 31:
+        return number
+    raise ConfigError(f"tile '{tile}' is neither {', '.join(TILES)}, nor a percentage, nor a number of rows above 0")
+
+
+def _limit(tile: Tile) -> float:
+    """The part of all instructions that a model may take more for its tiles."""
+    if isinstance(tile, str) and tile.endswith("%"):
+        return float(tile[:-1]) / 100
+    return PRICE if tile == "auto" else math.inf
 
 
 def choose_schedule(
@@ -76,7 +86,7 @@ def choose_schedule(
         edges = _edges(flow, tile)
         price = sum(effort(flow, index) for index, call in enumerate(flow.calls) if call.again)
         floor = _least(flow, edges, math.inf)
-        limit = PRICE * whole - price if tile == "auto" else math.inf
+        limit = _limit(tile) * whole - price
         if limit < 0:
             found.append((math.inf, price, floor, flow, ()))
             continue
@@ -91,6 +101,13 @@ def choose_schedule(
 def _edges(flow: Flow, tile: Tile) -> list[list[_Edge]]:
     """By first call: every run of calls that can be made together."""
     found = []
+    known: dict[tuple[int, int], float] = {}
+
+    def price(call: int, rows: int, height: int) -> float:
+        if (call, height) not in known:
+            known[call, height] = effort_by_tiles(flow, call, rows, height)
+        return known[call, height]
+
     for first in range(len(flow.calls)):
         edges = [_Edge(first, first, 0, (0,), (live_whole(flow, first),), (0.0,))]
         for last in range(first, min(first + _LONGEST, len(flow.calls))):
@@ -101,10 +118,7 @@ def _edges(flow: Flow, tile: Tile) -> list[list[_Edge]]:
             heights = [h for h in _heights(rows.rows, tile) if flow.is_legal(Tiling(first, last, rows.rows, h))]
             if heights:
                 peaks = live_by_tiles(flow, first, last, np.array(heights)).max(axis=0)
-                prices = [
-                    sum(effort_by_tiles(flow, call, rows.rows, height) for call in range(first, last + 1))
-                    for height in heights
-                ]
+                prices = [sum(price(call, rows.rows, h) for call in range(first, last + 1)) for h in heights]
                 edges.append(_Edge(first, last, rows.rows, tuple(heights), tuple(map(int, peaks)), tuple(prices)))
         found.append(edges)
     return found

@@ -1,4 +1,4 @@
-"""The machine this runs on: everything as int16 in rows of sixteen, which a vectorizing compiler multiplies in pairs."""
+"""The machine this runs on: all as int16 in rows of sixteen, which a vectorizing compiler multiplies in pairs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ class HostLinearLayout(LinearLayout):
     """Weights as int16, four rows at a time; scratch for two rows of the input."""
 
     weight_order = "row by row, two bytes each, filled up with zeros to multiples of 4 rows and 16 columns"
+    mac_instructions, rows = 0.5, 2
 
     def pack_weight(self, weight: Array) -> Array:
         return padded(weight, 4, _LANES).astype("<i2").view(np.int8).reshape(-1)
@@ -25,6 +26,8 @@ class HostLinearLayout(LinearLayout):
 
 class HostAttentionLayout(AttentionLayout):
     """Keys, transposed values, two queries and two rows of numerators as int16; two rows of scores."""
+
+    mac_instructions, reload_instructions, rows = 0.8, 1.0, 2
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         size, length = up(head_size, _LANES), up(keys, _LANES)

@@ -26,6 +26,8 @@ class MveLinearLayout(LinearLayout):
     def __init__(self, element_bytes: int, weight_bits: int) -> None:
         self._bytes, self._bits = element_bytes, weight_bits
         self._lanes = 16 // element_bytes
+        self.mac_instructions = 0.12 * element_bytes
+        self.reload_instructions = 0.06 if weight_bits == 8 * element_bytes else 0.35
 
     def pack_weight(self, weight: Array) -> Array:
         vectors = self._vectors(weight)
@@ -57,13 +59,17 @@ class MveLinearLayout(LinearLayout):
 
 
 class MveAttentionLayout(AttentionLayout):
-    """All keys and four queries in whole vectors, all values as int16, column by column, the numerators of four queries and
-    the scores of one."""
+    """All keys and four queries in whole vectors, all values as int16, column by column, the numerators of four
+    queries and the scores of one."""
 
     mac_instructions, reload_instructions = 0.3, 1.0
 
+    reload_instructions = 1.2
+    rows = 4
+
     def __init__(self, element_bytes: int) -> None:
         self._lanes = 16 // element_bytes
+        self.mac_instructions = 0.25 if element_bytes == 1 else 0.32
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         vectors = up(head_size, self._lanes) // self._lanes

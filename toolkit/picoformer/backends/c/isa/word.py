@@ -31,7 +31,6 @@ class SixRowsLayout(LinearLayout):
 
     weight_order = "row by row, 128 added to each, filled up with 128 to a multiple of 8"
     mac_instructions, rows = 2.6, _ROWS
-    takes_table = False
 
     is_packed: bool
 
@@ -72,14 +71,18 @@ class Int4SixRowsLayout(SixRowsLayout):
         return super().scratch_bytes(rows, k) + self.weight_rows * up(k, _TURN)
 
 
+@dataclass(frozen=True)
 class SixQueriesLayout(AttentionLayout):
-    """Six packed queries, their scores, and a head's keys and transposed values with 128 added."""
+    """Six queries, their scores, and a head's keys and transposed values with half their range added."""
+
+    is_packed: bool
 
     mac_instructions, reload_instructions, rows = 3.3, 3.0, _ROWS
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
-        length = up(keys, _TURN)
-        return _packed_bytes(head_size) + 4 * _ROWS * length + keys * up(head_size, _TURN) + value_size * length
+        length, size = up(keys, _TURN), up(head_size, _TURN)
+        queries = _packed_bytes(head_size) if self.is_packed else _word_bytes(head_size)
+        return queries + 4 * _ROWS * length + (1 if self.is_packed else 2) * (keys * size + value_size * length)
 
 
 def six_rows(weight_rows: int) -> InstructionSet:
@@ -89,7 +92,8 @@ def six_rows(weight_rows: int) -> InstructionSet:
         linear_s16=SixRowsLayout(is_packed=False),
         linear_s4_s8=Int4SixRowsLayout(True, weight_rows),
         linear_s4_s16=Int4SixRowsLayout(False, weight_rows),
-        attention_head_s8=SixQueriesLayout(),
+        attention_head_s8=SixQueriesLayout(is_packed=True),
+        attention_head_s16=SixQueriesLayout(is_packed=False),
     )
 
 

@@ -54,7 +54,7 @@ typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 ? 1
 /* T: s8 or s16, the elements of x and of the weights as they lie here. Sums in r0, r2, … r12, lr; r1 weights, r3 x, r11 its
  * end, r5 parameters, r7 y, r9 pieces left. On the stack: w, pieces, where a row starts, y_step, zero_point. */
 #define DEFINE_GROUP(NAME, T, OUT, SHIFT)                                                                                        \
-    __attribute__((naked, noinline)) static void NAME(const group *g __attribute__((unused))) {                                  \
+    __attribute__((naked, noinline, aligned(4))) static void NAME(const group *g __attribute__((unused))) {                      \
         __asm__ volatile(" push {r4-r11, lr}\n"                                                                                  \
                          " vpush {d8-d15}\n"                                                                                     \
                          " ldm r0, {r1, r2, r4}\n"                                                                               \

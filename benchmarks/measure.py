@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from picoformer.backends.c import Draft, draft_c, write_c
 from picoformer.build_folder import import_model, quantize_model
 from picoformer.cycles import Cycles, count_cycles
 from picoformer.emulator.session import Session, open_device
+from picoformer.errors import FitError
 from picoformer.firmware import FirmwareBuild, build_firmware
 from picoformer.ir import Graph
 from picoformer.ops.fixedpoint import dequantize
@@ -40,7 +42,11 @@ def measure_model(
     expected = run_float(floats, inputs) if scheme == FLOAT else run_integer(lower_graph(graph), inputs)
     lines = []
     for board in map(load_target, boards):
-        line = measure(graph, {name: inputs[name][:1]}, {n: expected[n][:1] for n in graph.outputs}, board)
+        try:
+            line = measure(graph, {name: inputs[name][:1]}, {n: expected[n][:1] for n in graph.outputs}, board)
+        except FitError as error:
+            print(f"{graph.name}, {scheme}: no line for {board.name}: {error}", file=sys.stderr)
+            continue
         line |= {"scheme": scheme, "sqnr_db": _sqnr(floats, graph, inputs, expected) if quality else None}
         lines.append(line)
     return lines

@@ -48,7 +48,7 @@ Made by `make bench`. Instructions are executed instructions in the emulator, **
 published timings of the core, least and most, applied to the instructions that were executed, for memory without wait
 states (a board's flash has some); for cores without a figure none are published. RAM is arena + stack + data, flash is
 model + code; the wire and the fault handling are counted beside the inference code. Every integer line was compared
-with the integer reference: equal.
+with the integer reference: equal. Where a core has no line, the model is too large for its board.
 
 """
 

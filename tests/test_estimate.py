@@ -118,6 +118,16 @@ def test_no_compiler_is_needed_and_little_time(workshop: Workshop, monkeypatch: 
     assert "it fits" in text and "made up" in text and "nothing was compiled" in text
 
 
+def test_what_is_not_counted_is_said(workshop: Workshop) -> None:
+    uncounted = succeeds("inspect", workshop.model, "--target", "esp32-s3").out
+    assert "flash of the library, bytes" in uncounted and "at least " in uncounted
+    assert "it fits as far as it is counted; the SDK and your program come on top" in uncounted
+    counted = succeeds("inspect", workshop.model, "--target", "rp2040-pico").out
+    assert "it fits; the SDK" in counted and "at least" not in counted
+    lines = {line.split()[0]: line for line in succeeds("targets", "--fits", workshop.model).out.splitlines()}
+    assert lines["esp32-s3"].endswith("and the SDK's, code not counted") and "SDK" not in lines["mps2-an386"]
+
+
 def test_a_model_too_large_is_said_and_refused(tmp_path: Path, workshop: Workshop) -> None:
     small = board(tmp_path, ram=4608)
     words = ["inspect", workshop.model, "--target", small]

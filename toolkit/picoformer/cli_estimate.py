@@ -67,11 +67,12 @@ def list_fitting(model: Path, scheme: str, as_json: bool) -> None:
 def fitting_line(record: Mapping[str, Any]) -> str:
     """One board as a line of text."""
     seconds = record["seconds"]
-    time = "" if seconds is None else f"  {_seconds(seconds)}"
+    ends = [] if seconds is None else [_seconds(seconds)]
+    ends += ["and the SDK's"] * record["is_library"] + ["code not counted"] * (not record["is_counted"])
     return (
         f"{record['target']:<24} RAM {record['ram']['bytes']:>9,} of {record['ram']['available']:>11,}  flash "
-        f"{record['flash']['bytes']:>9,} of {record['flash']['available']:>11,}{time}"
-    )
+        f"{record['flash']['bytes']:>9,} of {record['flash']['available']:>11,}  {', '.join(ends)}"
+    ).rstrip()
 
 
 def print_estimate(record: Mapping[str, Any]) -> None:
@@ -86,15 +87,24 @@ def print_estimate(record: Mapping[str, Any]) -> None:
         rows += [(f"{title}, {part}, bytes", _count(value)) for part, value in record[key].items()]
     for key, title in (("ram", "RAM"), ("flash", "flash")):
         image, biggest = record["image"][key], record["biggest"][key]
-        rows.append((f"{title} of the whole image, bytes", f"{_count(image['bytes'])} of {_count(image['available'])}"))
-        rows += [(f"  {name}", _count(size)) for name, size in biggest]
+        whole = "of the library" if record["is_library"] else "of the image, wire and reserved stack included"
+        least = "" if record["is_counted"] else "at least "
+        rows.append((f"{title} {whole}, bytes", f"{least}{_count(image['bytes'])} of {_count(image['available'])}"))
+        rows += [(f"  of which {name}", _count(size)) for name, size in biggest]
     for name, text in rows:
-        click.echo(f"  {name:<52}{text:>24}")
+        click.echo(f"  {name:<57}{text:>27}")
     for reason in record["unknown"]:
         click.echo(f"  not known: {reason}")
     click.echo(f"  data: {record['data']}")
     click.echo(f"  costs: measured on {record['costs']}" if record["costs"] else "  costs: none measured")
-    click.echo("it fits" if record["fits"] else "it does not fit")
+    click.echo(_verdict(record))
+
+
+def _verdict(record: Mapping[str, Any]) -> str:
+    if not record["fits"]:
+        return "it does not fit"
+    counted = "" if record["is_counted"] else " as far as it is counted"
+    return f"it fits{counted}" + ("; the SDK and your program come on top" if record["is_library"] else "")
 
 
 def _count(value: int | None) -> str:

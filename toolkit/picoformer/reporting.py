@@ -174,7 +174,7 @@ def print_build(record: Mapping[str, Any]) -> None:
     if "stands_in" in record:
         print(f"  {record['target']} has no emulator: emulate and verify run firmware of {record['stands_in']} instead")
     for name, compiler in record["compilers"].items():
-        print(f"  {f'compiled for {name} by':<32}{compiler}")
+        print(f"  {f'compiled for {name} by':<32} {compiler}")
     if "quantization" in record:
         print_quantization(record["quantization"], most=3)
 

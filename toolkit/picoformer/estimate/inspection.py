@@ -122,6 +122,8 @@ def record_of(found: Estimate, float_graph: Graph) -> dict[str, Any]:
         "scheme": found.scheme,
         "target": target.name,
         "fits": found.fits,
+        "is_library": target.is_library,
+        "is_counted": known,
         "macs": float_graph.macs,
         "instructions": found.instructions,
         "cycles": None if cycles is None else {"low": cycles[0], "high": cycles[1]},
@@ -182,5 +184,5 @@ def boards_that_fit(model: Path, scheme: str, shapes: Mapping[str, tuple[int, ..
 def short_record(found: Estimate) -> dict[str, Any]:
     """What `targets --fits` prints of a board."""
     record = record_of(found, found.draft.graph)
-    chosen = {key: record[key] for key in ("target", "instructions", "cycles", "seconds")}
+    chosen = {key: record[key] for key in ("target", "is_library", "is_counted", "instructions", "cycles", "seconds")}
     return {**chosen, **record["image"]}

@@ -308,11 +308,12 @@ def build_files(
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `toolchain`: gcc,
     clang, zig or auto.
     """
-    from picoformer.backends.c import check_tile
+    from picoformer.backends.c import check_prefix, check_tile
     from picoformer.quantized_folder import quantized_scheme
     from picoformer.stages import onnx_file
 
     tile = check_tile(tile)
+    check_prefix(prefix)
     refuse_to_replace(out, BUILD_MARKS)
     if quantized is not None:
         scheme = quantized_scheme(quantized)

@@ -85,7 +85,7 @@ def export_files(
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
     computes by tiles of rows (backends/c/tiling.py).
     """
-    from picoformer.backends.c import check_tile, emit_c
+    from picoformer.backends.c import check_prefix, check_tile, emit_c
     from picoformer.backends.onnx import export_onnx
 
     if form not in FORMS:
@@ -96,6 +96,7 @@ def export_files(
     if form == "c":
         refuse_to_replace(out, ("sources.json",))
         isa, tile = load_target(target).isa, check_tile(tile)
+        check_prefix(prefix)
     if quantized is not None:
         scheme = quantized_scheme(quantized)
     _, typed, _ = quantize_samples(

@@ -226,6 +226,8 @@ def print_targets(records: Sequence[Mapping[str, Any]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if any(record["max_clock_hz"] not in (0, record["clock_hz"]) for record in records):
+        print("MHz: what the image built here runs at, and in brackets what the chip is rated for")
 
 
 def _machine(emulator: str) -> str:

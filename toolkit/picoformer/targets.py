@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -249,8 +250,11 @@ def load_target(name_or_path: str | Path) -> Target:
     if not (text.endswith(".toml") or "/" in text):
         path = resource_root("targets") / f"{text}.toml"
         if not path.is_file():
+            known = list_targets()
+            close = difflib.get_close_matches(text, known, n=1)
+            meant = f"did you mean {close[0]}? " if close else ""
             raise ConfigError(
-                f"unknown target {text!r}; known: {', '.join(list_targets())}, or give the path of a .toml file"
+                f"unknown target {text!r}; {meant}known: {', '.join(known)}, or give the path of a .toml file"
             )
     target = read_toml(path, Target)
     source = path.read_text(encoding="utf-8")

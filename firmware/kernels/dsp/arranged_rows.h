@@ -19,7 +19,7 @@ static inline void arrange_four(const int16_t *x, int32_t count, uint32_t *out) 
 }
 
 /* `count` vectors, `stride` elements apart, two by two into quad layout; the partner of an odd last one is itself. */
-static void arrange_rows(const int16_t *x, int32_t stride, uint32_t *out, int32_t count, int32_t size) {
+__attribute__((unused)) static void arrange_rows(const int16_t *x, int32_t stride, uint32_t *out, int32_t count, int32_t size) {
     for (int32_t r = 0; r < count; r += 2, x += 2 * stride) {
         const int16_t *second = r + 1 < count ? x + stride : x;
         for (int32_t i = 0; i < size; i += 4, out += 4) {

@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+#include "arranged_rows.h"
 #include "products.h"
 
 /* Rows that begin at words. In C, for int8, with the four bytes of a word as b0 ... b3:
@@ -44,12 +45,7 @@ static inline void pair_few_s8(const int8_t *x, int32_t count, uint32_t *a) {
     a[1] = odd_bytes(word);
 }
 static inline void pair_few_s16(const int16_t *x, int32_t count, uint32_t *a) {
-    uint32_t words[2] = {0u, 0u};
-    for (int32_t i = 0; i < count && i < 4; i++) {
-        words[i & 1] |= (uint32_t)(uint16_t)x[i] << (8 * (i & 2));
-    }
-    a[0] = words[0];
-    a[1] = words[1];
+    arrange_four(x, count, a);
 }
 
 #define DEFINE_PAIR_ANY(TYPE)                                                                                                    \

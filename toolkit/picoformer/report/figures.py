@@ -193,6 +193,8 @@ def _steps(record: Mapping[str, Any], report: Report, most: int) -> Figures:
     notes = [f"{left} cheaper step{'s' if left != 1 else ''} not shown"] if left else []
     if cycles is not None:
         notes.append(f"Cycles: modelled by the {cycles['source']}; memory without wait states")
+    elif record.get("cycles_unmodelled"):
+        notes.append(f"Cycles: none; {record['cycles_unmodelled']}")
     if record.get("compiler") and record.get("emulator"):
         notes.append(
             f"code by {record['compiler']}, run by {record['emulator']}; another compiler's code has other counts"

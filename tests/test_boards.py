@@ -215,7 +215,8 @@ def test_an_archive_holds_what_its_sizes_say(name: str, own: str, arm_tools: Non
 
 
 def test_the_list_says_what_a_board_is_and_what_runs_it() -> None:
-    rows = CliRunner().invoke(main, ["targets"]).output.splitlines()
+    *rows, legend = CliRunner().invoke(main, ["targets"]).output.splitlines()
+    assert legend.startswith("MHz: ")
     assert [row.split()[0] for row in rows] == ["name", *list_targets()]
     row = next(row for row in rows if row.startswith("stm32f411-nucleo"))
     assert re.split(r" {2,}", row) == ["stm32f411-nucleo", "cortex-m4", "16 (100)", "512 KB", "128 KB", "dsp, generic",

@@ -177,8 +177,9 @@ def write_build(
     boards = [target] if target.is_host else [load_target(HOST), target]
     if target.stands_in:
         boards.append(stand_in(target))
-    drafts = [draft_c(graph, board.isa, prefix, tile) for board in boards]
-    refuse_too_large(drafts[boards.index(target)], target, float_graph, scheme)
+    sets = dict.fromkeys(tuple(board.isa) for board in boards)  # a stand-in has those of its board
+    drafts = {isa: draft_c(graph, isa, prefix, tile) for isa in sets}
+    refuse_too_large(drafts[tuple(target.isa)], target, float_graph, scheme)
     manifest = Manifest(
         graph.name,
         scheme,
@@ -208,9 +209,9 @@ def write_build(
                 copy_quantization(quantized, folder, graph.name)
         card = [f"{key}: {value}" for key, value in _provenance(manifest).items()]
         compilers: dict[str, str] = {}
-        for number, (board, draft) in enumerate(zip(boards, drafts, strict=True), start=1):
+        for number, board in enumerate(boards, start=1):
             tick(board.name, number)
-            model = write_c(draft, folder / board.name / "source", card=card)
+            model = write_c(drafts[tuple(board.isa)], folder / board.name / "source", card=card)
             _write_memory(model.plan, folder / board.name)
             place = folder / board.name
             if board.is_library:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from picoformer.backends.c.isa.layout import up
+
 Sizes = Mapping[str, int]
 Terms = Callable[[Sizes], list[float]]
-
-
-def _up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
 
 
 def linear(s: Sizes) -> list[float]:
@@ -19,7 +17,7 @@ def linear(s: Sizes) -> list[float]:
     rows, n, k, block = s["rows"], s["n"], s["k"], s.get("block", 0)
     passes = math.ceil(rows / block) if block else 1
     twos, sixes = math.ceil(rows / 2), math.ceil(rows / 6)
-    n2, n8, k4, vectors = _up(n, 2), _up(n, 8), _up(k, 4), math.ceil(k / 16)
+    n2, n8, k4, vectors = up(n, 2), up(n, 8), up(k, 4), math.ceil(k / 16)
     return [
         rows * n * k,
         2 * twos * n2 * k4,
@@ -45,9 +43,9 @@ def linear(s: Sizes) -> list[float]:
 def attention(s: Sizes) -> list[float]:
     """Products of all pairs of a query and a key it sees, the softmax of these, and keys and values made ready."""
     queries, keys, heads = s["queries"], s["keys"], s["heads"]
-    width = _up(s["head_size"], 4) + _up(s["value_size"], 4)
+    width = up(s["head_size"], 4) + up(s["value_size"], 4)
     pairs = queries * keys - (queries * (queries - 1) / 2 if s.get("causal") else 0)
-    fours = queries * _up(keys, 4) - (queries * (queries - 1) / 2 if s.get("causal") else 0)
+    fours = queries * up(keys, 4) - (queries * (queries - 1) / 2 if s.get("causal") else 0)
     own = s["kv_heads"]
     return [
         heads * pairs * width,

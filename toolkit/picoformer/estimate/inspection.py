@@ -75,7 +75,12 @@ class Estimate:
 
 def estimate(graph: Graph, target: Target, scheme: str, tile: Tile = "auto") -> Estimate:
     """Estimate a graph, quantized for an integer scheme, on a board; `tile` as for a build."""
-    draft, table = draft_c(graph, target.isa, tile=tile), cost_table(target)
+    return estimate_draft(draft_c(graph, target.isa, tile=tile), target, scheme)
+
+
+def estimate_draft(draft: Draft, target: Target, scheme: str) -> Estimate:
+    """Estimate a draft, made for the target's instruction sets."""
+    table = cost_table(target)
     sizes = image_sizes(draft, target, table)
     if table is None:
         missing = f"no cost table for {target.cpu}"
@@ -177,7 +182,8 @@ def boards_that_fit(model: Path, scheme: str, shapes: Mapping[str, tuple[int, ..
     """The estimates on every board that comes with picoformer and has the memory, by name."""
     graph = made_up_graph(import_model(model, shapes), scheme)
     boards = [board for board in map(load_target, list_targets()) if not board.is_host]
-    found = [estimate(graph, board, scheme) for board in boards]
+    drafts = {isa: draft_c(graph, isa) for isa in dict.fromkeys(tuple(board.isa) for board in boards)}
+    found = [estimate_draft(drafts[tuple(board.isa)], board, scheme) for board in boards]
     return [one for one in found if one.fits]
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from picoformer.backends.c.isa import Layout, LinearLayout
 from picoformer.backends.c.rows import RowWise, row_wise
@@ -28,8 +32,11 @@ _IN_PLACE: dict[str, tuple[str, ...]] = {
 _IN_PLACE_FLOAT = ("Add", "Mul")
 
 
-def aligned(size: int) -> int:
-    """`size` bytes as a place takes them."""
+Bytes = TypeVar("Bytes", int, NDArray[np.int64])
+
+
+def aligned(size: Bytes) -> Bytes:
+    """`size` bytes as a place takes them; of an array, each."""
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 

@@ -163,14 +163,10 @@ def live_by_tiles(flow: Flow, first: int, last: int, heights: Any) -> Any:
     for call in range(first, last + 1):
         for name in inside:
             if flow.defined[name] <= call <= flow.last[name]:
-                result[call - first] += _aligned(heights * (flow.bytes(name) // rows.rows))
-        result[call - first] -= _aligned(heights * merged[call - first])
+                result[call - first] += aligned(heights * (flow.bytes(name) // rows.rows))
+        result[call - first] -= aligned(heights * merged[call - first])
         result[call - first] += [aligned(flow.scratch(call, int(height))) for height in heights]
     return result
-
-
-def _aligned(sizes: Any) -> Any:
-    return -(-sizes // 16) * 16
 
 
 def _least(flow: Flow, edges: list[list[_Edge]], limit: float) -> int:

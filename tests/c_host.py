@@ -31,7 +31,7 @@ class TensorInfo(ctypes.Structure):
 
 
 class Piece(ctypes.Structure):
-    _fields_ = (("step", ctypes.c_uint32), ("offset", ctypes.c_uint32), ("bytes", ctypes.c_uint32))
+    _fields_ = (("step", ctypes.c_uint32), ("data", ctypes.c_void_p), ("bytes", ctypes.c_uint32))
 
 
 class DeviceModel(ctypes.Structure):
@@ -90,7 +90,7 @@ class Host:
             device.next(device.state, ctypes.byref(piece))
             more = device.step(device.state)
             assert more in (0, 1)
-            outputs[piece.step] += ctypes.string_at(device.arena + piece.offset, piece.bytes)
+            outputs[piece.step] += ctypes.string_at(piece.data, piece.bytes)
         for tensor, data in zip(device.steps[: device.step_count], outputs, strict=True):
             assert len(data) == tensor.bytes, tensor.name
             yield tensor.name.decode(), data

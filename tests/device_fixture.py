@@ -81,7 +81,7 @@ static const pf_tensor_info steps[] = {{"looked_up", 2048, 2000}, {"sums", 0, 40
 static void test_next(const void *state, pf_piece *piece)
 {
     piece->step = ((const test_state *)state)->next;
-    piece->offset = steps[piece->step].offset;
+    piece->data = test_arena + steps[piece->step].offset;
     piece->bytes = steps[piece->step].bytes;
 }
 
@@ -129,7 +129,7 @@ static const pf_tensor_info one[] = {{"turns", 0, 4}};
 static void exact_next(const void *state, pf_piece *piece)
 {
     (void)state;
-    *piece = (pf_piece){0, 0, 4};
+    *piece = (pf_piece){0, test_arena, 4};
 }
 const pf_device_model pf_device = {
     .name = "exact",
@@ -198,19 +198,19 @@ TILED_DEVICE_C = (
     .replace('{{"inverted", 0, 40}', '{{"inverted", 2004, 40}')
     .replace(
         """    piece->step = ((const test_state *)state)->next;
-    piece->offset = steps[piece->step].offset;
+    piece->data = test_arena + steps[piece->step].offset;
     piece->bytes = steps[piece->step].bytes;
 """,
         """    const uint32_t call = ((const test_state *)state)->next, row = call == 0 ? 0 : (call - 1u) / 3u * 8u;
     const uint32_t bytes = 2u * (row + 8u < 20u ? 8u : 20u - row);
     if (call == 0)
-        *piece = (pf_piece){0, 2048, 2000};
+        *piece = (pf_piece){0, test_arena + 2048, 2000};
     else if (call % 3u == 1u)
-        *piece = (pf_piece){0, 2048, 0}; /* again */
+        *piece = (pf_piece){0, test_arena + 2048, 0}; /* again */
     else if (call % 3u == 2u)
-        *piece = (pf_piece){1, 4050, bytes};
+        *piece = (pf_piece){1, test_arena + 4050, bytes};
     else
-        *piece = (pf_piece){2, 2004u + 2u * row, bytes};
+        *piece = (pf_piece){2, test_arena + 2004u + 2u * row, bytes};
 """,
     )
 )

@@ -89,16 +89,15 @@ uint8_t pf_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until
         pf_port_watchdog(0);
         pf_running_step = PF_NO_STEP;
         if (more < 0) return PF_STEP_FAILED; /* whoever called refuses the request, in place of the next frame */
-        const uint8_t *bytes = pf_device.arena + piece.offset;
         if (piece.step == until) missing -= piece.bytes;
         if (flags & PF_RUN_STEP) {
-            if (piece.step == until) stream_bytes(&out, bytes, piece.bytes);
+            if (piece.step == until) stream_bytes(&out, piece.data, piece.bytes);
             continue;
         }
         stream_u16(&out, piece.step);
         if (flags & PF_RUN_CRC) {
             stream_u32(&out, piece.bytes);
-            stream_u32(&out, pf_crc32(0, bytes, piece.bytes));
+            stream_u32(&out, pf_crc32(0, piece.data, piece.bytes));
         }
         if (flags & PF_RUN_CYCLES) stream_u32(&out, taken);
     }

@@ -111,7 +111,7 @@ class Runner:
     def __init__(self, session: Session, graph: Graph, steps: int, name: str, progress: Progress | None) -> None:
         self.session, self.graph, self.name, self.progress = session, graph, name, progress
         hello = session.device.hello()
-        wanted = (len(graph.inputs), len(graph.outputs), steps)
+        wanted = (len(graph.ports[0]), len(graph.ports[1]), steps)
         if (hello.input_count, hello.output_count, hello.step_count) != wanted:
             raise DeviceError(f"{name}: the firmware's inputs, outputs and steps are not this build's; flash it again")
 
@@ -129,7 +129,7 @@ class Runner:
             outputs.append(result.outputs)
         if self.progress:
             self.progress(f"running on {self.name}", samples, samples, 0.0)
-        values = {name: self._stack(name, [row[i] for row in outputs]) for i, name in enumerate(self.graph.outputs)}
+        values = {name: self._stack(name, [row[i] for row in outputs]) for i, name in enumerate(self.graph.ports[1])}
 
         def fetch(sample: int, step: int) -> bytes:
             self._write(inputs, sample)
@@ -143,7 +143,7 @@ class Runner:
         return Measured(session.instructions, session.uncounted, session.device.stack().used, session.emulator)
 
     def _write(self, inputs: Mapping[str, Array], sample: int) -> None:
-        for index, name in enumerate(self.graph.inputs):
+        for index, name in enumerate(self.graph.ports[0]):
             type_, value = self.graph.types[name], inputs[name][sample]
             if type_.quant is not None and value.dtype.kind == "f":
                 value = quantize_real(value, type_.quant, type_.dtype)

@@ -14,8 +14,8 @@ typedef struct pf_tensor_info {
  * by tiles of rows takes several calls, and other steps' calls come in between. */
 typedef struct pf_piece {
     uint32_t step;
-    uint32_t offset; /* into the arena, where they lie right after the call */
-    uint32_t bytes;  /* 0: the call repeats rows that were computed before */
+    const uint8_t *data; /* where they lie right after the call */
+    uint32_t bytes;      /* 0: the call repeats rows that were computed before */
 } pf_piece;
 
 /* Filled in by the generated model_device.c; the runtime only reads it. */

@@ -30,6 +30,11 @@ class Graph:
     """A model. Nodes stand in execution order; `types` knows every value; `constants` holds the known ones.
 
     Value names come from the source file and stay the same down to C symbols and parity reports.
+
+    `states` are pairs (input, output) that live from one run to the next: what the output holds after a run is what the
+    input holds in the next one, as the keys and values of a decoder do. They stand in `inputs` and `outputs` too.
+    `count` names the input, one int32, that says how many rows of the block are there; the first axis of every value in
+    `block` has that many. Empty where no rows are ever missing.
     """
 
     name: str
@@ -38,6 +43,8 @@ class Graph:
     nodes: tuple[Node, ...]
     types: Mapping[str, TensorType]
     constants: Mapping[str, Array] = field(default_factory=dict)
+    states: tuple[tuple[str, str], ...] = ()
+    count: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "types", MappingProxyType(dict(self.types)))
@@ -61,6 +68,25 @@ class Graph:
             for name in dict.fromkeys(node.inputs):
                 found.setdefault(name, []).append(node)
         return {name: tuple(nodes) for name, nodes in found.items()}
+
+    @cached_property
+    def ports(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Inputs and outputs that somebody outside writes and reads: all but the states."""
+        before, after = {pair[0] for pair in self.states}, {pair[1] for pair in self.states}
+        inputs = tuple(name for name in self.inputs if name not in before)
+        return inputs, tuple(name for name in self.outputs if name not in after)
+
+    @cached_property
+    def block(self) -> frozenset[str]:
+        """The values of which only the first `count` rows are there: inputs with an axis, but for states, and what is
+        computed from them row by row."""
+        if not self.count:
+            return frozenset()
+        found = {name for name in self.ports[0] if self.types[name].shape}
+        for node in self.nodes:
+            if node.op.keeps_rows and (found.intersection(node.inputs) or node.op.makes_rows):
+                found.add(node.output)
+        return frozenset(found)
 
     def operand(self, name: str) -> Operand:
         """Type and, if constant, value of a value."""
@@ -88,6 +114,8 @@ class Graph:
         inputs: tuple[str, ...] | None = None,
         outputs: tuple[str, ...] | None = None,
         name: str | None = None,
+        states: tuple[tuple[str, str], ...] | None = None,
+        count: str | None = None,
     ) -> Graph:
         """A copy with some parts exchanged."""
         changes: dict[str, object] = {
@@ -99,6 +127,8 @@ class Graph:
                 "inputs": inputs,
                 "outputs": outputs,
                 "name": name,
+                "states": states,
+                "count": count,
             }.items()
             if value is not None
         }

@@ -40,6 +40,11 @@ class Operator(abc.ABC):
 
     kind: ClassVar[str] = ""
     """Stable name of the operator in files and reports."""
+    keeps_rows: ClassVar[bool] = True
+    """Whether row r of the output belongs to row r of a block; not so where an operator takes one row of it, or keeps
+    them in a cache."""
+    makes_rows: ClassVar[bool] = False
+    """Whether the output has the rows of a block though no operand has: it is made from the block's position."""
 
     @abc.abstractmethod
     def infer(self, inputs: Sequence[TensorType]) -> TensorType:

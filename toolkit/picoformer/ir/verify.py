@@ -47,6 +47,11 @@ def verify(graph: Graph) -> Graph:
     for name in graph.outputs:
         if name not in defined:
             raise GraphError(f"{graph.name}: output '{name}' is never computed")
+    for before, after in graph.states:
+        if before not in graph.inputs or after not in graph.outputs or graph.types[before] != graph.types[after]:
+            raise GraphError(f"{graph.name}: '{before}' and '{after}' are not the two ends of a state")
+    if graph.count and (graph.count not in graph.inputs or graph.types[graph.count].elements != 1):
+        raise GraphError(f"{graph.name}: '{graph.count}' does not count the rows of a block")
     for name, value in graph.constants.items():
         expected = graph.types[name]
         if value.shape != expected.shape or value.dtype != expected.dtype.numpy:

@@ -42,7 +42,9 @@ def load_graph(folder: Path) -> Graph:
             for n in record["nodes"]
         )
         types = {name: _type(value) for name, value in record["types"].items()}
-        graph = Graph(record["name"], tuple(record["inputs"]), tuple(record["outputs"]), nodes, types, constants)
+        states = tuple((before, after) for before, after in record.get("states", ()))
+        ends = tuple(record["inputs"]), tuple(record["outputs"])
+        graph = Graph(record["name"], *ends, nodes, types, constants, states, record.get("count", ""))
         return verify(graph)
     except FileNotFoundError as error:
         raise ModelError(
@@ -74,6 +76,8 @@ def graph_identity(graph: Graph) -> bytes:
 
 
 def _to_json(graph: Graph) -> dict[str, Any]:
+    between = {"states": [list(pair) for pair in graph.states]} if graph.states else {}
+    counted = {"count": graph.count} if graph.count else {}
     return {
         "format": FORMAT,
         "name": graph.name,
@@ -91,6 +95,8 @@ def _to_json(graph: Graph) -> dict[str, Any]:
         ],
         "types": {name: _type_json(type_) for name, type_ in graph.types.items()},
         "constants": {f"c{i}": name for i, name in enumerate(graph.constants)},
+        **between,
+        **counted,
     }
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from picoformer.backends.c.block import Block, block_of
 from picoformer.backends.c.interface import Port, check_prefix, ports_of
 from picoformer.backends.c.isa import layout_of
 from picoformer.backends.c.literals import array_body, c_type
 from picoformer.backends.c.names import Names, comment, identifier, string
 from picoformer.backends.c.operators import EMITTERS, FUSED, Unsupported
 from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
+from picoformer.backends.c.schedule import Step
 from picoformer.backends.c.site import Parts, Site, describe, dimensions
 from picoformer.backends.c.sources import sources_of
 from picoformer.backends.c.tiling import Tile, check_tile
@@ -37,6 +39,7 @@ class CModel:
     sources: tuple[str, ...]
     plan: MemoryPlan
     arena_bytes: int
+    state_bytes: int
     weights_bytes: int
     functions: tuple[str, ...]
 
@@ -73,6 +76,7 @@ class Draft:
     prefix: str
     plan: MemoryPlan
     ports: tuple[Port, ...]
+    block: Block | None
     parts: Parts
     rows: tuple[Row, ...]
     sources: tuple[str, ...]
@@ -97,9 +101,13 @@ def draft_c(graph: Graph, target_isa: Sequence[str], prefix: str = "model", tile
     lowered = _lower(graph)
     _refuse(graph)
     ports = ports_of(graph, prefix)
-    plan = plan_memory(graph, layout, [port.value for port in ports if port.is_length], tile)
+    block = block_of(graph)
+    keep = [port.value for port in ports if port.is_length]
+    if block:
+        keep += [block.count, block.position]
+    plan = plan_memory(graph, layout, keep, "none" if block else tile)
     names = _local_names(plan)
-    offsets = {value.name: f"AT_{names[value.name].upper()}" for value in plan.values}
+    offsets = {value.name: f"AT_{names[value.name].upper()}" for value in (*plan.values, *plan.states)}
     parts = Parts(prefix, Names(_own_symbols(prefix, ports)))
     rows = []
     for index, call in enumerate(plan.schedule.calls):
@@ -109,7 +117,9 @@ def draft_c(graph: Graph, target_isa: Sequence[str], prefix: str = "model", tile
         emitter = EMITTERS[step.kind] if len(step.nodes) == 1 else FUSED[step.kind]
         assert callable(emitter)
         rows.append(_row(site, emitter(site)))
-    return Draft(graph, prefix, plan, ports, parts, tuple(rows), sources_of(parts.functions, target_isa), offsets)
+    if block:
+        parts.accessors.add(DType.INT32)
+    return Draft(graph, prefix, plan, ports, block, parts, tuple(rows), sources_of(parts.functions, target_isa), offsets)
 
 
 def emit_c(
@@ -170,8 +180,9 @@ def _local_names(plan: MemoryPlan) -> dict[str, str]:
     """Value or scratch → its identifier inside model.c."""
     names = Names()
     found: dict[str, str] = {}
-    for value in plan.values:
-        found[value.name] = names.unique(identifier(value.name))
+    for value in (*plan.values, *plan.states, *(step for step in plan.steps if step.output in plan.aliases)):
+        name = value.output if isinstance(value, Step) else value.name
+        found[name] = names.unique(identifier(name))
     return found
 
 
@@ -215,11 +226,14 @@ def _context(draft: Draft, card: Sequence[str]) -> dict[str, Any]:
         "card": [comment(line) for line in card],
         "plan": plan,
         "arena_bytes": draft.arena_bytes,
+        "state_bytes": plan.state_bytes,
         "weights_bytes": draft.weights_bytes,
         "arrays": list(parts.arrays.values()),
         "structs": parts.structs,
         "accessors": sorted(parts.accessors, key=lambda dtype: dtype.value),
+        "kept_accessors": sorted(parts.kept, key=lambda dtype: dtype.value),
         "uses_length": parts.uses_length,
+        "block": draft.block,
         "rows": draft.rows,
         "steps": sorted((row for row in draft.rows if not row.again), key=lambda row: row.step),
         "tilings": plan.schedule.tilings,
@@ -227,7 +241,8 @@ def _context(draft: Draft, card: Sequence[str]) -> dict[str, Any]:
         "inputs": [port for port in draft.ports if not port.is_output],
         "outputs": [port for port in draft.ports if port.is_output],
         "places": [(offsets[value.name], value) for value in plan.values],
-        "place_width": max(len(f"{offsets[value.name]} = {value.offset},") for value in plan.values),
+        "kept": [(offsets[value.name], value) for value in plan.states],
+        "place_width": max(len(f"{offsets[v.name]} = {v.offset},") for v in (*plan.values, *plan.states)),
         "offsets": offsets,
         "identity": [f"0x{byte:02x}" for byte in identity],
         "describe": lambda name: describe(graph.types[name]),
@@ -251,15 +266,20 @@ class _Piece:
     """0 where the call repeats what was computed before."""
     stride: int
     """Bytes from one row's place to the next; 0 where each tile takes the place of the one before."""
+    counted: bool
+    """Whether it has as many rows as the block of a run."""
+    kept: bool
+    """Whether it is a state: its offset is that in the memory that is kept."""
 
 
 def _piece(graph: Graph, plan: MemoryPlan, index: int) -> _Piece:
     call, tiling, place = plan.schedule.calls[index], plan.schedule.tiling_of(index), plan.written(index)
-    rows = tiling.rows if tiling else 1
+    counted = place.value in graph.block
+    rows = graph.types[place.value].shape[0] if counted else tiling.rows if tiling else 1
     row_bytes = graph.types[place.value].bytes // rows
-    height = tiling.height if tiling else 1
+    height = tiling.height if tiling else rows
     stride = 0 if place.height else row_bytes
-    return _Piece(call.step, place.offset, rows, height, 0 if call.again else row_bytes, stride)
+    return _Piece(call.step, place.offset, rows, height, 0 if call.again else row_bytes, stride, counted, place in plan.states)
 
 
 def _describe_place(graph: Graph, place: PlacedValue) -> str:
@@ -306,6 +326,7 @@ def _write(context: dict[str, Any], draft: Draft, out: Path) -> CModel:
         sources,
         draft.plan,
         draft.arena_bytes,
+        draft.plan.state_bytes,
         draft.weights_bytes,
         tuple(draft.parts.functions),
     )

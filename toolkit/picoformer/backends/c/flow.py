@@ -13,7 +13,7 @@ from picoformer.backends.c.isa import Layout, LinearLayout
 from picoformer.backends.c.rows import RowWise, row_wise
 from picoformer.backends.c.schedule import Call, Step, Tiling
 from picoformer.ir import DType, Graph, Node
-from picoformer.ops import Linear
+from picoformer.ops import KvAppend, Linear, Reshape
 
 ALIGNMENT = 16
 
@@ -60,12 +60,14 @@ class Flow:
         self.steps, self.calls, self.keep = tuple(steps), tuple(calls), tuple(keep)
         self.aliases = aliases_of(graph)
         self._scratch: dict[tuple[int, int | None], int] = {}
+        states = {before for before, _ in graph.states}
+        inside = [name for name in graph.inputs if name not in states]  # of the arena: states have a place of their own
         self.outputs: list[str] = []
         self.names: list[dict[str, str]] = []
         """By call: the root of each value that it reads → whose bytes these are at that time."""
-        self.defined = dict.fromkeys(graph.inputs, -1)
-        self.last = dict.fromkeys(graph.inputs, -1)
-        self.value = {name: name for name in graph.inputs}
+        self.defined = dict.fromkeys(inside, -1)
+        self.last = dict.fromkeys(inside, -1)
+        self.value = {name: name for name in inside}
         """What is computed → the value of the graph that it is."""
         current: dict[str, str] = {}
         for index, call in enumerate(self.calls):
@@ -73,7 +75,11 @@ class Flow:
             roots = [self.aliases.get(name, name) for name in step.reads(graph)]
             self.names.append({root: current.get(root, root) for root in roots})
             for name in self.names[-1].values():
-                self.last[name] = index
+                if name not in states:
+                    self.last[name] = index
+            if step.output in self.aliases:  # a state, written where it lies
+                self.outputs.append(self.aliases[step.output])
+                continue
             output = again_name(step.output, index) if call.again else step.output
             current[step.output] = output
             self.outputs.append(output)
@@ -81,7 +87,8 @@ class Flow:
             self.defined[output] = self.last[output] = index
         for name in (*graph.outputs, *keep):
             root = self.aliases.get(name, name)
-            self.last[current.get(root, root)] = len(self.calls)
+            if root not in states:
+                self.last[current.get(root, root)] = len(self.calls)
 
     @cached_property
     def _wide(self) -> dict[str, bool]:
@@ -184,10 +191,10 @@ class Flow:
 
 
 def aliases_of(graph: Graph) -> dict[str, str]:
-    """The output of each Reshape → the value whose bytes it is."""
+    """The output of each Reshape → the value whose bytes it is; likewise a cache that is appended to."""
     aliases: dict[str, str] = {}
     for node in graph.nodes:
-        if node.op.kind == "Reshape":
+        if isinstance(node.op, Reshape | KvAppend):
             aliases[node.output] = aliases.get(node.inputs[0], node.inputs[0])
     return aliases
 

@@ -88,10 +88,10 @@ def check_prefix(prefix: str) -> None:
 
 
 def ports_of(graph: Graph, prefix: str) -> tuple[Port, ...]:
-    """Inputs, then outputs, of a graph; UnsupportedError for one whose type has no place in a header."""
+    """Inputs, then outputs, of a graph, its states left out; UnsupportedError for one whose type has no place in a header."""
     aliases = {node.output: node.inputs[0] for node in graph.nodes if node.op.kind == "Reshape"}
     ports = []
-    for is_output, values in ((False, graph.inputs), (True, graph.outputs)):
+    for is_output, values in zip((False, True), graph.ports, strict=True):
         names = Names()
         for value in dict.fromkeys(values):
             type_ = graph.types[value]

@@ -26,7 +26,7 @@ def broadcast(site: Site) -> tuple[str, tuple[int, int]]:
         )
     period, inner = pattern
     order = (first, second)
-    if site.tiling is None:
+    if site.rows is None:
         return site.struct("pf_broadcast", "shape", count=site.out.elements, period=period, inner=inner), order
     elements = f"rows * {site.out.width}" if site.out.width > 1 else "rows"
     of_each_row = period * inner == site.out.elements

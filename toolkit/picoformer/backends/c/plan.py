@@ -46,7 +46,8 @@ class MemoryPlan:
 
     `aliases` maps the output of a Reshape to the value whose bytes it is; `outputs` has the name of what each call
     computes, `names` by call the root of each value read → the name of whose bytes it reads. The scratch of call i is
-    the value `scratch_name(i)`. All sizes are multiples of 16 bytes.
+    the value `scratch_name(i)`. All sizes are multiples of 16 bytes. `states` lie in memory of their own, which is kept
+    from run to run; their offsets count from its start.
     """
 
     schedule: Schedule
@@ -57,10 +58,16 @@ class MemoryPlan:
     peak: int
     lower_bound: int
     floor: int
+    states: tuple[PlacedValue, ...] = ()
 
     @cached_property
     def _places(self) -> dict[str, PlacedValue]:
-        return {value.name: value for value in self.values}
+        return {value.name: value for value in (*self.values, *self.states)}
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of memory that the states take."""
+        return sum(aligned(value.bytes) for value in self.states)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -144,7 +151,18 @@ def plan_schedule(
             best = plan
     assert best is not None
     live = best.live(best.fullest)
-    return replace(best, lower_bound=bound or live, floor=floor or live)
+    return replace(best, lower_bound=bound or live, floor=floor or live, states=_place_states(graph))
+
+
+def _place_states(graph: Graph) -> tuple[PlacedValue, ...]:
+    """The states one after the other."""
+    found: list[PlacedValue] = []
+    offset = 0
+    for before, _ in graph.states:
+        size = graph.types[before].bytes
+        found.append(PlacedValue(before, size, 0, 0, offset, value=before))
+        offset += aligned(size)
+    return tuple(found)
 
 
 def _lifetimes(flow: Flow, schedule: Schedule) -> tuple[PlacedValue, ...]:

@@ -56,6 +56,8 @@ class Parts:
     structs: list[ParameterStruct] = field(default_factory=list)
     functions: dict[str, None] = field(default_factory=dict)
     accessors: set[DType] = field(default_factory=set)
+    kept: set[DType] = field(default_factory=set)
+    """Types of the states that are read."""
     uses_length: bool = False
 
     def array(self, wish: str, values: Array, note: str) -> str:
@@ -114,6 +116,15 @@ class Site:
         return self.tiling.height if self.tiling else None
 
     @cached_property
+    def rows(self) -> int | None:
+        """All rows of a step that computes some of them, `rows` in C: a tile's, or those of a block that are there;
+        None where it computes all."""
+        if self.tiling is not None:
+            return self.tiling.rows
+        block = self.graph.types[self.step.output].shape[0] if self.step.output in self.graph.block else 1
+        return block if block > 1 else None
+
+    @cached_property
     def _whole(self) -> frozenset[str]:
         """Operands that are read whole whichever rows are computed."""
         rows = row_wise(self.graph, self.step)
@@ -121,9 +132,10 @@ class Site:
 
     def count(self, elements: int, word: str) -> Argument:
         """How many of `elements` the call works on, as an argument of a call."""
-        if self.tiling is None:
+        every = self.rows
+        if every is None:
             return elements, word
-        each = elements // self.tiling.rows
+        each = elements // every
         return "rows" if each == 1 else (f"rows * {each}", word)
 
     def unsupported(self, reason: str) -> UnsupportedError:
@@ -161,6 +173,9 @@ class Site:
     def _pointer(self, root: str, dtype: DType) -> str:
         if dtype is DType.BOOL:
             raise self.unsupported(f"'{root}' is boolean")
+        if any(root == before for before, _ in self.graph.states):
+            self.parts.kept.add(dtype)
+            return f"kept_{dtype.value}(m, {self.offsets[root]})"
         self.parts.accessors.add(dtype)
         return f"{dtype.value}(m, {self.offsets[root]})"
 

@@ -1,0 +1,46 @@
+"""A model that goes on where its last run stopped: how many rows a run has, and where in the caches they belong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from picoformer.errors import UnsupportedError
+from picoformer.ir import Graph
+from picoformer.ops import KvAppend
+
+
+@dataclass(frozen=True)
+class Block:
+    """A run has 1 to `rows` rows, as the input `count` says; the first stands at the input `position`, and the last
+    before `context`."""
+
+    rows: int
+    context: int
+    count: str
+    position: str
+
+
+def block_of(graph: Graph) -> Block | None:
+    """What a graph with states says about its rows; None for one without.
+
+    Raises UnsupportedError for states that are not caches of one length, written at one position.
+    """
+    if not graph.states:
+        return None
+    appends = [graph.producers[after] for _, after in graph.states if after in graph.producers]
+    places = {node.inputs[2:4] for node in appends if isinstance(node.op, KvAppend)}
+    lengths = {
+        graph.types[node.output].shape[-1 if node.op.transposed else -2]
+        for node in appends
+        if isinstance(node.op, KvAppend)
+    }
+    known = all(isinstance(node.op, KvAppend) for node in appends) and len(appends) == len(graph.states)
+    rows = {graph.types[name].shape[0] for name in graph.ports[0] if graph.types[name].shape}
+    if not known or len(places) != 1 or len(lengths) != 1 or len(rows) != 1:
+        raise UnsupportedError(
+            f"the states of model '{graph.name}' are not caches of one length to which every run appends at one position"
+        )
+    position, count = places.pop()
+    if count != graph.count:
+        raise UnsupportedError(f"model '{graph.name}' counts its rows by '{graph.count}', its caches by '{count}'")
+    return Block(rows.pop(), lengths.pop(), count, position)

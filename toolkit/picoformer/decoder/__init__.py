@@ -1,0 +1,1 @@
+"""Language models token by token: the decode step as a graph with caches, quantized, built, and run to write text."""

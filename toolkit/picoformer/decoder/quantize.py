@@ -1,0 +1,106 @@
+"""Quantizing a language model: on windows of text as one long block, then the same grids for a step of few tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from picoformer.decoder.graph import COUNT, LOGITS, POSITION, TABLE, TOKENS, decoder_graph
+from picoformer.errors import ConfigError, DataError, UnsupportedError
+from picoformer.ir import Graph, Node, TensorType, verify
+from picoformer.ir.operator import Array, LoweringError
+from picoformer.models.config import TransformerConfig
+from picoformer.ops import PositionIds, TakeRow
+from picoformer.quantize import SCHEMES, QuantizeSettings, quantize
+from picoformer.reference import lower_graph, run_float
+
+DECODER_SCHEMES = ("float32", "int8x16", "int4x16")
+"""Schemes that language models are built in: text takes 16-bit activations."""
+
+
+def window_inputs(graph: Graph, windows: Array) -> dict[str, Array]:
+    """All inputs of a window graph for `windows` of tokens, (samples, window): from position 0, on empty caches."""
+    samples, length = windows.shape
+    counts = np.full(samples, length, np.int32)
+    inputs: dict[str, Array] = {TOKENS: windows.astype(np.int32), POSITION: np.zeros(samples, np.int32), COUNT: counts}
+    for before, _ in graph.states:
+        shape = graph.types[before].shape
+        inputs[before] = np.broadcast_to(np.zeros((), np.float32), (samples, *shape))
+    return inputs
+
+
+def window_graph(config: TransformerConfig, weights: Mapping[str, Array], window: int, context: int = 0) -> Graph:
+    """The decoder that reads a window of text at once and says logits for every token of it."""
+    return decoder_graph(config, weights, block=window, context=context, caches=window, every=True)
+
+
+def quantize_decoder(
+    config: TransformerConfig,
+    weights: Mapping[str, Array],
+    windows: Array,
+    scheme: str,
+    context: int = 0,
+    settings: QuantizeSettings | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Graph:
+    """The window graph in an integer scheme, calibrated on `windows` of tokens (samples, window), int.
+
+    Raises ConfigError for another scheme, DataError for tokens that are none of the vocabulary, UnsupportedError naming
+    a node that has no integer form.
+    """
+    if scheme not in DECODER_SCHEMES[1:]:
+        raise ConfigError(f"scheme '{scheme}' is not for language models; use one of {', '.join(DECODER_SCHEMES)}")
+    if windows.ndim != 2 or windows.shape[0] == 0 or windows.shape[1] < 2:
+        raise DataError("calibration needs windows of two tokens or more; give a longer text")
+    if windows.min() < 0 or windows.max() >= config.vocab_size:
+        raise DataError(f"a token of the calibration text is outside the vocabulary of {config.vocab_size}")
+    graph = window_graph(config, weights, windows.shape[1], context)
+    chosen = SCHEMES[scheme]
+    settings = dataclasses.replace(
+        settings or QuantizeSettings(), activations=chosen.activations, weights=chosen.weights
+    )
+    try:
+        typed = quantize(graph, window_inputs(graph, windows), run_float, settings, progress)
+        lower_graph(typed)
+    except LoweringError as error:
+        raise UnsupportedError(f"{error}; use scheme float32, or another model") from None
+    return typed
+
+
+def step_graph(window: Graph, block: int, context: int) -> Graph:
+    """A window graph, float or quantized, as the decode step of up to `block` tokens with caches of `context` rows.
+
+    Constants and grids stay; the logits are those of the last token of the block.
+    """
+    types = dict(window.types)
+    types[TOKENS] = dataclasses.replace(types[TOKENS], shape=(block,))
+    nodes: list[Node] = []
+    caches = {before: after for before, after in window.states}
+    for node in window.nodes:
+        if node.output in caches.values():
+            before = node.inputs[0]
+            old = types[before]
+            shape = (old.shape[0], context) if node.op.attributes()["transposed"] else (context, old.shape[1])
+            types[before] = dataclasses.replace(old, shape=shape)
+        if isinstance(node.op, PositionIds):
+            node = dataclasses.replace(node, op=PositionIds(block))
+        if node.output == LOGITS:
+            node = _on_last_row(node, types, nodes)
+        inferred = node.op.infer([types[name] for name in node.inputs])
+        types[node.output] = dataclasses.replace(types[node.output], shape=inferred.shape)
+        nodes.append(node)
+    return verify(window.replace(nodes=nodes, types=types))
+
+
+def _on_last_row(head: Node, types: dict[str, TensorType], nodes: list[Node]) -> Node:
+    """The head, reading one row: the last one that is there, which a node before it takes."""
+    x = head.inputs[0]
+    name = f"{x}.last"
+    types[name] = dataclasses.replace(types[x], shape=(1, types[x].shape[-1]))
+    nodes.append(Node(name, TakeRow(), (x, COUNT), name))
+    return dataclasses.replace(head, inputs=(name, *head.inputs[1:]))
+
+
+__all__ = ["DECODER_SCHEMES", "TABLE", "quantize_decoder", "step_graph", "window_graph", "window_inputs"]

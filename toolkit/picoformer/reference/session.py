@@ -1,0 +1,81 @@
+"""Running a graph with states run by run: float or integer meaning, every intermediate value of the last run at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from picoformer.errors import DataError
+from picoformer.ir import DType, Graph
+from picoformer.ir.operator import Array
+from picoformer.reference.executor import LoweredGraph
+
+
+class StateSession:
+    """A graph and what it keeps between runs; caches are zero at first, as on a device.
+
+    `run_node` computes a node's output from its operands that are not constants.
+    """
+
+    def __init__(self, graph: Graph, run_node: Mapping[str, Callable[..., Array]]) -> None:
+        self.graph = graph
+        self._run_node = run_node
+        self._states: dict[str, Array] = {
+            before: np.zeros(graph.types[before].shape, graph.types[before].dtype.numpy) for before, _ in graph.states
+        }
+        self.values: dict[str, Array] = {}
+        """What the last run computed, by name; of a block the rows that were there."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One run on the graph's inputs but for the states; the arrays of a block may have 1 row to as many as it has.
+
+        Returns the outputs but for the states. Raises DataError for inputs that do not fit.
+        """
+        graph = self.graph
+        values: dict[str, Array] = dict(self._states)
+        for name in graph.ports[0]:
+            if name not in inputs:
+                raise DataError(f"input '{name}' is missing; given: {', '.join(inputs) or 'none'}")
+            values[name] = np.asarray(inputs[name])
+        rows = int(values[graph.count]) if graph.count else 0
+        for name in graph.block.intersection(graph.inputs):
+            shape = graph.types[name].shape
+            if not 1 <= rows <= shape[0] or values[name].shape != (rows, *shape[1:]):
+                raise DataError(f"input '{name}' is {list(values[name].shape)}: give 1 to {shape[0]} rows, and count them")
+        with np.errstate(over="ignore", under="ignore"):
+            for node in graph.nodes:
+                result = self._run_node[node.output](*(values[name] for name in graph.activations(node)))
+                values[node.output] = result[:rows] if node.output in graph.block else result
+        self._states = {before: values[after] for before, after in graph.states}
+        self.values = values
+        return {name: values[name] for name in graph.ports[1]}
+
+    def copy(self) -> StateSession:
+        """Another session that goes on from here by itself."""
+        other = StateSession(self.graph, self._run_node)
+        other._states = dict(self._states)  # arrays are never written to, only replaced
+        return other
+
+
+def float_session(graph: Graph) -> StateSession:
+    """The float meaning of a float graph, from caches of zeros on."""
+
+    def bind(index: int) -> Callable[..., Array]:
+        node = graph.nodes[index]
+
+        def run(*activations: Array) -> Array:
+            given = iter(activations)
+            operands = [graph.constants[n] if n in graph.constants else next(given) for n in node.inputs]
+            result = np.asarray(node.op.compute(*operands))
+            return result.astype(np.float32) if graph.types[node.output].dtype is DType.FLOAT32 else result
+
+        return run
+
+    return StateSession(graph, {node.output: bind(index) for index, node in enumerate(graph.nodes)})
+
+
+def integer_session(lowered: LoweredGraph) -> StateSession:
+    """The integer meaning of a quantized graph, from caches of zeros on."""
+    pairs = zip(lowered.graph.nodes, lowered.steps, strict=True)
+    return StateSession(lowered.graph, {node.output: step.execute for node, step in pairs})

@@ -17,7 +17,7 @@ from picoformer.ops.quantized import quant_of, scale_of
 class LoweredEmbedding(Lowered):
     """y[…, d] = requantize(table[id, d], multiplier[id], shift, zero_point). An id outside the table is an error.
 
-    table: (V, D) int8; multiplier: (V,) int32.
+    table: (V, D) int8 or int16; multiplier: (V,) int32.
     """
 
     table: Array
@@ -56,8 +56,8 @@ class Embedding(Operator):
 
     def lower(self, inputs: Sequence[Operand], output: TensorType) -> LoweredEmbedding:
         ids, table = inputs
-        if table.constant is None or table.type.dtype is not DType.INT8:
-            raise LoweringError("the table is not an int8 constant")
+        if table.constant is None or table.type.dtype not in (DType.INT8, DType.INT16):
+            raise LoweringError("the table is not an int8 or int16 constant")
         quant = quant_of(table.type)
         if quant.zero_point != 0 or quant.axis not in (None, -2):
             raise LoweringError("the table is symmetric, per tensor or per row")

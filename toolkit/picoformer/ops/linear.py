@@ -1,4 +1,4 @@
-"""Linear: y = x · Wᵀ + b over the last axis, one requantize per output channel; weights of 8 or 4 bits."""
+"""Linear: y = x · Wᵀ + b over the last axis, one requantize per output channel; weights of 16, 8 or 4 bits."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ WIDE_SHIFT_MIN = 17
 class LoweredLinear(Lowered):
     """acc[n] = bias[n] + Σₖ m[n,k]·weight[n,k]·x[k]; y[n] = requantize(acc[n], multiplier[n], shift, zero_point).
 
-    weight: (N, K) int8, in `weight_dtype`'s range. block_multiplier: (N, ⌈K / BLOCK⌉) uint8 or None; m[n,k] is that of
-    the block k lies in, 1 where there are none. bias: (N,) int32, the input's zero point already folded in.
-    multiplier: (N,) int32. `wide` says that a sum may pass 31 bits and the accumulator is 64 bits. Every sum, partial
-    ones included, times 2^headroom stays below 2^31.
+    weight: (N, K) int8, int16 where `weight_dtype` says so, in that type's range. block_multiplier: (N, ⌈K / BLOCK⌉)
+    uint8 or None; m[n,k] is that of the block k lies in, 1 where there are none. bias: (N,) int32, the input's zero
+    point already folded in. multiplier: (N,) int32. `wide` says that a sum may pass 31 bits and the accumulator is 64
+    bits. Every sum, partial ones included, times 2^headroom stays below 2^31.
     """
 
     weight: Array
@@ -38,12 +38,17 @@ class LoweredLinear(Lowered):
     weight_dtype: DType = DType.INT8
     block_multiplier: Array | None = None
 
+    def expanded_weight(self) -> Array:
+        """(N, K): the weight, times its block multipliers where there are any."""
+        if self.block_multiplier is None:
+            return self.weight
+        blocks = np.repeat(self.block_multiplier.astype(np.int64), BLOCK, axis=1)[:, : self.weight.shape[1]]
+        result: Array = blocks * self.weight
+        return result
+
     def execute(self, *activations: Array) -> Array:
         (x,) = activations
-        weight = self.weight
-        if self.block_multiplier is not None:
-            weight = np.repeat(self.block_multiplier.astype(np.int64), BLOCK, axis=1)[:, : weight.shape[1]] * weight
-        acc = exact_matmul(x, weight.T) + self.bias.astype(np.int64)
+        acc = exact_matmul(x, self.expanded_weight().T) + self.bias.astype(np.int64)
         return requantize(acc, self.multiplier, self.shift, self.zero_point, self.output.dtype)
 
 
@@ -82,10 +87,11 @@ class Linear(Operator):
             raise LoweringError("the weight is not a constant")
         x_quant, w_quant, y_quant = quant_of(x.type), quant_of(weight.type), quant_of(output)
         blocks = w_quant.block_multipliers
-        if weight.type.dtype not in (DType.INT8, DType.INT4) or w_quant.zero_point or w_quant.axis not in (None, -2):
-            raise LoweringError("weights are symmetric int8 or int4, per tensor or per output channel")
-        if weight.type.dtype is DType.INT8 and blocks:
-            raise LoweringError("int8 weights take no block multipliers, only int4 ones do")
+        types = (DType.INT16, DType.INT8, DType.INT4)
+        if weight.type.dtype not in types or w_quant.zero_point or w_quant.axis not in (None, -2):
+            raise LoweringError("weights are symmetric int16, int8 or int4, per tensor or per output channel")
+        if weight.type.dtype is not DType.INT4 and blocks:
+            raise LoweringError(f"{weight.type.dtype.name.lower()} weights take no block multipliers, int4 ones do")
         w = weight.constant.astype(np.int64) * w_quant.element_multipliers(weight.type.shape)
         bias = np.zeros(len(w), np.int64)
         if rest:

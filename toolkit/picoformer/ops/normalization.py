@@ -65,18 +65,23 @@ class LoweredLayerNorm(Lowered):
         return saturate(scaled + self.zero_point, self.output.dtype)
 
     def row_factor(self, variance: Array) -> tuple[Array, Array]:
-        """(R, N): R·2^−N ≈ mantissa·2^−exponent / √variance, R < 2^31 rounded to nearest.
+        """(R, N): see `row_factor`."""
+        return row_factor(self.mantissa, self.exponent, variance)
 
-        (y, h) = reciprocal_sqrt(variance), P = mantissa·y, e = exponent + 62 − h: the factor is P·2^−e. N = the shift
-        that leaves 31 bits of P, in 2..32; R = (P + 2^(e−N−1)) >> (e − N), 0 where e − N > 62, at most 2^31 − 1.
-        """
-        y, half_lead = reciprocal_sqrt(variance)
-        product = self.mantissa * y
-        exponent = self.exponent + 62 - half_lead
-        shift = np.clip(exponent - (bit_length(product) - 31), ROW_SHIFT_MIN, ROW_SHIFT_MAX)
-        drop = exponent - shift
-        factor = np.where(drop > 62, 0, rounding_shift(product, np.minimum(drop, 62)))
-        return np.minimum(factor, MULTIPLIER_LIMIT - 1), shift
+
+def row_factor(mantissa: int, exponent: int, variance: Array) -> tuple[Array, Array]:
+    """(R, N): R·2^−N ≈ mantissa·2^−exponent / √variance, R < 2^31 rounded to nearest.
+
+    (y, h) = reciprocal_sqrt(variance), P = mantissa·y, e = exponent + 62 − h: the factor is P·2^−e. N = the shift
+    that leaves 31 bits of P, in 2..32; R = (P + 2^(e−N−1)) >> (e − N), 0 where e − N > 62, at most 2^31 − 1.
+    """
+    y, half_lead = reciprocal_sqrt(variance)
+    product = mantissa * y
+    total = exponent + 62 - half_lead
+    shift = np.clip(total - (bit_length(product) - 31), ROW_SHIFT_MIN, ROW_SHIFT_MAX)
+    drop = total - shift
+    factor = np.where(drop > 62, 0, rounding_shift(product, np.minimum(drop, 62)))
+    return np.minimum(factor, MULTIPLIER_LIMIT - 1), shift
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class PositionIds(Operator):
     rows: int
 
     kind = "PositionIds"
+    makes_rows = True
 
     def __post_init__(self) -> None:
         if type(self.rows) is not int or self.rows < 1:
@@ -77,6 +78,7 @@ class TakeRow(Operator):
     """Inputs: x (…, B, d), count int32 (). Output (…, 1, d): row count − 1. A count outside 1..B is an IndexError."""
 
     kind = "TakeRow"
+    keeps_rows = False
 
     def infer(self, inputs: Sequence[TensorType]) -> TensorType:
         x, count = inputs

@@ -52,6 +52,7 @@ class KvAppend(Operator):
     bits: int = 16
 
     kind = "KvAppend"
+    keeps_rows = False
 
     def __post_init__(self) -> None:
         if type(self.transposed) is not bool or type(self.bits) is not int or not 2 <= self.bits <= 16:

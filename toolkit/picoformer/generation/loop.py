@@ -1,0 +1,80 @@
+"""Prompt in, text out: the loop of greedy and sampled generation (firmware/text/generate.c does the same)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from picoformer.errors import ConfigError
+from picoformer.generation.random_numbers import RandomNumbers
+from picoformer.generation.sampler import IntegerSampler
+from picoformer.generation.session import Session, check_prompt
+from picoformer.generation.settings import SamplerSettings, Stopping
+from picoformer.generation.stop_strings import StopStrings
+
+
+class End(Enum):
+    """Why a text ended; the numbers are those of C's pf_end."""
+
+    MAX_TOKENS = 1
+    STOP_TOKEN = 2
+    STOP_STRING = 3
+    CALLER = 4
+    CONTEXT = 5
+
+
+@dataclass(frozen=True)
+class Generated:
+    """New tokens, the stop token included; text up to a stop string, empty where nobody said what bytes tokens are."""
+
+    tokens: tuple[int, ...]
+    text: bytes
+    end: End
+
+
+def generate(
+    session: Session,
+    prompt: Sequence[int],
+    settings: SamplerSettings,
+    logits_scale: float | None,
+    stopping: Stopping = Stopping(),  # noqa: B008 - frozen
+    *,
+    bytes_of: Callable[[int], bytes] | None = None,
+    emit: Callable[[int], bool | None] | None = None,
+) -> Generated:
+    """Continue `prompt`. `emit` is told every new token and ends the text by answering true; `bytes_of` says what a token
+    is in bytes, which stop strings need. Stop tokens have no text. `logits_scale` as for IntegerSampler."""
+    if stopping.strings and bytes_of is None:
+        raise ConfigError("stop strings without a tokenizer: tokens have no bytes to compare")
+    check_prompt(session, prompt)
+    sampler = IntegerSampler.from_settings(settings, logits_scale)
+    numbers = RandomNumbers(settings.seed)
+    stops = StopStrings(stopping.strings)
+    tokens: list[int] = []
+    text = b""
+    most = min(stopping.max_tokens, session.context - len(prompt) + 1)
+    logits = session.decode(prompt, 0)
+    while True:
+        token = sampler.sample(logits, [*prompt, *tokens], numbers)
+        tokens.append(token)
+        is_stop = token in stopping.tokens
+        if bytes_of is not None and not is_stop:
+            text += stops.feed(bytes_of(token))
+        is_enough = emit is not None and emit(token)
+        end = (
+            End.STOP_TOKEN
+            if is_stop
+            else End.STOP_STRING
+            if stops.is_complete
+            else End.CALLER
+            if is_enough
+            else None
+            if len(tokens) < most
+            else End.MAX_TOKENS
+            if most == stopping.max_tokens
+            else End.CONTEXT
+        )
+        if end is not None:
+            return Generated(tuple(tokens), text + stops.finish(), end)
+        logits = session.decode([token], len(prompt) + len(tokens) - 1)

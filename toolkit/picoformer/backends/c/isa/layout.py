@@ -15,8 +15,9 @@ class LinearLayout:
     weight_order = "row by row"
     """How a weight lies in memory, in words, for the comment above it."""
 
-    takes_table = True
-    """Whether the kernel looks at `table`: the activation behind a linear layer is computed along."""
+    takes_more = True
+    """Whether the kernel looks at `entries`: the activation behind a linear layer, or the sum with a residual, is
+    computed along."""
 
     mac_instructions = 4.0
     """What a product takes, roughly: instructions are weighed against memory with it."""
@@ -32,6 +33,10 @@ class LinearLayout:
     def block(self, rows: int, k: int) -> int:
         """Rows of the input that the scratch holds at a time: the `block` of pf_linear; 0 where there is no scratch."""
         return 0
+
+    def computed(self, rows: int, k: int) -> int:
+        """Rows that are computed when `rows` of `k` inputs are asked for."""
+        return up(rows, self.rows)
 
     def scratch_bytes(self, rows: int, k: int) -> int:
         """Bytes of scratch for `rows` inputs of `k` elements."""

@@ -41,6 +41,10 @@ class SixRowsLayout(LinearLayout):
     def block(self, rows: int, k: int) -> int:
         return min(rows, _ROWS)
 
+    def computed(self, rows: int, k: int) -> int:
+        block = self.block(rows, k)  # the last one reaches back
+        return -(-rows // block) * up(block, _ROWS)
+
     def scratch_bytes(self, rows: int, k: int) -> int:
         return 0 if rows == 1 else -(-self.block(rows, k) // _ROWS) * self.six_bytes(k)
 
@@ -55,6 +59,8 @@ class Int4SixRowsLayout(SixRowsLayout):
     the kernel takes at a time, widened."""
 
     weight_order = "row by row, two to a byte, the earlier one in the low half"
+
+    reload_instructions = 7.0
 
     weight_rows: int
 

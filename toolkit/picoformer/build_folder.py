@@ -163,11 +163,13 @@ def write_build(
     tile: Tile = "auto",
     source_sha256: str = "",
     files: Mapping[str, bytes] | None = None,
+    slots: int = 1,
 ) -> Build:
     """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target.
 
     `source` is the ONNX file or its bytes; `source_sha256` says where these came from, if from another file. `files`:
-    name → content of what is to lie in the folder beside.
+    name → content of what is to lie in the folder beside. `slots`: texts that a
+    language model's device keeps side by side.
 
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
     rounding costs. `toolchain`: gcc, clang, zig or auto. `tile` says what goes by tiles of rows (backends/c/tiling.py).
@@ -183,7 +185,7 @@ def write_build(
     if target.stands_in:
         boards.append(stand_in(target))
     sets = dict.fromkeys(tuple(board.isa) for board in boards)  # a stand-in has those of its board
-    drafts = {isa: draft_c(graph, isa, prefix, tile) for isa in sets}
+    drafts = {isa: draft_c(graph, isa, prefix, tile, slots) for isa in sets}
     refuse_too_large(drafts[tuple(target.isa)], target, float_graph, scheme)
     manifest = Manifest(
         graph.name,

@@ -43,6 +43,8 @@ class DecoderRecord:
     tokenizer: str
     """Name of the tokenizer's file in the folder; empty without one."""
     calibration: str
+    slots: int = 1
+    """Texts that the firmware keeps side by side: beams."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def build_decoder(
     name: str = "decoder",
     toolchain: str = "auto",
     progress: Progress | None = None,
+    slots: int = 1,
 ) -> DecoderBuild:
     """Write the build folder `out` of a language model, whole or not at all. See `decoder_graphs`.
 
@@ -158,9 +161,10 @@ def build_decoder(
         tuple(model.eos),
         next(iter(files), ""),
         graphs.calibration,
+        slots,
     )
     files[RECORD] = (json.dumps(asdict(record), indent=1) + "\n").encode()
-    content = onnx_bytes(graphs.float_graph)
+    content = onnx_bytes(decoder_graph(model.config, model.weights, 1, record.context, name=name))
     built = write_build(
         content,
         graphs.float_graph,
@@ -173,6 +177,7 @@ def build_decoder(
         toolchain=toolchain,
         source_sha256=model.sha256,
         files=files,
+        slots=slots,
     )
     return DecoderBuild(built, record)
 

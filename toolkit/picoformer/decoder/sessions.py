@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,17 +14,6 @@ from picoformer.ir.operator import Array
 from picoformer.link.device import Device
 from picoformer.parity import little_endian
 from picoformer.reference.session import StateSession
-
-
-class DecoderSession(Protocol):
-    """A model that is being fed a text. `decode` gives the logits of the last of some tokens whose first stands at
-    `position`, int or float (vocabulary,); tokens before it were fed earlier. Each `slot` is a text of its own."""
-
-    graph: Graph
-
-    def decode(self, tokens: Sequence[int], position: int, slot: int = 0) -> Array: ...
-
-    def copy_state(self, source: int, target: int) -> None: ...
 
 
 def check_tokens(graph: Graph, tokens: Sequence[int], position: int) -> None:
@@ -56,14 +45,16 @@ def block_inputs(tokens: Sequence[int], position: int) -> dict[str, Array]:
 class ReferenceSession:
     """A graph run in numpy, float or integer."""
 
-    def __init__(self, session: StateSession) -> None:
+    def __init__(self, session: StateSession, slots: int = 64) -> None:
         self.graph, self._session = session.graph, session
+        self.slots, self.context = slots, context_of(session.graph)
+        self.vocabulary = session.graph.types[LOGITS].shape[-1]
         self._block = self.graph.types[TOKENS].shape[0]
         self._empty = session.states
         self._slots: dict[int, dict[str, Array]] = {}
 
     def decode(self, tokens: Sequence[int], position: int, slot: int = 0) -> Array:
-        """See DecoderSession. Raises DataError for tokens that have no place."""
+        """See generation.Session. Raises DataError for tokens that have no place."""
         check_tokens(self.graph, tokens, position)
         self._session.states = self._slots.get(slot, self._empty)
         for start in range(0, len(tokens), self._block):
@@ -81,8 +72,11 @@ class ReferenceSession:
 class DeviceSession:
     """Firmware that decodes: each block is one run over the wire. It has one slot."""
 
+    slots = 1
+
     def __init__(self, device: Device, graph: Graph) -> None:
         self.graph, self._device = graph, device
+        self.context, self.vocabulary = context_of(graph), graph.types[LOGITS].shape[-1]
         self._block = graph.types[TOKENS].shape[0]
 
     def write(self, tokens: Sequence[int], position: int) -> None:
@@ -93,7 +87,7 @@ class DeviceSession:
             self._device.write_input(index, little_endian(np.asarray(given[name], np.int32)))
 
     def decode(self, tokens: Sequence[int], position: int, slot: int = 0) -> Array:
-        """See DecoderSession. Raises DataError for tokens that have no place."""
+        """See generation.Session. Raises DataError for tokens that have no place."""
         if slot:
             raise DataError("this device keeps one text at a time")
         check_tokens(self.graph, tokens, position)

@@ -42,25 +42,51 @@ def generate(
     *,
     bytes_of: Callable[[int], bytes] | None = None,
     emit: Callable[[int], bool | None] | None = None,
+    take: Callable[[bytes], None] | None = None,
 ) -> Generated:
     """Continue `prompt`. `emit` is told every new token and ends the text by answering true; `bytes_of` says what a token
-    is in bytes, which stop strings need. Stop tokens have no text. `logits_scale` as for IntegerSampler."""
-    if stopping.strings and bytes_of is None:
-        raise ConfigError("stop strings without a tokenizer: tokens have no bytes to compare")
+    is in bytes, which stop strings need, and `take` then gets the bytes of text that are certain. Stop tokens have no text. `logits_scale` as for IntegerSampler."""
     check_prompt(session, prompt)
     sampler = IntegerSampler.from_settings(settings, logits_scale)
     numbers = RandomNumbers(settings.seed)
+    text: list[int] = list(prompt)
+    fed = 0
+
+    def next_token() -> int:
+        nonlocal fed
+        logits = session.decode(text[fed:], fed)
+        fed = len(text)
+        text.append(sampler.sample(logits, text, numbers))
+        return text[-1]
+
+    return write(next_token, session.context - len(prompt) + 1, stopping, bytes_of=bytes_of, emit=emit, take=take)
+
+
+def write(
+    next_token: Callable[[], int],
+    room: int,
+    stopping: Stopping,
+    *,
+    bytes_of: Callable[[int], bytes] | None = None,
+    emit: Callable[[int], bool | None] | None = None,
+    take: Callable[[bytes], None] | None = None,
+) -> Generated:
+    """Take tokens from `next_token` until the text ends; the context has room for `room` of them. See `generate`."""
+    if stopping.strings and bytes_of is None:
+        raise ConfigError("stop strings without a tokenizer: tokens have no bytes to compare")
     stops = StopStrings(stopping.strings)
     tokens: list[int] = []
     text = b""
-    most = min(stopping.max_tokens, session.context - len(prompt) + 1)
-    logits = session.decode(prompt, 0)
+    most = min(stopping.max_tokens, room)
     while True:
-        token = sampler.sample(logits, [*prompt, *tokens], numbers)
+        token = next_token()
         tokens.append(token)
         is_stop = token in stopping.tokens
         if bytes_of is not None and not is_stop:
-            text += stops.feed(bytes_of(token))
+            certain = stops.feed(bytes_of(token))
+            text += certain
+            if take is not None:
+                take(certain)
         is_enough = emit is not None and emit(token)
         end = (
             End.STOP_TOKEN
@@ -76,5 +102,7 @@ def generate(
             else End.CONTEXT
         )
         if end is not None:
-            return Generated(tuple(tokens), text + stops.finish(), end)
-        logits = session.decode([token], len(prompt) + len(tokens) - 1)
+            rest = stops.finish()
+            if take is not None:
+                take(rest)
+            return Generated(tuple(tokens), text + rest, end)

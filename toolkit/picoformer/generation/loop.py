@@ -43,8 +43,8 @@ def generate(
     bytes_of: Callable[[int], bytes] | None = None,
     emit: Callable[[int], bool | None] | None = None,
 ) -> Generated:
-    """Continue `prompt`. `emit` is told every new token and ends the text by answering true; `bytes_of` says what a token
-    is in bytes, which stop strings need. Stop tokens have no text. `logits_scale` as for IntegerSampler."""
+    """Continue `prompt`. `emit` is told every new token and ends the text by answering true; `bytes_of` says what a
+    token is in bytes, which stop strings need. Stop tokens have no text. `logits_scale` as for IntegerSampler."""
     if stopping.strings and bytes_of is None:
         raise ConfigError("stop strings without a tokenizer: tokens have no bytes to compare")
     check_prompt(session, prompt)
@@ -61,20 +61,21 @@ def generate(
         is_stop = token in stopping.tokens
         if bytes_of is not None and not is_stop:
             text += stops.feed(bytes_of(token))
-        is_enough = emit is not None and emit(token)
-        end = (
-            End.STOP_TOKEN
-            if is_stop
-            else End.STOP_STRING
-            if stops.is_complete
-            else End.CALLER
-            if is_enough
-            else None
-            if len(tokens) < most
-            else End.MAX_TOKENS
-            if most == stopping.max_tokens
-            else End.CONTEXT
-        )
+        is_enough = emit is not None and bool(emit(token))
+        end = _end(is_stop, stops.is_complete, is_enough, len(tokens), most, stopping.max_tokens)
         if end is not None:
             return Generated(tuple(tokens), text + stops.finish(), end)
         logits = session.decode([token], len(prompt) + len(tokens) - 1)
+
+
+def _end(is_stop: bool, is_complete: bool, is_enough: bool, made: int, most: int, max_tokens: int) -> End | None:
+    """Why the text ends here, if it does; `most` is max_tokens or what the context has room for."""
+    if is_stop:
+        return End.STOP_TOKEN
+    if is_complete:
+        return End.STOP_STRING
+    if is_enough:
+        return End.CALLER
+    if made < most:
+        return None
+    return End.MAX_TOKENS if most == max_tokens else End.CONTEXT

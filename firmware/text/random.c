@@ -1,9 +1,9 @@
-/* PCG32, XSH-RR 64/32, on the default stream (O'Neill 2014). */
+/* PCG32, XSH-RR 64/32, on stream 54 (O'Neill 2014). */
 #include "picoformer/generate.h"
 
 uint32_t pf_random_word(uint64_t *state) {
     const uint64_t old = *state;
-    *state = old * 6364136223846793005u + 1442695040888963407u;
+    *state = old * 6364136223846793005u + 109u;
     const uint32_t mixed = (uint32_t)(((old >> 18) ^ old) >> 27), turn = (uint32_t)(old >> 59);
     return mixed >> turn | mixed << ((32u - turn) & 31u);
 }

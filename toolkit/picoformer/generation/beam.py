@@ -1,4 +1,4 @@
-"""Beam search on integer log-probabilities: the definition of firmware/text/beam.c, as transformers defines the search."""
+"""Beam search as transformers defines it, on integer log-probabilities: the definition of firmware/text/beam.c."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ class IntegerBeam:
 
 
 def _reordered(session: Session, running: Sequence[_Beam], chosen: Sequence[tuple[int, int, int]]) -> list[_Beam]:
-    """The beams that go on, each in a slot of its own: the first child of a beam keeps its slot, the others get a copy in
-    the lowest free one."""
+    """The beams that go on, each in a slot of its own: the first child of a beam keeps its slot, the others get a copy
+    in the lowest free one."""
     kept = {running[parent].slot for _, parent, _ in chosen}
     free = [slot for slot in range(len(chosen)) if slot not in kept]
     taken: set[int] = set()

@@ -44,8 +44,9 @@ def generate(
     emit: Callable[[int], bool | None] | None = None,
     take: Callable[[bytes], None] | None = None,
 ) -> Generated:
-    """Continue `prompt`. `emit` is told every new token and ends the text by answering true; `bytes_of` says what a token
-    is in bytes, which stop strings need, and `take` then gets the bytes of text that are certain. Stop tokens have no text. `logits_scale` as for IntegerSampler."""
+    """Continue `prompt`. `emit` is told every new token and ends the text by answering true; `bytes_of` says what a
+    token is in bytes, which stop strings need, and `take` then gets the bytes of text that are certain. Stop tokens have
+    no text. `logits_scale` as for IntegerSampler."""
     check_prompt(session, prompt)
     sampler = IntegerSampler.from_settings(settings, logits_scale)
     numbers = RandomNumbers(settings.seed)
@@ -87,22 +88,23 @@ def write(
             text += certain
             if take is not None:
                 take(certain)
-        is_enough = emit is not None and emit(token)
-        end = (
-            End.STOP_TOKEN
-            if is_stop
-            else End.STOP_STRING
-            if stops.is_complete
-            else End.CALLER
-            if is_enough
-            else None
-            if len(tokens) < most
-            else End.MAX_TOKENS
-            if most == stopping.max_tokens
-            else End.CONTEXT
-        )
+        is_enough = emit is not None and bool(emit(token))
+        end = _end(is_stop, stops.is_complete, is_enough, len(tokens), most, stopping.max_tokens)
         if end is not None:
             rest = stops.finish()
             if take is not None:
                 take(rest)
             return Generated(tuple(tokens), text + rest, end)
+
+
+def _end(is_stop: bool, is_complete: bool, is_enough: bool, made: int, most: int, max_tokens: int) -> End | None:
+    """Why the text ends here, if it does; `most` is max_tokens or what the context has room for."""
+    if is_stop:
+        return End.STOP_TOKEN
+    if is_complete:
+        return End.STOP_STRING
+    if is_enough:
+        return End.CALLER
+    if made < most:
+        return None
+    return End.MAX_TOKENS if most == max_tokens else End.CONTEXT

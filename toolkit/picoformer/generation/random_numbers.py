@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 MULTIPLIER = 6364136223846793005
-INCREMENT = 1442695040888963407
-"""PCG's published default stream; the state moves by state · MULTIPLIER + INCREMENT modulo 2^64."""
+INCREMENT = 109
+"""Stream 54, that of the published check values; the state moves to state · MULTIPLIER + INCREMENT modulo 2^64."""
 _WORD = (1 << 64) - 1
 
 

@@ -15,14 +15,15 @@ from picoformer.generation.settings import SamplerSettings
 from picoformer.ops.fixedpoint import rounding_shift
 
 MASS_BITS = 31
-"""top_p is a whole number of 2^−31."""
+"""top_p is a whole number of 2^−31, rounded down: ten equal tokens and 0.1 keep one."""
 
 
 @dataclass(frozen=True)
 class IntegerSampler:
     """`SamplerSettings` in integers, the fields of C's pf_sampler_settings.
 
-    raise_* is the penalty as multiplier and shift, lower_* its reciprocal; `near` the largest distance that min_p keeps.
+    raise_* is the penalty as multiplier and shift, lower_* its reciprocal; `near` is the largest distance that min_p
+    keeps.
     """
 
     exponent: Exponent
@@ -52,7 +53,7 @@ class IntegerSampler:
             *multiplier_of(1 / penalty, "repetition_penalty"),
             penalty != 1.0,
             settings.top_k,
-            max(1, round(settings.top_p * 2**MASS_BITS)),
+            max(1, math.floor(settings.top_p * 2**MASS_BITS)),
             near,
             settings.seed,
             settings.greedy,

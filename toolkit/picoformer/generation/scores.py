@@ -1,7 +1,7 @@
 """Logits to integer scores, scores to weights: the grids on which a token is chosen, the same on host and device.
 
-A score is an int64 number of *units*. Logits of 16 bits are multiplied by 2^INT16_BITS, so that a penalty rounds finely;
-a unit is then scale / 2^INT16_BITS. Logits in float32 are rounded to FLOAT_UNIT. firmware/SPEC.md states the same.
+A score is an int64 number of *units*. Logits of 16 bits are multiplied by 2^INT16_BITS, so that a penalty rounds
+finely; a unit is then scale / 2^INT16_BITS. Logits in float32 are rounded to FLOAT_UNIT. firmware/SPEC.md has the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ _FRACTION_BITS = STEP_BITS - TABLE_BITS
 
 def _table() -> Array:
     """int64 (257,): rint((2^31 − 1)·2^(−i/256)); the device has the same numbers as a constant."""
-    result: Array = np.rint(TOP_WEIGHT * np.exp2(-np.arange((1 << TABLE_BITS) + 1) / (1 << TABLE_BITS))).astype(np.int64)
+    result: Array = np.rint(TOP_WEIGHT * np.exp2(-np.arange((1 << TABLE_BITS) + 1) / (1 << TABLE_BITS))).astype(
+        np.int64
+    )
     return result
 
 
@@ -43,7 +45,8 @@ WEIGHTS = _table()
 
 def float_scores(logits: Array) -> Array:
     """float32 logits to units of FLOAT_UNIT, int64: nearest, ties up, saturating; a NaN counts as the lowest score."""
-    scaled = np.asarray(logits, np.float32).astype(np.float64) * 2.0**FLOAT_BITS
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        scaled = np.asarray(logits, np.float32).astype(np.float64) * 2.0**FLOAT_BITS
     scaled = np.where(np.isnan(scaled), -np.inf, scaled)
     result: Array = np.floor(np.clip(scaled, -SCORE_LIMIT, SCORE_LIMIT) + 0.5).astype(np.int64)
     return result

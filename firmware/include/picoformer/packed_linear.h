@@ -54,9 +54,18 @@ static inline void pf_arrange_six_s16(const int16_t *x, int32_t rows, int32_t k,
         return (int32_t)(sum - ((uint32_t)total << 7));                                                                          \
     }
 
-/* WEIGHTS(p, i, count, room, columns): rows i ... i + count - 1 of the weights, `columns` bytes each. Blocks of rows of x are
- * full where there are enough of them: the last one reaches back, and so does the last group of six in it; `done` of its rows
- * have their outputs then, which a residual must not get twice. */
+/* How many rows the next block has, `left` of `rows` being left: sixes, a single one, or all where they are fewer. */
+static inline int32_t pf_block_rows(int32_t left, int32_t rows, int32_t most) {
+    int32_t count = left > 1 ? PF_PACKED_ROWS : 1;
+    while (count < left && count < most) {
+        count += PF_PACKED_ROWS;
+    }
+    return count < rows ? count : rows;
+}
+
+/* WEIGHTS(p, i, count, room, columns): rows i ... i + count - 1 of the weights, `columns` bytes each. Groups of six
+ * rows of x are full where there are enough of them: the last block reaches back to be so, or the last group of an only one;
+ * `done` of its rows have their outputs then, which a residual must not get twice. */
 #define PF_DEFINE_PACKED_LINEAR(SYMBOL, PARAMETERS, WEIGHTS, IN, OUT)                                                            \
     static void SYMBOL##_finish(const PARAMETERS *p, int32_t i, const int32_t *sums, PF_TYPE_##OUT *y, int32_t count,            \
                                 int32_t done) {                                                                                  \
@@ -89,10 +98,11 @@ static inline void pf_arrange_six_s16(const int16_t *x, int32_t rows, int32_t k,
                                                                                                                                  \
     void SYMBOL(const PARAMETERS *p, const PF_TYPE_##IN *x_rows, PF_TYPE_##OUT *y_rows, int32_t rows, void *scratch) {           \
         const int32_t n = p->n, k = p->k, columns = pf_packed_columns(k), words = pf_six_words_##IN(k);                          \
-        const int32_t block = rows < p->block ? rows : p->block, last = block > PF_PACKED_ROWS ? block - PF_PACKED_ROWS : 0;     \
         uint32_t *const a = scratch;                                                                                             \
-        for (int32_t start = 0; start < rows; start += block) {                                                                  \
-            const int32_t first = rows - start < block ? rows - block : start;                                                   \
+        for (int32_t start = 0, block = 0; start < rows; start += block) {                                                       \
+            block = pf_block_rows(rows - start, rows, p->block);                                                                 \
+            const int32_t first = rows - start < block ? rows - block : start,                                                   \
+                          last = block > PF_PACKED_ROWS ? block - PF_PACKED_ROWS : 0;                                            \
             const PF_TYPE_##IN *const x = x_rows + first * k;                                                                    \
             uint32_t *room = a;                                                                                                  \
             for (int32_t r = 0; r < block && block > 1; r += PF_PACKED_ROWS, room += words) {                                    \

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 from picoformer.backends.c.flow import Flow
 from picoformer.backends.c.isa.layout import up
 from picoformer.ir import Node
@@ -38,18 +35,18 @@ def effort_by_tiles(flow: Flow, call: int, rows: int, height: int) -> float:
     graph = flow.graph
     for node in flow.step(call).nodes:
         types = [graph.types[name] for name in node.inputs]
-        computed: Callable[[int], int] = int
+        together = 1
         if isinstance(node.op, Linear):
             linear, k = flow.linear_layout(node), types[0].width
             block = linear.block(height, k) or height
             more = sum(-(-part // block) for part in heights) - -(-rows // (linear.block(rows, k) or rows))
             total += max(0, more) * linear.reload_instructions * types[1].elements
-            computed = partial(linear.computed, k=k)
+            together = linear.rows
         elif isinstance(node.op, Attention):
             attention = flow.layout.attention(types[0].dtype)
             reload = attention.reload_instructions * (types[1].elements + types[2].elements)
             total += (len(heights) - 1) * reload
-            computed = partial(up, multiple=attention.rows)
-        wasted = sum(computed(part) for part in heights) - computed(rows)
+            together = attention.rows
+        wasted = sum(up(part, together) for part in heights) - up(rows, together)
         total += wasted / rows * _of_node(flow, node)
     return total

@@ -34,10 +34,6 @@ class LinearLayout:
         """Rows of the input that the scratch holds at a time: the `block` of pf_linear; 0 where there is no scratch."""
         return 0
 
-    def computed(self, rows: int, k: int) -> int:
-        """Rows that are computed when `rows` of `k` inputs are asked for."""
-        return up(rows, self.rows)
-
     def scratch_bytes(self, rows: int, k: int) -> int:
         """Bytes of scratch for `rows` inputs of `k` elements."""
         return 0

@@ -41,10 +41,6 @@ class SixRowsLayout(LinearLayout):
     def block(self, rows: int, k: int) -> int:
         return min(rows, _ROWS)
 
-    def computed(self, rows: int, k: int) -> int:
-        block = self.block(rows, k)  # the last one reaches back
-        return -(-rows // block) * up(block, _ROWS)
-
     def scratch_bytes(self, rows: int, k: int) -> int:
         return 0 if rows == 1 else -(-self.block(rows, k) // _ROWS) * self.six_bytes(k)
 

@@ -283,6 +283,7 @@ def report(folder: Path, as_json: bool) -> None:
 @shape_option
 @estimate_options
 @tile_option
+@toolchain_option
 @json_option
 def inspect(
     model: Path,
@@ -291,6 +292,7 @@ def inspect(
     scheme: str,
     calibration: Path | None,
     tile: str,
+    toolchain: str,
     as_json: bool,
 ) -> None:
     """Show a model's operators, or what it takes on a board.
@@ -300,7 +302,7 @@ def inspect(
     flash, RAM, instructions and time without compiling anything: the exit code is 1 when the model does not fit.
     """
     if target is not None:
-        inspect_on_target(model, target, scheme, calibration, read_shapes(shapes), as_json, tile)
+        inspect_on_target(model, target, scheme, calibration, read_shapes(shapes), as_json, tile, toolchain)
         return
     from picoformer.exporting import inspect_file
     from picoformer.quantization_report import print_quantization, read_quantization

@@ -186,7 +186,7 @@ def write_build(
         boards.append(stand_in(target))
     sets = dict.fromkeys(tuple(board.isa) for board in boards)  # a stand-in has those of its board
     drafts = {isa: draft_c(graph, isa, prefix, tile, slots) for isa in sets}
-    refuse_too_large(drafts[tuple(target.isa)], target, float_graph, scheme)
+    refuse_too_large(drafts[tuple(target.isa)], target, float_graph, scheme, toolchain)
     manifest = Manifest(
         graph.name,
         scheme,
@@ -235,7 +235,7 @@ def write_build(
     return Build(out, manifest, float_graph, graph)
 
 
-def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: str) -> None:
+def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: str, toolchain: str = "auto") -> None:
     """Raise FitError when a board cannot hold the image, before anything is compiled."""
     if target.is_host:
         return
@@ -244,7 +244,7 @@ def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: s
     from picoformer.estimate.need import refuse_misfit
     from picoformer.estimate.sizes import image_sizes
 
-    sizes = image_sizes(draft, target, cost_table(target))
+    sizes = image_sizes(draft, target, cost_table(target, toolchain))
     refuse_misfit(draft, target, sizes, lambda: mends(float_graph, scheme, target, sizes))
 
 

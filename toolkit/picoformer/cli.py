@@ -25,6 +25,8 @@ from picoformer.cli_options import (
     toolchain_option,
 )
 from picoformer.cli_output import progress, show, show_figures
+from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
+from picoformer.cli_text import decoder_options
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
 from picoformer.errors import DeviceError, ModelError, PicoformerError
 
@@ -304,6 +306,7 @@ def report(folder: Path, as_json: bool) -> None:
 @shape_option
 @estimate_options
 @tile_option
+@toolchain_option
 @json_option
 def inspect(
     model: Path,
@@ -312,6 +315,7 @@ def inspect(
     scheme: str,
     calibration: Path | None,
     tile: str,
+    toolchain: str,
     as_json: bool,
 ) -> None:
     """Show a model's operators, or what it takes on a board.
@@ -321,7 +325,7 @@ def inspect(
     flash, RAM, instructions and time without compiling anything: the exit code is 1 when the model does not fit.
     """
     if target is not None:
-        inspect_on_target(model, target, scheme, calibration, read_shapes(shapes), as_json, tile)
+        inspect_on_target(model, target, scheme, calibration, read_shapes(shapes), as_json, tile, toolchain)
         return
     from picoformer.exporting import inspect_file
     from picoformer.quantization_report import print_quantization, read_quantization

@@ -16,6 +16,25 @@ DECODER_SCHEMES = click.Choice(["float32", "int8x16", "int4x16"])
 """Those in picoformer.decoder.quantize (a test compares them)."""
 
 
+_DECODER_OPTIONS = (
+    click.option("--beams", type=click.IntRange(1, 64), default=1, show_default=True, help="Beams of a search."),
+    click.option("--block", type=click.IntRange(1, 1024), default=8, show_default=True,
+                 help="Tokens of a prompt read together."),
+    click.option("--context", type=COUNT, default=0, help="Tokens of prompt and text together; 0: all it knows."),
+    click.option("--tokenizer", type=ANY, help="tokenizer.json, a SentencePiece model or llama2.c's tokenizer.bin."),
+)  # fmt: skip
+
+
+def decoder_options(function: Any) -> Any:
+    """What `build` takes of a language model that is to write text."""
+    for option in (
+        *_DECODER_OPTIONS,
+        click.option("--decoder", is_flag=True, help="Of a .safetensors: build what writes text token by token."),
+    ):
+        function = option(function)
+    return function
+
+
 def model_options(function: Any) -> Any:
     """What says which model, in which numbers, and where it runs."""
     for option in (
@@ -23,12 +42,8 @@ def model_options(function: Any) -> Any:
         emulator_option,
         click.option("--port", help="Serial port of a board that runs this build."),
         click.option("--target", help="Where it runs: a target, host, or reference (numpy); default: reference."),
-        click.option("--beams", type=click.IntRange(1, 64), default=1, show_default=True, help="Beams of a search."),
-        click.option("--block", type=click.IntRange(1, 1024), default=8, show_default=True,
-                     help="Tokens of a prompt read together."),
-        click.option("--context", type=COUNT, default=0, help="Tokens of prompt and text together; 0: all it knows."),
+        *_DECODER_OPTIONS,
         click.option("--calibration", type=FILE, help="A text to calibrate on; without one the model writes its own."),
-        click.option("--tokenizer", type=ANY, help="tokenizer.json, a SentencePiece model or llama2.c's tokenizer.bin."),
         click.option("--scheme", type=DECODER_SCHEMES, default="int8x16", show_default=True, help="The numbers."),
     ):  # fmt: skip
         function = option(function)
@@ -48,8 +63,12 @@ def model_options(function: Any) -> Any:
 @click.option("--repetition-penalty", type=float, default=1.0, help="Above 1 makes what was there less likely.")
 @click.option("--seed", type=int, default=0, help="Same seed, same text, on every machine.")
 @click.option("--length-penalty", type=float, default=1.0, help="Of beam search: above 0 prefers longer texts.")
-@click.option("--early-stopping", type=click.Choice(["false", "true", "never"]), default="false",
-              help="Of beam search: when it ends.")
+@click.option(
+    "--early-stopping",
+    type=click.Choice(["false", "true", "never"]),
+    default="false",
+    help="Of beam search: when it ends.",
+)
 @click.option("--stop", "stops", multiple=True, help="End where this text appears; repeatable.")
 @click.option("--stop-ids", metavar="1,2", help="End at these tokens; default: the model's end of text.")
 @model_options
@@ -119,4 +138,4 @@ def _ids(option: str, text: str | None) -> tuple[int, ...] | None:
     return tuple(int(part) for part in parts)
 
 
-TEXT_COMMANDS = (generate, perplexity)
+COMMANDS = (generate, perplexity)

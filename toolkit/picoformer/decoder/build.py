@@ -13,7 +13,7 @@ import numpy as np
 from picoformer.build_folder import BUILD_MARKS, Build, open_build, refuse_to_replace, write_build
 from picoformer.decoder.calibration import SAMPLES, WINDOW, text_windows, written_windows
 from picoformer.decoder.graph import decoder_graph
-from picoformer.decoder.quantize import DECODER_SCHEMES, quantize_decoder, step_graph, window_graph
+from picoformer.decoder.quantize import DECODER_SCHEMES, quantize_decoder, step_graph
 from picoformer.errors import ConfigError, ModelError
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
@@ -45,6 +45,10 @@ class DecoderRecord:
     calibration: str
     slots: int = 1
     """Texts that the firmware keeps side by side: beams."""
+
+    def figures(self) -> dict[str, object]:
+        """What a person may want to know of it beside the build."""
+        return {"context": self.context, "block": self.block, "beams": self.slots, "calibration": self.calibration}
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,3 @@ def build_decoder(
         slots=slots,
     )
     return DecoderBuild(built, record)
-
-
-__all__ = ["DecoderBuild", "DecoderGraphs", "DecoderRecord", "build_decoder", "decoder_graphs", "is_decoder",
-           "open_decoder", "window_graph"]  # fmt: skip

@@ -26,7 +26,7 @@ from picoformer.errors import ConfigError, DataError
 from picoformer.files import cache_root, content_hash, file_hash
 from picoformer.generation import BeamSettings, End, SamplerSettings, Stopping
 from picoformer.models.importers import ImportedModel, load_decoder
-from picoformer.ops.graph_file import graph_identity
+from picoformer.pipeline import code_hash
 from picoformer.targets import load_target
 from picoformer.verification import Measured, flash_bytes, ram_bytes
 
@@ -150,9 +150,7 @@ def _search(
         raise ConfigError("--stop does not go with --beams: texts of a search end at tokens, see --stop-ids")
     early: Any = {"false": False, "true": True, "never": "never"}[options.early_stopping]
     settings = BeamSettings(options.beams, options.length_penalty, early, options.tokens, tuple(stop_tokens))
-    found, cost = beam_texts(
-        opened.build, prompt, settings, opened.where, port=options.port, emulator=options.emulator
-    )
+    found, cost = beam_texts(opened.build, prompt, settings, opened.where, port=options.port, emulator=options.emulator)
     tokenizer = opened.tokenizer
 
     def text_of(tokens: tuple[int, ...]) -> str | None:
@@ -252,10 +250,10 @@ def open_model(model: Path, options: ModelOptions, progress: Progress | None = N
             raise ConfigError(f"{model} was built for {manifest.target}; build it for {where}, or leave --target out")
         if where == manifest.target or options.port is not None:
             where = ""
-        return Opened(build, where, _tokenizer(options.tokenizer or build.tokenizer, build.record.vocabulary))
+        return Opened(build, where, load_tokenizer(options.tokenizer or build.tokenizer, build.record.vocabulary))
     imported = load_decoder(model)
     path = options.tokenizer or imported.tokenizer
-    tokenizer = _tokenizer(path, imported.config.vocab_size)
+    tokenizer = load_tokenizer(path, imported.config.vocab_size)
     calibration = None
     if options.calibration is not None:
         if tokenizer is None:
@@ -300,7 +298,7 @@ def _key(imported: ImportedModel, options: ModelOptions, tokenizer: Path | None)
     """The name of a build in the cache: a hash of all that decides it, this program included."""
     parts: dict[str, Any] = {key: str(value) for key, value in asdict(options).items() if key in _DECIDES}
     parts["checkpoint"] = imported.sha256
-    parts["program"] = program_hash()
+    parts["program"] = code_hash(())
     for name, path in (("calibration", options.calibration), ("tokenizer", tokenizer)):
         parts[name] = file_hash(path) if path is not None and path.is_file() else ""
     if options.target is not None and Path(options.target).is_file():
@@ -309,15 +307,6 @@ def _key(imported: ImportedModel, options: ModelOptions, tokenizer: Path | None)
 
 
 _DECIDES = ("scheme", "context", "block", "beams", "target", "toolchain")
-
-
-def program_hash() -> str:
-    """SHA-256 over the sources of this program and of the firmware: a build of another version is another build."""
-    from picoformer.targets import resource_root
-
-    package = Path(__file__).parents[1]
-    files = sorted([*package.rglob("*.py"), *package.rglob("*.j2"), *resource_root("firmware").rglob("*.[chS]")])
-    return content_hash("".join(file_hash(path) for path in files).encode())
 
 
 def read_tokens(path: Path, tokenizer: TextTokenizer) -> Any:
@@ -329,7 +318,8 @@ def read_tokens(path: Path, tokenizer: TextTokenizer) -> Any:
     return np.asarray(tokenizer.encode(data), np.int32)
 
 
-def _tokenizer(path: Path | None, vocabulary: int) -> TextTokenizer | None:
+def load_tokenizer(path: Path | None, vocabulary: int) -> TextTokenizer | None:
+    """The tokenizer of a file, if there is one; DataError where it does not go with a vocabulary."""
     if path is None:
         return None
     from picoformer.tokenizers import load_text_tokenizer
@@ -337,6 +327,3 @@ def _tokenizer(path: Path | None, vocabulary: int) -> TextTokenizer | None:
     found = load_text_tokenizer(path)
     found.check_vocabulary(vocabulary)
     return found
-
-
-__all__ = ["GenerateOptions", "ModelOptions", "Opened", "generate_files", "graph_identity", "open_model"]

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.decoder.build import BLOCK
 from picoformer.decoder.calibration import WINDOW, text_windows
 from picoformer.decoder.generating import ModelOptions, Opened, open_model, read_tokens
 from picoformer.decoder.sessions import DeviceSession, context_of, real_logits
@@ -80,6 +79,3 @@ def _forms(
             session = DeviceSession(device.device, build.graph)
             found.append(("device", text_nats(session, build.graph, windows, ticker(opened.where or "device"))))
     return found
-
-
-__all__ = ["BLOCK", "nats_of", "perplexity_files", "text_nats"]

@@ -6,11 +6,13 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from picoformer.decoder.build import DecoderBuild
+from picoformer.decoder.build import DecoderBuild, open_decoder
+from picoformer.decoder.build_command import token_rows
 from picoformer.decoder.graph import LOGITS, TOKENS
 from picoformer.decoder.sessions import DeviceSession, block_inputs, check_tokens
 from picoformer.decoder.writing import runs_on
@@ -216,9 +218,7 @@ def _device_form(
     return form, measured, costs
 
 
-def _links(
-    graph: Graph, forms: Sequence[Form], quantized: bool, least_sqnr_db: float
-) -> tuple[list[Link], list[str]]:
+def _links(graph: Graph, forms: Sequence[Form], quantized: bool, least_sqnr_db: float) -> tuple[list[Link], list[str]]:
     links, failures = [], []
     quant = graph.types[LOGITS].quant
 
@@ -250,3 +250,25 @@ def _links(
                 "model; calibrate with --calibration on text like what it will see"
             )
     return links, failures
+
+
+def verify_decoder_files(
+    folder: Path,
+    inputs: Path,
+    port: str | None = None,
+    limit: int = 0,
+    progress: Progress | None = None,
+    least_sqnr_db: float = LEAST_SQNR_DB,
+    emulator: str = "auto",
+) -> Verification:
+    """`verify_decoder` on files: a build folder, and texts as the array `tokens` (texts, length) of an .npz.
+
+    The first half of each text goes in blocks, as a prompt does, the rest token by token.
+    """
+    build = open_decoder(folder)
+    rows = token_rows(inputs)
+    texts = (rows[:limit] if limit else rows).tolist()
+    half = rows.shape[1] // 2
+    return verify_decoder(
+        build, texts, half, port=port, emulator=emulator, least_sqnr_db=least_sqnr_db, progress=progress
+    )

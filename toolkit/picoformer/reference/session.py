@@ -1,4 +1,4 @@
-"""Running a graph with states run by run: float or integer meaning, every intermediate value of the last run at hand."""
+"""Running a graph with states run by run: float or integer meaning, every value of the last run at hand."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class StateSession:
             shape = graph.types[name].shape
             expected = (*((self.samples,) if self.samples else ()), rows, *shape[1:])
             if not 1 <= rows <= shape[0] or values[name].shape != expected:
-                raise DataError(f"input '{name}' is {list(values[name].shape)}: give 1 to {shape[0]} rows, and count them")
+                raise DataError(
+                    f"input '{name}' is {list(values[name].shape)}: give 1 to {shape[0]} rows, and count them"
+                )
         with np.errstate(over="ignore", under="ignore"):
             for node in graph.nodes:
                 result = self._run_node[node.output](*(values[name] for name in graph.activations(node)))

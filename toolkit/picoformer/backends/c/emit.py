@@ -306,7 +306,9 @@ def _piece(graph: Graph, plan: MemoryPlan, index: int) -> _Piece:
     row_bytes = graph.types[place.value].bytes // rows
     height = tiling.height if tiling else rows
     stride = 0 if place.height else row_bytes
-    return _Piece(call.step, place.offset, rows, height, 0 if call.again else row_bytes, stride, counted, place in plan.states)
+    return _Piece(
+        call.step, place.offset, rows, height, 0 if call.again else row_bytes, stride, counted, place in plan.states
+    )
 
 
 def _describe_place(graph: Graph, place: PlacedValue) -> str:

@@ -35,10 +35,7 @@ def written_windows(model: ImportedModel, window: int, samples: int = SAMPLES, s
     graph = decoder_graph(config, model.weights, block=1, context=window)
     session = float_session(graph, samples)
     chance = np.random.default_rng(seed)
-    if model.bos is not None:
-        first = np.full(samples, model.bos)
-    else:
-        first = chance.integers(0, config.vocab_size, samples)
+    first = np.full(samples, model.bos) if model.bos is not None else chance.integers(0, config.vocab_size, samples)
     tokens = np.empty((samples, window), np.int32)
     tokens[:, 0] = first
     for position in range(window - 1):

@@ -77,7 +77,7 @@ def step_graph(window: Graph, block: int, context: int) -> Graph:
     types = dict(window.types)
     types[TOKENS] = dataclasses.replace(types[TOKENS], shape=(block,))
     nodes: list[Node] = []
-    caches = {before: after for before, after in window.states}
+    caches = dict(window.states)
     for node in window.nodes:
         if node.output in caches.values():
             before = node.inputs[0]

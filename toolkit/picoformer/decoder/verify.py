@@ -82,7 +82,7 @@ def verify_decoder(
 ) -> Verification:
     """Run `texts` of token ids through float ONNX, float graph, integer reference, host and target.
 
-    The first `prompt` tokens of each go in blocks. Integer forms must be equal in every step's bytes, caches among them.
+    The first `prompt` tokens of each go in blocks. Integer forms must be equal in every step's bytes.
     """
     graph, float_graph = build.build.graph, build.build.float_graph
     for text in texts:

@@ -45,8 +45,8 @@ def generate(
     take: Callable[[bytes], None] | None = None,
 ) -> Generated:
     """Continue `prompt`. `emit` is told every new token and ends the text by answering true; `bytes_of` says what a
-    token is in bytes, which stop strings need, and `take` then gets the bytes of text that are certain. Stop tokens have
-    no text. `logits_scale` as for IntegerSampler."""
+    token is in bytes, which stop strings need, and `take` then gets the bytes of text that are certain. Stop tokens
+    have no text. `logits_scale` as for IntegerSampler."""
     check_prompt(session, prompt)
     sampler = IntegerSampler.from_settings(settings, logits_scale)
     numbers = RandomNumbers(settings.seed)

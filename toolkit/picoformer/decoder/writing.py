@@ -79,8 +79,8 @@ def write_text(
 ) -> Written:
     """Continue a prompt of token ids. `where`: "reference", "host", or "" for the target that was built for.
 
-    `emit` gets every new token as it comes, `take` its text once that is certain. Raises DataError for a prompt that does
-    not fit, DeviceError.
+    `emit` gets every new token as it comes, `take` its text once that is certain. Raises DataError for a prompt that
+    does not fit, DeviceError.
     """
     graph = build.build.graph
     check_tokens(graph, prompt, 0)

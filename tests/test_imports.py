@@ -23,8 +23,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "passes": {"ir", "ops"},
     "quantize": {"ir", "ops"},
     "reference": {"ir", "ops"},
-    "backends": {"ir", "ops", "targets"},
-    "models": set(),
+    "backends": {"ir", "ops", "targets", "tokenizers"},
+    "tokenizers": set(),
+    "models": {"tokenizers"},
     "compress": {"ir", "models", "ops", "metrics"},
     "metrics": set(),
     "datasets": {"metrics"},
@@ -48,7 +49,8 @@ HOME = {
 """Library → rooms that may import it at all; `stages` only inside a function."""
 
 LAZY = {"torch", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "scipy", "sklearn", "rich", "serial", "elftools",
-        "jinja2", "safetensors", "tokenizers", "sacrebleu", "rouge_score", "unicorn", "transformers"}  # fmt: skip
+        "jinja2", "safetensors", "tokenizers", "sentencepiece", "sacrebleu", "rouge_score", "transformers",
+        "unicorn"}  # fmt: skip
 """Heavy libraries: outside these rooms' files they are imported inside functions only."""
 
 LAZY_HOME = {

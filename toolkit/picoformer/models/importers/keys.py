@@ -51,11 +51,11 @@ class Keys:
             if default is MISSING:
                 raise ModelError(f"{self.path}: lacks the key '{names[0]}'; add it")
             return default
-        first = next(iter(found.values()))
-        for name, value in found.items():
-            if value != first:
-                raise ModelError(f"{self.path}: '{next(iter(found))}' and '{name}' disagree; keep one of them")
-        return first
+        (first, value), *others = found.items()
+        for name, other in others:
+            if other != value:
+                raise ModelError(f"{self.path}: '{first}' and '{name}' disagree; keep one of them")
+        return value
 
     def integer(self, *names: str, default: int = MISSING) -> int:
         """An integer of 1 to MAX_SIZE; null stands for the default."""

@@ -195,8 +195,8 @@ def test_the_ends_and_what_is_asked_for_stay_int8() -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ConfigError, match="a block of 16"):
         QuantizeSettings(block=16)
-    with pytest.raises(ConfigError, match="weights are int8 or int4"):
-        QuantizeSettings(weight_types={"a.w": DType.INT16})
+    with pytest.raises(ConfigError, match="weights are int16, int8 or int4"):
+        QuantizeSettings(weight_types={"a.w": DType.INT32})
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "gptq"])

@@ -7,13 +7,30 @@ have the last word.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
-from picoformer.ir import DType, Graph
-from picoformer.ops import Activation, Add, Attention, LayerNorm, Linear, Mul, Requantize, Reshape
+from picoformer.ir import DType, Graph, Lowered
+from picoformer.ir.operator import Array
+from picoformer.ops import (
+    Activation,
+    Add,
+    Attention,
+    CachedAttention,
+    ExpertLinear,
+    KvAppend,
+    LayerNorm,
+    Linear,
+    Mul,
+    Requantize,
+    Reshape,
+    RmsNorm,
+    Rope,
+    ScaleRows,
+)
 
-IN_PLACE = (Activation, Add, LayerNorm, Mul, Requantize)
+IN_PLACE = (Activation, Add, KvAppend, LayerNorm, Mul, Requantize, RmsNorm, Rope, ScaleRows)
 """Operators that may write over an operand that is no longer needed and as large."""
 
 
@@ -22,10 +39,9 @@ def wide_macs(typed: Graph) -> int:
     total = 0
     for node in typed.nodes:
         read = [typed.types[name] for name in node.inputs]
-        if isinstance(node.op, Linear | Attention):
-            wide = any(
-                t.dtype is DType.INT16 and t.rows > 1 for t in read[: 3 if isinstance(node.op, Attention) else 1]
-            )
+        if isinstance(node.op, Linear | ExpertLinear | Attention | CachedAttention):
+            operands = read[: 3 if isinstance(node.op, Attention | CachedAttention) else 1]
+            wide = any(t.dtype is DType.INT16 and t.rows > 1 for t in operands)
             total += wide * node.op.macs(read, typed.types[node.output])
     return total
 
@@ -68,9 +84,22 @@ def constant_bytes(typed: Graph, refined: bool = False) -> int:
             weight = typed.constants[node.inputs[1]]
             owner = node.name if refined else node.inputs[1]
             found[f"weight of {owner}", weight.tobytes()] = typed.types[node.inputs[1]].bytes
-        for field in dataclasses.fields(lowered):  # type: ignore[arg-type]
-            value = getattr(lowered, field.name)
-            if isinstance(value, np.ndarray) and field.name not in kept_apart:
-                is_own = refined and isinstance(node.op, Linear) and field.name == "bias"
+        if isinstance(node.op, ExpertLinear):
+            kept_apart = ("weight", "block_multiplier")
+            name = node.inputs[2]
+            found[f"weight of {name}", typed.constants[name].tobytes()] = typed.types[name].bytes
+        for field, value in _arrays(lowered):
+            if field not in kept_apart:
+                is_own = refined and isinstance(node.op, Linear) and field == "bias"
                 found[f"bias of {node.name}" if is_own else str(value.dtype), value.tobytes()] = value.nbytes
     return sum(found.values())
+
+
+def _arrays(lowered: Lowered) -> Iterator[tuple[str, Array]]:
+    """The arrays of an integer form by field, those of the forms inside it too."""
+    for field in dataclasses.fields(lowered):  # type: ignore[arg-type]
+        value = getattr(lowered, field.name)
+        if isinstance(value, Lowered):
+            yield from _arrays(value)
+        elif isinstance(value, np.ndarray):
+            yield field.name, value

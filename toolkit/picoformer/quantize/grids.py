@@ -5,6 +5,8 @@
   multiple of the stream's scale.
 - Outputs of the graph and values of a single row (after pooling) are int16: they cost nothing.
 - Queries, keys and values are symmetric int8, a scale per head where a Linear produces them (int16 likewise).
+- What operators of a decode step read in 16 bits alone (see WIDE_OPERANDS) is int16, and a cache has the grid of the
+  rows written into it (see `caches`).
 - Everything else is asymmetric int8.
 """
 
@@ -16,7 +18,27 @@ import numpy as np
 
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
 from picoformer.ir.operator import Array, Operator
-from picoformer.ops import Activation, Add, Attention, Concat, Embedding, Linear, Reshape, Slice, Softmax, Transpose
+from picoformer.ops import (
+    Activation,
+    Add,
+    Attention,
+    CachedAttention,
+    Concat,
+    Embedding,
+    ExpertLinear,
+    ExpertWeights,
+    KvAppend,
+    Linear,
+    Reshape,
+    Rope,
+    ScaleRows,
+    Slice,
+    Softmax,
+    TakeRow,
+    TopExperts,
+    Transpose,
+)
+from picoformer.quantize.caches import cache_types
 from picoformer.quantize.calibrate import (
     Method,
     affine_int8,
@@ -27,7 +49,13 @@ from picoformer.quantize.calibrate import (
 )
 from picoformer.quantize.observe import Observation
 
-LAYOUT: tuple[type[Operator], ...] = (Reshape, Transpose, Slice, Concat)
+LAYOUT: tuple[type[Operator], ...] = (Reshape, Transpose, Slice, Concat, TakeRow, Rope)
+"""Operators whose output is on the grid of their input: those that only move values, and Rope, which turns them."""
+
+WIDE_OPERANDS: Mapping[type[Operator], int] = {
+    CachedAttention: 0, ExpertWeights: 0, KvAppend: 1, Rope: 0, ScaleRows: 1, TopExperts: 0,
+}  # fmt: skip
+"""Operator → its operand that is always int16: what it is computed on, or what is chosen by it, has to be exact."""
 
 
 class Streams:
@@ -77,11 +105,15 @@ def assign_grids(
         grid = _grid(graph, members, seen, wide, method, percentile, headroom)
         for name in members:
             types[name] = TensorType(graph.types[name].shape, grid[0], grid[1])
-    return types
+    return {**types, **cache_types(graph, types)}
 
 
 def _is_wide(graph: Graph, name: str) -> bool:
     """Whether a value is 16 bits wide for its own sake; what shares its grid is then wide with it."""
+    for node in graph.consumers.get(name, ()):
+        index = WIDE_OPERANDS.get(type(node.op))
+        if index is not None and node.inputs[index] == name:
+            return True
     if name in graph.inputs:
         return name in graph.outputs
     op = graph.producers[name].op
@@ -100,7 +132,7 @@ def _grid(
 ) -> tuple[DType, QuantParams]:
     producers = [graph.producers[name].op for name in members if name in graph.producers]
     is_wide, heads = members[0] in wide, _own_heads(graph, members)
-    if any(isinstance(op, Softmax) for op in producers):
+    if any(isinstance(op, Softmax | ExpertWeights) for op in producers):
         return (DType.INT16, QuantParams((2.0**-15,))) if is_wide else (DType.INT8, QuantParams((2.0**-8,), -128))
     if is_wide:
         largest = headroom * max(seen[name].largest for name in members)
@@ -113,7 +145,8 @@ def _grid(
     low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
     if heads:
         return DType.INT8, _per_head(seen[members[0]], heads, max(-low, high), DType.INT8)
-    if any(isinstance(op, Attention) for op in producers) or any(attention_readers(graph, name) for name in members):
+    mixed = any(isinstance(op, Attention | CachedAttention) for op in producers)
+    if mixed or any(attention_readers(graph, name) for name in members):
         return DType.INT8, symmetric(max(-low, high), DType.INT8)
     return DType.INT8, affine_int8(low, high)
 
@@ -156,7 +189,7 @@ def ends(graph: Graph) -> set[str]:
     for node in graph.nodes:
         if isinstance(node.op, Linear) and not begun.intersection(node.inputs):
             found.add(node.name)
-        if isinstance(node.op, Linear | Embedding) or begun.intersection(node.inputs):
+        if isinstance(node.op, Linear | ExpertLinear | Embedding) or begun.intersection(node.inputs):
             begun.add(node.output)
     leaving: set[str] = set(graph.outputs)
     for node in reversed(graph.nodes):

@@ -12,8 +12,21 @@ from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, verify
 from picoformer.ir.operator import Array
 from picoformer.ir.types import BLOCK
-from picoformer.ops import Add, Attention, Concat, Embedding, LayerNorm, Linear, Mul, Requantize
+from picoformer.ops import (
+    Add,
+    Attention,
+    Concat,
+    Embedding,
+    ExpertLinear,
+    LayerNorm,
+    Linear,
+    Mul,
+    Requantize,
+    RmsNorm,
+    Rope,
+)
 from picoformer.ops.fixedpoint import quantize_real
+from picoformer.ops.rope import ROTATION_QUANT
 from picoformer.quantize.calibrate import Method, affine_int8, choose_range, symmetric
 from picoformer.quantize.cost import constant_bytes
 from picoformer.quantize.equalize import Equalization, equalize
@@ -33,8 +46,8 @@ class QuantizeSettings:
     `bias_correction` lets biases take up the mean error of each Linear. `inputs` is the type of the model's float
     inputs, `activations` INT16 that of every value, `weights` that of the Linears' weights; a scheme sets the latter
     two (see `schemes`). With INT4 weights `block` 32 gives each 32 of a row a multiplier of their own, 0 gives none.
-    Linears at the ends stay INT8 (see `ends`); `weight_types`, by the weight's name in the float graph, says otherwise
-    for single ones.
+    Linears at the ends stay INT8 (see `ends`), and so do tables of Embeddings; `weight_types`, by the weight's or
+    table's name in the float graph, says otherwise for single ones.
 
     Beyond that, values whose rounding costs the outputs most are widened to 16 bits as long as no more than the share
     `widen` of all multiply-accumulates reads 16 bits and RAM grows by no more than that share (see `sensitivity`).
@@ -60,7 +73,7 @@ class QuantizeSettings:
     def __post_init__(self) -> None:
         for name, dtype in [("weights", self.weights), *self.weight_types.items()]:
             if dtype not in WEIGHT_LIMITS:
-                raise ConfigError(f"'{name}' is to be {dtype.name.lower()}: weights are int8 or int4")
+                raise ConfigError(f"'{name}' is to be {dtype.name.lower()}: weights are int16, int8 or int4")
         if self.block not in (0, BLOCK):
             raise ConfigError(f"a block of {self.block} weights is not known; use {BLOCK}, or 0 for none")
 
@@ -177,21 +190,22 @@ class _Builder:
     def build(self) -> Graph:
         for node in self.graph.nodes:
             names = [self._operand(node, index, name) for index, name in enumerate(node.inputs)]
-            if isinstance(node.op, Linear):
+            if isinstance(node.op, Linear | ExpertLinear):
                 names = self._linear_constants(node, names)
-            self.types[node.output] = self.assigned[node.output]
+            self.types[node.output] = self.assigned.get(node.output, self.graph.types[node.output])
             self.nodes.append(Node(node.name, node.op, tuple(names), node.output))
         return self.graph.replace(nodes=self.nodes, types=self.types, constants=self.constants)
 
     def _operand(self, node: Node, index: int, name: str) -> str:
         """The name under which `node` reads this operand: a bridge, an integer constant, or the value itself."""
         if name in self.graph.constants:
-            return name if isinstance(node.op, Linear) else self._constant(node, index, name)
+            return name if isinstance(node.op, Linear | ExpertLinear) else self._constant(node, index, name)
         current = self.types[name]
         if current.quant is None:
             return name
         is_wide = current.dtype is DType.INT16 and current.rows > 1
-        if isinstance(node.op, Linear) and is_wide and self.wanted.get(name) is not DType.INT16:
+        reads = isinstance(node.op, Linear) or (isinstance(node.op, ExpertLinear) and index == 0)
+        if reads and is_wide and self.wanted.get(name) is not DType.INT16:
             return self._bridge(name, "int8", affine_int8(*self._range(name)))
         if isinstance(node.op, Attention) and index < 3:
             all_wide = all(self.types[operand].dtype is DType.INT16 for operand in node.inputs[:3])
@@ -225,11 +239,16 @@ class _Builder:
 
     def _constant(self, node: Node, index: int, name: str) -> str:
         value, type_ = self.graph.constants[name], self.graph.types[name]
-        if type_.dtype is not DType.FLOAT32 or isinstance(node.op, LayerNorm):
+        if type_.dtype is not DType.FLOAT32 or isinstance(node.op, LayerNorm | RmsNorm):
             return self._store(name, value, type_)
         if isinstance(node.op, Embedding):
-            table, quant = quantize_rows(value)
-            return self._store(name, table, TensorType(type_.shape, DType.INT8, quant))
+            dtype = DType.INT16 if self.settings.weight_types.get(name) is DType.INT16 else DType.INT8
+            table, quant = quantize_rows(value, None, dtype)
+            return self._store(name, table, TensorType(type_.shape, dtype, quant))
+        if isinstance(node.op, Rope):
+            limit = DType.INT16.maximum * ROTATION_QUANT.per_tensor_scale
+            steps = quantize_real(np.clip(value, -limit, limit), ROTATION_QUANT, DType.INT16)
+            return self._store(name, steps, TensorType(type_.shape, DType.INT16, ROTATION_QUANT))
         if isinstance(node.op, Concat):
             out = self.assigned[node.output]
             assert out.quant is not None
@@ -244,24 +263,31 @@ class _Builder:
         raise NotImplementedError(f"node '{node.name}' ({node.op.kind}): constant operand {index} '{name}'")
 
     def _weight_type(self, node: Node) -> DType:
-        """INT8 or INT4, as the settings say for this Linear."""
+        """INT16, INT8 or INT4, as the settings say for this Linear."""
         default = DType.INT8 if node.name in self.ends else self.settings.weights
-        return self.settings.weight_types.get(node.inputs[1], default)
+        return self.settings.weight_types.get(node.inputs[weight_index(node)], default)
 
     def _linear_constants(self, node: Node, names: list[str]) -> list[str]:
         x_quant = self.types[names[0]].quant
         assert x_quant is not None
         x_scale = x_quant.per_tensor_scale
-        weight = self.graph.constants[node.inputs[1]]
-        bias = self.graph.constants[node.inputs[2]] if len(node.inputs) > 2 else None
+        first = weight_index(node)
+        weight_name, *rest = node.inputs[first:]
+        weight = self.graph.constants[weight_name]
+        bias = self.graph.constants[rest[0]] if rest else None
         floor = None if bias is None else bias_scale_floor(bias, x_scale)
         dtype = self._weight_type(node)
         if dtype is DType.INT4:
             steps, quant = quantize_int4(weight, floor, self.settings.block)
         else:
-            steps, quant = quantize_rows(weight, floor)
-        result = [names[0], self._store(node.inputs[1], steps, TensorType(weight.shape, dtype, quant))]
+            steps, quant = quantize_rows(weight, floor, dtype)
+        result = [*names[:first], self._store(weight_name, steps, TensorType(weight.shape, dtype, quant))]
         if bias is not None:
             bias_steps, bias_quant = quantize_bias(bias, x_scale, quant)
-            result.append(self._store(node.inputs[2], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant)))
+            result.append(self._store(rest[0], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant)))
         return result
+
+
+def weight_index(node: Node) -> int:
+    """Which operand of a Linear or ExpertLinear is its weight."""
+    return 2 if isinstance(node.op, ExpertLinear) else 1

@@ -13,9 +13,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from picoformer.ir import Graph, Node
+from picoformer.ir import DType, Graph, Node
 from picoformer.ir.operator import Array, LoweringError, Operand
-from picoformer.ops import Linear
+from picoformer.ops import Embedding, Linear
 from picoformer.ops.fixedpoint import dequantize, quantize_real
 from picoformer.quantize.int4 import element_scales
 from picoformer.quantize.observe import BATCH
@@ -148,8 +148,12 @@ def refine(
             for values, walk in zip(live, walks, strict=True):
                 moments.add(dequantize(values[node.inputs[0]], quant), walk.value(read))
             real = [graph.constants[name] for name in real_names]
-            chosen = _linear_constants(typed, node, real, moments, rounding, bias_correction)
-            names = [name if typed.is_used_once(name) else f"{name}_{node.name}" for name in node.inputs[1:]]
+            own = "nearest" if _stays(typed, node.inputs[1]) else rounding
+            chosen = _linear_constants(typed, node, real, moments, own, bias_correction)
+            names = [
+                name if typed.is_used_once(name) or value is typed.constants[name] else f"{name}_{node.name}"
+                for name, value in zip(node.inputs[1:], chosen, strict=True)
+            ]
             for name, old, value in zip(names, node.inputs[1:], chosen, strict=True):
                 types[name], constants[name] = typed.types[old], value
             node = Node(node.name, node.op, (node.inputs[0], *names), node.output)
@@ -174,6 +178,13 @@ def refine(
         types={name: type_ for name, type_ in types.items() if name not in unread},
         constants={name: value for name, value in constants.items() if name not in unread},
     )
+
+
+def _stays(typed: Graph, name: str) -> bool:
+    """Whether a weight keeps the integers it has: one that is an Embedding's table too, so that both read the same
+    bytes, and one of 16 bits, whose rounding is far below that of what it meets."""
+    tied = any(isinstance(node.op, Embedding) for node in typed.consumers[name])
+    return tied or typed.types[name].dtype is DType.INT16
 
 
 class _FloatWalk:

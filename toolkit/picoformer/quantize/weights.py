@@ -11,7 +11,7 @@ from picoformer.ops.fixedpoint import Array
 
 WEIGHT_LIMIT = 127
 """Weights keep to [−127, 127], so that their range is symmetric and products of two lanes stay bounded."""
-WEIGHT_LIMITS = {DType.INT8: WEIGHT_LIMIT, DType.INT4: 7}
+WEIGHT_LIMITS = {DType.INT16: 32767, DType.INT8: WEIGHT_LIMIT, DType.INT4: 7}
 """Type of a Linear's weight → the largest magnitude it uses."""
 BIAS_LIMIT = 1 << 30
 """A bias keeps a bit free of int32 for the folded zero point."""
@@ -19,15 +19,17 @@ SCALE_FLOOR = 2.0**-12
 """No channel's scale is below this share of the largest: dead channels must not blow up a bias or a multiplier."""
 
 
-def quantize_rows(weight: Array, floor: Array | None = None) -> tuple[Array, QuantParams]:
-    """(int8 weight, per-row symmetric parameters) of a (N, K) matrix; `floor` (N,) are the least scales allowed."""
-    scales = np.abs(weight.astype(np.float64)).max(axis=1) / WEIGHT_LIMIT
+def quantize_rows(weight: Array, floor: Array | None = None, dtype: DType = DType.INT8) -> tuple[Array, QuantParams]:
+    """(int8 or int16 weight, per-row symmetric parameters) of a (N, K) matrix; `floor` (N,) are the least scales
+    allowed."""
+    limit = WEIGHT_LIMITS[dtype]
+    scales = np.abs(weight.astype(np.float64)).max(axis=1) / limit
     scales = np.maximum(scales, max(float(scales.max(initial=0.0)) * SCALE_FLOOR, 1e-12))
     if floor is not None:
         scales = np.maximum(scales, floor)
     quant = QuantParams(tuple(float(s) for s in scales), 0, -2)
     steps = np.rint(weight / quant.scale_array(2).astype(np.float64))
-    return np.clip(steps, -WEIGHT_LIMIT, WEIGHT_LIMIT).astype(np.int8), quant
+    return np.clip(steps, -limit, limit).astype(dtype.numpy), quant
 
 
 def bias_scale_floor(bias: Array, input_scale: float) -> Array:

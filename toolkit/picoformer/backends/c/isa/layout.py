@@ -74,8 +74,10 @@ class InstructionSet:
 
     linear_s8: LinearLayout = _PLAIN
     linear_s16: LinearLayout = _PLAIN
+    linear_wide_s16: LinearLayout = _PLAIN
     linear_s4_s8: LinearLayout = _PLAIN_INT4
     linear_s4_s16: LinearLayout = _PLAIN_INT4
+    linear_wide_s4_s16: LinearLayout = _PLAIN_INT4
     attention_head_s8: AttentionLayout = _PLAIN_ATTENTION
     attention_head_s16: AttentionLayout = _PLAIN_ATTENTION
 

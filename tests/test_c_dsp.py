@@ -117,8 +117,11 @@ def test_one_row_of_every_small_size(y: DType, weight: DType, core: ArmLibrary) 
             values[:, ::2] //= 1 if wide or k < 500 else 20
             data = rng.choice([-32768, 32767], (2, k)) if extreme else rng.integers(-32768, 32768, (2, k))
             blocks = rng.integers(1, 16, (n, -(-k // 32))).tolist() if weight is DType.INT4 and index % 4 else ()
-            row = data.astype(np.int16).reshape(-1)[index % 2 :][:k].reshape(1, k)
             factor = (2.0**15 if index % 5 == 0 and not wide else (1.0, 0.01, 0.0001)[index % 3]) / 256
+            if k > 1000:  # all of one sign: past 31 bits, 20000 in the end
+                signs = np.where(np.arange(n) % 3 == 0, -1, 1)[:, None]
+                values, data, factor = np.full((n, k), most) * signs, np.full((2, k), -32768), 2.0**-18
+            row = data.astype(np.int16).reshape(-1)[index % 2 :][:k].reshape(1, k)
             case = linear_case(row, values.astype(np.int8), y, factor, weight, tuple(map(tuple, blocks)))
             if not wide and case.lowered.wide:
                 continue

@@ -2,8 +2,8 @@
 #include "picoformer/fixedpoint.h"
 #include "picoformer/ops.h"
 
-#define DEFINE_EMBEDDING(OUT)                                                                                                    \
-    int pf_embedding_##OUT(const pf_embedding *p, const int32_t *ids, PF_TYPE_##OUT *y, int32_t count) {                         \
+#define DEFINE_EMBEDDING(SYMBOL, PARAMS, TABLE, OUT)                                                                             \
+    int SYMBOL(const PARAMS *p, const int32_t *ids, PF_TYPE_##OUT *y, int32_t count) {                                           \
         pf_requantize row = {.shift = p->shift, .zero_point = p->zero_point};                                                    \
         for (int32_t i = 0; i < count; i++, y += p->width) {                                                                     \
             const int32_t id = ids[i];                                                                                           \
@@ -11,10 +11,12 @@
                 return PF_ERROR_INDEX;                                                                                           \
             }                                                                                                                    \
             row.multiplier = p->multiplier[id];                                                                                  \
-            pf_requantize_s8_##OUT(&row, p->table + id * p->width, y, p->width);                                                 \
+            pf_requantize_##TABLE##_##OUT(&row, p->table + id * p->width, y, p->width);                                          \
         }                                                                                                                        \
         return PF_OK;                                                                                                            \
     }
 
-DEFINE_EMBEDDING(s8)
-DEFINE_EMBEDDING(s16)
+DEFINE_EMBEDDING(pf_embedding_s8, pf_embedding, s8, s8)
+DEFINE_EMBEDDING(pf_embedding_s16, pf_embedding, s8, s16)
+DEFINE_EMBEDDING(pf_embedding_s16_s8, pf_embedding_w16, s16, s8)
+DEFINE_EMBEDDING(pf_embedding_s16_s16, pf_embedding_w16, s16, s16)

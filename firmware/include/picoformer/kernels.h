@@ -5,9 +5,11 @@
  * has one. Operators that are one loop over whole rows are primitives themselves, with the prototypes of ops.h:
  *   linear_s8.c, linear_s16.c, linear_wide_s16.c    a linear layer over all its rows (decides the layout of the weight)
  *   linear_s4_s8.c, linear_s4_s16.c, linear_wide_s4_s16.c    the same with weights of 4 bits
- *   requantize.c, table.c, interpolate.c, copy.c, reduce_mean.c, layer_norm.c
+ *   linear_s16_s8.c, linear_s16_s16.c    the same with weights of 16 bits, sums of 64
+ *   requantize.c, table.c, interpolate.c, copy.c, reduce_mean.c, layer_norm.c, rms_norm.c, rope.c, kv_append.c
  * The others are pieces that firmware/ops/ puts together:
  *   attention_head_s8.c, attention_head_s16.c    one head, all queries
+ *   cached_attention_group_s8.c, cached_attention_group_s16.c    the heads that share keys of these types, one query row
  *   layer_norm_row.c    one row of layer_norm.c
  *   add_plain_span.c, add_span.c, mul_span.c    elements in a line
  */
@@ -42,6 +44,20 @@ void pf_attention_head_s16_s8(const pf_attention_head *p, const int16_t *q, cons
                               int32_t queries, int32_t keys, int32_t *scratch);
 void pf_attention_head_s16_s16(const pf_attention_head *p, const int16_t *q, const int16_t *k, const int16_t *v, int16_t *y,
                                int32_t queries, int32_t keys, int32_t *scratch);
+
+/* The heads / kv_heads heads from `head` on, which share keys and values, of one row that sees the first `count` keys, 1 or more.
+ * q, y: where the first of these heads lies in its row; keys: its elements of the first key; values: its rows. scratch: that of
+ * pf_cached_attention_*. y == q is allowed as there: a head may be written once it has been read, not before. */
+#define PF_DECLARE_CACHED_ATTENTION_GROUP(K, TK, V, TV)                                                                          \
+    void pf_cached_attention_group_##K##_##V##_s8(const pf_cached_attention *p, const int16_t *q, const TK *keys,                \
+                                                  const TV *values, int8_t *y, int32_t head, int32_t count, void *scratch);      \
+    void pf_cached_attention_group_##K##_##V##_s16(const pf_cached_attention *p, const int16_t *q, const TK *keys,               \
+                                                   const TV *values, int16_t *y, int32_t head, int32_t count, void *scratch);
+PF_DECLARE_CACHED_ATTENTION_GROUP(s8, int8_t, s8, int8_t)
+PF_DECLARE_CACHED_ATTENTION_GROUP(s8, int8_t, s16, int16_t)
+PF_DECLARE_CACHED_ATTENTION_GROUP(s16, int16_t, s8, int8_t)
+PF_DECLARE_CACHED_ATTENTION_GROUP(s16, int16_t, s16, int16_t)
+#undef PF_DECLARE_CACHED_ATTENTION_GROUP
 
 /* One row; y == x is allowed where the types are the same. */
 void pf_layer_norm_row_s8_s8(const pf_layer_norm *p, const int8_t *x, int8_t *y);

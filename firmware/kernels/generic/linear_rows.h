@@ -5,17 +5,18 @@
 #include "picoformer/linear_output.h"
 #include "picoformer/ops.h"
 
-/* ACC: the type of the sums; RESCALE: what brings one to the grid of the output. */
-#define PF_DEFINE_LINEAR(SYMBOL, IN, OUT, ACC, RESCALE)                                                                          \
-    void SYMBOL(const pf_linear *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                      \
+/* PARAMS: the struct of parameters; WEIGHT: the type of a weight; ACC: that of the sums; RESCALE: what brings one to the grid of
+ * the output. */
+#define PF_DEFINE_LINEAR_OF(SYMBOL, PARAMS, WEIGHT, IN, OUT, ACC, RESCALE)                                                       \
+    void SYMBOL(const PARAMS *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                         \
         (void)scratch;                                                                                                           \
         const int32_t n = p->n, k = p->k, shift = p->shift, zero_point = p->zero_point;                                          \
         const int32_t *bias = p->bias, *multiplier = p->multiplier;                                                              \
         for (int32_t r = 0; r < rows; r++, x += k, y += n) {                                                                     \
-            const int8_t *w0 = p->weight;                                                                                        \
+            const WEIGHT *w0 = p->weight;                                                                                        \
             int32_t i = 0;                                                                                                       \
             for (; i + 4 <= n; i += 4, w0 += 4 * k) {                                                                            \
-                const int8_t *w1 = w0 + k, *w2 = w1 + k, *w3 = w2 + k;                                                           \
+                const WEIGHT *w1 = w0 + k, *w2 = w1 + k, *w3 = w2 + k;                                                           \
                 ACC a0 = bias[i], a1 = bias[i + 1], a2 = bias[i + 2], a3 = bias[i + 3];                                          \
                 for (int32_t j = 0; j < k; j++) {                                                                                \
                     const ACC v = x[j];                                                                                          \
@@ -40,5 +41,7 @@
             }                                                                                                                    \
         }                                                                                                                        \
     }
+
+#define PF_DEFINE_LINEAR(SYMBOL, IN, OUT, ACC, RESCALE) PF_DEFINE_LINEAR_OF(SYMBOL, pf_linear, int8_t, IN, OUT, ACC, RESCALE)
 
 #endif

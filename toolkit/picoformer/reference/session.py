@@ -42,9 +42,7 @@ class StateSession:
         for name in graph.block.intersection(graph.inputs):
             shape = graph.types[name].shape
             if not 1 <= rows <= shape[0] or values[name].shape != (rows, *shape[1:]):
-                raise DataError(
-                    f"input '{name}' is {list(values[name].shape)}: give 1 to {shape[0]} rows, and count them"
-                )
+                raise DataError(f"input '{name}' is {list(values[name].shape)}: give 1 to {shape[0]} rows, and count them")
         with np.errstate(over="ignore", under="ignore"):
             for node in graph.nodes:
                 result = self._run_node[node.output](*(values[name] for name in graph.activations(node)))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from picoformer.backends.c.flow import Flow
+from picoformer.backends.c.isa.generic import GENERIC
 from picoformer.backends.c.isa.layout import up
 from picoformer.ir import Node
-from picoformer.ops import Attention, Linear
+from picoformer.ops import Attention, CachedAttention, ExpertLinear, Linear
 
-_PER_ELEMENT = {"LayerNorm": 9.0, "Softmax": 20.0, "Requantize": 6.0, "Activation": 6.0}
+_PER_ELEMENT = {"LayerNorm": 9.0, "RmsNorm": 9.0, "Softmax": 20.0, "Requantize": 6.0, "Activation": 6.0}
 _ANY_ELEMENT = 4.0
 _PER_CALL = 120.0
 """Setting up an operator, and the way to it and back."""
@@ -25,6 +26,10 @@ def _of_node(flow: Flow, node: Node) -> float:
         return flow.linear_layout(node).mac_instructions * macs
     if isinstance(node.op, Attention):
         return flow.layout.attention(graph.types[node.inputs[0]].dtype).mac_instructions * macs
+    if isinstance(node.op, ExpertLinear):
+        return GENERIC.linear_s8.mac_instructions * macs
+    if isinstance(node.op, CachedAttention):
+        return GENERIC.attention_head_s16.mac_instructions * macs
     return _PER_ELEMENT.get(node.op.kind, _ANY_ELEMENT) * out.elements
 
 

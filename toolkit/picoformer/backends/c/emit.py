@@ -119,9 +119,7 @@ def draft_c(graph: Graph, target_isa: Sequence[str], prefix: str = "model", tile
         rows.append(_row(site, emitter(site)))
     if block:
         parts.accessors.add(DType.INT32)
-    return Draft(
-        graph, prefix, plan, ports, block, parts, tuple(rows), sources_of(parts.functions, target_isa), offsets
-    )
+    return Draft(graph, prefix, plan, ports, block, parts, tuple(rows), sources_of(parts.functions, target_isa), offsets)
 
 
 def emit_c(
@@ -281,9 +279,7 @@ def _piece(graph: Graph, plan: MemoryPlan, index: int) -> _Piece:
     row_bytes = graph.types[place.value].bytes // rows
     height = tiling.height if tiling else rows
     stride = 0 if place.height else row_bytes
-    return _Piece(
-        call.step, place.offset, rows, height, 0 if call.again else row_bytes, stride, counted, place in plan.states
-    )
+    return _Piece(call.step, place.offset, rows, height, 0 if call.again else row_bytes, stride, counted, place in plan.states)
 
 
 def _describe_place(graph: Graph, place: PlacedValue) -> str:

@@ -13,7 +13,7 @@ from picoformer.backends.c.isa import Layout, LinearLayout
 from picoformer.backends.c.rows import RowWise, row_wise
 from picoformer.backends.c.schedule import Call, Step, Tiling
 from picoformer.ir import DType, Graph, Node
-from picoformer.ops import KvAppend, Linear, Reshape
+from picoformer.ops import ExpertLinear, KvAppend, Linear, Reshape
 
 ALIGNMENT = 16
 
@@ -23,9 +23,14 @@ _IN_PLACE: dict[str, tuple[str, ...]] = {
     "Activation": _FROM_FIRST,
     "Add": _FROM_EITHER,
     "Attention": _FROM_FIRST,
+    "CachedAttention": _FROM_FIRST,
+    "KvAppend": _FROM_FIRST,
     "LayerNorm": _FROM_FIRST,
     "Mul": _FROM_EITHER,
     "Requantize": _FROM_FIRST,
+    "RmsNorm": _FROM_FIRST,
+    "Rope": _FROM_FIRST,
+    "ScaleRows": _FROM_FIRST,
 }
 """Kinds of steps whose output may lie on an operand, as the contracts in picoformer/ops.h allow."""
 
@@ -92,9 +97,10 @@ class Flow:
 
     @cached_property
     def _wide(self) -> dict[str, bool]:
-        """Output of each Linear → whether it takes the kernel with 64-bit sums."""
+        """Output of each Linear and ExpertLinear → whether it takes the kernel with 64-bit sums."""
+        kinds = (Linear, ExpertLinear)
         nodes = (node for step in self.steps for node in step.nodes)
-        return {node.output: self.layout.is_wide(self.graph, node) for node in nodes if isinstance(node.op, Linear)}
+        return {node.output: self.layout.is_wide(self.graph, node) for node in nodes if isinstance(node.op, kinds)}
 
     def scratch(self, call: int, rows: int | None = None) -> int:
         """Bytes of arena that a call needs for itself; `rows`: those it computes, where not all of them."""

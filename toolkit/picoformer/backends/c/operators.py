@@ -8,6 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from picoformer.backends.c.decode_operators import (
+    cached_attention,
+    expert_linear,
+    expert_weights,
+    kv_append,
+    position_ids,
+    rms_norm,
+    rope,
+    scale_rows,
+    take_row,
+    top_experts,
+)
 from picoformer.backends.c.movement import broadcast, concat, has_rows, slice_axis, transpose
 from picoformer.backends.c.site import Argument, Site
 from picoformer.ir import DType
@@ -63,10 +75,10 @@ def linear(site: Site) -> str:
         p = site.struct("pf_linear_f32_params", weight=site.weight(1), bias=bias, n=n, k=k)
         return site.call("pf_linear_f32", p, site.read(0), site.write(), rows)
     is_wide = site.layout.is_wide(site.graph, site.node)
-    wide = "_wide" if is_wide else ""
-    if low.wide and x.dtype is not DType.INT16:
+    wide = "_wide" if is_wide and low.weight_dtype is not DType.INT16 else ""
+    is_int4, is_int16 = (low.weight_dtype is dtype for dtype in (DType.INT4, DType.INT16))
+    if low.wide and not is_int16 and x.dtype is not DType.INT16:
         raise site.unsupported(f"a sum over its {k} inputs may pass 32 bits, and 8-bit inputs have no wide variant")
-    is_int4 = low.weight_dtype is DType.INT4
     blocks: dict[str, str] = {}
     if is_int4:
         note = "multiplier of each block of each row"
@@ -77,7 +89,7 @@ def linear(site: Site) -> str:
         assert isinstance(activation, LoweredTable | LoweredInterpolatedTable)
         then = {"table": _table(site, site.step.nodes[1].op, activation), "entries": len(activation.table)}
     p = site.struct(
-        "pf_linear_s4" if is_int4 else "pf_linear",
+        {DType.INT4: "pf_linear_s4", DType.INT16: "pf_linear_w16"}.get(low.weight_dtype, "pf_linear"),
         weight=site.weight(1),
         **blocks,
         bias=site.array("bias", _int32(low.bias), "bias, the zero point of the input folded in"),
@@ -90,7 +102,7 @@ def linear(site: Site) -> str:
         headroom=low.headroom,
         block=site.layout.linear(x.dtype, w.dtype, is_wide).block(site.height or x.rows, k),
     )
-    types = (*([w.dtype] if is_int4 else []), x.dtype, site.out.dtype)
+    types = (*([w.dtype] if is_int4 or is_int16 else []), x.dtype, site.out.dtype)
     function = f"pf_linear{wide}{site.types_suffix(*types)}"
     return site.call(function, p, site.read(0), site.write(), rows, site.scratch(DType.INT32))
 
@@ -265,7 +277,7 @@ def embedding(site: Site) -> str:
     low = site.lowered
     if isinstance(low, LoweredEmbedding):
         p = site.struct(
-            "pf_embedding",
+            "pf_embedding_w16" if table.dtype is DType.INT16 else "pf_embedding",
             table=site.read(1),
             multiplier=site.array("multiplier", _int32(low.multiplier), "multiplier of each row"),
             rows=rows,
@@ -273,7 +285,8 @@ def embedding(site: Site) -> str:
             shift=low.shift,
             zero_point=low.zero_point,
         )
-        function = f"pf_embedding{site.types_suffix(site.out.dtype)}"
+        types = (table.dtype, site.out.dtype) if table.dtype is DType.INT16 else (site.out.dtype,)
+        function = f"pf_embedding{site.types_suffix(*types)}"
     else:
         if site.node.inputs[1] not in site.graph.constants:
             raise site.unsupported("its table is computed; only a constant table has an operator in C")
@@ -333,18 +346,28 @@ EMITTERS: dict[str, Emitter | Alias | Unsupported] = {
     "Add": add,
     "Attention": attention,
     "Binary": Unsupported(_FUSE),
+    "CachedAttention": cached_attention,
     "Concat": concat,
     "Conv": Unsupported("patches become a Linear in the passes; this one was left: use a stride equal to the kernel"),
     "Embedding": embedding,
+    "ExpertLinear": expert_linear,
+    "ExpertWeights": expert_weights,
+    "KvAppend": kv_append,
     "LayerNorm": layer_norm,
     "Linear": linear,
     "MatMul": Unsupported("a product of two computed tensors outside attention has no operator in C"),
     "Mul": mul,
+    "PositionIds": position_ids,
     "ReduceMean": reduce_mean,
     "Requantize": requantize,
     "Reshape": Alias(),
+    "RmsNorm": rms_norm,
+    "Rope": rope,
+    "ScaleRows": scale_rows,
     "Slice": slice_axis,
     "Softmax": softmax,
+    "TakeRow": take_row,
+    "TopExperts": top_experts,
     "Transpose": transpose,
     "Unary": Unsupported(_FUSE),
     "Where": Unsupported("masks become the valid length of an attention; this one was left in the graph"),

@@ -73,15 +73,32 @@ def _attention(graph: Graph, node: Node) -> RowWise | None:
     return RowWise(q.rows, frozenset(node.inputs[1:]), q.shape[-2] if is_batch else 0)
 
 
+def _rows_of(*by_rows: int) -> Callable[[Graph, Node], RowWise]:
+    """These operands by rows, all others whole."""
+
+    def rows(graph: Graph, node: Node) -> RowWise:
+        whole = [name for index, name in enumerate(node.inputs) if index not in by_rows and name not in graph.constants]
+        return RowWise(graph.types[node.output].rows, frozenset(whole))
+
+    return rows
+
+
 ROW_WISE: Mapping[str, Callable[[Graph, Node], RowWise | None]] = {
     "Activation": _each_row,
     "Add": _element_wise,
     "Attention": _attention,
+    "CachedAttention": _rows_of(0),
     "Embedding": _each_row,
+    "ExpertLinear": _rows_of(0, 1),
+    "ExpertWeights": _rows_of(0, 1),
     "LayerNorm": _each_row,
     "Linear": _each_row,
     "Mul": _element_wise,
     "Requantize": _each_row,
+    "RmsNorm": _each_row,
+    "Rope": _rows_of(0),
+    "ScaleRows": _rows_of(0, 1),
     "Softmax": _each_row,
+    "TopExperts": _each_row,
 }
 """Operator → how it goes by rows. What is not here moves elements between rows."""

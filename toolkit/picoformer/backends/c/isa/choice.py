@@ -17,7 +17,7 @@ from picoformer.backends.c.sources import kernel_isa
 from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node
 from picoformer.ir.operator import Operand
-from picoformer.ops import Attention, Linear, LoweredLinear
+from picoformer.ops import Attention, CachedAttention, ExpertLinear, Linear, LoweredExpertLinear, LoweredLinear
 from picoformer.ops.linear import WIDE_SHIFT_MIN
 
 INSTRUCTION_SETS: dict[str, InstructionSet] = {
@@ -36,8 +36,11 @@ class Layout(InstructionSet):
     """The kernels of a target, file by file, and what a step of a graph takes of them."""
 
     def linear(self, dtype: DType, weight: DType = DType.INT8, wide: bool = False) -> LinearLayout:
-        """The layout for inputs of one type and a weight of another; `wide`: of the kernel with sums of 64 bits."""
+        """The layout for inputs of one type and a weight of another; `wide`: of the kernel with sums of 64 bits, which
+        weights of 16 bits have everywhere."""
         kernels = self if dtype in (DType.INT8, DType.INT16) else GENERIC
+        if weight is DType.INT16:
+            return kernels.linear_s16_s8 if dtype is DType.INT8 else kernels.linear_s16_s16
         if wide:
             return kernels.linear_wide_s4_s16 if weight is DType.INT4 else kernels.linear_wide_s16
         if weight is DType.INT4:
@@ -51,6 +54,8 @@ class Layout(InstructionSet):
             return False
         operands = [Operand(graph.types[name], graph.constants.get(name)) for name in node.inputs]
         lowered = node.op.lower(operands, graph.types[node.output])
+        if isinstance(lowered, LoweredExpertLinear):
+            return lowered.linear.wide
         assert isinstance(lowered, LoweredLinear)
         if lowered.wide or lowered.weight_dtype is not DType.INT8 or self.linear_s16 is GENERIC.linear_s16:
             return lowered.wide
@@ -62,6 +67,11 @@ class Layout(InstructionSet):
         kernels = {DType.INT8: self.attention_head_s8, DType.INT16: self.attention_head_s16}
         return kernels.get(dtype, GENERIC.attention_head_s8)
 
+    def cached_attention(self, keys: DType) -> AttentionLayout:
+        """The scratch for keys of one type; float takes a word per key."""
+        kernels = {DType.INT8: self.cached_attention_group_s8, DType.INT16: self.cached_attention_group_s16}
+        return kernels.get(keys, GENERIC.attention_head_s8)
+
     def scratch_bytes(self, graph: Graph, node: Node, rows: int | None = None, wide: bool | None = None) -> int:
         """Bytes of arena a node needs for itself while it runs; 0 for most.
 
@@ -72,6 +82,13 @@ class Layout(InstructionSet):
             wide = self.is_wide(graph, node) if wide is None else wide
             layout = self.linear(types[0].dtype, types[1].dtype, wide)
             return layout.scratch_bytes(rows or types[0].rows, types[0].width)
+        if isinstance(node.op, ExpertLinear):
+            wide = self.is_wide(graph, node) if wide is None else wide
+            return self.linear(types[0].dtype, types[2].dtype, wide).scratch_bytes(1, types[0].width)
+        if isinstance(node.op, CachedAttention):
+            keys, width = types[1].shape[-2:]
+            sizes = (width // node.op.kv_heads, types[2].shape[-2] // node.op.kv_heads)
+            return self.cached_attention(types[1].dtype).scratch_bytes(keys, *sizes)
         if not isinstance(node.op, Attention):
             return 0
         head, heads = self.attention(types[0].dtype), node.op.kv_heads

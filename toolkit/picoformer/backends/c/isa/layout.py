@@ -65,6 +65,15 @@ class AttentionLayout:
         return 4 * keys
 
 
+class CachedAttentionLayout(AttentionLayout):
+    """The scratch of a cached attention; this one is the plain C kernel's."""
+
+    def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
+        """Bytes for one row: a 4-byte word per key of the cache, and a query of int16 that has lost its low bits."""
+        return 4 * keys + 2 * head_size
+
+
+_PLAIN_CACHED = CachedAttentionLayout()
 _PLAIN, _PLAIN_INT4, _PLAIN_ATTENTION = LinearLayout(), Int4LinearLayout(), AttentionLayout()
 
 
@@ -78,8 +87,12 @@ class InstructionSet:
     linear_s4_s8: LinearLayout = _PLAIN_INT4
     linear_s4_s16: LinearLayout = _PLAIN_INT4
     linear_wide_s4_s16: LinearLayout = _PLAIN_INT4
+    linear_s16_s8: LinearLayout = _PLAIN
+    linear_s16_s16: LinearLayout = _PLAIN
     attention_head_s8: AttentionLayout = _PLAIN_ATTENTION
     attention_head_s16: AttentionLayout = _PLAIN_ATTENTION
+    cached_attention_group_s8: AttentionLayout = _PLAIN_CACHED
+    cached_attention_group_s16: AttentionLayout = _PLAIN_CACHED
 
 
 def up(count: int, multiple: int) -> int:

@@ -1,0 +1,5 @@
+/* Linear layers with int16 weights on int8 activations. */
+#include "linear_rows.h"
+
+PF_DEFINE_LINEAR_OF(pf_linear_s16_s8_s8, pf_linear_w16, int16_t, s8, s8, int64_t, pf_rescale_wide)
+PF_DEFINE_LINEAR_OF(pf_linear_s16_s8_s16, pf_linear_w16, int16_t, s8, s16, int64_t, pf_rescale_wide)

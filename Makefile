@@ -35,9 +35,10 @@ bench: $(VENV)/.ready tools
 host-bench: $(VENV)/.ready
 	$(RUN)/python benchmarks/host.py
 
-# What `inspect --target` knows of each core, measured anew: after a change of kernels or of how they are called.
+# What `inspect --target` knows of each core, measured anew: after a change of kernels or of how they are called. A
+# quarter of an hour; COSTS=--stale measures what has changed only, COSTS=cortex-m4 one core.
 costs: $(VENV)/.ready tools
-	$(RUN)/python benchmarks/fit_costs.py
+	$(RUN)/python benchmarks/fit_costs.py $(COSTS)
 
 # Half an hour on two cores; what is in build/compression already is not measured again.
 compression: $(VENV)/.ready

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from picoformer.compilers import Compiler, choose_compiler
 from picoformer.link_map import read_map
+from picoformer.targets import Target
 
-KEEP_RELOCATIONS = "-Wl,--emit-relocs"
-"""A link option that `reached` needs."""
+ZIG_LINK = (sys.executable, str(Path(__file__).with_name("zig_relocations.py")))
+
+
+def keeping_relocations(target: Target, choice: str = "auto") -> Compiler:
+    """The compiler for a target, whose links keep the relocations that `reached` follows."""
+    found = choose_compiler(target, choice)
+    if found.kind == "zig":
+        return replace(found, link=(*ZIG_LINK, *found.link))
+    return replace(found, link=(*found.link, "-Wl,--emit-relocs"))
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ def group_of(piece: Piece) -> str:
 
 
 def reached(elf: Path, map_file: Path, functions: Iterable[str]) -> Code:
-    """Follow the relocations of an image that was linked with KEEP_RELOCATIONS."""
+    """Follow the relocations of an image that `keeping_relocations` linked."""
     from elftools.elf.elffile import ELFFile
 
     with elf.open("rb") as stream:

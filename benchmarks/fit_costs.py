@@ -1,11 +1,13 @@
-"""Fit the estimates to counted runs: python benchmarks/fit_costs.py [CPU or board …]
+"""Fit the estimates to counted runs: python benchmarks/fit_costs.py [--stale] [--toolchain gcc|zig] [CPU or board …]
 
-Writes toolkit/picoformer/estimate/costs.json. For every emulated core one image per scheme, with many small models in
-it, runs in QEMU; each of its steps is a sample. Given names of cores, only those are measured anew.
+Writes toolkit/picoformer/estimate/costs.json. For every emulated core and compiler one image per scheme, with many
+small models in it, runs in QEMU; each of its steps is a sample. Given names of cores or a compiler, only those are
+measured anew; with --stale only those whose kernels have changed since.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -14,12 +16,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
-from cost_code import KEEP_RELOCATIONS, Code, reached
+from cost_code import Code, keeping_relocations, reached
 from cost_models import float_graphs, operators, side_by_side
 from scipy.optimize import nnls
 
+from picoformer import firmware
 from picoformer.backends.c import Draft, draft_c, write_c
 from picoformer.build_folder import with_full_length
 from picoformer.cycles import count_cycles
@@ -28,6 +32,7 @@ from picoformer.emulator.symbols import symbol_address
 from picoformer.estimate import made_up
 from picoformer.estimate.calls import Call, calls_of
 from picoformer.estimate.costs import ALIKE, COSTS, toolchain_key
+from picoformer.estimate.fingerprint import kernels_fingerprint
 from picoformer.estimate.formulas import terms_of
 from picoformer.estimate.sizes import described_bytes, padding_bytes
 from picoformer.files import atomic_write_text
@@ -40,6 +45,8 @@ from picoformer.verification import Runner
 
 ENOUGH = 400_000
 """Bytes of flash and of RAM that a board needs for these images."""
+COMPILERS = ("gcc", "zig")
+"""Whose code is measured: what `build` takes where it is installed, and what it takes where that is missing."""
 FRAMES = (320, 1040)
 SMALL_STEP = 3000
 """Instructions: of much smaller steps the relative error counts less, since no model's cost is in them."""
@@ -63,8 +70,8 @@ class Samples:
     """(steps, bytes of the model's functions) of each image."""
 
 
-def boards() -> dict[str, Target]:
-    """Core → an emulated board with room for these images."""
+def boards() -> list[Target]:
+    """An emulated board with room for these images of each core."""
     found: dict[str, Target] = {}
     for name in list_targets():
         board = load_target(name)
@@ -72,7 +79,7 @@ def boards() -> dict[str, Target]:
             continue
         if min(board.region("code").length, board.region("data").length) >= ENOUGH:
             found.setdefault(toolchain_key(board), board)
-    return found
+    return list(found.values())
 
 
 def typed_graphs(board: Target, whole: Graph) -> Iterable[tuple[str, Graph]]:
@@ -87,13 +94,12 @@ def typed_graphs(board: Target, whole: Graph) -> Iterable[tuple[str, Graph]]:
         yield "float32", whole
 
 
-def measure(board: Target, graph: Graph, samples: Samples, scratch: Path) -> FirmwareBuild:
+def measure(board: Target, graph: Graph, samples: Samples, scratch: Path, toolchain: str) -> FirmwareBuild:
     """Build a graph for a board, run it once, and add what its steps take to `samples`."""
     draft = draft_c(graph, board.isa, tile="none")
     write_c(draft, scratch / "source")
-    links = [*board.toolchain.link_flags, KEEP_RELOCATIONS]
-    linked = board.model_copy(update={"toolchain": board.toolchain.model_copy(update={"link_flags": links})})
-    build = build_firmware(scratch / "source", linked, scratch / "out")
+    with mock.patch.object(firmware, "choose_compiler", keeping_relocations):
+        build = build_firmware(scratch / "source", board, scratch / "out", toolchain=toolchain)
     code = reached(build.elf, build.map, draft.parts.functions)
     _add_code(samples, code, draft, build.elf)
     inputs = with_full_length(graph, made_up.made_up_samples(graph, 1, seed=3))
@@ -177,18 +183,19 @@ def _rounded(values: np.ndarray) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def measure_core(board: Target, graphs: dict[str, Graph], scratch: Path) -> dict[str, Any]:
-    """Everything the estimates know of a core."""
+def measure_core(board: Target, graphs: dict[str, Graph], scratch: Path, toolchain: str) -> dict[str, Any]:
+    """Everything the estimates know of a core with one compiler."""
     samples = Samples()
     for number, (scheme, graph) in enumerate(typed_graphs(board, side_by_side(graphs, "costs"))):
         begun = time.monotonic()
-        measure(board, graph, samples, scratch / f"whole{number}")
+        measure(board, graph, samples, scratch / f"whole{number}", toolchain)
         print(f"  {scheme}: {time.monotonic() - begun:.1f} s", file=sys.stderr)
     small = made_up.made_up_graph(side_by_side({name: graphs[name] for name in SMALL}, "small"), "int8")
-    runtime = []
+    builds = []
     for size in FRAMES:
         framed = board.model_copy(update={"frame_bytes": size})
-        runtime.append(measure(framed, small, samples, scratch / f"small{size}").sizes)
+        builds.append(measure(framed, small, samples, scratch / f"small{size}", toolchain))
+    runtime = [build.sizes for build in builds]
     draft = draft_c(small, board.isa)
     wire = runtime[1].flash.runtime - described_bytes(draft) - padding_bytes(draft)
     used = sorted({name for names in samples.functions.values() for name in names} | samples.always)
@@ -197,6 +204,8 @@ def measure_core(board: Target, graphs: dict[str, Graph], scratch: Path) -> dict
     fixed, each = np.linalg.lstsq(steps, text, rcond=None)[0]
     per_byte = (runtime[1].ram.runtime - runtime[0].ram.runtime) / (FRAMES[1] - FRAMES[0])
     return {
+        "compiler": builds[0].compiler,
+        "kernels": kernels_fingerprint(tuple(board.isa)),
         "target": board.name,
         "cpu": board.cpu,
         "isa": list(board.isa),
@@ -217,28 +226,40 @@ def measure_core(board: Target, graphs: dict[str, Graph], scratch: Path) -> dict
     }
 
 
+def _arguments() -> argparse.Namespace:
+    reader = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    reader.add_argument("cores", nargs="*", help="CPUs or boards; all where none is named")
+    reader.add_argument("--toolchain", choices=COMPILERS, help="only the code of this compiler")
+    reader.add_argument("--stale", action="store_true", help="only those that were measured on other kernels")
+    wanted = reader.parse_args()
+    known = {name for board in boards() for name in (board.cpu, board.name)}
+    if unknown := set(wanted.cores) - known:
+        reader.error(f"no such core: {', '.join(sorted(unknown))}; use some of {', '.join(sorted(known))}")
+    return wanted
+
+
 def main() -> None:
-    """Measure every core, or those that are named, and write the file."""
+    """Measure every core with every compiler, or those that are asked for; the file is written after each."""
     from run import version_of
 
+    wanted = _arguments()
     known = json.loads(COSTS.read_text("utf-8"))["cores"] if COSTS.is_file() else {}
-    wanted = sys.argv[1:]
+    pairs = {toolchain_key(board, kind): (board, kind) for board in boards() for kind in COMPILERS}
+    cores = {key: known[key] for key in pairs if key in known}
     graphs = float_graphs() | {f"{rows} x {width}": operators(rows, width) for rows, width in OPERATOR_SHAPES}
-    found = boards()
-    cores = {}
-    for key, board in found.items():
-        if wanted and board.cpu not in wanted and board.name not in wanted:
-            cores |= {key: known[key]} if key in known else {}
+    for key, (board, kind) in pairs.items():
+        is_named = not wanted.cores or board.cpu in wanted.cores or board.name in wanted.cores
+        is_stale = known.get(key, {}).get("kernels") != kernels_fingerprint(tuple(board.isa))
+        if not is_named or wanted.toolchain not in (None, kind) or (wanted.stale and not is_stale):
             continue
         print(f"{key}: {board.name}", file=sys.stderr)
         with tempfile.TemporaryDirectory() as folder:
-            tools = {"compiler": version_of(board.toolchain.program), "emulator": version_of(board.emulator.program)}  # type: ignore[union-attr]
-            cores[key] = tools | measure_core(board, graphs, Path(folder))
+            emulator = {"emulator": version_of(board.emulator.program)}  # type: ignore[union-attr]
+            cores[key] = emulator | measure_core(board, graphs, Path(folder), kind)
         worst = max(cores[key]["costs"].items(), key=lambda item: item[1]["worst"])
         print(f"  worst fit: {worst[0]} {worst[1]['worst']:.1%}", file=sys.stderr)
-    atomic_write_text(
-        COSTS, json.dumps({"cores": cores}, indent=None, separators=(",", ":")).replace('},"', '},\n"') + "\n"
-    )
+        text = json.dumps({"cores": {key: cores[key] for key in pairs if key in cores}}, separators=(",", ":"))
+        atomic_write_text(COSTS, text.replace('},"', '},\n"') + "\n")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ uint32_t try_numerator(const uint16_t *t, uint32_t d, uint32_t m, int32_t s) { r
 """
 """The inline functions of fixedpoint.h with a symbol each."""
 _FILL = 0xA5
+RESIDUAL = 1
+"""PF_RESIDUAL of ops.h."""
 
 
 def sources_for(target_isa: Sequence[str]) -> list[Path]:
@@ -210,17 +212,20 @@ def execute(
     *activations: Array,
     alias: int | None = None,
     then: LoweredTable | LoweredInterpolatedTable | None = None,
+    residual: Array | None = None,
 ) -> tuple[str, Array]:
     """What `lowered.execute` computes, by the C function for its types: (its name, the result).
 
     With `alias` the result is written over the activation of that index. `then`: the activation that a Linear computes
-    along.
+    along. `residual`: what a Linear adds its results to.
     """
     x = np.ascontiguousarray(activations[0])
     output: TensorType = (then or lowered).output  # type: ignore[union-attr]
     y = Guarded(output.shape, output.dtype.numpy, None if alias is None else activations[alias])
     if alias == 0:
         x = y.array
+    if residual is not None:
+        y.array[...] = residual
     match lowered:
         case LoweredLinear():
             is_int4 = lowered.weight_dtype is DType.INT4
@@ -231,8 +236,9 @@ def execute(
             n, k = lowered.weight.shape
             rows, layout = x.size // k, library.layout.linear(lowered.input.dtype, lowered.weight_dtype, lowered.wide)
             weight, block = layout.pack_weight(lowered.weight), layout.block(rows, k)
-            table = {"table": None, "entries": 0} if then is None else {"table": then.table, "entries": len(then.table)}
-            p = library.structure(kind, lowered, n=n, k=k, weight=weight, block=block, **table)
+            more = {"table": None, "entries": 0 if residual is None else RESIDUAL}
+            more = more if then is None else {"table": then.table, "entries": len(then.table)}
+            p = library.structure(kind, lowered, n=n, k=k, weight=weight, block=block, **more)
             scratch = Guarded((layout.scratch_bytes(rows, k),), np.uint8)
             library.call(name, p, x, y.array, rows, scratch.array)
             library.guard(scratch)

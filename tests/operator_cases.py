@@ -18,6 +18,7 @@ from picoformer.ops import (
     Embedding,
     LayerNorm,
     Linear,
+    LoweredAdd,
     LoweredInterpolatedTable,
     LoweredTable,
     Mul,
@@ -167,6 +168,17 @@ def then_activation(case: Case, y: DType) -> tuple[LoweredTable | LoweredInterpo
     kind = LoweredTable if entries == 256 else LoweredInterpolatedTable
     lowered = kind(table, case.output, of(case.output.shape, y, 0.1, 0))
     return lowered, lowered.execute(case.expected)
+
+
+def then_residual(case: Case) -> tuple[Array, Array]:
+    """A residual on the grid of what a Linear gives, extremes among it, and their sum."""
+    rng = np.random.default_rng(case.output.elements)
+    residual = rng.choice([S16.minimum, S16.maximum, 0, 1, -1], case.expected.shape).astype(np.int16)
+    residual.flat[::2] = rng.integers(S16.minimum, S16.maximum + 1, residual.size)[::2]
+    lowered = Add().lower((Operand(case.output), Operand(case.output)), case.output)
+    assert isinstance(lowered, LoweredAdd)
+    assert lowered.is_plain
+    return residual, lowered.execute(residual, case.expected)
 
 
 ATTENTION_SIZES = [

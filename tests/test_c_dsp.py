@@ -11,7 +11,7 @@ import pytest
 
 from arm_library import FLAGS_M4, ArmLibrary, dsp_opcodes
 from c_library import FIRMWARE, FLAGS, execute
-from operator_cases import CASES, Case, of, then_activation
+from operator_cases import CASES, Case, of, then_activation, then_residual
 from picoformer.ir.operator import Operand
 from picoformer.ir.types import DType, QuantParams, TensorType
 from picoformer.ops import Attention, Linear, LoweredInterpolatedTable
@@ -59,6 +59,32 @@ def test_linear_with_an_activation(symbol: str, y: DType, core: ArmLibrary) -> N
     core.run()
     for note, result, expected in waiting:
         np.testing.assert_array_equal(result, expected, note)
+
+
+@pytest.mark.parametrize("symbol", [s for s in CASES if s.startswith("pf_linear_") and s.endswith("_s16")])
+def test_linear_added_to_a_residual(symbol: str, core: ArmLibrary) -> None:
+    """One call gives what a linear layer and a sum give one after another; odd rows and outputs get it once."""
+    waiting = []
+    for case in CASES[symbol]():
+        residual, expected = then_residual(case)
+        waiting.append((case.note, execute(core, case.lowered, *case.activations, residual=residual)[1], expected))
+    core.run()
+    for note, result, expected in waiting:
+        np.testing.assert_array_equal(result, expected, note)
+
+
+@pytest.mark.parametrize("size", [(1, 1, 5), (3, 5, 33), (5, 2, 64)])
+def test_residual_of_sums_that_may_not_be_shifted_left(size: tuple[int, int, int], core: ArmLibrary) -> None:
+    rng = np.random.default_rng(5)
+    rows, n, k = size
+    data = rng.integers(-128, 128, (rows, k)).astype(np.int8)
+    data[0] = 0
+    case = linear_case(data, rng.integers(-127, 128, (n, k)).astype(np.int8), S16, 2.0**15)
+    assert 32 - case.lowered.shift > case.lowered.headroom
+    residual, expected = then_residual(case)
+    result = execute(core, case.lowered, *case.activations, residual=residual)[1]
+    core.run()
+    np.testing.assert_array_equal(result, expected, case.note)
 
 
 @pytest.mark.parametrize("then", [S8, S16])

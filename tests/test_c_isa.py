@@ -10,7 +10,7 @@ import pytest
 
 from arm_library import FLAGS_M0, FLAGS_M3, M0, M3, ArmLibrary, dsp_opcodes
 from c_library import FIRMWARE, FLAGS, Library, execute
-from operator_cases import CASES, Case, of, then_activation
+from operator_cases import CASES, Case, of, then_activation, then_residual
 from picoformer.backends.c.isa.armv6m import ARMV6M
 from picoformer.backends.c.isa.armv7m import ARMV7M
 from picoformer.backends.c.isa.host import HOST
@@ -38,6 +38,14 @@ class Waiting:
         """A case; `activated`: with an activation to that type behind it."""
         then, expected = (None, case.expected) if activated is None else then_activation(case, activated)
         result = execute(self.library, case.lowered, *case.activations, alias=alias, then=then)[1]
+        self.results.append((case.note, result, expected))
+        if isinstance(self.library, ArmLibrary) and self.library.is_full:
+            self.check()
+
+    def add_to_residual(self, case: Case) -> None:
+        """A case that is added to a residual."""
+        residual, expected = then_residual(case)
+        result = execute(self.library, case.lowered, *case.activations, residual=residual)[1]
         self.results.append((case.note, result, expected))
         if isinstance(self.library, ArmLibrary) and self.library.is_full:
             self.check()
@@ -79,7 +87,7 @@ def test_linear_of_every_small_size(dtype: DType, weight: DType, waiting: Waitin
     without an activation."""
     rng = np.random.default_rng(0)
     sizes = [(1 + k % 9, 1 + k % 5, k) for k in (*range(1, 26), 63, 64, 65, 72, 127, 128, 129)]
-    for index, (rows, n, k) in enumerate([*sizes, (13, 3, 200), (31, 2, 64), (50, 1, 9)]):
+    for index, (rows, n, k) in enumerate([*sizes, (13, 3, 200), (31, 2, 64), (50, 1, 9), (21, 5, 65), (31, 2, 64)]):
         data = rng.choice([dtype.minimum, dtype.maximum, int(rng.integers(-9, 9))], (rows, k)).astype(dtype.numpy)
         most = 127 if weight is S8 else 7
         values = rng.choice([-most, most, int(rng.integers(-most, most))], (n, k)).astype(np.int8)
@@ -89,6 +97,16 @@ def test_linear_of_every_small_size(dtype: DType, weight: DType, waiting: Waitin
         if not case.lowered.wide:
             waiting.add(case)
             waiting.add(case, activated=(S8, S16)[index // 2 % 2])
+            if case.output.dtype is S16:
+                waiting.add_to_residual(case)
+    waiting.check()
+
+
+@pytest.mark.parametrize("symbol", [name for name in SYMBOLS if "linear" in name and name.endswith("_s16")])
+def test_linear_added_to_a_residual(symbol: str, waiting: Waiting) -> None:
+    """One call gives what a linear layer and a sum give one after another; rows that are computed twice get it once."""
+    for case in CASES[symbol]():
+        waiting.add_to_residual(case)
     waiting.check()
 
 

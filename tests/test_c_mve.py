@@ -11,7 +11,7 @@ import pytest
 
 from arm_library import FLAGS_M55, M55, ArmLibrary
 from c_library import FIRMWARE, FLAGS, execute
-from operator_cases import CASES, Case, then_activation
+from operator_cases import CASES, Case, then_activation, then_residual
 from picoformer.ir.operator import Array, Lowered, Operand
 from picoformer.ir.types import DType, QuantParams, TensorType
 from picoformer.ops import Attention
@@ -114,6 +114,22 @@ def test_linear_with_an_activation(symbol: str, y: DType, core: ArmLibrary) -> N
     for case in CASES[symbol]():
         then, expected = then_activation(case, y)
         waiting.add_lowered(case.note, case.lowered, case.activations, expected, then=then)
+    waiting.run()
+
+
+@pytest.mark.parametrize("symbol", [s for s in CASES if s.startswith("pf_linear_") and s.endswith("_s16")])
+def test_linear_added_to_a_residual(symbol: str, core: ArmLibrary) -> None:
+    """One call gives what a linear layer and a sum give one after another, also where sums may not shift."""
+    waiting = Waiting(core)
+    rng = np.random.default_rng(3)
+    cases = list(CASES[symbol]())
+    if symbol == "pf_linear_s8_s16":
+        for rows, n, k, factor in ((1, 1, 5, 2.0**15), (5, 9, 64, 2.0**15), (19, 11, 96, 0.01), (8, 8, 64, 0.01)):
+            data = rng.integers(-128, 128, (rows, k)).astype(np.int8)
+            cases.append(linear_case(data, rng.integers(-127, 128, (n, k)).astype(np.int8), S16, factor))
+    for case in cases:
+        residual, expected = then_residual(case)
+        waiting.add_lowered(case.note, case.lowered, case.activations, expected, residual=residual)
     waiting.run()
 
 

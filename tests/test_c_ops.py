@@ -12,7 +12,7 @@ import pytest
 from scipy.special import erf, log_ndtr
 
 from c_library import FIRMWARE, FLAGS, SOURCES, Guarded, Library, broadcast_of, execute, preprocessed_header, prototypes
-from operator_cases import BROADCASTS, CASES, then_activation
+from operator_cases import BROADCASTS, CASES, then_activation, then_residual
 from picoformer.ir.operator import Operand
 from picoformer.ir.types import DType, QuantParams, TensorType
 from picoformer.ops import Activation, Attention, LayerNorm, ReduceMean, Softmax, Transpose
@@ -102,6 +102,16 @@ def test_linear_with_an_activation(symbol: str, y: DType, library: Library) -> N
         then, expected = then_activation(case, y)
         name, result = execute(library, case.lowered, *case.activations, then=then)
         assert name.rpartition("_")[0] == symbol.rpartition("_")[0]
+        np.testing.assert_array_equal(result, expected, case.note)
+
+
+@pytest.mark.parametrize("symbol", [s for s in CASES if s.startswith("pf_linear_") and s.endswith("_s16")])
+def test_linear_added_to_a_residual(symbol: str, library: Library) -> None:
+    """One call gives what a linear layer and a sum give one after another, limits of both included."""
+    for case in CASES[symbol]():
+        residual, expected = then_residual(case)
+        name, result = execute(library, case.lowered, *case.activations, residual=residual)
+        assert name == symbol
         np.testing.assert_array_equal(result, expected, case.note)
 
 

@@ -44,6 +44,11 @@ def cycles_of(core: str | Timings, *lines: str, taken: int = 0, runs: int = 1) -
         ("cortex-m3", ("nop", "mla r0, r1, r2, r3", "smull r0, r1, r2, r3"), (6, 8)),
         ("cortex-m4", ("nop", "smull r0, r1, r2, r3", "smlald r0, r1, r2, r3"), (3, 3)),
         ("cortex-m0", ("nop", "muls r0, r1", "ldr r0, [r1]", "str r0, [r1]"), (6, 37)),
+        (
+            "cortex-m3",
+            ("nop", "mls r0, r1, r2, r3", "mlsls r0, r1, r2, r3"),
+            (4, 5),
+        ),  # `ls` is the condition of the second
         ("cortex-m0", ("push {r4, r5, lr}", "bl 100"), (8, 8)),
         ("cortex-m0plus", ("nop", "bl 100"), (4, 4)),
         ("cortex-m0", ("nop", "pop {r4, pc}"), (7, 7)),  # 1 + 4 + N
@@ -98,6 +103,16 @@ def test_a_profile_adds_up_to_the_instructions_counted(arm_tools: None, tiny_fir
     code = disassemble(build.elf, "arm-none-eabi-objdump")
     for region, count in zip(profile, (counts.init, *counts.per_step), strict=True):
         assert 1 + sum(b.executed * sum(b.start <= a < b.end for a in code) for b in region.blocks) == count
+
+
+def test_a_chip_states_how_its_core_multiplies() -> None:
+    plain = load_target("microbit").model_copy(update={"cpu": "cortex-m0plus"})
+    lines = ("nop", "muls r0, r1", "lsls r0, r1")
+    for chosen, cycles in ((0, (3, 34)), (1, (3, 3)), (32, (34, 34))):
+        timings = timings_of(plain.model_copy(update={"multiply_cycles": chosen}))
+        assert isinstance(timings, Timings) and cycles_of(timings, *lines) == cycles
+    pico = timings_of(load_target("rp2040-pico"))
+    assert isinstance(pico, Timings) and pico.source.endswith("MUL takes 1 cycle on this chip")
 
 
 def test_where_no_timings_are_published_there_are_no_cycles(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_float_steps_stay_apart() -> None:
 
 
 class Deaf(LinearLayout):
-    takes_table = False
+    takes_more = False
 
 
 def test_kernels_that_take_no_table_get_none() -> None:

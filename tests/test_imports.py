@@ -40,11 +40,15 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Room → rooms it may import beside itself. Rooms not named orchestrate and may see all of these."""
 
-HOME = {"torch": {"models", "compress", "stages"}, "onnx": {"frontends", "backends"}}
+HOME = {
+    "torch": {"models", "compress", "stages"},
+    "onnx": {"frontends", "backends"},
+    "transformers": {"models"},
+}
 """Library → rooms that may import it at all; `stages` only inside a function."""
 
 LAZY = {"torch", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "scipy", "sklearn", "rich", "serial", "elftools",
-        "jinja2", "safetensors", "tokenizers", "sacrebleu", "rouge_score", "unicorn"}  # fmt: skip
+        "jinja2", "safetensors", "tokenizers", "sacrebleu", "rouge_score", "unicorn", "transformers"}  # fmt: skip
 """Heavy libraries: outside these rooms' files they are imported inside functions only."""
 
 LAZY_HOME = {

@@ -28,7 +28,7 @@ from picoformer.report import (
 )  # fmt: skip
 from picoformer.report.figures import tables
 from picoformer.report.page import render_page
-from picoformer.report.terminal import bar
+from picoformer.report.terminal import bar, folded
 from picoformer.reporting import _curve
 from picoformer.stages.training import recover, run_files
 
@@ -253,3 +253,40 @@ def test_rows_that_were_judged_on_other_samples_are_said_to_be() -> None:
     table = tables(dataclasses.replace(REPORT, stages=stages))[0]
     assert table.note == "teacher to student: 900 samples; firmware, host: 4 samples"
     assert not tables(dataclasses.replace(REPORT, stages=stages[:2]))[0].note
+
+
+def named(*names: str) -> Report:
+    """The report of steps with these names."""
+    costs = tuple(OperatorCost(name, "Linear", 150_001 + i, 18_432) for i, name in enumerate(names))
+    return assemble(dataclasses.replace(PARITY, per_operator=costs), REPORT.stages)
+
+
+def test_long_names_are_broken_behind_their_marks() -> None:
+    """Every word of a name stands whole in a narrow table, and no figure is lost."""
+    names = ("/encoder/layers.0/self_attention/projection/MatMul_output_0", "/encoder/layers.11/norm/Add_1")
+    wide, narrow = report_text(named(*names), 140), report_text(named(*names), 80)
+    assert all(name in wide for name in names)
+    lines = narrow[narrow.index("Instructions") :].splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in narrow
+    first, second, end = (
+        next(i for i, line in enumerate(lines) if word in line) for word in ("150,001", "150,002", "one inf")
+    )
+    assert "".join(line.split()[0] for line in lines[first:second]) == names[0]
+    assert "".join(line.split()[0] for line in lines[second:end] if line.split()) == names[1]
+    assert all(part.split()[0][-1] in "/_0" for part in lines[first:second])
+    assert "18,432" in lines[first] and "8.14" in lines[first]
+
+
+def test_a_word_longer_than_its_column_loses_its_middle() -> None:
+    assert folded("encoder.layernormalization", 14) == "encoder.\nlayerno…zation"
+    assert folded("a.b", 14) == "a.b" and folded("", 14) == ""
+
+
+def test_somebodys_own_model_has_forms_and_no_stages() -> None:
+    own = assemble(PARITY, (StageFigures("float ONNX", 0.9), StageFigures("integer reference", 0.8)))
+    (table,) = (table for table in tables(own) if table.rows[0][0] == "float ONNX")
+    assert (table.title, table.columns) == ("The model, form by form", (("form", False), ("accuracy", True)))
+    assert table.rows == (("float ONNX", "90.00 %"), ("integer reference", "80.00 %"))
+    assert "teacher" not in report_text(own) and "From teacher to firmware" in report_text(REPORT)
+    untaught = assemble(PARITY, (StageFigures("student", 0.9, 26_346, 105_384),))
+    assert "From student to firmware" in report_text(untaught)

@@ -111,6 +111,8 @@ STAND_IN = 'stands_in = "netduinoplus2"'
         (STAND_IN, "", "stands_in or [emulator]: say one of them"),
         ("[uart]", '[emulator]\nkind = "host"\n\n[uart]', "stands_in or [emulator]: say one of them"),
         ("max_clock_hz = 100_000_000", "max_clock_hz = 1_000", "max_clock_hz is below clock_hz"),
+        ("max_clock_hz = 100_000_000", "multiply_cycles = 1", "multiply_cycles is the choice of a Cortex-M0"),
+        ("max_clock_hz = 100_000_000", "multiply_cycles = 2", "key 'multiply_cycles'"),
         ("irq = 28", "irq = 32", "key 'watchdog.irq' has the bad value 32"),
         ("alternate = 7", "alternate = 16", "key 'uart.alternate' has the bad value 16"),
         ("bits = 0x1 }, {", "bits = 0 }, {", "key 'uart.enable.0.bits' has the bad value 0"),

@@ -33,6 +33,9 @@ static uint8_t hello(const call *in) {
 #ifdef PF_FAULT_TESTS
     flags |= PF_HELLO_FAULT_TESTS;
 #endif
+#ifdef PF_TEXT
+    flags |= PF_HELLO_TEXT;
+#endif
     open_ok(in);
     pf_reply_u16(&reply, PF_WIRE_VERSION);
     pf_reply_u16(&reply, PF_FRAME_BYTES);
@@ -137,6 +140,41 @@ static uint8_t reset(const call *in) {
     return PF_ACCEPTED;
 }
 
+#ifdef PF_TEXT
+static call of_text; /* the request whose reply goes on */
+
+static void next_frame(pf_reply *out) {
+    out->body[PF_REPLY_HEADER] = 1;
+    pf_reply_send(out);
+    open_ok(&of_text);
+    pf_reply_u8(out, 0);
+}
+
+static uint8_t text(const call *in) {
+    uint8_t status;
+    of_text = *in;
+    open_ok(in);
+    input_bytes_written = 0; /* the text's own inputs are in the arena from now on */
+    outputs_are_there = 0;
+    switch (in->type) {
+    case PF_TEXT_BEGIN:
+        status = pf_text_begin(&reply, in->payload, in->bytes);
+        break;
+    case PF_TEXT_FEED:
+        status = pf_text_feed(&reply, in->payload, in->bytes);
+        break;
+    case PF_TEXT_NEXT:
+        status = pf_text_next(&reply, in->bytes);
+        break;
+    default:
+        status = pf_text_beam(&reply, in->payload, in->bytes, next_frame);
+        break;
+    }
+    if (status == PF_ACCEPTED) pf_reply_send(&reply);
+    return status;
+}
+#endif
+
 static uint8_t dispatch(const call *in) {
     switch (in->type) {
     case PF_HELLO:
@@ -153,6 +191,13 @@ static uint8_t dispatch(const call *in) {
         return stack(in);
     case PF_RESET:
         return reset(in);
+#ifdef PF_TEXT
+    case PF_TEXT_BEGIN:
+    case PF_TEXT_FEED:
+    case PF_TEXT_NEXT:
+    case PF_TEXT_BEAM:
+        return text(in);
+#endif
 #ifdef PF_FAULT_TESTS
     case PF_FAULT_TEST:
         return in->bytes == 1 ? pf_fault_test(in->payload[0]) : (uint8_t)PF_BAD_LENGTH;

@@ -48,6 +48,14 @@ uint8_t pf_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until
 /* The step that runs now, for a fault frame; PF_NO_STEP outside a run. */
 extern volatile uint16_t pf_running_step;
 
+#ifdef PF_TEXT
+/* The requests of text.c: they check all of a request, and add to a reply that was opened. Status as above. */
+uint8_t pf_text_begin(pf_reply *reply, const uint8_t *request, uint32_t bytes);
+uint8_t pf_text_feed(pf_reply *reply, const uint8_t *request, uint32_t bytes);
+uint8_t pf_text_next(pf_reply *reply, uint32_t bytes);
+uint8_t pf_text_beam(pf_reply *reply, const uint8_t *request, uint32_t bytes, void (*more)(pf_reply *reply));
+#endif
+
 #ifdef PF_FAULT_TESTS
 /* Do the named wrong thing; returns PF_OUT_OF_RANGE when there is no such thing, else never. */
 uint8_t pf_fault_test(uint32_t kind);

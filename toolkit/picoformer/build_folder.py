@@ -148,7 +148,7 @@ def full_length(graph: Graph) -> int:
 
 
 def write_build(
-    source: Path,
+    source: Path | bytes,
     float_graph: Graph,
     graph: Graph,
     scheme: str,
@@ -161,8 +161,15 @@ def write_build(
     quantized: Path | None = None,
     toolchain: str = "auto",
     tile: Tile = "auto",
+    source_sha256: str = "",
+    files: Mapping[str, bytes] | None = None,
+    slots: int = 1,
 ) -> Build:
     """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target.
+
+    `source` is the ONNX file or its bytes; `source_sha256` says where these came from, if from another file. `files`:
+    name → content of what is to lie in the folder beside. `slots`: texts that a
+    language model's device keeps side by side.
 
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
     rounding costs. `toolchain`: gcc, clang, zig or auto. `tile` says what goes by tiles of rows (backends/c/tiling.py).
@@ -173,19 +180,19 @@ def write_build(
     from picoformer.ops.graph_file import save_graph
 
     refuse_to_replace(out, BUILD_MARKS)
-    content = self_contained(source)
+    content = source if isinstance(source, bytes) else self_contained(source)
     boards = [target] if target.is_host else [load_target(HOST), target]
     if target.stands_in:
         boards.append(stand_in(target))
     sets = dict.fromkeys(tuple(board.isa) for board in boards)  # a stand-in has those of its board
-    drafts = {isa: draft_c(graph, isa, prefix, tile) for isa in sets}
-    refuse_too_large(drafts[tuple(target.isa)], target, float_graph, scheme)
+    drafts = {isa: draft_c(graph, isa, prefix, tile, slots) for isa in sets}
+    refuse_too_large(drafts[tuple(target.isa)], target, float_graph, scheme, toolchain)
     manifest = Manifest(
         graph.name,
         scheme,
         target.name,
         prefix,
-        content_hash(content),
+        source_sha256 or content_hash(content),
         __version__,
         float_graph.parameters,
         float_graph.macs,
@@ -198,7 +205,8 @@ def write_build(
 
     with atomic_folder(out) as folder:
         tick("graphs", 0)
-        atomic_write_bytes(folder / "model.onnx", content)
+        for name, data in {**(files or {}), "model.onnx": content}.items():
+            atomic_write_bytes(folder / name, data)
         save_graph(float_graph, folder / FLOAT_GRAPH)
         if scheme != "float32":
             save_graph(graph, folder / INTEGER_GRAPH)
@@ -227,7 +235,7 @@ def write_build(
     return Build(out, manifest, float_graph, graph)
 
 
-def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: str) -> None:
+def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: str, toolchain: str = "auto") -> None:
     """Raise FitError when a board cannot hold the image, before anything is compiled."""
     if target.is_host:
         return
@@ -236,7 +244,7 @@ def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: s
     from picoformer.estimate.need import refuse_misfit
     from picoformer.estimate.sizes import image_sizes
 
-    sizes = image_sizes(draft, target, cost_table(target))
+    sizes = image_sizes(draft, target, cost_table(target, toolchain))
     refuse_misfit(draft, target, sizes, lambda: mends(float_graph, scheme, target, sizes))
 
 

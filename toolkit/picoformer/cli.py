@@ -25,6 +25,8 @@ from picoformer.cli_options import (
     toolchain_option,
 )
 from picoformer.cli_output import progress, show, show_figures
+from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
+from picoformer.cli_text import decoder_options
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
 from picoformer.errors import DeviceError, ModelError, PicoformerError
 
@@ -93,7 +95,7 @@ def run(pipeline_file: Path, force: bool, toolchain: str, emulator: str, as_json
     show(report.to_json(), as_json, lambda: print_report(report))
 
 
-for command in TRAINING_COMMANDS:
+for command in (*TRAINING_COMMANDS, *TEXT_COMMANDS):
     main.add_command(command)
 
 
@@ -164,8 +166,9 @@ def export(
 
 
 @main.command()
-@click.argument("model", type=FILE)
+@click.argument("model", type=ANY)
 @quantize_options
+@decoder_options
 @click.option("--target", required=True, help="A target's name or its TOML file.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @click.option("--valid-length", is_flag=True, help="Add an input for the number of rows that are not padding.")
@@ -188,10 +191,13 @@ def build(
     toolchain: str,
     output: Path,
     as_json: bool,
+    **decoder: Any,
 ) -> None:
     """Build firmware: C sources, host program, ELF for the target.
 
-    MODEL is an ONNX file or a checkpoint (.safetensors). The OUTPUT folder is replaced as a whole, or left alone when
+    MODEL is an ONNX file or a checkpoint (.safetensors). A language model that is to write text, token by token, is a
+    Hugging Face folder, a llama2.c .bin, or a .safetensors with --decoder; its calibration is a text or an .npz of
+    tokens, and without one the model writes its own. The OUTPUT folder is replaced as a whole, or left alone when
     something goes wrong.
     """
     from picoformer.build_folder import build_files
@@ -199,6 +205,17 @@ def build(
     from picoformer.targets import load_target
 
     board = load_target(target)
+    if decoder["decoder"] or model.is_dir() or model.suffix == ".bin":
+        from picoformer.decoder.build_command import build_decoder_files
+
+        with progress() as tick:
+            written = build_decoder_files(
+                model, board, output, scheme, calibration, settings, prefix, toolchain, decoder,
+                lambda what, done, total: tick(what, done, total, 0.0),
+            )  # fmt: skip
+        record = {**build_record(written.build, board), **written.record.figures()}
+        show(record, as_json, lambda: print_build(record))
+        return
     with progress() as tick:
         made = build_files(
             model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,
@@ -234,11 +251,17 @@ def verify(
     the last one no further from the float model than --min-sqnr: the exit code is 1 when a link does not hold, and the
     first step, tensor and element that differ are named.
     """
+    from picoformer.decoder.build import is_decoder
     from picoformer.reporting import print_verification
     from picoformer.verification import verify_files
 
     with progress() as tick:
-        found = verify_files(folder, inputs, port, checkpoint, samples, tick, min_sqnr, emulator)
+        if is_decoder(folder):
+            from picoformer.decoder.verify import verify_decoder_files
+
+            found = verify_decoder_files(folder, inputs, port, samples, tick, min_sqnr, emulator)
+        else:
+            found = verify_files(folder, inputs, port, checkpoint, samples, tick, min_sqnr, emulator)
     record = found.to_json()
     show(record, as_json, lambda: print_verification(record, folder))
     if not found.report.passed:
@@ -283,6 +306,7 @@ def report(folder: Path, as_json: bool) -> None:
 @shape_option
 @estimate_options
 @tile_option
+@toolchain_option
 @json_option
 def inspect(
     model: Path,
@@ -291,6 +315,7 @@ def inspect(
     scheme: str,
     calibration: Path | None,
     tile: str,
+    toolchain: str,
     as_json: bool,
 ) -> None:
     """Show a model's operators, or what it takes on a board.
@@ -300,7 +325,7 @@ def inspect(
     flash, RAM, instructions and time without compiling anything: the exit code is 1 when the model does not fit.
     """
     if target is not None:
-        inspect_on_target(model, target, scheme, calibration, read_shapes(shapes), as_json, tile)
+        inspect_on_target(model, target, scheme, calibration, read_shapes(shapes), as_json, tile, toolchain)
         return
     from picoformer.exporting import inspect_file
     from picoformer.quantization_report import print_quantization, read_quantization

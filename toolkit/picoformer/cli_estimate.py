@@ -45,12 +45,15 @@ def inspect_on_target(
     shapes: Mapping[str, tuple[int, ...]],
     as_json: bool,
     tile: str = "auto",
+    toolchain: str = "auto",
 ) -> None:
     """Print an estimate; raise FitError when the model does not fit the board."""
     from picoformer.estimate.inspection import inspect_target
     from picoformer.targets import load_target
 
-    record, error = inspect_target(model, load_target(target), scheme, calibration, shapes=shapes, tile=tile)
+    record, error = inspect_target(
+        model, load_target(target), scheme, calibration, shapes=shapes, tile=tile, toolchain=toolchain
+    )
     show(record, as_json, lambda: print_estimate(record))
     if error is not None:
         raise error
@@ -97,6 +100,8 @@ def print_estimate(record: Mapping[str, Any]) -> None:
         click.echo(f"  not known: {reason}")
     click.echo(f"  data: {record['data']}")
     click.echo(f"  costs: measured on {record['costs']}" if record["costs"] else "  costs: none measured")
+    for reservation in record["reservations"]:
+        click.echo(f"  costs: measured on {reservation}")
     click.echo(_verdict(record))
 
 

@@ -87,6 +87,19 @@ def asked_toolchain(choice: str = "auto") -> str:
     return choice
 
 
+def kind_here(target: Target, choice: str = "auto") -> str | None:
+    """The kind of compiler that `choose_compiler` takes for `target` here, None where it has none; nothing is run."""
+    choice = asked_toolchain(choice)
+    tools = target.toolchain
+    has_gcc = shutil.which(f"{tools.prefix}gcc") is not None
+    there = {
+        "gcc": has_gcc,
+        "clang": shutil.which("clang") is not None and (target.is_host or has_gcc),
+        "zig": find_zig() is not None,
+    }
+    return next((kind for kind in ((tools.compiler, "zig") if choice == "auto" else (choice,)) if there[kind]), None)
+
+
 def choose_compiler(target: Target, choice: str = "auto") -> Compiler:
     """The compiler for `target`. "auto" is $PICOFORMER_TOOLCHAIN, else the target's own if it is installed, else zig.
 
@@ -95,17 +108,17 @@ def choose_compiler(target: Target, choice: str = "auto") -> Compiler:
     """
     choice = asked_toolchain(choice)
     tools = target.toolchain
-    kinds = (tools.compiler, "zig") if choice == "auto" else (choice,)
-    for kind in kinds:
-        if kind == "zig" and (zig := find_zig()):
-            return zig_compiler(zig, target)
-        if kind == "clang" and shutil.which("clang") and (target.is_host or shutil.which(f"{tools.prefix}gcc")):
-            return _clang(target)
-        if kind == "gcc" and shutil.which(f"{tools.prefix}gcc"):
-            return named_compiler(f"{tools.prefix}gcc", tools.flags, tools.link_flags)
+    kind = kind_here(target, choice)
+    if kind == "zig" and (zig := find_zig()):
+        return zig_compiler(zig, target)
+    if kind == "clang":
+        return _clang(target)
+    if kind == "gcc":
+        return named_compiler(f"{tools.prefix}gcc", tools.flags, tools.link_flags)
     if choice == "zig":
         raise ToolError(f"ziglang is not installed; {ZIG_MEND}")
-    programs = [f"{tools.prefix}gcc"] if kinds[0] == "gcc" else ["clang", f"{tools.prefix}gcc"]
+    wanted = tools.compiler if choice == "auto" else choice
+    programs = [f"{tools.prefix}gcc"] if wanted == "gcc" else ["clang", f"{tools.prefix}gcc"]
     missing = [name for name in programs if shutil.which(name) is None]
     packages = " ".join(PACKAGES.get(name, name) for name in missing)
     rest = f", or without root, zig's compiler: {ZIG_MEND}" if choice == "auto" else ""

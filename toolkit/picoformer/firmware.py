@@ -91,6 +91,7 @@ def build_firmware(
     flags = ["-std=c99", "-g", target.toolchain.optimize, *SECTIONS, *WARNINGS]
     flags += [
         *target_defines(target),
+        *(f"-D{name}" for name in _defines(model_dir)),
         *(["-DPF_FAULT_TESTS"] if fault_tests else []),
         *(["-Werror"] if strict else []),
     ]
@@ -196,6 +197,12 @@ def model_units(
     for name in listed["sources"]:
         units.append(_unit(firmware / name, "code", str(Path(name).with_suffix("")).replace("/", "_")))
     return units
+
+
+def _defines(model_dir: Path) -> list[str]:
+    """What sources.json wants defined: PF_TEXT for a language model."""
+    listed = json.loads((model_dir / "sources.json").read_text(encoding="utf-8")).get("defines", [])
+    return [name for name in map(str, listed) if re.fullmatch(r"[A-Z][A-Z0-9_]*", name)]
 
 
 def _unit(source: Path, group: str, stem: str) -> Unit:

@@ -127,8 +127,9 @@ class Target(_Table):
     """One board, or the host. Sizes in bytes, clocks in Hz.
 
     `clock_hz` is the clock that the firmware built here runs at (for a library: the SDK's default), `max_clock_hz` what
-    the chip is rated for, 0 where that is the same. A board has an `emulator`, or names the target that `stands_in` for
-    it when firmware is run without the board.
+    the chip is rated for, 0 where that is the same. `multiply_cycles`: what the chip's maker chose where the core
+    leaves a choice, 0 where that is not known. A board has an `emulator`, or names the target that `stands_in` for it
+    when firmware is run without the board.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
@@ -138,6 +139,7 @@ class Target(_Table):
     isa: Annotated[list[Identifier], Field(min_length=1)]
     clock_hz: Annotated[int, Field(ge=0)]
     max_clock_hz: Annotated[int, Field(ge=0)] = 0
+    multiply_cycles: Literal[0, 1, 32] = 0
     stack_bytes: Annotated[int, Field(ge=0, multiple_of=8)] = 0
     port: Identifier
     exit: Identifier | Literal[""] = ""
@@ -191,6 +193,8 @@ class Target(_Table):
         self._check_memory()
         if 0 < self.max_clock_hz < self.clock_hz:
             raise ValueError("max_clock_hz is below clock_hz; leave it out where the two are the same")
+        if self.multiply_cycles and not self.cpu.startswith("cortex-m0"):
+            raise ValueError("multiply_cycles is the choice of a Cortex-M0 or M0+; remove it")
         if self.clock_hz <= 0:
             raise ValueError("clock_hz must be above 0 for a board")
         if self.is_library != (self.library is not None):

@@ -249,8 +249,8 @@ def verify_build(
         tuple(links),
         None if last.instructions is None else last.instructions.total,
         _costs(graph, steps, last.instructions),
-        _ram(build, target, sizes, last),
-        _flash(sizes),
+        ram_bytes(build, target, sizes, last),
+        flash_bytes(sizes),
         tuple(failures),
     )
     forms["float graph" if quantized is None else "reference"] = chain.reference
@@ -320,7 +320,7 @@ def _costs(graph: Graph, steps: Sequence[DeviceStep], instructions: Instructions
     return tuple(costs)
 
 
-def _ram(build: Build, target: Target, sizes: SizeReport | None, measured: Measured) -> RamBytes:
+def ram_bytes(build: Build, target: Target, sizes: SizeReport | None, measured: Measured) -> RamBytes:
     """Arena and data of what was built for the target, the run's stack; on the host only the arena means anything."""
     if target.is_host:
         return RamBytes(arena=build.firmware(target).sizes.ram.arena)
@@ -331,7 +331,8 @@ def _ram(build: Build, target: Target, sizes: SizeReport | None, measured: Measu
     return RamBytes(ram.arena, stack, ram.data, None if stack is None else ram.arena + ram.data + stack)
 
 
-def _flash(sizes: SizeReport | None) -> FlashBytes:
+def flash_bytes(sizes: SizeReport | None) -> FlashBytes:
+    """What the linked image takes for the model and its code; nothing where there is none."""
     if sizes is None:
         return FlashBytes()
     return FlashBytes(sizes.flash.model, sizes.flash.code, sizes.flash.model + sizes.flash.code)

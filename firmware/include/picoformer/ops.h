@@ -18,13 +18,16 @@ extern "C" {
 
 /* y[r][n] = activation(requantize(bias[n] + sum_k weight[n][k] * x[r][k])). scratch: what the instruction set's directory wants,
  * aligned to 16 bytes; generic: NULL. The activation, where there is one, is that of pf_table_* or pf_interpolate_*; then
- * requantize gives what these read. */
+ * requantize gives what these read. Or the result is added to a residual: y[r][n] = clamp(y[r][n] + requantize(...)), for y of
+ * int16. */
+#define PF_RESIDUAL 1
 typedef struct pf_linear {
     const int8_t *weight;      /* n x k, laid out as the instruction set's directory wants it; generic: row by row */
     const int32_t *bias;       /* n; the zero point of the input is folded in */
     const int32_t *multiplier; /* n */
     const void *table;         /* of the activation, in y's type (256) or int16 (513); NULL where there is none */
-    int32_t entries;           /* of the table: 256 for results of 8 bits, 513 for 16 bits; 0 without one */
+    int32_t entries;           /* of the table: 256 for results of 8 bits, 513 for 16 bits; 0 without one, PF_RESIDUAL where y
+                                  holds what the result is added to */
     int32_t n, k;
     int32_t shift; /* 1..32 */
     int32_t zero_point;

@@ -54,10 +54,21 @@ static inline void pf_arrange_six_s16(const int16_t *x, int32_t rows, int32_t k,
         return (int32_t)(sum - ((uint32_t)total << 7));                                                                          \
     }
 
-/* WEIGHTS(p, i, count, room, columns): rows i ... i + count - 1 of the weights, `columns` bytes each. Blocks of rows of x are
- * full where there are enough of them: the last one reaches back, and so does the last group of six in it. */
+/* How many rows the next block has, `left` of `rows` being left: sixes, a single one, or all where they are fewer. */
+static inline int32_t pf_block_rows(int32_t left, int32_t rows, int32_t most) {
+    int32_t count = left > 1 ? PF_PACKED_ROWS : 1;
+    while (count < left && count < most) {
+        count += PF_PACKED_ROWS;
+    }
+    return count < rows ? count : rows;
+}
+
+/* WEIGHTS(p, i, count, room, columns): rows i ... i + count - 1 of the weights, `columns` bytes each. Groups of six
+ * rows of x are full where there are enough of them: the last block reaches back to be so, or the last group of an only one;
+ * `done` of its rows have their outputs then, which a residual must not get twice. */
 #define PF_DEFINE_PACKED_LINEAR(SYMBOL, PARAMETERS, WEIGHTS, IN, OUT)                                                            \
-    static void SYMBOL##_finish(const PARAMETERS *p, int32_t i, const int32_t *sums, PF_TYPE_##OUT *y, int32_t count) {          \
+    static void SYMBOL##_finish(const PARAMETERS *p, int32_t i, const int32_t *sums, PF_TYPE_##OUT *y, int32_t count,            \
+                                int32_t done) {                                                                                  \
         const int32_t n = p->n, left = 32 - p->shift, is_proven = count == PF_PACKED_ROWS && left + 2 <= p->headroom;            \
         const pf_finish f = {p->multiplier[i], left, p->zero_point};                                                             \
         if (is_proven && p->entries == 0) {                                                                                      \
@@ -69,19 +80,29 @@ static inline void pf_arrange_six_s16(const int16_t *x, int32_t rows, int32_t k,
             for (int32_t c = 0; c < PF_PACKED_ROWS; c++, y += n) {                                                               \
                 *y = middle[results[c]];                                                                                         \
             }                                                                                                                    \
+        } else if (is_proven && PF_IS_RESIDUAL_##OUT(p->entries)) {                                                              \
+            PF_TYPE_##OUT results[PF_PACKED_ROWS];                                                                               \
+            pf_finish_six_##OUT(sums, &f, results, 1);                                                                           \
+            y += done * n;                                                                                                       \
+            for (int32_t c = done; c < PF_PACKED_ROWS; c++, y += n) {                                                            \
+                *y = (PF_TYPE_##OUT)pf_added_s16(*y, results[c]);                                                                \
+            }                                                                                                                    \
         } else {                                                                                                                 \
-            for (int32_t c = 0; c < count; c++, y += n) {                                                                        \
-                *y = pf_linear_##OUT(p->table, p->entries, f.zero_point + pf_rescale(sums[c], f.multiplier, p->shift));          \
+            y += done * n;                                                                                                       \
+            for (int32_t c = done; c < count; c++, y += n) {                                                                     \
+                const int32_t value = f.zero_point + pf_rescale(sums[c], f.multiplier, p->shift);                                \
+                *y = pf_linear_##OUT(p->table, p->entries, *y, value);                                                           \
             }                                                                                                                    \
         }                                                                                                                        \
     }                                                                                                                            \
                                                                                                                                  \
     void SYMBOL(const PARAMETERS *p, const PF_TYPE_##IN *x_rows, PF_TYPE_##OUT *y_rows, int32_t rows, void *scratch) {           \
         const int32_t n = p->n, k = p->k, columns = pf_packed_columns(k), words = pf_six_words_##IN(k);                          \
-        const int32_t block = rows < p->block ? rows : p->block, last = block > PF_PACKED_ROWS ? block - PF_PACKED_ROWS : 0;     \
         uint32_t *const a = scratch;                                                                                             \
-        for (int32_t start = 0; start < rows; start += block) {                                                                  \
-            const int32_t first = rows - start < block ? rows - block : start;                                                   \
+        for (int32_t start = 0, block = 0; start < rows; start += block) {                                                       \
+            block = pf_block_rows(rows - start, rows, p->block);                                                                 \
+            const int32_t first = rows - start < block ? rows - block : start,                                                   \
+                          last = block > PF_PACKED_ROWS ? block - PF_PACKED_ROWS : 0;                                            \
             const PF_TYPE_##IN *const x = x_rows + first * k;                                                                    \
             uint32_t *room = a;                                                                                                  \
             for (int32_t r = 0; r < block && block > 1; r += PF_PACKED_ROWS, room += words) {                                    \
@@ -94,7 +115,7 @@ static inline void pf_arrange_six_s16(const int16_t *x, int32_t rows, int32_t k,
                 if (block == 1) {                                                                                                \
                     for (int32_t c = 0; c < count; c++) {                                                                        \
                         const int32_t sum = p->bias[i + c] + pf_products_single_##IN(w + c * columns, x, k);                     \
-                        SYMBOL##_finish(p, i + c, &sum, y + c, 1);                                                               \
+                        SYMBOL##_finish(p, i + c, &sum, y + c, 1, 0);                                                            \
                     }                                                                                                            \
                     continue;                                                                                                    \
                 }                                                                                                                \
@@ -106,10 +127,12 @@ static inline void pf_arrange_six_s16(const int16_t *x, int32_t rows, int32_t k,
                         int32_t *const six = sums + PF_PACKED_ROWS * c;                                                          \
                         six[0] = six[1] = six[2] = six[3] = six[4] = six[5] = bias;                                              \
                     }                                                                                                            \
+                    const int32_t at = r < last ? r : last, before = first + r < start ? start - first : r,                      \
+                                  done = before - at < PF_PACKED_ROWS ? before - at : PF_PACKED_ROWS;                            \
                     pf_products_six_##IN(w, count > 1 ? columns : 0, group, k, sums);                                            \
                     for (int32_t c = 0; c < count; c++) {                                                                        \
-                        SYMBOL##_finish(p, i + c, sums + PF_PACKED_ROWS * c, y + (r < last ? r : last) * n + c,                  \
-                                        block < PF_PACKED_ROWS ? block : PF_PACKED_ROWS);                                        \
+                        SYMBOL##_finish(p, i + c, sums + PF_PACKED_ROWS * c, y + at * n + c,                                     \
+                                        block < PF_PACKED_ROWS ? block : PF_PACKED_ROWS, done);                                  \
                     }                                                                                                            \
                 }                                                                                                                \
             }                                                                                                                    \

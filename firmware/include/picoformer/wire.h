@@ -21,6 +21,7 @@
 #define PF_RUN_STEP          0x08u
 #define PF_HELLO_CYCLES      0x01u /* hello flags */
 #define PF_HELLO_FAULT_TESTS 0x02u
+#define PF_HELLO_TEXT        0x04u
 
 enum pf_message {
     PF_HELLO = 0x01,
@@ -31,6 +32,10 @@ enum pf_message {
     PF_STACK = 0x07,
     PF_RESET = 0x08,
     /* 0x10 load image: reserved for a bootloader */
+    PF_TEXT_BEGIN = 0x20, /* language models only */
+    PF_TEXT_FEED = 0x21,
+    PF_TEXT_NEXT = 0x22,
+    PF_TEXT_BEAM = 0x23,
     PF_FAULT_TEST = 0x7E
 };
 
@@ -42,9 +47,9 @@ enum pf_status {
     PF_UNKNOWN_TYPE = 4,
     PF_BAD_LENGTH = 5,
     PF_OUT_OF_RANGE = 6,
-    PF_STALE = 7,         /* read output: no whole run since the inputs were written */
+    PF_STALE = 7,         /* read output: no whole run since the inputs were written; text: none was begun */
     PF_INPUT_MISSING = 8, /* run: the inputs were not all written since the last run */
-    PF_STEP_FAILED = 9    /* run: a step refused its input, as an embedding does an id past its rows */
+    PF_STEP_FAILED = 9    /* a step refused its input, as an embedding does an id past its rows */
 };
 
 enum pf_fault_kind {

@@ -1,4 +1,5 @@
-/* The linear layer for SMLAD: two outputs of two rows at a time, rescaled by one rounded high word, through a table or not.
+/* The linear layer for SMLAD: two outputs of two rows at a time, rescaled by one rounded high word, through a table or not, or
+ * added to a residual.
  *
  * A block of rows of x is widened into the scratch once; then each pair of weight rows is widened in front of it and serves
  * the whole block. Two streams of words meet in the inner loop, and what comes after the products lies in them too, so that
@@ -129,6 +130,11 @@ DEFINE_CODE(raw, " ldr r2, [r0]\n stmia.w r2, {r9-r12}\n" GO_ON)
 
 DEFINE_CODE(plain_s8, RESCALE LIMIT("8") KEEP("strb.w"))
 DEFINE_CODE(plain_s16, RESCALE LIMIT("16") KEEP("strh.w"))
+/* Everything is loaded before anything is stored: outputs that are there twice get their residual once. */
+DEFINE_CODE(
+    added_s16,
+    RESCALE LIMIT("16") " ldrsh.w r0, [r8, r7]\n ldrsh.w r2, [lr, r7]\n ldrsh.w r3, [r8, r6]\n ldrsh.w r4, [lr, r6]\n"
+                        " qadd16 r10, r10, r0\n qadd16 r12, r12, r2\n qadd16 r9, r9, r3\n qadd16 r11, r11, r4\n" KEEP("strh.w"))
 DEFINE_CODE(table_s8, RESCALE LIMIT("8") EACH(" ldrsb.w \\r, [r0, \\r]\n") KEEP("strb.w"))
 DEFINE_CODE(table_s16, RESCALE LIMIT("8") EACH(" ldrsh.w \\r, [r0, \\r, lsl #1]\n") KEEP("strh.w"))
 DEFINE_CODE(line_s8, RESCALE LIMIT("16") LINE("8") KEEP("strb.w"))
@@ -143,6 +149,9 @@ static uint32_t ending(int32_t entries, int32_t out_bytes, const char **table) {
     if (entries == 0) {
         return code(out_bytes == 1 ? plain_s8 : plain_s16);
     }
+    if (entries == PF_RESIDUAL) {
+        return code(added_s16);
+    }
     if (entries == 256) {
         *table += 128 * out_bytes;
         return code(out_bytes == 1 ? table_s8 : table_s16);
@@ -156,13 +165,15 @@ __attribute__((noinline)) static void keep_exact(const pf_dsp_layer *layer, cons
                                                  const uint32_t *rows) {
     for (int32_t c = 0; c < 4; c++) {
         const int32_t n = i + (c & 1);
-        if (n == layer->n) {
+        if (n == layer->n || (c > 1 && rows[1] == rows[0])) {
             continue;
         }
         int32_t value = layer->zero_point + pf_rescale(sums[c], layer->multiplier[n], layer->shift);
         if (layer->entries == 256) {
             const int32_t index = PF_SATURATE(s8, value) + 128;
             value = layer->out_bytes == 1 ? ((const int8_t *)layer->table)[index] : ((const int16_t *)layer->table)[index];
+        } else if (layer->entries == PF_RESIDUAL) {
+            value = pf_added_s16(((int16_t *)(uintptr_t)rows[c / 2])[n], PF_SATURATE(s16, value));
         } else if (layer->entries != 0) {
             value = pf_interpolated(layer->table, PF_SATURATE(s16, value));
         }

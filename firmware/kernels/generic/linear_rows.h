@@ -28,7 +28,7 @@
                 const ACC sums[4] = {a0, a1, a2, a3};                                                                            \
                 for (int32_t c = 0; c < 4; c++) {                                                                                \
                     const int32_t value = zero_point + RESCALE(sums[c], multiplier[i + c], shift);                               \
-                    y[i + c] = pf_linear_##OUT(p->table, p->entries, value);                                                     \
+                    y[i + c] = pf_linear_##OUT(p->table, p->entries, y[i + c], value);                                           \
                 }                                                                                                                \
             }                                                                                                                    \
             for (; i < n; i++, w0 += k) {                                                                                        \
@@ -37,7 +37,7 @@
                     sum += w0[j] * (ACC)x[j];                                                                                    \
                 }                                                                                                                \
                 const int32_t value = zero_point + RESCALE(sum, multiplier[i], shift);                                           \
-                y[i] = pf_linear_##OUT(p->table, p->entries, value);                                                             \
+                y[i] = pf_linear_##OUT(p->table, p->entries, y[i], value);                                                       \
             }                                                                                                                    \
         }                                                                                                                        \
     }

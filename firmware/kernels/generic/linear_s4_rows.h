@@ -44,7 +44,7 @@ static inline void pf_unpack_s4(const uint8_t *packed, const uint8_t *multiplier
                 const ACC sums[4] = {a0, a1, a2, a3};                                                                            \
                 for (int32_t c = 0; c < 4; c++, to += n) {                                                                       \
                     const int32_t value = zero_point + RESCALE(sums[c], multiplier, shift);                                      \
-                    *to = pf_linear_##OUT(p->table, p->entries, value);                                                          \
+                    *to = pf_linear_##OUT(p->table, p->entries, *to, value);                                                     \
                 }                                                                                                                \
             }                                                                                                                    \
             for (; r < rows; r++, x0 += k, to += n) {                                                                            \
@@ -53,7 +53,7 @@ static inline void pf_unpack_s4(const uint8_t *packed, const uint8_t *multiplier
                     sum += w[j] * (ACC)x0[j];                                                                                    \
                 }                                                                                                                \
                 const int32_t value = zero_point + RESCALE(sum, multiplier, shift);                                              \
-                *to = pf_linear_##OUT(p->table, p->entries, value);                                                              \
+                *to = pf_linear_##OUT(p->table, p->entries, *to, value);                                                         \
             }                                                                                                                    \
         }                                                                                                                        \
     }

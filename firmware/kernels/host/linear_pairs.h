@@ -31,7 +31,7 @@
             return;                                                                                                              \
         }                                                                                                                        \
         for (int32_t i = 0; i < count; i++) {                                                                                    \
-            y[i] = pf_linear_##OUT(p->table, p->entries, sums[i]);                                                               \
+            y[i] = pf_linear_##OUT(p->table, p->entries, y[i], sums[i]);                                                         \
         }                                                                                                                        \
     }
 

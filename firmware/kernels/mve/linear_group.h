@@ -15,7 +15,8 @@
 
 /* What one call of a loop below works on. `pieces`: of 4 vectors, one less than there are; `start`: see start_of. multiplier: of
  * the even outputs, then of the odd ones. In C: for each row of x: sum[c] = bias[c] + the products of the row with row c of the
- * weight y[c] = clamp(zero_point + rounded high word of (sum[c] << left) * multiplier[c])   c < count */
+ * weight y[c] = clamp(zero_point + rounded high word of (sum[c] << left) * multiplier[c])   c < count; where it `adds` (16 bits),
+ * y[c] = clamp(y[c] + that) */
 typedef struct group {
     const void *w;
     int32_t pieces, start;
@@ -24,10 +25,12 @@ typedef struct group {
     int32_t y_step; /* bytes */
     int32_t zero_point, count;
     int32_t bias[GROUP], multiplier[GROUP], left[4];
+    int32_t adds;
 } group;
 
 #define GROUP_MULTIPLIER "68"
-typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 ? 1 : -1];
+#define GROUP_ADDS       "116"
+typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 && offsetof(group, adds) == 116 ? 1 : -1];
 
 /* Eight sums with the vectors of x in q4 to q7: 4, 3, 2 or 1 vectors of each row of weights. */
 #define SUMS " .irp sum, r0, r2, r4, r6, r8, r10, r12, lr\n"
@@ -46,13 +49,15 @@ typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 ? 1
     ", q2, q4\n vmladava." T " " D ", q3, q4\n"
 #define EIGHT_OF_1(T) FOUR_OF_1(T, "r0", "r2", "r4", "r6") FOUR_OF_1(T, "r8", "r10", "r12", "lr")
 
-#define NO_SHIFT  " vldmia r5, {d4-d7}\n"
-#define SHIFT     " vldmia r5, {d4-d9}\n vshl.s32 q0, q0, q4\n vshl.s32 q1, q1, q4\n"
-#define STORE_s8  " vqadd.s16 q0, q0, r2\n vqmovnb.s16 q0, q0\n vpst\n vstrbt.16 q0, [r7]\n"
-#define STORE_s16 " vqadd.s16 q0, q0, r2\n vpst\n vstrht.16 q0, [r7]\n"
+#define NO_SHIFT " vldmia r5, {d4-d7}\n"
+#define SHIFT    " vldmia r5, {d4-d9}\n vshl.s32 q0, q0, q4\n vshl.s32 q1, q1, q4\n"
+#define STORE_s8 " vqadd.s16 q0, q0, r2\n vqmovnb.s16 q0, q0\n vpst\n vstrbt.16 q0, [r7]\n"
+#define STORE_s16                                                                                                                \
+    " ldr r4, [sp, #20]\n vqadd.s16 q0, q0, r2\n cbz r4, 6f\n vpst\n vldrht.u16 q1, [r7]\n vqadd.s16 q0, q0, q1\n"               \
+    "6: vpst\n vstrht.16 q0, [r7]\n"
 
 /* T: s8 or s16, the elements of x and of the weights as they lie here. Sums in r0, r2, … r12, lr; r1 weights, r3 x, r11 its
- * end, r5 parameters, r7 y, r9 pieces left. On the stack: w, pieces, where a row starts, y_step, zero_point. */
+ * end, r5 parameters, r7 y, r9 pieces left. On the stack: w, pieces, where a row starts, y_step, zero_point, adds. */
 #define DEFINE_GROUP(NAME, T, OUT, SHIFT)                                                                                        \
     __attribute__((naked, noinline, aligned(4))) static void NAME(const group *g __attribute__((unused))) {                      \
         __asm__ volatile(" push {r4-r11, lr}\n"                                                                                  \
@@ -66,7 +71,8 @@ typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 ? 1
                          " adr r9, 9f\n"                                                                                         \
                          " ldr r4, [r9, r4, lsl #2]\n"                                                                           \
                          " add r4, r4, r9\n"                                                                                     \
-                         " push {r1, r2, r4, r6, r8}\n"                                                                          \
+                         " ldr r10, [r0, #" GROUP_ADDS "]\n"                                                                     \
+                         " push {r1, r2, r4, r6, r8, r10}\n"                                                                     \
                          " 1: ldmdb r5, {r0, r2, r4, r6, r8, r10, r12, lr}\n"                                                    \
                          " ldm sp, {r1, r9, pc}\n"                                                                               \
                          " .align 2\n"                                                                                           \
@@ -94,7 +100,7 @@ typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 ? 1
                                                             " vqmovnt.s32 q0, q1\n" STORE_##OUT " add r7, r0\n"                  \
                                                                                                 " cmp r3, r11\n"                 \
                                                                                                 " bne 1b\n"                      \
-                                                                                                " add sp, #20\n"                 \
+                                                                                                " add sp, #24\n"                 \
                                                                                                 " vpop {d8-d15}\n"               \
                                                                                                 " pop {r4-r11, pc}\n");          \
     }

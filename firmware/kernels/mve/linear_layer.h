@@ -23,7 +23,7 @@ DEFINE_TABLE_s8(static, look_up_s8) DEFINE_TABLE_s16(static, look_up_s16, s16, L
 static inline void activate_s16(const void *table, int32_t entries, int16_t *y, int32_t count) {
     if (entries == 256) {
         look_up_s16(table, y, y, count);
-    } else if (entries != 0) {
+    } else if (entries == 513) {
         interpolate(table, y, y, count);
     }
 }
@@ -61,11 +61,11 @@ __attribute__((noinline)) static void interpolated_s8(group g, void (*loop)(cons
 #define DEFINE_LINEAR(SYMBOL, PARAMETERS, IN, OUT, WEIGHT_VECTORS, WEIGHTS)                                                      \
     __attribute__((noinline)) static void exact_##OUT(const group *g, const PARAMETERS *p, const PF_TYPE_##IN *x, int32_t row,   \
                                                       PF_TYPE_##OUT *y, int32_t i, int32_t rows) {                               \
-        const void *table = IS_FAR_##OUT(p->entries) ? p->table : NULL;                                                          \
+        const int32_t entries = IS_FAR_##OUT(p->entries) || PF_IS_RESIDUAL_##OUT(p->entries) ? p->entries : 0;                   \
         for (int32_t r = 0; r < rows; r++, x += row, y += p->n) {                                                                \
             for (int32_t c = 0; c < g->count; c++) {                                                                             \
                 const int32_t value = p->zero_point + pf_rescale(sum_##IN(g, x, c), p->multiplier[i + c], p->shift);             \
-                y[i + c] = pf_linear_##OUT(table, table != NULL ? p->entries : 0, value);                                        \
+                y[i + c] = pf_linear_##OUT(p->table, entries, y[i + c], value);                                                  \
             }                                                                                                                    \
         }                                                                                                                        \
     }                                                                                                                            \
@@ -77,7 +77,8 @@ __attribute__((noinline)) static void interpolated_s8(group g, void (*loop)(cons
                    .start = start_of(vectors),                                                                                   \
                    .y_step = n * (int32_t)sizeof *y,                                                                             \
                    .zero_point = p->zero_point,                                                                                  \
-                   .left = {left, left, left, left}};                                                                            \
+                   .left = {left, left, left, left},                                                                             \
+                   .adds = PF_IS_RESIDUAL_##OUT(p->entries)};                                                                    \
         for (int32_t count; rows > 0; rows -= count, x += count * k, y += count * n) {                                           \
             const PF_TYPE_##IN *from = x;                                                                                        \
             count = rows;                                                                                                        \

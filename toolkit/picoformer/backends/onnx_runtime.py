@@ -53,6 +53,24 @@ def run_onnx(
     return {name: np.stack([row[position] for row in results]) for position, name in enumerate(names)}
 
 
+class OnnxSession:
+    """An ONNX file that is run again and again, as a decoder is; all optimizations are off. Raises ModelError."""
+
+    def __init__(self, model: Path | bytes) -> None:
+        self._session = _session(model)
+        self._inputs = self._session.get_inputs()
+        self._names = [item.name for item in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One run: output name → array, for `inputs` name → array without a samples axis."""
+        one = {name: np.asarray(value)[None] for name, value in inputs.items()}
+        feeds = {item.name: _samples(item, one)[0] for item in self._inputs}
+        try:
+            return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
+        except Exception as error:
+            raise ModelError(f"onnxruntime fails: {str(error).splitlines()[0]}") from error
+
+
 def _session(model: Path | bytes) -> Any:
     import onnxruntime
 

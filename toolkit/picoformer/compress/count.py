@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from picoformer.models.config import PROJECTIONS, TransformerConfig
+from picoformer.models.config import TransformerConfig
 
 OUTPUT_BYTES = 8
 """Of a linear layer's output channel in int8 firmware, beside its weights: bias and multiplier, 32 bits each."""
@@ -76,25 +76,33 @@ def _embedding(config: TransformerConfig) -> Part:
     weights = count_weights(row_width(config), d, config.embedding_rank)
     rows = d * config.tokens * int(config.positions == "learned") + d * int(config.cls_token)
     bias = 0 if config.vocab_size else d
+    norm = 2 * d * int(config.embedding_norm)
     fixed = d * config.tokens * int(config.positions == "sinusoidal")  # computed in torch, a constant in firmware
-    size = weights + rows + fixed + OUTPUT_BYTES * (bias + config.embedding_rank)
+    if config.positions == "rotary":  # cosine and sine, in 16 bits
+        fixed = 2 * config.tokens * (config.rotary_dim or config.head_dim)
+    size = weights + rows + fixed + 4 * norm + OUTPUT_BYTES * (bias + config.embedding_rank)
     ram = config.tokens * (2 * d + (config.embedding_rank or row_width(config) * int(not config.vocab_size)))
-    return Part("embedding", weights + rows + bias, size, count_embedding_macs(config, config.embedding_rank), ram)
+    macs = count_embedding_macs(config, config.embedding_rank)
+    return Part("embedding", weights + rows + bias + norm, size, macs, ram)
 
 
 def _layer(config: TransformerConfig, layer: int) -> Part:
     d, rows, heads = config.d_model, config.tokens, config.heads[layer]
-    parameters, size, macs = 2 * 2 * d, 0, 2 * rows * rows * heads * config.head_dim
-    for projection in PROJECTIONS:
+    norms = 1 if config.parallel == 1 else 2
+    parameters, size = norms * _norm(config) + d * config.experts, d * config.experts + OUTPUT_BYTES * config.experts
+    macs = 2 * rows * rows * heads * config.head_dim + rows * d * config.experts
+    for projection in config.projections:
         inputs, outputs = config.projection_shape(layer, projection)
         rank = config.rank(layer, projection)
         weights = count_weights(inputs, outputs, rank)
-        parameters += weights + outputs
-        size += weights + OUTPUT_BYTES * (outputs + rank)
-        macs += rows * weights
+        in_expert = config.experts and projection in ("up", "gate", "down")
+        copies, runs = (config.experts, config.experts_per_token) if in_expert else (1, 1)
+        parameters += copies * (weights + outputs * int(config.has_bias(projection)))
+        size += copies * (weights + OUTPUT_BYTES * (outputs + rank))
+        macs += runs * rows * weights
     width, keys, neurons = heads * config.head_dim, config.key_heads[layer] * config.head_dim, config.d_ff[layer]
     # int16 rows of the residual stream, and int8 beside them: queries, keys, values and contexts, or neurons and sums.
-    widest = max(2 * d + 2 * width + 2 * keys, 2 * d + neurons + 2 * d)
+    widest = max(2 * d + 2 * width + 2 * keys, 2 * d + neurons * (1 + int(config.gated)) + 2 * d)
     inputs = max(d, width, neurons)
     ram = rows * widest + min(BLOCK_BYTES, 2 * rows * inputs) + 4 * inputs
     return Part(f"layers.{layer}", parameters, size, macs, ram)
@@ -102,8 +110,13 @@ def _layer(config: TransformerConfig, layer: int) -> Part:
 
 def _head(config: TransformerConfig) -> Part:
     d, rows = config.d_model, config.tokens if config.pooling == "none" else 1
-    norm = 2 * d * int(config.final_norm)
-    parameters = norm + (d * config.classes + config.classes if config.classes and not config.tied_head else 0)
+    norm = _norm(config) * int(config.final_norm)
+    parameters = norm + (d + int(config.head_bias)) * config.classes * int(not config.tied_head)
     size = 4 * norm + (OUTPUT_BYTES * config.classes + d * config.classes * int(not config.tied_head))
     ram = 2 * d * config.tokens + rows * (d + 2 * config.classes)
     return Part("head", parameters, size, rows * d * config.classes, ram)
+
+
+def _norm(config: TransformerConfig) -> int:
+    """Parameters of one norm: a gain for each channel, and in a LayerNorm a bias."""
+    return config.d_model * (1 if config.norm == "rms" else 2)

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from picoformer.errors import ConfigError
+from picoformer.models.branches import rotate
 from picoformer.models.config import TransformerConfig
+from picoformer.models.positions import alibi_bias, rotary_tables
 
 
 def soft_target_loss(logits: Tensor, target: Tensor, temperature: float, judged: Tensor | None = None) -> Tensor:
@@ -58,11 +60,20 @@ def relation_loss(values: Tensor, target: Tensor, heads: int, mask: Tensor | Non
 
 
 def attention_scores(query: Tensor, key: Tensor, config: TransformerConfig, layer: int) -> Tensor:
-    """Scores (batch, heads, rows, rows) of a layer's queries and keys (batch, rows, heads · head_dim), unmasked."""
+    """Scores (batch, heads, rows, rows) of a layer's queries and keys (batch, rows, heads · head_dim) as projected,
+    unmasked: turned by rotary positions, ALiBi's biases added."""
     heads, key_heads = config.heads[layer], config.key_heads[layer]
+    rows = query.shape[1]
     query = query.reshape(*query.shape[:2], heads, -1).transpose(1, 2)
-    key = key.reshape(*key.shape[:2], key_heads, -1).transpose(1, 2).repeat_interleave(heads // key_heads, dim=1)
-    return torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(config.head_dim)
+    key = key.reshape(*key.shape[:2], key_heads, -1).transpose(1, 2)
+    if config.positions == "rotary":
+        cosine, sine = (torch.from_numpy(table).to(query) for table in rotary_tables(config, rows))
+        query, key = (rotate(part, (cosine, sine), config.rotary_interleaved) for part in (query, key))
+    key = key.repeat_interleave(heads // key_heads, dim=1)
+    scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(config.head_dim)
+    if config.positions == "alibi":
+        scores = scores + torch.from_numpy(alibi_bias(config, rows)).to(scores)[:, None]
+    return scores
 
 
 def largest_relation_heads(*widths: int) -> int:

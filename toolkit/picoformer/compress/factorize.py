@@ -17,7 +17,6 @@ from picoformer.compress.ranks import Choice, Site, choose_ranks, find_sites, op
 from picoformer.compress.settings import FactorizeSettings
 from picoformer.compress.train import predict, use_threads
 from picoformer.errors import DataError, PicoformerError
-from picoformer.models.config import PROJECTIONS
 from picoformer.models.transformer import LowRankLinear, Transformer
 
 Array = NDArray[np.float64]
@@ -255,7 +254,7 @@ def replace_matrices(
 ) -> Transformer:
     """A model (eval mode) whose sites have the chosen ranks, each cut from its decomposition; `model` stays."""
     config = model.config
-    ranks = [[config.rank(layer, name) for name in PROJECTIONS] for layer in range(config.layers)]
+    ranks = [[config.rank(layer, name) for name in config.projections] for layer in range(config.layers)]
     embedding_rank = config.embedding_rank
     weights = dict(model.state_dict())
     for site in sites:
@@ -266,14 +265,15 @@ def replace_matrices(
         if site.is_table:
             weights[f"{site.name}.weight"], weights[f"{site.name}_expand.weight"] = reduce.T, expand
         else:
-            bias = weights.pop(f"{site.name}.expand.bias" if site.rank else f"{site.name}.bias")
+            bias = weights.pop(f"{site.name}.expand.bias" if site.rank else f"{site.name}.bias", None)
             weights.pop(f"{site.name}.weight", None)
             weights |= {f"{site.name}.reduce.weight": reduce, f"{site.name}.expand.weight": expand}
-            weights[f"{site.name}.expand.bias"] = bias
+            if bias is not None:
+                weights[f"{site.name}.expand.bias"] = bias
         if site.layer is None:
             embedding_rank = rank
         else:
-            ranks[site.layer][PROJECTIONS.index(site.name.rpartition(".")[2])] = rank
+            ranks[site.layer][config.projections.index(site.name.rpartition(".")[2])] = rank
     changed = dataclasses.replace(config, ranks=tuple(map(tuple, ranks)), embedding_rank=embedding_rank)
     smaller = Transformer(changed, seed=None).to(next(model.parameters()).dtype)
     smaller.load_state_dict(weights)

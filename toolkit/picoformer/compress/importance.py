@@ -104,12 +104,22 @@ def branches(model: Transformer) -> Iterator[tuple[Attention, FeedForward]]:
         yield attention, feed_forward
 
 
+def first_matrices(feed_forward: FeedForward) -> tuple[nn.Module, ...]:
+    """The linear layers that read a feed-forward's input."""
+    return (feed_forward.up, feed_forward.gate) if feed_forward.gated else (feed_forward.up,)
+
+
 def whole_matrix(module: nn.Module) -> Tensor:
     """The matrix (outputs, inputs) of a linear layer, a pair of low rank multiplied out."""
     if isinstance(module, LowRankLinear):
         return module.expand.weight.detach() @ module.reduce.weight.detach()
     assert isinstance(module, nn.Linear)
     return module.weight.detach()
+
+
+def has_bias(module: nn.Module) -> bool:
+    """Whether a linear layer, or the last of a pair of low rank, adds a bias."""
+    return getattr(module.expand if isinstance(module, LowRankLinear) else module, "bias", None) is not None
 
 
 @contextlib.contextmanager
@@ -178,7 +188,8 @@ def _magnitude(model: Transformer, _x: NDArray[Any], _y: NDArray[np.int64], _s: 
         shared = (key + value).reshape(attention.kv_heads, -1)
         spread = np.repeat(shared, attention.heads // attention.kv_heads, axis=0).reshape(-1)
         heads.append(query + spread + _squares(whole_matrix(attention.out)))
-        neurons.append(_squares(whole_matrix(feed_forward.up).T) + _squares(whole_matrix(feed_forward.down)))
+        read = sum(_squares(whole_matrix(module).T) for module in first_matrices(feed_forward))
+        neurons.append(read + _squares(whole_matrix(feed_forward.down)))
         width += _squares(whole_matrix(attention.out).T) + _squares(whole_matrix(feed_forward.down).T)
     return _norms(model, heads, neurons, width)
 
@@ -187,8 +198,12 @@ def _reconstruction(model: Transformer, x: NDArray[Any], y: NDArray[np.int64], s
     parts = [module for pair in branches(model) for module in (pair[0].out, pair[1].down)]
     found = measure_covariances(model, parts, x, settings)
     scores = [
-        eliminate(whole_matrix(module), covariance, 1 if index % 2 else model.config.head_dim)
-        for index, (module, (_, covariance)) in enumerate(zip(parts, found, strict=True))
+        eliminate(
+            whole_matrix(module),
+            covariance if has_bias(module) else covariance + torch.outer(mean, mean),  # nothing takes up a mean
+            1 if index % 2 else model.config.head_dim,
+        )
+        for index, (module, (mean, covariance)) in enumerate(zip(parts, found, strict=True))
     ]
     width = _activation(model, x, y, settings).width if settings.width_fraction else np.zeros(0)
     return Importance(tuple(scores[0::2]), tuple(scores[1::2]), width=width)
@@ -231,7 +246,7 @@ def _readers(model: Transformer) -> list[tuple[nn.Module, Array]]:
     for attention, feed_forward in branches(model):
         weights = (_squares(whole_matrix(m)) for m in (attention.query, attention.key, attention.value))
         found += [(attention, sum(weights, np.zeros(model.config.d_model)))]
-        found += [(feed_forward, _squares(whole_matrix(feed_forward.up)))]
+        found += [(feed_forward, sum(_squares(whole_matrix(module)) for module in first_matrices(feed_forward)))]
     if model.config.classes and not model.config.tied_head:
         found.append((model.head, _squares(model.head.weight.detach())))
     return found

@@ -69,8 +69,13 @@ def init_from_teacher(student: Transformer, teacher: Transformer, layer_map: tup
                 found[name] = _cut(given[name], (*(None,) * (given[name].ndim - 1), width))
         if "embedding.position" in found:
             found["embedding.position"] = found["embedding.position"][: ours.tokens]
+    for name in ("embedding.norm.weight", "embedding.norm.bias"):
+        if name in given:
+            found[name] = _cut(given[name], (width,))
     if "head.weight" in given:
-        found |= {"head.weight": _cut(given["head.weight"], (None, width)), "head.bias": given["head.bias"]}
+        found["head.weight"] = _cut(given["head.weight"], (None, width))
+    if "head.bias" in given:
+        found["head.bias"] = given["head.bias"]
     for layer, source in enumerate(pairs):
         found |= _layer(student, layer, teacher, source, width)
     copied: list[str] = []
@@ -135,16 +140,21 @@ def _layer(student: Transformer, layer: int, teacher: Transformer, source: int, 
     block: Any = teacher.layers[source]
     prefix = f"layers.{layer}."
     for norm in ("attention_norm", "feed_forward_norm"):
-        for part in ("weight", "bias"):
-            found[f"{prefix}{norm}.{part}"] = _cut(getattr(getattr(block, norm), part).detach(), (width,))
-    up, down = block.feed_forward.up, block.feed_forward.down
-    if hasattr(up, "weight") and hasattr(down, "weight"):
-        size = up.weight.detach().norm(dim=1) * down.weight.detach().norm(dim=0)
+        for part, value in getattr(block, norm).named_parameters() if hasattr(block, norm) else ():
+            found[f"{prefix}{norm}.{part}"] = _cut(value.detach(), (width,))
+    parts = {part: getattr(block.feed_forward, part, None) for part in ("gate", "up", "down")}
+    first = [part for part in ("gate", "up") if parts[part] is not None]
+    if first and all(hasattr(parts[part], "weight") for part in (*first, "down")):
+        size = parts["down"].weight.detach().norm(dim=0)
+        for part in first:
+            size = size * parts[part].weight.detach().norm(dim=1)
         neurons = _largest(size, student.config.d_ff[layer])
-        found[f"{prefix}feed_forward.up.weight"] = _cut(up.weight.detach(), (neurons, width))
-        found[f"{prefix}feed_forward.up.bias"] = _cut(up.bias.detach(), (neurons,))
-        found[f"{prefix}feed_forward.down.weight"] = _cut(down.weight.detach(), (width, neurons))
-        found[f"{prefix}feed_forward.down.bias"] = _cut(down.bias.detach(), (width,))
+        for part in (*first, "down"):
+            name = f"{prefix}feed_forward.{part}"
+            outputs, inputs = (neurons, width) if part in first else (width, neurons)
+            found[f"{name}.weight"] = _cut(parts[part].weight.detach(), (outputs, inputs))
+            if parts[part].bias is not None:
+                found[f"{name}.bias"] = _cut(parts[part].bias.detach(), (outputs,))
     for name, value in _attention(student, layer, teacher, source, width).items():
         found[f"{prefix}attention.{name}"] = value
     return found
@@ -163,7 +173,8 @@ def _attention(
     given_heads, given_key_heads, given_size = theirs.heads[source], theirs.key_heads[source], theirs.head_dim
     group, given_group = heads // key_heads, given_heads // given_key_heads
     weight = {part: getattr(attention, part).weight.detach().clone() for part in parts}  # cut in place below
-    bias = {part: getattr(attention, part).bias.detach().clone() for part in parts}
+    bias = {part: getattr(attention, part).bias for part in parts}
+    bias = {part: value.detach().clone() for part, value in bias.items() if value is not None}
     # (key heads, heads of each, head_dim, d_model) for all four.
     split = {
         "query": weight["query"].reshape(given_key_heads, given_group, given_size, -1),
@@ -171,17 +182,21 @@ def _attention(
         "value": weight["value"].reshape(given_key_heads, 1, given_size, -1),
         "out": weight["out"].T.reshape(given_key_heads, given_group, given_size, -1),
     }
-    biases = {part: bias[part].reshape(split[part].shape[:3]) for part in ("query", "key", "value")}
+    biases = {part: bias[part].reshape(split[part].shape[:3]) for part in ("query", "key", "value") if part in bias}
     if heads == given_heads and key_heads < given_key_heads and given_key_heads % key_heads == 0:
         for part in ("key", "value"):
             split[part] = split[part].reshape(key_heads, -1, *split[part].shape[1:]).mean(dim=1)
-            biases[part] = biases[part].reshape(key_heads, -1, *biases[part].shape[1:]).mean(dim=1)
+            if part in biases:
+                biases[part] = biases[part].reshape(key_heads, -1, *biases[part].shape[1:]).mean(dim=1)
         for part in ("query", "out"):
             split[part] = split[part].reshape(key_heads, group, given_size, -1)
-        biases["query"] = biases["query"].reshape(key_heads, group, given_size)
+        if biases:
+            biases["query"] = biases["query"].reshape(key_heads, group, given_size)
         given_key_heads, given_group = key_heads, group
     if key_heads > given_key_heads or group > given_group or size > given_size:
         return {}
+    if size < given_size and "rotary" in (ours.positions, theirs.positions):
+        return {}  # columns are pairs that turn at a rate of their own
     # What a head does goes through value and out; what a column of it does, through query and key or value and out.
     energy = (split["out"].norm(dim=-1) * split["value"].norm(dim=-1)).square()
     chosen = _largest(energy.sum(dim=(1, 2)), key_heads)
@@ -205,11 +220,14 @@ def _attention(
             stay = _largest(energy[head].sum(dim=-1), group)
             for part in ("query", "out"):
                 split[part][head, :group] = _cut(split[part][head], (stay,))
-            biases["query"][head, :group] = _cut(biases["query"][head], (stay,))
+            if biases:
+                biases["query"][head, :group] = _cut(biases["query"][head], (stay,))
         split |= {part: split[part][:, :group] for part in ("query", "out")}
-        biases["query"] = biases["query"][:, :group]
+        if biases:
+            biases["query"] = biases["query"][:, :group]
     found = {f"{part}.bias": value.reshape(-1) for part, value in biases.items()}
-    found["out.bias"] = _cut(bias["out"], (width,))
+    if "out" in bias:
+        found["out.bias"] = _cut(bias["out"], (width,))
     for part in ("query", "key", "value"):
         found[f"{part}.weight"] = _cut(split[part].flatten(0, 2), (None, width))
     found["out.weight"] = _cut(split["out"].flatten(0, 2), (None, width)).T

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from picoformer.compress.count import count_embedding_macs, count_macs, count_parameters, count_weights, row_width
 from picoformer.compress.settings import FactorizeSettings
 from picoformer.errors import ConfigError
-from picoformer.models.config import PROJECTIONS, TransformerConfig
+from picoformer.models.config import TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,20 @@ class _Options:
 
 
 def find_sites(config: TransformerConfig, embedding: bool = True) -> tuple[Site, ...]:
-    """Every matrix that can become a pair, in the model's order. Image patches and the head are none."""
+    """Every matrix that can become a pair, in the model's order. Image patches and the head are none.
+
+    Raises ConfigError for experts, which stay whole.
+    """
+    if config.experts:
+        raise ConfigError(f"experts = {config.experts}: models with it cannot be factorized; leave that out")
     sites = []
     if embedding and config.image is None:
         name = "embedding.token" if config.vocab_size else "embedding.frames"
         rank, is_table = config.embedding_rank, bool(config.vocab_size)
         sites.append(Site(name, None, row_width(config), config.d_model, rank, is_table))
     for layer in range(config.layers):
-        for projection in PROJECTIONS:
-            branch = "feed_forward" if projection in ("up", "down") else "attention"
+        for projection in config.projections:
+            branch = "feed_forward" if projection in ("up", "gate", "down") else "attention"
             inputs, outputs = config.projection_shape(layer, projection)
             rank = config.rank(layer, projection)
             sites.append(Site(f"layers.{layer}.{branch}.{projection}", layer, inputs, outputs, rank))

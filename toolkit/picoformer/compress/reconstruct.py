@@ -22,7 +22,8 @@ def reconstruct(model: Transformer, keep: Keep, x: NDArray[Any], settings: Prune
     they made of all: on samples `x` (n, *input), by least squares, without training.
 
     W' = W C[:, K] (C[K, K] + λ)^-1 with the covariance C of the inputs, and the bias takes up what the mean lost (the
-    closed form of LeCun et al. 1990 and Hassibi et al. 1993 for whole columns). Columns that go become zero.
+    closed form of LeCun et al. 1990 and Hassibi et al. 1993 for whole columns); without a bias C is the second moment.
+    Columns that go become zero.
     """
     fitted = copy.deepcopy(model).eval()
     sites: list[tuple[nn.Module, NDArray[np.bool_]]] = []
@@ -39,6 +40,8 @@ def reconstruct(model: Transformer, keep: Keep, x: NDArray[Any], settings: Prune
 def _fit(module: nn.Module, mask: NDArray[np.bool_], mean: Tensor, covariance: Tensor) -> None:
     first, last = (module.reduce, module.expand) if isinstance(module, LowRankLinear) else (module, module)
     assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+    if last.bias is None:  # nothing takes up what the mean lost: the fit has to
+        covariance = covariance + torch.outer(mean, mean)
     kept = torch.from_numpy(np.flatnonzero(mask))
     weight = first.weight.detach().double()
     inner = covariance[kept][:, kept]
@@ -51,4 +54,5 @@ def _fit(module: nn.Module, mask: NDArray[np.bool_], mean: Tensor, covariance: T
         lost = last.weight.detach().double() @ lost
     with torch.no_grad():
         first.weight.copy_(found)
-        last.bias.add_(lost.to(last.bias.dtype))
+        if last.bias is not None:
+            last.bias.add_(lost.to(last.bias.dtype))

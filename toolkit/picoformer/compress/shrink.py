@@ -17,8 +17,9 @@ from torch.nn import functional
 
 from picoformer.compress.count import count_weights, row_width
 from picoformer.compress.importance import branches
-from picoformer.errors import DataError
-from picoformer.models.config import PROJECTIONS, TransformerConfig
+from picoformer.errors import ConfigError, DataError
+from picoformer.models.branches import RMSNorm
+from picoformer.models.config import TransformerConfig
 from picoformer.models.transformer import Transformer
 
 Mask = NDArray[np.bool_]
@@ -71,7 +72,7 @@ def shrink_config(config: TransformerConfig, keep: Keep) -> TransformerConfig:
     ranks = [
         [
             _smaller_rank(*smaller.projection_shape(new, projection), config.rank(layer, projection))
-            for projection in PROJECTIONS
+            for projection in config.projections
         ]
         for new, layer in enumerate(layers)
     ]
@@ -130,16 +131,18 @@ def masked(model: Transformer, keep: Keep) -> Iterator[Transformer]:
         mask = torch.from_numpy(keep.width).to(dtype)
 
         def norm(module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-            assert isinstance(module, nn.LayerNorm)
-            gain, bias = module.weight[channels], module.bias[channels]
-            result = torch.zeros_like(inputs[0])
-            result[..., channels] = functional.layer_norm(
-                inputs[0][..., channels], (len(channels),), gain, bias, module.eps
-            )
+            rows, result = inputs[0][..., channels], torch.zeros_like(inputs[0])
+            if isinstance(module, RMSNorm):
+                normed = functional.rms_norm(rows, (len(channels),), module.weight[channels], module.eps)
+            else:
+                assert isinstance(module, nn.LayerNorm)
+                gain, bias = module.weight[channels], module.bias[channels]
+                normed = functional.layer_norm(rows, (len(channels),), gain, bias, module.eps)
+            result[..., channels] = normed
             return result
 
         for module in model.modules():
-            if isinstance(module, nn.LayerNorm):
+            if isinstance(module, nn.LayerNorm | RMSNorm):
                 handles.append(module.register_forward_hook(norm))
         for pair in ((model.embedding,), *branches(model)):
             for module in pair:
@@ -152,7 +155,9 @@ def masked(model: Transformer, keep: Keep) -> Iterator[Transformer]:
 
 
 def check_keep(config: TransformerConfig, keep: Keep) -> None:
-    """Raise DataError for masks that do not fit the model, leave nothing, or leave groups of unequal size."""
+    """Raise DataError for masks that do not fit the model, leave nothing, or leave groups of unequal size, ConfigError
+    for a kind of model that cannot be pruned."""
+    check_prunable(config)
     layers = keep.layers
     if layers is not None and (layers.shape != (config.layers,) or not layers.any()):
         raise DataError(f"the layers mask is {layers.shape}, {layers.sum()} kept; keep 1 of {config.layers} at least")
@@ -171,6 +176,15 @@ def check_keep(config: TransformerConfig, keep: Keep) -> None:
                 f"heads masks leave layer {layer} groups of {' and '.join(map(str, sizes))} query heads; "
                 "keep as many in each group that stays"
             )
+
+
+def check_prunable(config: TransformerConfig) -> None:
+    """Raise ConfigError, naming the key, for a kind of model whose parts cannot be taken away one by one."""
+    for key, unset in (("experts", 0), ("parallel", 0), ("embedding_norm", False), ("alibi_slopes", ())):
+        value = getattr(config, key)
+        if value != unset:
+            shown = f"{len(value)} entries" if isinstance(value, tuple) else value
+            raise ConfigError(f"{key} = {shown}: models with it cannot be pruned; leave the pruning out")
 
 
 def _kept_groups(config: TransformerConfig, layer: int, heads: Mask) -> Mask:
@@ -195,6 +209,7 @@ def _take_branches(weights: dict[str, Tensor], config: TransformerConfig, keep: 
             (f"{attention}.key", key),
             (f"{attention}.value", key),
             (f"{feed_forward}.up", neurons),
+            *(((f"{feed_forward}.gate", neurons),) if config.gated else ()),
         ):
             _take_outputs(weights, name, kept)
         _take_inputs(weights, f"{attention}.out", query)
@@ -207,8 +222,8 @@ def _take_width(weights: dict[str, Tensor], model: Transformer, width: Mask) -> 
     if config.positions == "sinusoidal":
         weights["embedding.position"] = model.embedding.get_buffer("position")
     for layer in range(config.layers):
-        for projection in PROJECTIONS:
-            branch = "feed_forward" if projection in ("up", "down") else "attention"
+        for projection in config.projections:
+            branch = "feed_forward" if projection in ("up", "gate", "down") else "attention"
             take = _take_outputs if projection in ("out", "down") else _take_inputs
             take(weights, f"layers.{layer}.{branch}.{projection}", kept)
         for norm in ("attention_norm", "feed_forward_norm"):
@@ -247,14 +262,15 @@ def _rescale(weights: dict[str, Tensor], config: TransformerConfig, factor: floa
                 "width cannot be pruned: a scaled embedding tied to the head needs a final norm; "
                 "set final_norm = true or width_fraction = 0"
             )
-        for part in ("weight", "bias"):
+        for part in ("weight", "bias") if config.norm == "layer" else ("weight",):
             weights[f"final_norm.{part}"] = weights[f"final_norm.{part}"] / factor
 
 
 def _take_outputs(weights: dict[str, Tensor], name: str, kept: Tensor) -> None:
     last = f"{name}.expand" if f"{name}.expand.weight" in weights else name
     for part in ("weight", "bias"):
-        weights[f"{last}.{part}"] = weights[f"{last}.{part}"][kept]
+        if f"{last}.{part}" in weights:
+            weights[f"{last}.{part}"] = weights[f"{last}.{part}"][kept]
 
 
 def _take_inputs(weights: dict[str, Tensor], name: str, kept: Tensor) -> None:
@@ -266,7 +282,8 @@ def _multiply_out(weights: dict[str, Tensor], name: str) -> None:
     """Make a pair one matrix again: with less around it, the pair would be the larger."""
     reduce, expand = weights.pop(f"{name}.reduce.weight"), weights.pop(f"{name}.expand.weight")
     weights[f"{name}.weight"] = expand @ reduce
-    weights[f"{name}.bias"] = weights.pop(f"{name}.expand.bias")
+    if f"{name}.expand.bias" in weights:
+        weights[f"{name}.bias"] = weights.pop(f"{name}.expand.bias")
 
 
 def _indices(mask: NDArray[Any]) -> Tensor:

@@ -117,7 +117,7 @@ def take_tokens(model: Transformer, tokens: NDArray[np.int64]) -> Transformer:
     weights = dict(model.state_dict())
     names = ["embedding.token.weight"]
     if foretells and not config.tied_head:
-        names += ["head.weight", "head.bias"]
+        names += ["head.weight", *(["head.bias"] if config.head_bias else [])]
     for name in names:
         weights[name] = weights[name][tokens.tolist()]
     rank = config.embedding_rank

@@ -13,6 +13,8 @@ from picoformer.errors import ToolError
 _LINE = re.compile(r"^\s*([0-9a-f]+):\t([a-z][\w.]*)(?:\t([^;@<]*))?")
 _REGISTER = re.compile(r"\b(r1[0-5]|r[0-9]|sp|lr|pc|ip|fp|sl|sb)\b")
 _CONDITIONS = frozenset(["eq", "ne", "cs", "cc", "mi", "pl", "vs", "vc", "hi", "ls", "ge", "lt", "gt", "le"])
+_UNCONDITIONAL = frozenset(["adcs", "bics", "lsls", "mls", "movs", "muls", "sbcs", "smmls", "teq", "vmls", "vnmls"])
+"""Names that end like a condition and have none."""
 _MULTIPLE = re.compile(r"v?(ldm|stm|push|pop)")
 
 
@@ -54,7 +56,8 @@ class Instruction:
     @cached_property
     def is_conditional(self) -> bool:
         """Whether a condition decides if it does anything."""
-        return self.name[-2:] in _CONDITIONS or self.name in ("cbz", "cbnz")
+        ends_so = self.name[-2:] in _CONDITIONS and self.name not in _UNCONDITIONAL
+        return ends_so or self.name in ("cbz", "cbnz")
 
     @cached_property
     def is_call(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from picoformer.cycles.disassembly import Instruction, disassemble
@@ -34,7 +34,13 @@ class Cycles:
 def timings_of(target: Target) -> Timings | str:
     """The published timings of a target's core, or the reason why there are none."""
     found = CORES.get(target.cpu)
-    return found or f"no instruction timings are published for {target.cpu}"
+    if found is None:
+        return f"no instruction timings are published for {target.cpu}"
+    chosen = target.multiply_cycles
+    if not chosen:
+        return found
+    source = f"{found.source.partition(';')[0]}; MUL takes {chosen} {'cycle' if chosen == 1 else 'cycles'} on this chip"
+    return replace(found, source=source, single={**found.single, "mul": (chosen, chosen)})
 
 
 def count_cycles(

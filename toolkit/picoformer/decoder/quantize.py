@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from picoformer.decoder.graph import COUNT, LOGITS, POSITION, TABLE, TOKENS, decoder_graph
+from picoformer.decoder.graph import COUNT, LOGITS, POSITION, TOKENS, decoder_graph
 from picoformer.errors import ConfigError, DataError, UnsupportedError
 from picoformer.ir import Graph, Node, TensorType, verify
 from picoformer.ir.operator import Array, LoweringError
@@ -77,7 +77,7 @@ def step_graph(window: Graph, block: int, context: int) -> Graph:
     types = dict(window.types)
     types[TOKENS] = dataclasses.replace(types[TOKENS], shape=(block,))
     nodes: list[Node] = []
-    caches = {before: after for before, after in window.states}
+    caches = dict(window.states)
     for node in window.nodes:
         if node.output in caches.values():
             before = node.inputs[0]
@@ -101,6 +101,3 @@ def _on_last_row(head: Node, types: dict[str, TensorType], nodes: list[Node]) ->
     types[name] = dataclasses.replace(types[x], shape=(1, types[x].shape[-1]))
     nodes.append(Node(name, TakeRow(), (x, COUNT), name))
     return dataclasses.replace(head, inputs=(name, *head.inputs[1:]))
-
-
-__all__ = ["DECODER_SCHEMES", "TABLE", "quantize_decoder", "step_graph", "window_graph", "window_inputs"]

@@ -82,6 +82,15 @@ def read_counts(path: Path, steps: int) -> Instructions | None:
     return Instructions(sum(values), values[0], tuple(values[1:]))
 
 
+def read_last(path: Path) -> int | None:
+    """What the last counted call took; None before one."""
+    if not path.is_file() or path.stat().st_size < _RECORD:
+        return None
+    with path.open("rb") as stream:
+        stream.seek(-_RECORD, os.SEEK_END)
+        return int.from_bytes(stream.read(_RECORD), "little")
+
+
 def read_profile(path: Path, steps: int) -> tuple[Region, ...] | None:
     """What init and each of the last run's `steps` steps executed; None when fewer regions were profiled."""
     import numpy as np

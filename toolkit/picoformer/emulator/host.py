@@ -30,6 +30,10 @@ class HostProcess:
         """None: not counted."""
         return None
 
+    def last_call(self) -> int | None:
+        """None: not counted."""
+        return None
+
     def post_mortem(self) -> str:
         """See interface.Running."""
         return self._child.post_mortem()

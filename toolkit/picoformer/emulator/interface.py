@@ -51,6 +51,9 @@ class Running(Protocol):
     def instructions(self, steps: int) -> Instructions | None:
         """Counts of the last run, which made `steps` calls of the model's step; None when not counted."""
 
+    def last_call(self) -> int | None:
+        """Instructions of the last counted call alone; None when not counted."""
+
     def post_mortem(self) -> str:
         """What became of the process: how it ended and its last words."""
 

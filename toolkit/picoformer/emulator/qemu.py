@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from picoformer.compilers import find_program
-from picoformer.emulator.counting import plugin_for, qemu_version, read_counts, read_profile
+from picoformer.emulator.counting import plugin_for, qemu_version, read_counts, read_last, read_profile
 from picoformer.emulator.interface import Instructions, Region
 from picoformer.emulator.process import Child
 from picoformer.emulator.symbols import symbol_address
@@ -89,6 +89,10 @@ class QemuProcess:
     def instructions(self, steps: int) -> Instructions | None:
         """See interface.Running."""
         return None if self.uncounted else read_counts(self._counts, steps)
+
+    def last_call(self) -> int | None:
+        """See interface.Running."""
+        return None if self.uncounted else read_last(self._counts)
 
     def profile(self, steps: int) -> tuple[Region, ...] | None:
         """What init and each step of the last run executed, block by block; None where that was not asked for."""

@@ -7,7 +7,7 @@ made again when somebody asks. Integers do not change from one time to the next,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from picoformer.emulator.core import Core
@@ -53,6 +53,12 @@ class Recount:
         """What `init` and the `steps` steps of the last run took; None before one."""
         if self._start is None or self._step is None or steps == 0:
             return None
+        taken = self._again([self._start.registers, *([self._step] * steps)])
+        return Instructions(sum(taken), taken[0], tuple(taken[1:]))
+
+    def _again(self, calls: Sequence[tuple[int, ...]]) -> list[int]:
+        """Instructions of calls with these registers, made one after the other on memory as it was before the first."""
+        assert self._start is not None
         core, counted = self._make(), [0]
 
         def block(address: int, size: int) -> None:
@@ -62,7 +68,7 @@ class Recount:
         for address, data in self._start.memory:
             core.write(address, data)
         taken = []
-        for registers in (self._start.registers, *([self._step] * steps)):
+        for registers in calls:
             counted[0] = 0
             for name, value in zip(core.saved, registers, strict=True):
                 core.set(name, value)
@@ -71,7 +77,13 @@ class Recount:
             if core.get("PC") & ~1 != self._end:
                 raise DeviceError("a step that ran has not ended when it was counted; instructions are not known")
             taken.append(counted[0])
-        return Instructions(sum(taken), taken[0], tuple(taken[1:]))
+        return taken
+
+    def first_call(self) -> int | None:
+        """What the first counted call after the last request took, where it was the only one; None otherwise."""
+        if self._start is None or self._step is not None:
+            return None
+        return self._again([self._start.registers])[0]
 
     def _length(self, core: Core, address: int, size: int) -> int:
         """Instructions in a block."""

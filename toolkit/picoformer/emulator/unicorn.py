@@ -67,6 +67,10 @@ class UnicornCore:
         """See interface.Running."""
         return self._recount.instructions(steps) if self._recount else None
 
+    def last_call(self) -> int | None:
+        """See interface.Running."""
+        return self._recount.first_call() if self._recount else None
+
     def post_mortem(self) -> str:
         """See interface.Running."""
         code = self._core.exit_code

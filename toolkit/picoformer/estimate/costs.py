@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from picoformer.compilers import asked_toolchain, kind_here
 from picoformer.estimate.calls import Call
+from picoformer.estimate.fingerprint import kernels_fingerprint
 from picoformer.estimate.formulas import FORMULAS, terms_of
 from picoformer.targets import Target, load_target
 
@@ -22,9 +24,18 @@ ALIKE = {"cortex-m0": ("cortex-m0", "cortex-m0plus")}
 """Cores that run the same code in other times: what was counted on the first serves them all."""
 
 
-def toolchain_key(target: Target) -> str:
-    """What decides a target's machine code: core, instruction sets, compiler."""
-    return f"{target.cpu} {'+'.join(target.isa)} {target.toolchain.compiler}"
+_NEAREST = {"clang": "zig"}
+"""Both are clang; zig's is newer."""
+
+
+def toolchain_key(target: Target, compiler: str = "") -> str:
+    """What decides a target's machine code: core, instruction sets, compiler (the target's own by default)."""
+    return f"{target.cpu} {'+'.join(target.isa)} {compiler or target.toolchain.compiler}"
+
+
+_MULTIPLY_ENDS = {0: (0, 1), 1: (0, 0), 32: (1, 1)}
+"""A target's `multiply_cycles` → the fits, for the least and for the most cycles, that its range is made of: the cores
+that leave a choice there leave no other."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +48,29 @@ class Counts:
 
 @dataclass(frozen=True)
 class CostTable:
-    """What was measured of one core; `record` is its entry in costs.json."""
+    """What was measured of one core with one compiler; `record` is its entry in costs.json, `built_by` the kind of
+    compiler that a build takes."""
 
     key: str
     record: Mapping[str, Any]
+    built_by: str
 
     @property
     def measured_on(self) -> str:
-        """The board, the compiler and the emulator."""
+        """The board and the compiler."""
         return f"{self.record['target']}, {self.record['compiler']}"
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the kernels, or how they are called, have changed since."""
+        return bool(self.record.get("kernels") != kernels_fingerprint(tuple(self.record["isa"])))
+
+    @property
+    def reservations(self) -> list[str]:
+        """What the figures are not measured for."""
+        kind = self.key.rpartition(" ")[2]
+        found = [f"{kind}'s code; a build here takes {self.built_by}, whose code differs"] * (kind != self.built_by)
+        return found + ["other kernels than these; to measure anew: make costs COSTS=--stale"] * self.is_stale
 
     def code_bytes(self, functions: Iterable[str], steps: int) -> int:
         """Flash that the code of a model takes which calls `functions` in `steps` steps."""
@@ -70,8 +95,9 @@ class CostTable:
         stack = self.record["stack"]
         return max((stack["depth"].get(call.variant, 0) for call in calls), default=0) or int(stack["floor"])
 
-    def counts(self, calls: Iterable[Call], cpu: str) -> Counts | str:
-        """What the calls of a step take on the core `cpu`; or why that cannot be said."""
+    def counts(self, calls: Iterable[Call], target: Target) -> Counts | str:
+        """What the calls of a step take on a target's core; or why that cannot be said."""
+        cpu, ends = target.cpu, _MULTIPLY_ENDS[target.multiply_cycles]
         instructions, least, most, has_cycles = 0.0, 0.0, 0.0, True
         for call in calls:
             terms, entry = terms_of(call.function, call.sizes), self._entry(call)
@@ -82,7 +108,7 @@ class CostTable:
             instructions += call.times * float(np.dot(entry["instructions"], terms))
             has_cycles = has_cycles and cpu in entry["cycles"]
             if has_cycles:
-                low, high = (call.times * float(np.dot(one, terms)) for one in entry["cycles"][cpu])
+                low, high = (call.times * float(np.dot(entry["cycles"][cpu][end], terms)) for end in ends)
                 least, most = least + low, most + high
         return Counts(instructions, (least, most) if has_cycles else None)
 
@@ -106,14 +132,25 @@ def _cores() -> Mapping[str, Any]:
     return cores
 
 
-def cost_table(target: Target) -> CostTable | None:
-    """The table for a target's core, compiler and instruction sets, or for those of the board that stands in for it if
-    that is of the same architecture; None where none was measured."""
+def built_by(target: Target, toolchain: str = "auto") -> str:
+    """The kind of compiler whose code a build has: the one asked for, or what "auto" takes here; an SDK has its own."""
+    if target.is_library:
+        return target.toolchain.compiler
+    asked = asked_toolchain(toolchain)
+    return (kind_here(target) or target.toolchain.compiler) if asked == "auto" else asked
+
+
+def cost_table(target: Target, toolchain: str = "auto") -> CostTable | None:
+    """The table for a target's core and instruction sets, or for those of the board that stands in for it if that is
+    of the same architecture, with the compiler that builds; None where none was measured. Where that compiler was not
+    measured it is the table of the nearest one, which says so."""
     boards = [target]
     if target.stands_in and load_target(target.stands_in).architecture == target.architecture:
         boards.append(load_target(target.stands_in))
-    for board in boards:
-        key = toolchain_key(board)
-        if key in _cores():
-            return CostTable(key, _cores()[key])
+    builds = built_by(target, toolchain)
+    for kind in dict.fromkeys((builds, _NEAREST.get(builds, builds), target.toolchain.compiler)):
+        for board in boards:
+            key = toolchain_key(board, kind)
+            if key in _cores():
+                return CostTable(key, _cores()[key], builds)
     return None

@@ -73,19 +73,19 @@ class Estimate:
         return list(dict.fromkeys([*reasons, *([timings] if isinstance(timings, str) else [])]))
 
 
-def estimate(graph: Graph, target: Target, scheme: str, tile: Tile = "auto") -> Estimate:
-    """Estimate a graph, quantized for an integer scheme, on a board; `tile` as for a build."""
-    return estimate_draft(draft_c(graph, target.isa, tile=tile), target, scheme)
+def estimate(graph: Graph, target: Target, scheme: str, tile: Tile = "auto", toolchain: str = "auto") -> Estimate:
+    """Estimate a graph, quantized for an integer scheme, on a board; `tile` and `toolchain` as for a build."""
+    return estimate_draft(draft_c(graph, target.isa, tile=tile), target, scheme, toolchain)
 
 
-def estimate_draft(draft: Draft, target: Target, scheme: str) -> Estimate:
+def estimate_draft(draft: Draft, target: Target, scheme: str, toolchain: str = "auto") -> Estimate:
     """Estimate a draft, made for the target's instruction sets."""
-    table = cost_table(target)
+    table = cost_table(target, toolchain)
     sizes = image_sizes(draft, target, table)
     if table is None:
         missing = f"no cost table for {target.cpu}"
         return Estimate(draft, target, scheme, sizes, None, (missing,) * len(draft.rows), None)
-    steps = tuple(table.counts(calls, target.cpu) for calls in calls_of(draft))
+    steps = tuple(table.counts(calls, target) for calls in calls_of(draft))
     return Estimate(draft, target, scheme, sizes, stack_used(draft, table), steps, table)
 
 
@@ -97,6 +97,7 @@ def inspect_target(
     settings: QuantizeSettings | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     tile: Tile = "auto",
+    toolchain: str = "auto",
 ) -> tuple[dict[str, Any], FitError | None]:
     """What `inspect --target` prints, and the error that says what is too small on the board, None when the model fits.
 
@@ -109,7 +110,7 @@ def inspect_target(
         graph = made_up_graph(float_graph, scheme)
     else:
         float_graph, graph, _ = quantize_samples(model, calibration, scheme, settings, shapes)
-    found = estimate(graph, target, scheme, check_tile(tile))
+    found = estimate(graph, target, scheme, check_tile(tile), toolchain)
     short = [need for need in found.needs if not need.fits]
     error = misfit(target, short, mends(float_graph, scheme, target, found.sizes)) if short else None
     return {**record_of(found, float_graph), "data": MADE_UP if calibration is None else str(calibration)}, error
@@ -152,6 +153,9 @@ def record_of(found: Estimate, float_graph: Graph) -> dict[str, Any]:
         "steps": _steps(found),
         "unknown": found.unknown,
         "costs": found.table.measured_on if found.table else None,
+        "costs_are_stale": found.table.is_stale if found.table else None,
+        "compiler": found.table.built_by if found.table else None,
+        "reservations": found.table.reservations if found.table else [],
     }
 
 
@@ -178,12 +182,17 @@ def _steps(found: Estimate) -> list[dict[str, Any]]:
     return rows
 
 
-def boards_that_fit(model: Path, scheme: str, shapes: Mapping[str, tuple[int, ...]] | None = None) -> list[Estimate]:
+def boards_that_fit(
+    model: Path,
+    scheme: str,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    toolchain: str = "auto",
+) -> list[Estimate]:
     """The estimates on every board that comes with picoformer and has the memory, by name."""
     graph = made_up_graph(import_model(model, shapes), scheme)
     boards = [board for board in map(load_target, list_targets()) if not board.is_host]
     drafts = {isa: draft_c(graph, isa) for isa in dict.fromkeys(tuple(board.isa) for board in boards)}
-    found = [estimate_draft(drafts[tuple(board.isa)], board, scheme) for board in boards]
+    found = [estimate_draft(drafts[tuple(board.isa)], board, scheme, toolchain) for board in boards]
     return [one for one in found if one.fits]
 
 

@@ -210,6 +210,15 @@ class Device:
         undefined."""
         self._ask(Message.FAULT_TEST, bytes([kind]), self._run_seconds)
 
+    def ask(self, request: Message, payload: bytes = b"", *, runs: bool = False) -> bytes:
+        """The payload of the answer to a request; one that `runs` the model may take as long as a run."""
+        return self._ask(request, payload, self._run_seconds if runs else None)
+
+    def ask_frames(self, request: Message, payload: bytes) -> bytes:
+        """The joined payloads of an answer in as many frames as it takes."""
+        self._send(request, payload)
+        return self._frames(request)
+
     def close(self) -> None:
         """Let go of the line."""
         self._transport.close()
@@ -226,10 +235,13 @@ class Device:
 
     def _ask_stream(self, payload: bytes) -> bytes:
         self._send(Message.RUN, payload)
+        return self._frames(Message.RUN)
+
+    def _frames(self, request: Message) -> bytes:
         end = time.monotonic() + self._run_seconds
         parts = []
         while True:
-            part = self._reply(Message.RUN, end)
+            part = self._reply(request, end)
             if not part:
                 raise DeviceError("the device's run has no content; rebuild its firmware")
             parts.append(part[1:])

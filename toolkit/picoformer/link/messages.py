@@ -25,6 +25,10 @@ class Message(IntEnum):
     READ_OUTPUT = 0x05
     STACK = 0x07
     RESET = 0x08
+    TEXT_BEGIN = 0x20
+    TEXT_FEED = 0x21
+    TEXT_NEXT = 0x22
+    TEXT_BEAM = 0x23
     FAULT_TEST = 0x7E
 
 
@@ -50,7 +54,7 @@ MEANING = {
     Status.UNKNOWN_TYPE: "the device does not know this message; rebuild its firmware",
     Status.BAD_LENGTH: "the request has the wrong length",
     Status.OUT_OF_RANGE: "an index, an offset or a flag is out of range",
-    Status.STALE: "there are no outputs of the inputs as they are; run to the end first",
+    Status.STALE: "there are no outputs of the inputs as they are, or no text was begun",
     Status.INPUT_MISSING: "write every input before each run",
     Status.STEP_FAILED: "a step refused its input: an id is outside the rows of an embedding",
 }
@@ -97,6 +101,7 @@ class Hello:
     arena_bytes: int
     clock_hz: int
     name: str
+    writes_text: bool = False
 
     @classmethod
     def parse(cls, data: bytes) -> Hello:
@@ -105,7 +110,8 @@ class Hello:
         version, frame, identity, inputs, outputs, steps, flags, arena, clock = head.unpack_from(data)
         name = data[head.size :].decode("utf-8", "replace")
         has_cycles, has_tests = bool(flags & 1), bool(flags & 2)
-        return cls(version, frame, identity, inputs, outputs, steps, has_cycles, has_tests, arena, clock, name)
+        text = bool(flags & 4)
+        return cls(version, frame, identity, inputs, outputs, steps, has_cycles, has_tests, arena, clock, name, text)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,10 @@ import safetensors
 import safetensors.torch
 import torch
 
-from picoformer.errors import ConfigError, ModelError
+from picoformer.errors import ModelError
 from picoformer.files import atomic_write_bytes
-from picoformer.models.config import TransformerConfig
+from picoformer.models.checkpoint_header import FORMAT, read_checkpoint_header
 from picoformer.models.transformer import Transformer, build_unset
-
-FORMAT = "picoformer-1"
 
 
 def save_checkpoint(model: Transformer, path: Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -41,7 +39,7 @@ def load_checkpoint(path: Path) -> tuple[Transformer, dict[str, Any]]:
         raise ModelError(f"{path}: no such file; train a model or give the path of a checkpoint")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            config, extra = _read_header(path, file.metadata())
+            config, extra = read_checkpoint_header(path, file.metadata())
             expected = {name: tuple(tensor.shape) for name, tensor in build_unset(config).state_dict().items()}
             _check_names(path, set(file.keys()), set(expected))
             weights = {}
@@ -66,25 +64,6 @@ def trained_tokenizer(extra: Mapping[str, Any]) -> str:
     """The SHA-256 of the tokenizer.json whose tokens a checkpoint was trained on, from its `extra`; "" if not known."""
     found = extra.get("tokenizer")
     return found if isinstance(found, str) else ""
-
-
-def _read_header(path: Path, metadata: Mapping[str, str] | None) -> tuple[TransformerConfig, dict[str, Any]]:
-    text = (metadata or {}).get("picoformer")
-    if text is None:
-        raise ModelError(f"{path}: no picoformer configuration in its metadata; write it with save_checkpoint")
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: its configuration is not JSON; save the checkpoint again") from error
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ModelError(f"{path}: its configuration is not of format '{FORMAT}'; save the checkpoint again")
-    config, extra = header.get("config"), header.get("extra")
-    if not isinstance(config, dict) or not isinstance(extra, dict):
-        raise ModelError(f"{path}: its metadata lacks 'config' or 'extra'; save the checkpoint again")
-    try:
-        return TransformerConfig.from_dict(config), extra
-    except ConfigError as error:
-        raise ModelError(f"{path}: bad configuration: {error}") from error
 
 
 def _check_names(path: Path, found: set[str], expected: set[str]) -> None:

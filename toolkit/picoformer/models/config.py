@@ -4,18 +4,21 @@ torch."""
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from picoformer.errors import ConfigError
+from picoformer.models.config_families import check_families
 
-POSITIONS = ("learned", "sinusoidal", "none")
+POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
+NORMS = ("layer", "rms")
 NORM_POSITIONS = ("pre", "post")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
 POOLINGS = ("mean", "cls", "none")
 PROJECTIONS = ("query", "key", "value", "out", "up", "down")
-"""The linear layers of an encoder layer, in the order of a layer's `ranks`."""
+"""The linear layers of a layer, in the order of its `ranks`; a gated feed-forward has "gate" behind them."""
 
 # Far above any microcontroller, far below what would let a hostile file fill memory.
 MAX_SIZE = 1 << 20
@@ -56,13 +59,38 @@ class TransformerConfig:
     # many as heads.
     kv_heads: tuple[int, ...] = ()
     tied_head: bool = False  # the head's matrix is the token table (Press and Wolf 2017), without a bias
-    # For each layer the rank of each of PROJECTIONS: y = W2 (W1 x) + b with that many rows in W1; 0: one whole
+    # For each layer the rank of each of `projections`: y = W2 (W1 x) + b with that many rows in W1; 0: one whole
     # matrix. Empty: all whole.
     ranks: tuple[tuple[int, ...], ...] = ()
     embedding_rank: int = 0  # the same for the token table or the projection of frames
+    # LayerNorm, or "rms": x / sqrt(mean(x^2) + norm_epsilon) times a gain (Zhang and Sennrich 2019).
+    norm: str = "layer"
+    embedding_norm: bool = False  # LayerNorm right after the embedding
+    # positions "rotary" turns pairs of the first `rotary_dim` elements (0: head_dim) of every head of queries and keys
+    # (Su et al. 2021), at position p by p * rotary_frequencies[i] (empty: 10000^(-2 i / rotary_dim)). Pair i is
+    # (i, i + rotary_dim / 2), or (2 i, 2 i + 1) where interleaved. Cosine and sine are multiplied by `rotary_scale`.
+    rotary_dim: int = 0
+    rotary_interleaved: bool = False
+    rotary_frequencies: tuple[float, ...] = ()
+    rotary_scale: float = 1.0
+    # positions "alibi" adds slope * (position of the key) to the scores of each query head, after their scaling (Press
+    # et al. 2022). `alibi_bfloat16`: slope * sqrt(head_dim) * position is rounded to bfloat16 first, as in Falcon.
+    alibi_slopes: tuple[float, ...] = ()
+    alibi_bfloat16: bool = False
+    gated: bool = False  # the feed-forward is down(activation(gate(x)) * up(x)) (Shazeer 2020)
+    attention_bias: bool = True  # of query, key and value
+    out_bias: bool = True
+    feed_forward_bias: bool = True
+    head_bias: bool = True
+    # 1: x + attention(n(x)) + feed_forward(n(x)) with one norm; 2: with a norm for each branch.
+    parallel: int = 0
+    # Feed-forwards to choose from for every row, and how many it gets: those with the largest router logits, weighted
+    # by the softmax over these (Jiang et al. 2024). 0: one feed-forward for all.
+    experts: int = 0
+    experts_per_token: int = 0
 
     def __post_init__(self) -> None:
-        for key in ("heads", "d_ff", "kv_heads", "image", "patch"):
+        for key in ("heads", "d_ff", "kv_heads", "image", "patch", "rotary_frequencies", "alibi_slopes"):
             value = getattr(self, key)
             if isinstance(value, list):
                 object.__setattr__(self, key, tuple(value))
@@ -117,18 +145,29 @@ class TransformerConfig:
         return {**plain, "ranks": [list(row) for row in self.ranks]}
 
     def projection_shape(self, layer: int, projection: str) -> tuple[int, int]:
-        """(inputs, outputs) of one of PROJECTIONS."""
+        """(inputs, outputs) of one of `projections`."""
         width = self.heads[layer] * self.head_dim
         if projection in ("key", "value"):
             width = self.key_heads[layer] * self.head_dim
-        if projection in ("up", "down"):
+        if projection in ("up", "gate", "down"):
             shape = (self.d_model, self.d_ff[layer])
-            return shape if projection == "up" else shape[::-1]
+            return shape[::-1] if projection == "down" else shape
         return (width, self.d_model) if projection == "out" else (self.d_model, width)
 
     def rank(self, layer: int, projection: str) -> int:
-        """The rank of one of PROJECTIONS; 0 for one whole matrix."""
-        return self.ranks[layer][PROJECTIONS.index(projection)] if self.ranks else 0
+        """The rank of one of `projections`; 0 for one whole matrix."""
+        return self.ranks[layer][self.projections.index(projection)] if self.ranks else 0
+
+    def has_bias(self, projection: str) -> bool:
+        """Whether one of `projections` adds a bias."""
+        if projection in ("query", "key", "value"):
+            return self.attention_bias
+        return self.out_bias if projection == "out" else self.feed_forward_bias
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """The linear layers of every layer: PROJECTIONS, and "gate" in a gated feed-forward."""
+        return (*PROJECTIONS, "gate") if self.gated else PROJECTIONS
 
     @property
     def layers(self) -> int:
@@ -180,6 +219,14 @@ class TransformerConfig:
                 check_int(f"{key}[{index}]", value, 1, MAX_SIZE)
         if not isinstance(self.ranks, tuple) or not all(isinstance(row, tuple) for row in self.ranks):
             raise ConfigError(f"ranks = {self.ranks!r}; write a list of {len(PROJECTIONS)} integers for each layer")
+        for key in ("rotary_dim", "parallel", "experts", "experts_per_token"):
+            check_int(key, getattr(self, key), 0, MAX_SIZE)
+        for key in ("rotary_frequencies", "alibi_slopes"):
+            values = getattr(self, key)
+            if not isinstance(values, tuple) or not all(_is_number(value) for value in values):
+                raise ConfigError(f"{key} holds something else than finite numbers; write a list of them")
+        if not _is_number(self.rotary_scale) or self.rotary_scale <= 0:
+            raise ConfigError(f"rotary_scale = {self.rotary_scale!r}; write a number above 0")
         for layer, row in enumerate(self.ranks):
             for index, value in enumerate(row):
                 check_int(f"ranks[{layer}][{index}]", value, 0, MAX_SIZE)
@@ -188,13 +235,16 @@ class TransformerConfig:
             raise ConfigError(f"kv_heads = {self.kv_heads!r}; write a list of integers, one per layer")
         for index, value in enumerate(self.kv_heads):
             check_int(f"kv_heads[{index}]", value, 1, MAX_SIZE)
-        for key in ("cls_token", "scale_embedding", "final_norm", "causal", "tied_head"):
+        for key, field in ((field.name, field) for field in dataclasses.fields(self)):
+            if field.type != "bool":
+                continue
             if not isinstance(getattr(self, key), bool):
                 raise ConfigError(f"{key} = {getattr(self, key)!r}; write true or false")
         for key, choices in (
             ("positions", POSITIONS),
             ("norm_position", NORM_POSITIONS),
             ("activation", ACTIVATIONS),
+            ("norm", NORMS),
             ("pooling", POOLINGS),
         ):
             if getattr(self, key) not in choices:
@@ -237,13 +287,15 @@ class TransformerConfig:
             raise ConfigError(f"positions = 'sinusoidal' needs an even d_model, not {self.d_model}")
         if max(self.tokens, self.d_model) * max(max(self.d_ff), max(self.heads) * self.head_dim) > 1 << 34:
             raise ConfigError("d_model, d_ff, heads and sequence are too large together; reduce one")
+        check_families(self)
         self._check_ranks()
 
     def _check_ranks(self) -> None:
-        if self.ranks and (len(self.ranks) != self.layers or any(len(row) != len(PROJECTIONS) for row in self.ranks)):
-            raise ConfigError(f"ranks must hold {len(PROJECTIONS)} integers for each of {self.layers} layers")
+        count = len(self.projections)
+        if self.ranks and (len(self.ranks) != self.layers or any(len(row) != count for row in self.ranks)):
+            raise ConfigError(f"ranks must hold {count} integers for each of {self.layers} layers")
         for layer in range(len(self.ranks)):
-            for index, projection in enumerate(PROJECTIONS):
+            for index, projection in enumerate(self.projections):
                 largest = min(self.projection_shape(layer, projection))
                 if self.ranks[layer][index] > largest:
                     raise ConfigError(
@@ -269,3 +321,7 @@ def check_int(key: str, value: object, low: int, high: int) -> None:
     """Raise ConfigError unless `value` is an integer (not a bool) in the range, both ends included."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"{key} = {value!r}; write an integer from {low} to {high}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -8,98 +8,51 @@ import torch
 from torch import Tensor, nn
 
 from picoformer.errors import DataError
+from picoformer.models.branches import Attention, FeedForward, LowRankLinear, MixtureOfExperts, Rotation, linear, norm
 from picoformer.models.config import TransformerConfig
+from picoformer.models.positions import alibi_bias, rotary_tables
 
-ACTIVATION_MODULES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+__all__ = [
+    "Attention",
+    "FeedForward",
+    "InputEmbedding",
+    "LowRankLinear",
+    "MixtureOfExperts",
+    "Transformer",
+    "TransformerLayer",
+    "build_unset",
+    "sinusoidal",
+]
 
-
-class LowRankLinear(nn.Module):
-    """A linear layer as a pair of thin ones, y = expand(reduce(x)): rank * (inputs + outputs) weights."""
-
-    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
-        super().__init__()
-        self.reduce = nn.Linear(inputs, rank, bias=False)
-        self.expand = nn.Linear(rank, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
-        y: Tensor = self.expand(self.reduce(x))
-        return y
-
-
-def linear(inputs: int, outputs: int, rank: int) -> nn.Module:
-    """One whole matrix for rank 0, else a pair; both with a bias."""
-    return LowRankLinear(inputs, outputs, rank) if rank else nn.Linear(inputs, outputs)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017), spelled out: MatMul, Mul, Softmax, MatMul.
-
-    Query head h reads the head h // (heads / kv_heads) of keys and values (Ainslie et al. 2023).
-    """
-
-    def __init__(self, config: TransformerConfig, layer: int) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_dim = config.heads[layer], config.key_heads[layer], config.head_dim
-        self.query, self.key, self.value, self.out = (
-            linear(*config.projection_shape(layer, name), config.rank(layer, name))
-            for name in ("query", "key", "value", "out")
-        )
-
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """(batch, seq, d_model) -> the same; `mask` (batch or 1, 1, 1 or seq, seq): 0 for keys to see, else -inf."""
-        query = self._split(self.query(x), self.heads)
-        key, value = (self._repeat(self._split(project(x), self.kv_heads)) for project in (self.key, self.value))
-        scores = torch.matmul(query, key.transpose(-1, -2)) * (1.0 / math.sqrt(self.head_dim))
-        if mask is not None:
-            scores = scores + mask
-        context = torch.matmul(torch.softmax(scores, dim=-1), value)
-        joined: Tensor = self.out(context.transpose(1, 2).flatten(2))
-        return joined
-
-    def _split(self, x: Tensor, heads: int) -> Tensor:
-        """(batch, seq, heads * head_dim) -> (batch, heads, seq, head_dim)."""
-        return x.reshape(*x.shape[:2], heads, self.head_dim).transpose(1, 2)
-
-    def _repeat(self, x: Tensor) -> Tensor:
-        """(batch, kv_heads, seq, head_dim) -> (batch, heads, seq, head_dim), each as often as queries read it."""
-        return x if self.kv_heads == self.heads else x.repeat_interleave(self.heads // self.kv_heads, dim=1)
-
-
-class FeedForward(nn.Module):
-    """Linear, activation, linear."""
-
-    def __init__(self, d_model: int, d_ff: int, activation: str, ranks: tuple[int, int] = (0, 0)) -> None:
-        super().__init__()
-        self.up = linear(d_model, d_ff, ranks[0])
-        self.activation = nn.GELU(approximate="tanh") if activation == "gelu_tanh" else ACTIVATION_MODULES[activation]()
-        self.down = linear(d_ff, d_model, ranks[1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, seq, d_model) -> the same."""
-        y: Tensor = self.down(self.activation(self.up(x)))
-        return y
+TABLE_ROWS = 2048
+"""Longest tables of masks and positions that a model keeps; longer inputs compute theirs."""
 
 
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward, each in a residual branch, with the norm before or after it."""
+    """Attention and feed-forward, each in a residual branch, with the norm before or after it, or both in one."""
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
-        self.pre = config.norm_position == "pre"
-        self.attention_norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
+        self.pre, self.parallel = config.norm_position == "pre", config.parallel
+        self.attention_norm = norm(config)
         self.attention = Attention(config, layer)
-        self.feed_forward_norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
-        ranks = config.rank(layer, "up"), config.rank(layer, "down")
-        self.feed_forward = FeedForward(config.d_model, config.d_ff[layer], config.activation, ranks)
+        if config.parallel != 1:
+            self.feed_forward_norm = norm(config)
+        self.feed_forward = (MixtureOfExperts if config.experts else FeedForward)(config, layer)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, rotation: Rotation | None = None) -> Tensor:
         """(batch, seq, d_model) -> the same."""
-        if self.pre:
-            x = x + self.attention(self.attention_norm(x), mask)
-            y: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+        y: Tensor
+        if self.parallel:
+            normed = self.attention_norm(x)
+            other = self.feed_forward_norm(x) if self.parallel == 2 else normed
+            y = x + self.attention(normed, mask, rotation) + self.feed_forward(other)
             return y
-        x = self.attention_norm(x + self.attention(x, mask))
+        if self.pre:
+            x = x + self.attention(self.attention_norm(x), mask, rotation)
+            y = x + self.feed_forward(self.feed_forward_norm(x))
+            return y
+        x = self.attention_norm(x + self.attention(x, mask, rotation))
         y = self.feed_forward_norm(x + self.feed_forward(x))
         return y
 
@@ -125,6 +78,8 @@ class InputEmbedding(nn.Module):
             self.position = nn.Parameter(torch.empty(config.tokens, config.d_model))
         elif config.positions == "sinusoidal":
             self.register_buffer("position", sinusoidal(config.tokens, config.d_model), persistent=False)
+        if config.embedding_norm:
+            self.norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
 
     def forward(self, x: Tensor) -> Tensor:
         """One batch of inputs -> (batch, tokens, d_model). Raises DataError for a wrong shape or type."""
@@ -140,9 +95,11 @@ class InputEmbedding(nn.Module):
             rows = rows * self.scale
         if config.cls_token:
             rows = torch.cat((self.cls.expand(rows.shape[0], 1, config.d_model), rows), dim=1)
-        if config.positions != "none":
+        if config.positions in ("learned", "sinusoidal"):
             count = rows.shape[1]
             rows = rows + (self.position if count == config.tokens else self.position[:count])
+        if config.embedding_norm:
+            rows = self.norm(rows)
         return rows
 
     def check(self, x: Tensor) -> None:
@@ -171,12 +128,11 @@ class Transformer(nn.Module):
         self.embedding = InputEmbedding(config)
         self.layers = nn.ModuleList(TransformerLayer(config, layer) for layer in range(config.layers))
         if config.final_norm:
-            self.final_norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
-        if config.causal:
-            mask = torch.full((config.tokens, config.tokens), float("-inf")).triu(1)
-            self.register_buffer("causal_mask", mask, persistent=False)
+            self.final_norm = norm(config)
+        for name, table in _tables(config, min(config.tokens, TABLE_ROWS)).items():
+            self.register_buffer(name, table, persistent=False)
         if config.classes and not config.tied_head:
-            self.head = nn.Linear(config.d_model, config.classes)
+            self.head = nn.Linear(config.d_model, config.classes, bias=config.head_bias)
         if seed is not None:
             self._initialise(torch.Generator().manual_seed(seed))
 
@@ -193,10 +149,10 @@ class Transformer(nn.Module):
         """As `forward`, and the output (batch, tokens, d_model) of every layer."""
         rows = self.embedding(x)
         valid = None if valid_length is None else self._valid(rows, valid_length)
-        mask = self._mask(rows, valid)
+        mask, rotation = self._mask(rows, valid), self._rotation(rows)
         hidden = []
         for layer in self.layers:
-            rows = layer(rows, mask)
+            rows = layer(rows, mask, rotation)
             hidden.append(rows)
         if self.config.final_norm:
             rows = self.final_norm(rows)
@@ -211,17 +167,34 @@ class Transformer(nn.Module):
         return logits
 
     def _mask(self, rows: Tensor, valid: Tensor | None) -> Tensor | None:
-        """What is added to scores, (batch or 1, 1, 1 or tokens, tokens); None when every row sees all."""
+        """What is added to scores, (batch or 1, heads or 1, 1 or tokens, tokens); None when all rows see all alike."""
         mask: Tensor | None = None
         if self.config.causal:
-            count = rows.shape[1]
-            whole = self.get_buffer("causal_mask")
-            mask = (whole if count == self.config.tokens else whole[:count, :count])[None, None]
+            mask = self._table("causal_mask", rows)[None, None]
+        if self.config.positions == "alibi":
+            bias = self._table("alibi", rows)[None, :, None]
+            mask = bias if mask is None else mask + bias
         if valid is not None:
             zero = torch.zeros((), dtype=rows.dtype, device=rows.device)
             padding = torch.where(valid, zero, float("-inf"))[:, None, None, :]
             mask = padding if mask is None else mask + padding
         return mask
+
+    def _rotation(self, rows: Tensor) -> Rotation | None:
+        """Cosine and sine of the positions, each (tokens, rotary_dim / 2)."""
+        if self.config.positions != "rotary":
+            return None
+        return self._table("cosine", rows), self._table("sine", rows)
+
+    def _table(self, name: str, rows: Tensor) -> Tensor:
+        """One of `_tables`, as long as `rows` (batch, tokens, d_model)."""
+        count = rows.shape[1]
+        if count > TABLE_ROWS:
+            return _tables(self.config, count)[name].to(rows)
+        kept = self.get_buffer(name)
+        if count == min(self.config.tokens, TABLE_ROWS):
+            return kept
+        return kept[:count, :count] if name == "causal_mask" else kept[..., :count] if name == "alibi" else kept[:count]
 
     def _valid(self, rows: Tensor, valid_length: int | Tensor) -> Tensor:
         """True for rows that are real: (batch or 1, tokens)."""
@@ -256,6 +229,18 @@ class Transformer(nn.Module):
                     parameter.normal_(0.0, deviation, generator=generator)
                 else:
                     nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)
+
+
+def _tables(config: TransformerConfig, rows: int) -> dict[str, Tensor]:
+    """What attention needs: causal_mask (rows, rows), alibi (heads, rows), cosine and sine (rows, pairs)."""
+    tables = {}
+    if config.causal:
+        tables["causal_mask"] = torch.full((rows, rows), float("-inf")).triu(1)
+    if config.positions == "alibi":
+        tables["alibi"] = torch.from_numpy(alibi_bias(config, rows))
+    if config.positions == "rotary":
+        tables["cosine"], tables["sine"] = map(torch.from_numpy, rotary_tables(config, rows))
+    return tables
 
 
 def sinusoidal(rows: int, d_model: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Running a graph with states run by run: float or integer meaning, every intermediate value of the last run at hand."""
+"""Running a graph with states run by run: float or integer meaning, every value of the last run at hand."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from picoformer.reference.executor import LoweredGraph
 class StateSession:
     """A graph and what it keeps between runs; caches are zero at first, as on a device.
 
-    `run_node` computes a node's output from its operands that are not constants.
+    `run_node` computes a node's output from its operands that are not constants. `samples`, where it is not 0: so many
+    texts side by side, along a first axis that every array then has, but for the inputs without one.
     """
 
-    def __init__(self, graph: Graph, run_node: Mapping[str, Callable[..., Array]]) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, run_node: Mapping[str, Callable[..., Array]], samples: int = 0) -> None:
+        self.graph, self.samples = graph, samples
         self._run_node = run_node
+        first = (samples,) if samples else ()
         self._states: dict[str, Array] = {
-            before: np.zeros(graph.types[before].shape, graph.types[before].dtype.numpy) for before, _ in graph.states
+            before: np.zeros((*first, *graph.types[before].shape), graph.types[before].dtype.numpy)
+            for before, _ in graph.states
         }
         self.values: dict[str, Array] = {}
         """What the last run computed, by name; of a block the rows that were there."""
@@ -41,24 +44,34 @@ class StateSession:
         rows = int(values[graph.count]) if graph.count else 0
         for name in graph.block.intersection(graph.inputs):
             shape = graph.types[name].shape
-            if not 1 <= rows <= shape[0] or values[name].shape != (rows, *shape[1:]):
-                raise DataError(f"input '{name}' is {list(values[name].shape)}: give 1 to {shape[0]} rows, and count them")
+            expected = (*((self.samples,) if self.samples else ()), rows, *shape[1:])
+            if not 1 <= rows <= shape[0] or values[name].shape != expected:
+                raise DataError(
+                    f"input '{name}' is {list(values[name].shape)}: give 1 to {shape[0]} rows, and count them"
+                )
         with np.errstate(over="ignore", under="ignore"):
             for node in graph.nodes:
                 result = self._run_node[node.output](*(values[name] for name in graph.activations(node)))
-                values[node.output] = result[:rows] if node.output in graph.block else result
+                values[node.output] = self._there(result, rows) if node.output in graph.block else result
         self._states = {before: values[after] for before, after in graph.states}
         self.values = values
         return {name: values[name] for name in graph.ports[1]}
 
-    def copy(self) -> StateSession:
-        """Another session that goes on from here by itself."""
-        other = StateSession(self.graph, self._run_node)
-        other._states = dict(self._states)  # arrays are never written to, only replaced
-        return other
+    def _there(self, value: Array, rows: int) -> Array:
+        """The rows of a block that are there: what is made of a position alone has all of them."""
+        return value[:, :rows] if self.samples and value.ndim > 1 else value[:rows]
+
+    @property
+    def states(self) -> dict[str, Array]:
+        """What is kept, by the names of the inputs. Arrays are never written to, only replaced: a copy may be kept."""
+        return dict(self._states)
+
+    @states.setter
+    def states(self, states: Mapping[str, Array]) -> None:
+        self._states = dict(states)
 
 
-def float_session(graph: Graph) -> StateSession:
+def float_session(graph: Graph, samples: int = 0) -> StateSession:
     """The float meaning of a float graph, from caches of zeros on."""
 
     def bind(index: int) -> Callable[..., Array]:
@@ -72,7 +85,7 @@ def float_session(graph: Graph) -> StateSession:
 
         return run
 
-    return StateSession(graph, {node.output: bind(index) for index, node in enumerate(graph.nodes)})
+    return StateSession(graph, {node.output: bind(index) for index, node in enumerate(graph.nodes)}, samples)
 
 
 def integer_session(lowered: LoweredGraph) -> StateSession:

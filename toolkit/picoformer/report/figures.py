@@ -82,6 +82,9 @@ def _share(part: float | None, whole: float | None) -> float:
     return min(1.0, part / whole) if part and whole else 0.0
 
 
+_OF_STAGES = ("parameters", "bytes", "")
+
+
 def _stages(report: Report) -> Figures:
     largest = max((stage.bytes or 0 for stage in report.stages), default=0)
     rows: tuple[tuple[Cell, ...], ...] = tuple(
@@ -105,7 +108,13 @@ def _stages(report: Report) -> Figures:
     if set(bits) - {UNKNOWN}:
         columns = (*columns[:2], ("bits/character", True), *columns[2:])
         rows = tuple((*row[:2], text, *row[2:]) for row, text in zip(rows, bits, strict=True))
-    return Figures("From teacher to firmware", columns, rows, note=_judged_on(report))
+    if all(stage.parameters is None for stage in report.stages):  # somebody's own model: forms of it, and no stages
+        names, *judged = (index for index, column in enumerate(columns) if column[0] not in _OF_STAGES)
+        kept = (names, *judged)
+        columns = (("form", False), *(columns[index] for index in judged))
+        rows = tuple(tuple(row[index] for index in kept) for row in rows)
+        return Figures("The model, form by form", columns, rows, note=_judged_on(report))
+    return Figures(f"From {report.stages[0].name} to firmware", columns, rows, note=_judged_on(report))
 
 
 def _judged_on(report: Report) -> str:

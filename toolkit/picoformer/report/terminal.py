@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
 from picoformer.report.figures import Bar, Cell, Figures, Verdict, headline, tables
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 BAR_WIDTH = 16
+NARROWEST = 12
+"""Columns that a name has at least."""
+_WORDS = re.compile(r"[^./_+ -]*[./_+ -]*")
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 
@@ -48,7 +53,46 @@ def _print(report: Report, console: Console) -> None:
         console.print(_fit(Text(f"  {failure}", style="red"), ascii_only), soft_wrap=True)
     for figures in tables(report):
         console.print()
-        console.print(_table(figures, ascii_only))
+        console.print(_fitting(figures, console, ascii_only))
+
+
+def _fitting(figures: Figures, console: Console, ascii_only: bool) -> Table:
+    """A table that keeps to the console's width: where it does not, the longest names take several lines."""
+    from rich.measure import Measurement
+
+    wide = console.options.update(max_width=10_000)
+    table = _table(figures, ascii_only)
+    for _ in figures.columns:
+        excess = Measurement.get(console, wide, table).maximum - console.width
+        longest = {
+            index: max(len(cell) for row in figures.rows if isinstance(cell := row[index], str))
+            for index, (_, is_number) in enumerate(figures.columns)
+            if not is_number and any(isinstance(row[index], str) for row in figures.rows)
+        }
+        column = max(longest, key=lambda index: longest[index], default=None)
+        if excess <= 0 or column is None or longest[column] <= NARROWEST:
+            break
+        most = max(NARROWEST, longest[column] - excess)
+        rows = tuple(
+            tuple(folded(cell, most) if i == column and isinstance(cell, str) else cell for i, cell in enumerate(row))
+            for row in figures.rows
+        )
+        figures = replace(figures, rows=rows)
+        table = _table(figures, ascii_only)
+    return table
+
+
+def folded(name: str, most: int) -> str:
+    """A name in lines of at most `most` columns, broken behind its marks; a longer word loses its middle."""
+    lines = [""]
+    for word in _WORDS.findall(name):
+        if len(word) > most:
+            end = (most - 1) // 2
+            word = f"{word[: most - 1 - end]}…{word[len(word) - end :]}"
+        if len(lines[-1]) + len(word) > most:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(lines)
 
 
 def _table(figures: Figures, ascii_only: bool) -> Table:

@@ -38,7 +38,7 @@ def block_of(graph: Graph) -> Block | None:
     rows = {graph.types[name].shape[0] for name in graph.ports[0] if graph.types[name].shape}
     if not known or len(places) != 1 or len(lengths) != 1 or len(rows) != 1:
         raise UnsupportedError(
-            f"the states of model '{graph.name}' are not caches of one length to which every run appends at one position"
+            f"the states of model '{graph.name}' are not caches of one length, all appended to at one position"
         )
     position, count = places.pop()
     if count != graph.count:

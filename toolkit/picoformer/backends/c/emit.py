@@ -26,6 +26,10 @@ from picoformer.ir.operator import LoweringError
 from picoformer.ops.graph_file import graph_identity
 
 IDENTITY_BYTES = 16
+TEXT_SOURCES = tuple(f"text/{name}.c" for name in ("beam", "generate", "logarithm", "random", "sampler", "weights"))
+"""What turns logits into text on the device."""
+LONGEST_BEAM, BEAM_STOP_TOKENS = 128, 8
+"""Tokens that a beam search over the wire may write, and stop tokens that it may look for."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,13 @@ class Draft:
     rows: tuple[Row, ...]
     sources: tuple[str, ...]
     offsets: dict[str, str]
+    slots: int = 1
+    """Texts that the device keeps side by side, where the model has states: beams."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the states of all slots."""
+        return self.slots * self.plan.state_bytes
 
     @property
     def arena_bytes(self) -> int:
@@ -93,8 +104,10 @@ class Draft:
         return sum(array.values.nbytes for array in self.parts.arrays.values())
 
 
-def draft_c(graph: Graph, target_isa: Sequence[str], prefix: str = "model", tile: Tile = "auto") -> Draft:
-    """Decide everything about a model's C without writing it; raises as `emit_c` does."""
+def draft_c(
+    graph: Graph, target_isa: Sequence[str], prefix: str = "model", tile: Tile = "auto", slots: int = 1
+) -> Draft:
+    """Decide everything about a model's C without writing it; raises as `emit_c` does. `slots`: see Draft."""
     check_prefix(prefix)
     tile = check_tile(tile)
     layout = layout_of(target_isa)
@@ -117,9 +130,11 @@ def draft_c(graph: Graph, target_isa: Sequence[str], prefix: str = "model", tile
         emitter = EMITTERS[step.kind] if len(step.nodes) == 1 else FUSED[step.kind]
         assert callable(emitter)
         rows.append(_row(site, emitter(site)))
+    sources = sources_of(parts.functions, target_isa)
     if block:
         parts.accessors.add(DType.INT32)
-    return Draft(graph, prefix, plan, ports, block, parts, tuple(rows), sources_of(parts.functions, target_isa), offsets)
+        sources = tuple(sorted({*sources, *TEXT_SOURCES}))
+    return Draft(graph, prefix, plan, ports, block, parts, tuple(rows), sources, offsets, slots)
 
 
 def emit_c(
@@ -227,6 +242,10 @@ def _context(draft: Draft, card: Sequence[str]) -> dict[str, Any]:
         "plan": plan,
         "arena_bytes": draft.arena_bytes,
         "state_bytes": plan.state_bytes,
+        "slots": draft.slots,
+        "longest_beam": LONGEST_BEAM,
+        "stop_tokens": BEAM_STOP_TOKENS,
+        "block_idents": _block_idents(draft),
         "weights_bytes": draft.weights_bytes,
         "arrays": list(parts.arrays.values()),
         "structs": parts.structs,
@@ -254,6 +273,14 @@ def _context(draft: Draft, card: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _block_idents(draft: Draft) -> dict[str, str]:
+    """What the inputs of a decode step are called in C."""
+    if draft.block is None:
+        return {}
+    known = {draft.block.count: "count", draft.block.position: "position"}
+    return {known.get(port.value, "tokens"): port.ident for port in draft.ports if not port.is_output}
+
+
 @dataclass(frozen=True)
 class _Piece:
     """What a call leaves, as the device runtime is told: rows of `row_bytes` bytes, `height` of them at a time."""
@@ -279,7 +306,9 @@ def _piece(graph: Graph, plan: MemoryPlan, index: int) -> _Piece:
     row_bytes = graph.types[place.value].bytes // rows
     height = tiling.height if tiling else rows
     stride = 0 if place.height else row_bytes
-    return _Piece(call.step, place.offset, rows, height, 0 if call.again else row_bytes, stride, counted, place in plan.states)
+    return _Piece(
+        call.step, place.offset, rows, height, 0 if call.again else row_bytes, stride, counted, place in plan.states
+    )
 
 
 def _describe_place(graph: Graph, place: PlacedValue) -> str:
@@ -311,10 +340,15 @@ def _write(context: dict[str, Any], draft: Draft, out: Path) -> CModel:
         f"{prefix}_device.c": "device.c.j2",
         "main.c": "main.c.j2",
     }
+    if draft.block:
+        model_sources = (*model_sources[:2], f"{prefix}_decoder.c", model_sources[2])
+        texts |= {f"{prefix}_decoder.h": "decoder.h.j2", f"{prefix}_decoder.c": "decoder.c.j2"}
     written = {name: environment.get_template(template).render(context) for name, template in texts.items()}
-    listing = {"model_sources": list(model_sources), "sources": list(sources), "include": ["include"]}
+    listing: dict[str, Any] = {"model_sources": list(model_sources), "sources": list(sources), "include": ["include"]}
+    if draft.block:
+        listing["defines"] = ["PF_TEXT"]
     written["sources.json"] = json.dumps(listing, indent=2) + "\n"
-    own = [*model_sources[:2], *(f"firmware/{name}" for name in sources)]
+    own = [*model_sources[:-1], *(f"firmware/{name}" for name in sources)]
     written["sources.txt"] = "\n".join([*own, ""])
     for name, text in written.items():
         atomic_write_text(out / name, text)

@@ -24,8 +24,8 @@ _IN_PLACE: dict[str, tuple[str, ...]] = {
     "Add": _FROM_EITHER,
     "Attention": _FROM_FIRST,
     "CachedAttention": _FROM_FIRST,
-    "KvAppend": _FROM_FIRST,
     "LayerNorm": _FROM_FIRST,
+    "Linear+Add": ("residual",),
     "Mul": _FROM_EITHER,
     "Requantize": _FROM_FIRST,
     "RmsNorm": _FROM_FIRST,
@@ -84,6 +84,8 @@ class Flow:
                     self.last[name] = index
             if step.output in self.aliases:  # a state, written where it lies
                 self.outputs.append(self.aliases[step.output])
+                if self.outputs[-1] not in states:
+                    self.last[self.outputs[-1]] = index
                 continue
             output = again_name(step.output, index) if call.again else step.output
             current[step.output] = output
@@ -134,6 +136,11 @@ class Flow:
     def step(self, call: int) -> Step:
         """The step that a call computes."""
         return self.steps[self.calls[call].step]
+
+    def residual(self, call: int) -> str | None:
+        """What a call adds its results to, by the name of whose bytes it reads."""
+        name = self.step(call).residual
+        return None if name is None else self.names[call][self.aliases.get(name, name)]
 
     def bytes(self, name: str) -> int:
         """Size of all of a value."""
@@ -211,7 +218,7 @@ def in_place_operands(graph: Graph, step: Step) -> tuple[str, ...]:
     out = graph.types[step.output]
     if out.dtype is DType.FLOAT32 and step.kind not in _IN_PLACE_FLOAT:
         return ()
-    operands = step.node.inputs[: len(allowed)]
+    operands = (step.residual,) if step.residual else step.node.inputs[: len(allowed)]
     return tuple(
         name
         for name in operands

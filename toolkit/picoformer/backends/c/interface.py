@@ -88,7 +88,7 @@ def check_prefix(prefix: str) -> None:
 
 
 def ports_of(graph: Graph, prefix: str) -> tuple[Port, ...]:
-    """Inputs, then outputs, of a graph, its states left out; UnsupportedError for one whose type has no place in a header."""
+    """Inputs, then outputs, of a graph, its states left out; UnsupportedError for one that has no place in a header."""
     aliases = {node.output: node.inputs[0] for node in graph.nodes if node.op.kind == "Reshape"}
     ports = []
     for is_output, values in zip((False, True), graph.ports, strict=True):

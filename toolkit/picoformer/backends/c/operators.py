@@ -63,7 +63,7 @@ def _int32(values: Array) -> Array:
 
 
 def linear(site: Site) -> str:
-    """y = x · Wᵀ + b, and the activation that goes along."""
+    """y = x · Wᵀ + b, and the activation or the sum with a residual that goes along."""
     x, w = site.types[0], site.types[1]
     n, k = w.shape
     rows = site.count(x.rows, "rows")
@@ -85,9 +85,13 @@ def linear(site: Site) -> str:
         multipliers = low.block_multiplier
         blocks["block_multiplier"] = "NULL" if multipliers is None else site.array("blocks", multipliers, note)
     then: dict[str, int | str] = {}
-    for activation in site.lowered_nodes[1:]:
-        assert isinstance(activation, LoweredTable | LoweredInterpolatedTable)
-        then = {"table": _table(site, site.step.nodes[1].op, activation), "entries": len(activation.table)}
+    before = ""
+    for more in site.lowered_nodes[1:]:
+        if isinstance(more, LoweredAdd):
+            then, before = {"entries": "PF_RESIDUAL"}, _residual(site)
+            continue
+        assert isinstance(more, LoweredTable | LoweredInterpolatedTable)
+        then = {"table": _table(site, site.step.nodes[1].op, more), "entries": len(more.table)}
     p = site.struct(
         {DType.INT4: "pf_linear_s4", DType.INT16: "pf_linear_w16"}.get(low.weight_dtype, "pf_linear"),
         weight=site.weight(1),
@@ -104,7 +108,17 @@ def linear(site: Site) -> str:
     )
     types = (*([w.dtype] if is_int4 or is_int16 else []), x.dtype, site.out.dtype)
     function = f"pf_linear{wide}{site.types_suffix(*types)}"
-    return site.call(function, p, site.read(0), site.write(), rows, site.scratch(DType.INT32))
+    return before + site.call(function, p, site.read(0), site.write(), rows, site.scratch(DType.INT32))
+
+
+def _residual(site: Site) -> str:
+    """What brings a residual to where the sum with it is to lie: nothing, where it is written over."""
+    assert site.step.residual is not None
+    if site.plan.written(site.call_index).on == site.plan.read(site.call_index, site.step.residual).name:
+        return ""
+    source, target = site.read_value(site.step.residual), site.write()
+    size = site.count(site.out.bytes, "bytes")
+    return site.call("pf_copy_blocks", target, source, (1, "blocks"), size, size, size) + "\n"
 
 
 def attention(site: Site) -> str:
@@ -374,5 +388,5 @@ EMITTERS: dict[str, Emitter | Alias | Unsupported] = {
 }
 """Every operator of `picoformer.ops.OPERATORS`."""
 
-FUSED: dict[str, Emitter] = {"Linear+Activation": linear}
+FUSED: dict[str, Emitter] = {"Linear+Activation": linear, "Linear+Add": linear}
 """The emitters of steps of several nodes, by `Step.kind`."""

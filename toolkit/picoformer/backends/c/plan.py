@@ -185,7 +185,8 @@ def _lifetimes(flow: Flow, schedule: Schedule) -> tuple[PlacedValue, ...]:
 
 
 def _groups(flow: Flow, schedule: Schedule, values: Sequence[PlacedValue], prefer: str) -> list[list[PlacedValue]]:
-    """Values chained by computing in place; each chain takes one place. `prefer` says which operand is written over."""
+    """Values chained by computing in place; each chain takes one place. `prefer` says which operand is written over; a
+    residual always is, or it would have to be copied first."""
     by_name = {value.name: value for value in values}
     chain: dict[str, list[PlacedValue]] = {value.name: [value] for value in values}
     taken: set[str] = set()
@@ -193,9 +194,10 @@ def _groups(flow: Flow, schedule: Schedule, values: Sequence[PlacedValue], prefe
         tiling = schedule.tiling_of(call)
         places = flow.places_for(call, (tiling.first, tiling.last) if tiling else None)
         free = [name for name in places if name not in taken]
-        if not free or prefer == "none":
+        residual = flow.residual(call)
+        if not free or (prefer == "none" and residual not in free):
             continue
-        over = free[0 if prefer == "first" else -1]
+        over = residual if residual in free else free[0 if prefer == "first" else -1]
         taken.add(over)
         joined = chain[over]
         joined.append(by_name[output])

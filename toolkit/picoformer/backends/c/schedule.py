@@ -36,6 +36,12 @@ class Step:
         return "+".join(node.op.kind for node in self.nodes)
 
     @property
+    def residual(self) -> str | None:
+        """What a Linear is added to in the same step."""
+        first, last = self.nodes[0], self.nodes[-1]
+        return next(name for name in last.inputs if name != first.output) if self.kind == "Linear+Add" else None
+
+    @property
     def name(self) -> str:
         """The first node's name, for messages."""
         return self.node.name

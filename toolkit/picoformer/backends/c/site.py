@@ -145,7 +145,10 @@ class Site:
     def read(self, index: int, by_rows: bool = False) -> str:
         """Pointer to the elements of an input of the first node that the call works on: in the arena, or the array of a
         constant; `by_rows`: a constant that has something for each row."""
-        name = self.node.inputs[index]
+        return self.read_value(self.node.inputs[index], by_rows)
+
+    def read_value(self, name: str, by_rows: bool = False) -> str:
+        """Pointer to the elements of a value by its name, as `read` has them for inputs."""
         type_, constant = self.graph.types[name], self.graph.constants.get(name)
         if constant is not None:
             symbol = self.parts.array(name, constant, f"{name}, {describe(type_)}")

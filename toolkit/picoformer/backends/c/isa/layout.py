@@ -15,8 +15,9 @@ class LinearLayout:
     weight_order = "row by row"
     """How a weight lies in memory, in words, for the comment above it."""
 
-    takes_table = True
-    """Whether the kernel looks at `table`: the activation behind a linear layer is computed along."""
+    takes_more = True
+    """Whether the kernel looks at `entries`: the activation behind a linear layer, or the sum with a residual, is
+    computed along."""
 
     mac_instructions = 4.0
     """What a product takes, roughly: instructions are weighed against memory with it."""

@@ -56,6 +56,8 @@ class Int4SixRowsLayout(SixRowsLayout):
 
     weight_order = "row by row, two to a byte, the earlier one in the low half"
 
+    reload_instructions = 7.0
+
     weight_rows: int
 
     _BLOCK_BYTES: ClassVar[int] = 4096

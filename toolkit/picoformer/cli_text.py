@@ -1,0 +1,141 @@
+"""The commands of language models: generate text, and say how well a model foretells one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from picoformer.cli_options import ANY, COUNT, FILE, emulator_option, json_option, toolchain_option
+from picoformer.cli_output import progress, show, show_figures
+from picoformer.errors import ConfigError
+
+DECODER_SCHEMES = click.Choice(["float32", "int8x16", "int4x16"])
+"""Those in picoformer.decoder.quantize (a test compares them)."""
+
+
+_DECODER_OPTIONS = (
+    click.option("--beams", type=click.IntRange(1, 64), default=1, show_default=True, help="Beams of a search."),
+    click.option("--block", type=click.IntRange(1, 1024), default=8, show_default=True,
+                 help="Tokens of a prompt read together."),
+    click.option("--context", type=COUNT, default=0, help="Tokens of prompt and text together; 0: all it knows."),
+    click.option("--tokenizer", type=ANY, help="tokenizer.json, a SentencePiece model or llama2.c's tokenizer.bin."),
+)  # fmt: skip
+
+
+def decoder_options(function: Any) -> Any:
+    """What `build` takes of a language model that is to write text."""
+    for option in (
+        *_DECODER_OPTIONS,
+        click.option("--decoder", is_flag=True, help="Of a .safetensors: build what writes text token by token."),
+    ):
+        function = option(function)
+    return function
+
+
+def model_options(function: Any) -> Any:
+    """What says which model, in which numbers, and where it runs."""
+    for option in (
+        toolchain_option,
+        emulator_option,
+        click.option("--port", help="Serial port of a board that runs this build."),
+        click.option("--target", help="Where it runs: a target, host, or reference (numpy); default: reference."),
+        *_DECODER_OPTIONS,
+        click.option("--calibration", type=FILE, help="A text to calibrate on; without one the model writes its own."),
+        click.option("--scheme", type=DECODER_SCHEMES, default="int8x16", show_default=True, help="The numbers."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+@click.command()
+@click.argument("model", type=ANY)
+@click.option("--prompt", help="Text to continue.")
+@click.option("--prompt-ids", metavar="5,17", help="Token ids to continue, in place of a text.")
+@click.option("--tokens", type=click.IntRange(1, 65536), default=128, show_default=True, help="Most tokens to write.")
+@click.option("--greedy", is_flag=True, help="Always take the likeliest token.")
+@click.option("--temperature", type=float, default=1.0, show_default=True, help="Flattens or sharpens the choice.")
+@click.option("--top-k", type=COUNT, default=0, help="Choose among so many likeliest tokens; 0: all.")
+@click.option("--top-p", type=float, default=1.0, help="Choose among the likeliest that make up this share.")
+@click.option("--min-p", type=float, default=0.0, help="Choose among those at least this likely, to the likeliest.")
+@click.option("--repetition-penalty", type=float, default=1.0, help="Above 1 makes what was there less likely.")
+@click.option("--seed", type=int, default=0, help="Same seed, same text, on every machine.")
+@click.option("--length-penalty", type=float, default=1.0, help="Of beam search: above 0 prefers longer texts.")
+@click.option(
+    "--early-stopping",
+    type=click.Choice(["false", "true", "never"]),
+    default="false",
+    help="Of beam search: when it ends.",
+)
+@click.option("--stop", "stops", multiple=True, help="End where this text appears; repeatable.")
+@click.option("--stop-ids", metavar="1,2", help="End at these tokens; default: the model's end of text.")
+@model_options
+@json_option
+def generate(model: Path, as_json: bool, **options: Any) -> None:
+    """Write text with a language model: here, in an emulator, or on a board.
+
+    MODEL is a checkpoint (a Hugging Face folder, a llama2.c .bin, a .safetensors of picoformer) or the folder of a
+    build. The same flags and the same seed give the same text on every machine.
+    """  # fmt: skip
+    from picoformer.decoder.generating import GenerateOptions, generate_files
+
+    def emit(text: str) -> None:
+        click.echo(text, nl=False)
+        sys.stdout.flush()
+
+    chosen = GenerateOptions(
+        **{
+            **options,
+            "prompt_ids": _ids("--prompt-ids", options["prompt_ids"]),
+            "stop_ids": _ids("--stop-ids", options["stop_ids"]),
+        }
+    )
+    with progress() as tick:
+        record = generate_files(
+            model, chosen, None if as_json else emit, lambda what, done, total: tick(what, done, total, 0.0)
+        )
+
+    def figures() -> None:
+        click.echo()
+        hidden = ("tokens", "text", "texts")
+        show_figures({key: value for key, value in record.items() if key not in hidden})
+
+    show(record, as_json, figures)
+
+
+@click.command()
+@click.argument("model", type=ANY)
+@click.option("--text", "text", type=FILE, required=True, help="The text to foretell, UTF-8.")
+@click.option("--window", type=COUNT, default=0, help="Tokens of a window; 0: 128, or the context if that is less.")
+@click.option("--windows", type=click.IntRange(1), default=32, show_default=True, help="Windows, evenly over the text.")
+@model_options
+@json_option
+def perplexity(model: Path, text: Path, window: int, windows: int, as_json: bool, **options: Any) -> None:
+    """Say how well a language model foretells a text.
+
+    Perplexity a token and bits a character, of the float model and of the one that was quantized, on the reference and,
+    with --target, on a device. MODEL as for `generate`.
+    """
+    from picoformer.decoder.generating import ModelOptions
+    from picoformer.decoder.perplexity import perplexity_files
+
+    chosen = ModelOptions(**options)
+    with progress() as tick:
+        record = perplexity_files(
+            model, text, chosen, window, windows, lambda what, done, total: tick(what, done, total, 0.0)
+        )
+    show(record, as_json, lambda: show_figures(record))
+
+
+def _ids(option: str, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(part.isdecimal() for part in parts):
+        raise ConfigError(f"{option} {text}: write token ids with commas between, 5,17")
+    return tuple(int(part) for part in parts)
+
+
+COMMANDS = (generate, perplexity)

@@ -1,0 +1,186 @@
+"""Building a language model: from a checkpoint to a folder with graphs, C, firmware, and what belongs to its text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from picoformer.build_folder import BUILD_MARKS, Build, open_build, refuse_to_replace, write_build
+from picoformer.decoder.calibration import SAMPLES, WINDOW, text_windows, written_windows
+from picoformer.decoder.graph import decoder_graph
+from picoformer.decoder.quantize import DECODER_SCHEMES, quantize_decoder, step_graph
+from picoformer.errors import ConfigError, ModelError
+from picoformer.ir import Graph
+from picoformer.ir.operator import Array
+from picoformer.models.importers import ImportedModel
+from picoformer.targets import Target
+
+if TYPE_CHECKING:
+    from picoformer.quantize import QuantizeSettings
+
+RECORD = "decoder.json"
+BLOCK = 8
+"""Tokens of a prompt that are read together by default."""
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class DecoderRecord:
+    """What a build's decoder.json says of its text: the checkpoint it came from, and its special tokens."""
+
+    family: str
+    source: str
+    context: int
+    block: int
+    vocabulary: int
+    bos: int | None
+    eos: tuple[int, ...]
+    tokenizer: str
+    """Name of the tokenizer's file in the folder; empty without one."""
+    calibration: str
+    slots: int = 1
+    """Texts that the firmware keeps side by side: beams."""
+
+    def figures(self) -> dict[str, object]:
+        """What a person may want to know of it beside the build."""
+        return {"context": self.context, "block": self.block, "beams": self.slots, "calibration": self.calibration}
+
+
+@dataclass(frozen=True)
+class DecoderBuild:
+    """A build folder of a language model."""
+
+    build: Build
+    record: DecoderRecord
+
+    @property
+    def tokenizer(self) -> Path | None:
+        """The tokenizer's file, if there is one."""
+        return self.build.folder / self.record.tokenizer if self.record.tokenizer else None
+
+
+def is_decoder(folder: Path) -> bool:
+    """Whether a build folder holds a language model that goes on token by token."""
+    return (folder / RECORD).is_file()
+
+
+def open_decoder(folder: Path) -> DecoderBuild:
+    """Read the build folder of a language model; raises ModelError when something in it is missing or broken."""
+    try:
+        fields: dict[str, Any] = json.loads((folder / RECORD).read_text("utf-8"))
+        record = DecoderRecord(**{**fields, "eos": tuple(int(token) for token in fields["eos"])})
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: is no language model's build (no {RECORD}); build one from a checkpoint") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}/{RECORD} is broken ({error}); build again") from None
+    if Path(record.tokenizer).name != record.tokenizer:
+        raise ModelError(f"{folder}/{RECORD} names a tokenizer outside its folder; build again")
+    return DecoderBuild(open_build(folder), record)
+
+
+@dataclass(frozen=True)
+class DecoderGraphs:
+    """The float decode step and the one in the scheme (the same for float32), and the calibration in words."""
+
+    float_graph: Graph
+    graph: Graph
+    calibration: str
+
+
+def decoder_graphs(
+    model: ImportedModel,
+    scheme: str,
+    context: int = 0,
+    block: int = BLOCK,
+    calibration: Array | None = None,
+    settings: QuantizeSettings | None = None,
+    progress: Progress | None = None,
+    name: str = "decoder",
+) -> DecoderGraphs:
+    """A checkpoint's decode step. `calibration`: tokens of a text, int (n,); without any the model writes its own.
+
+    `context` 0 is what the model was trained for. Raises ConfigError for a scheme or sizes that cannot be.
+    """
+    if scheme not in DECODER_SCHEMES:
+        raise ConfigError(f"scheme '{scheme}' is not for language models; use one of {', '.join(DECODER_SCHEMES)}")
+    context = context or model.config.sequence
+    if not 1 <= block <= context:
+        raise ConfigError(f"a block of {block} tokens does not go with a context of {context}; use 1 to {context}")
+    float_graph = decoder_graph(model.config, model.weights, block, context, name=name)
+    if scheme == "float32":
+        return DecoderGraphs(float_graph, float_graph, "")
+    window = min(context, WINDOW)
+    if calibration is None:
+        if progress:
+            progress("the model writes calibration text", 0, 1)
+        windows = written_windows(model, window)
+        told = f"{SAMPLES} windows of {window} tokens that the model wrote"
+    else:
+        windows = text_windows(np.asarray(calibration), window)
+        told = f"{len(windows)} windows of {window} tokens of the given text"
+    tick = None if progress is None else lambda done, total: progress("calibrating", done, total)
+    typed = quantize_decoder(model.config, model.weights, windows, scheme, context, settings, tick)
+    return DecoderGraphs(float_graph, step_graph(typed, block, context).replace(name=name), told)
+
+
+def build_decoder(
+    model: ImportedModel,
+    target: Target,
+    out: Path,
+    scheme: str = "int8x16",
+    context: int = 0,
+    block: int = BLOCK,
+    calibration: Array | None = None,
+    settings: QuantizeSettings | None = None,
+    tokenizer: Path | None = None,
+    prefix: str = "model",
+    name: str = "decoder",
+    toolchain: str = "auto",
+    progress: Progress | None = None,
+    slots: int = 1,
+) -> DecoderBuild:
+    """Write the build folder `out` of a language model, whole or not at all. See `decoder_graphs`.
+
+    `tokenizer`: a file to keep beside the model. Raises FitError when the target has no room for it.
+    """
+    from picoformer.backends.onnx import onnx_bytes
+
+    refuse_to_replace(out, BUILD_MARKS)
+    graphs = decoder_graphs(model, scheme, context, block, calibration, settings, progress, name)
+    files: dict[str, bytes] = {}
+    if tokenizer is not None:
+        files["tokenizer" + tokenizer.suffix] = tokenizer.read_bytes()
+    record = DecoderRecord(
+        model.family,
+        model.source,
+        context or model.config.sequence,
+        block,
+        model.config.vocab_size,
+        model.bos,
+        tuple(model.eos),
+        next(iter(files), ""),
+        graphs.calibration,
+        slots,
+    )
+    files[RECORD] = (json.dumps(asdict(record), indent=1) + "\n").encode()
+    content = onnx_bytes(decoder_graph(model.config, model.weights, 1, record.context, name=name))
+    built = write_build(
+        content,
+        graphs.float_graph,
+        graphs.graph,
+        scheme,
+        target,
+        out,
+        prefix,
+        progress=progress,
+        toolchain=toolchain,
+        source_sha256=model.sha256,
+        files=files,
+        slots=slots,
+    )
+    return DecoderBuild(built, record)

@@ -1,0 +1,329 @@
+"""The command `generate`: a checkpoint or a build, a prompt and how to choose tokens; text comes out."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from picoformer import __version__
+from picoformer.build_folder import Build, Manifest
+from picoformer.decoder.build import (
+    DecoderBuild,
+    DecoderRecord,
+    build_decoder,
+    decoder_graphs,
+    is_decoder,
+    open_decoder,
+)
+from picoformer.decoder.writing import REFERENCE, Cost, beam_texts, write_text
+from picoformer.errors import ConfigError, DataError
+from picoformer.files import cache_root, content_hash, file_hash
+from picoformer.generation import BeamSettings, End, SamplerSettings, Stopping
+from picoformer.models.importers import ImportedModel, load_decoder
+from picoformer.pipeline import code_hash
+from picoformer.targets import load_target
+from picoformer.verification import Measured, flash_bytes, ram_bytes
+
+if TYPE_CHECKING:
+    from picoformer.tokenizers import TextTokenizer
+
+Progress = Callable[[str, int, int], None]
+ENDS = {
+    End.MAX_TOKENS: "as many tokens as asked for",
+    End.STOP_TOKEN: "a stop token",
+    End.STOP_STRING: "a stop string",
+    End.CALLER: "interrupted",
+    End.CONTEXT: "the context is full",
+}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model, in which numbers, and where it runs: the options of the commands under their names."""
+
+    scheme: str = "int8x16"
+    tokenizer: Path | None = None
+    calibration: Path | None = None
+    context: int = 0
+    block: int = 8
+    beams: int = 1
+    target: str | None = None
+    port: str | None = None
+    emulator: str = "auto"
+    toolchain: str = "auto"
+
+
+@dataclass(frozen=True)
+class GenerateOptions(ModelOptions):
+    """What to continue, how to choose, and when to end."""
+
+    prompt: str | None = None
+    prompt_ids: tuple[int, ...] | None = None
+    tokens: int = 128
+    greedy: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    length_penalty: float = 1.0
+    early_stopping: str = "false"
+    stops: tuple[str, ...] = ()
+    stop_ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model to write with, where it runs ("" for the build's target), and its tokenizer, if there is one."""
+
+    build: DecoderBuild
+    where: str
+    tokenizer: TextTokenizer | None
+
+
+def generate_files(
+    model: Path, options: GenerateOptions, emit: Callable[[str], None] | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The record of `generate --json`. `emit` gets the text as it is written; without a tokenizer token ids.
+
+    Raises a PicoformerError naming what is wrong with the model, the prompt or the settings.
+    """
+    settings, stopping_tokens = _sampler(options), options.stop_ids
+    opened = open_model(model, options, progress)
+    record, tokenizer = opened.build.record, opened.tokenizer
+    prompt = _prompt(options, record, tokenizer)
+    stop_tokens = record.eos if stopping_tokens is None else stopping_tokens
+    if options.beams > 1:
+        return _search(opened, options, prompt, stop_tokens, emit)
+    if options.stops and tokenizer is None:
+        raise ConfigError("--stop needs a tokenizer; give --tokenizer, or stop at token ids with --stop-ids")
+    stopping = Stopping(options.tokens, tuple(stop_tokens), tuple(stop.encode() for stop in options.stops))
+    stream = None
+    if tokenizer is not None:
+        stream = tokenizer.stream()
+        for token in prompt:
+            stream.feed_bytes(token)
+    characters = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def take(data: bytes) -> None:
+        if emit is not None:
+            emit(characters.decode(data))
+
+    def emit_token(token: int) -> None:
+        if emit is not None and stream is None:
+            emit(f"{token} ")
+
+    if emit is not None and options.prompt is not None:
+        emit(options.prompt)
+    written = write_text(
+        opened.build, prompt, settings, stopping, opened.where, port=options.port, emulator=options.emulator,
+        bytes_of=None if stream is None else stream.feed_bytes, emit=emit_token, take=take,
+    )  # fmt: skip
+    found = written.generated
+    count = len(found.tokens)
+    text = found.text.decode("utf-8", "replace") if stream is not None else None
+    return {
+        "tokens": list(found.tokens),
+        "text": text,
+        "end": ENDS[found.end],
+        "prompt_tokens": len(prompt),
+        "tokens_per_second": count / written.cost.seconds if written.cost.seconds > 0 else None,
+        **_figures(opened, written.cost),
+    }
+
+
+def _search(
+    opened: Opened,
+    options: GenerateOptions,
+    prompt: list[int],
+    stop_tokens: tuple[int, ...],
+    emit: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    if options.stops:
+        raise ConfigError("--stop does not go with --beams: texts of a search end at tokens, see --stop-ids")
+    early: Any = {"false": False, "true": True, "never": "never"}[options.early_stopping]
+    settings = BeamSettings(options.beams, options.length_penalty, early, options.tokens, tuple(stop_tokens))
+    found, cost = beam_texts(opened.build, prompt, settings, opened.where, port=options.port, emulator=options.emulator)
+    tokenizer = opened.tokenizer
+
+    def text_of(tokens: tuple[int, ...]) -> str | None:
+        if tokenizer is None:
+            return None
+        stream = tokenizer.stream()
+        for token in prompt:
+            stream.feed_bytes(token)
+        data = b"".join(stream.feed_bytes(token) for token in tokens if token not in stop_tokens)
+        return data.decode("utf-8", "replace")
+
+    texts = [
+        {"tokens": list(text.tokens), "text": text_of(text.tokens), "log_probability": text.log_probability}
+        for text in found
+    ]
+    if emit is not None:
+        for text in texts:
+            words = text["text"] if text["text"] is not None else " ".join(map(str, text["tokens"]))
+            emit(f"{text['log_probability']:9.4f}  {words}\n")
+    return {
+        "tokens": texts[0]["tokens"],
+        "text": texts[0]["text"],
+        "texts": texts,
+        "prompt_tokens": len(prompt),
+        **_figures(opened, cost),
+    }
+
+
+def _figures(opened: Opened, cost: Cost) -> dict[str, Any]:
+    """What the text took, and the build; None where something was not measured."""
+    build, target = opened.build.build, None
+    ram: dict[str, Any] | None = None
+    flash: dict[str, Any] | None = None
+    if opened.where == "":
+        target = build.target
+        sizes = None if target.is_host else build.sizes(target)[0]
+        measured = Measured(None, cost.uncounted, cost.stack, cost.emulator)
+        ram = dict(vars(ram_bytes(build, target, sizes, measured)))
+        flash = dict(vars(flash_bytes(sizes)))
+    macs = build.manifest.macs
+    return {
+        "instructions_per_token": cost.per_token,
+        "instructions_of_prompt": cost.prompt,
+        "instructions_uncounted": cost.uncounted or None,
+        "ram_bytes": ram,
+        "flash_bytes": flash,
+        "model": build.manifest.name,
+        "scheme": build.manifest.scheme,
+        "target": opened.where or build.manifest.target,
+        "context": opened.build.record.context,
+        "macs": macs,
+        "emulator": cost.emulator or None,
+    }
+
+
+def _sampler(options: GenerateOptions) -> SamplerSettings:
+    return SamplerSettings(
+        options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty, options.seed,
+        options.greedy,
+    )  # fmt: skip
+
+
+def _prompt(options: GenerateOptions, record: DecoderRecord, tokenizer: TextTokenizer | None) -> list[int]:
+    """The ids to continue: those given, or those of the text, behind the token that begins a text."""
+    if options.prompt is not None and options.prompt_ids is not None:
+        raise ConfigError("--prompt and --prompt-ids are both what to continue; give one")
+    if options.prompt_ids is not None:
+        if not options.prompt_ids:
+            raise ConfigError("--prompt-ids is empty; give at least one token")
+        return list(options.prompt_ids)
+    begin = [] if record.bos is None else [record.bos]
+    if options.prompt is None or options.prompt == "":
+        if not begin:
+            raise ConfigError("this model has no token that begins a text; give --prompt or --prompt-ids")
+        return begin
+    if tokenizer is None:
+        raise ConfigError("--prompt needs a tokenizer; give --tokenizer, or --prompt-ids")
+    ids = tokenizer.encode_sequence(options.prompt)
+    return ids if ids[: len(begin)] == begin else [*begin, *ids] if _begins(tokenizer) else ids
+
+
+def _begins(tokenizer: TextTokenizer) -> bool:
+    """Whether texts of a tokenizer begin with a token of their own though it puts none there: SentencePiece's do."""
+    return tokenizer.kind in ("sentencepiece_bpe", "unigram")
+
+
+def open_model(model: Path, options: ModelOptions, progress: Progress | None = None) -> Opened:
+    """A build's folder as it is, or a checkpoint: built for the target, kept in the cache; with no target in memory.
+
+    Raises ConfigError for options that do not go with what `model` is.
+    """
+    if model.is_dir() and is_decoder(model):
+        build = open_decoder(model)
+        manifest = build.build.manifest
+        where = options.target or ("" if options.port is not None else REFERENCE)
+        if where not in (REFERENCE, "host", "", manifest.target):
+            raise ConfigError(f"{model} was built for {manifest.target}; build it for {where}, or leave --target out")
+        if where == manifest.target or options.port is not None:
+            where = ""
+        return Opened(build, where, load_tokenizer(options.tokenizer or build.tokenizer, build.record.vocabulary))
+    imported = load_decoder(model)
+    path = options.tokenizer or imported.tokenizer
+    tokenizer = load_tokenizer(path, imported.config.vocab_size)
+    calibration = None
+    if options.calibration is not None:
+        if tokenizer is None:
+            raise ConfigError("--calibration is a text: give --tokenizer too")
+        calibration = read_tokens(options.calibration, tokenizer)
+    name = (model.stem if model.is_file() else model.name) or "decoder"
+    if options.target in (None, REFERENCE) and options.port is None:
+        return Opened(_in_memory(imported, options, calibration, name, progress), REFERENCE, tokenizer)
+    if options.target is None:
+        raise ConfigError("--port needs --target: the board whose firmware is to be built")
+    target = load_target(options.target)
+    folder = cache_root() / "decoders" / _key(imported, options, path)
+    if not is_decoder(folder):
+        build_decoder(
+            imported, target, folder, options.scheme, options.context, options.block, calibration, None,
+            path if path is not None and path.is_file() else None, name=name, toolchain=options.toolchain,
+            progress=progress, slots=options.beams,
+        )  # fmt: skip
+    return Opened(open_decoder(folder), "", tokenizer)
+
+
+def _in_memory(
+    imported: ImportedModel, options: ModelOptions, calibration: Any, name: str, progress: Progress | None
+) -> DecoderBuild:
+    """What the reference needs of a build, without a folder."""
+    graphs = decoder_graphs(
+        imported, options.scheme, options.context, options.block, calibration, None, progress, name
+    )  # fmt: skip
+    config = imported.config
+    record = DecoderRecord(
+        imported.family, imported.source, options.context or config.sequence, options.block, config.vocab_size,
+        imported.bos, tuple(imported.eos), "", graphs.calibration, options.beams,
+    )  # fmt: skip
+    macs = graphs.float_graph.macs
+    manifest = Manifest(
+        name, options.scheme, REFERENCE, "model", imported.sha256, __version__, graphs.float_graph.parameters, macs
+    )  # fmt: skip
+    return DecoderBuild(Build(Path(), manifest, graphs.float_graph, graphs.graph), record)
+
+
+def _key(imported: ImportedModel, options: ModelOptions, tokenizer: Path | None) -> str:
+    """The name of a build in the cache: a hash of all that decides it, this program included."""
+    parts: dict[str, Any] = {key: str(value) for key, value in asdict(options).items() if key in _DECIDES}
+    parts["checkpoint"] = imported.sha256
+    parts["program"] = code_hash(())
+    for name, path in (("calibration", options.calibration), ("tokenizer", tokenizer)):
+        parts[name] = file_hash(path) if path is not None and path.is_file() else ""
+    if options.target is not None and Path(options.target).is_file():
+        parts["target"] = file_hash(Path(options.target))
+    return content_hash(json.dumps(parts, sort_keys=True).encode())[:32]
+
+
+_DECIDES = ("scheme", "context", "block", "beams", "target", "toolchain")
+
+
+def read_tokens(path: Path, tokenizer: TextTokenizer) -> Any:
+    """The tokens of a text file, int32 (n,). Raises DataError for one that cannot be read."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); give a text file") from None
+    return np.asarray(tokenizer.encode(data), np.int32)
+
+
+def load_tokenizer(path: Path | None, vocabulary: int) -> TextTokenizer | None:
+    """The tokenizer of a file, if there is one; DataError where it does not go with a vocabulary."""
+    if path is None:
+        return None
+    from picoformer.tokenizers import load_text_tokenizer
+
+    found = load_text_tokenizer(path)
+    found.check_vocabulary(vocabulary)
+    return found

@@ -1,0 +1,75 @@
+"""A device that writes text: what it is asked for token by token, or for a whole beam search."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from picoformer.errors import DeviceError
+from picoformer.link.device import Device
+from picoformer.link.messages import Message
+
+SAMPLER = struct.Struct("<IiIIiIiiiIIiiQ")
+"""A pf_sampler_settings: see `SamplerIntegers`."""
+_BEAM = struct.Struct("<IiIIiiiIii")
+_TEXT = struct.Struct("<qi")
+
+
+@dataclass(frozen=True)
+class TextHello:
+    """What a device that begins a text says of itself."""
+
+    context: int
+    vocabulary: int
+    slots: int
+
+
+class TextDevice:
+    """Text on a device. Raises DeviceError when its firmware has no language model, or refuses."""
+
+    def __init__(self, device: Device) -> None:
+        if not device.hello().writes_text:
+            raise DeviceError(f"the device runs '{device.hello().name}', which writes no text; flash a decoder's build")
+        self._device = device
+
+    def begin(self, settings: bytes) -> TextHello:
+        """Forget the text so far; `settings` are those of SAMPLER."""
+        return TextHello(*struct.unpack("<III", self._device.ask(Message.TEXT_BEGIN, settings)))
+
+    def feed(self, tokens: Sequence[int]) -> int:
+        """Let it read tokens, in as many requests as it takes; returns the position of the next."""
+        most = (self._device.hello().frame_bytes - 2) // 4
+        position = 0
+        for start in range(0, len(tokens), most):
+            part = tokens[start : start + most]
+            answer = self._device.ask(Message.TEXT_FEED, struct.pack(f"<{len(part)}i", *part), runs=True)
+            position = struct.unpack_from("<I", answer)[0]
+        return position
+
+    def next(self) -> int:
+        """Let it draw the next token, after it has read the one that it drew last."""
+        token: int = struct.unpack_from("<i", self._device.ask(Message.TEXT_NEXT, runs=True))[0]
+        return token
+
+    def beam(
+        self, settings: tuple[int, ...], stop_tokens: Sequence[int], prompt: Sequence[int]
+    ) -> list[tuple[int, tuple[int, ...]]]:
+        """Texts with their scores in 2^-24 nats, the best first. `settings`: multiplier, shift and reach of the
+        exponent, multiplier and shift of the grid, length penalty, beams, early stopping (+ 256 for float logits),
+        longest text."""
+        words = [*stop_tokens, *prompt]
+        request = _BEAM.pack(*settings, len(stop_tokens)) + struct.pack(f"<{len(words)}i", *words)
+        if len(request) > self._device.hello().frame_bytes - 2:
+            raise DeviceError(f"{len(prompt)} tokens of prompt do not fit one frame of the device; shorten the prompt")
+        data = self._device.ask_frames(Message.TEXT_BEAM, request)
+        try:
+            found, at = [], 8
+            for _ in range(struct.unpack_from("<I", data)[0]):
+                score, length = _TEXT.unpack_from(data, at)
+                at += _TEXT.size
+                found.append((score, struct.unpack_from(f"<{length}i", data, at)))
+                at += 4 * length
+        except struct.error:
+            raise DeviceError("the device's texts are cut short; rebuild its firmware") from None
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -124,6 +125,42 @@ def test_linear_of_every_small_size(x: DType, y: DType, core: ArmLibrary) -> Non
         data = rng.choice(extremes, (rows, k)).astype(x.numpy)
         weight = rng.choice([-127, 127, int(rng.integers(-127, 128))], (n, k)).astype(np.int8)
         check(core, linear_case(data, weight, y, 0.01 if x is S8 else 0.01 / 256))
+
+
+@pytest.mark.parametrize("weight", [S8, DType.INT4])
+@pytest.mark.parametrize("y", [S8, S16])
+def test_one_row_of_every_small_size(y: DType, weight: DType, core: ArmLibrary) -> None:
+    """K in every rest of the loops and around a turn of them, odd and even N, extremes, rows off words; sums of 32 and
+    of 64 bits, with every kind of ending, left shifts that are allowed and others."""
+    rng = np.random.default_rng(6)
+    most = 127 if weight is S8 else 7
+    waiting = []
+    for index, k in enumerate((*range(1, 42), 63, 64, 65, 100, 124, 127, 128, 129, 136, 172, 256, 260, 1000, 1031)):
+        n = (1, 2, 3, 16, 17, 18, 33)[index % 7]
+        for wide in (False, True) if weight is S8 else (False,):
+            extreme = wide or index % 3 == 0
+            values = rng.choice([-most, most], (n, k)) if extreme else rng.integers(-most, most + 1, (n, k))
+            values[:, ::2] //= 1 if wide or k < 500 else 20
+            data = rng.choice([-32768, 32767], (2, k)) if extreme else rng.integers(-32768, 32768, (2, k))
+            blocks = rng.integers(1, 16, (n, -(-k // 32))).tolist() if weight is DType.INT4 and index % 4 else ()
+            factor = (2.0**15 if index % 5 == 0 and not wide else (1.0, 0.01, 0.0001)[index % 3]) / 256
+            if k > 1000:  # all of one sign: past 31 bits, 20000 in the end
+                signs = np.where(np.arange(n) % 3 == 0, -1, 1)[:, None]
+                values, data, factor = np.full((n, k), most) * signs, np.full((2, k), -32768), 2.0**-18
+            row = data.astype(np.int16).reshape(-1)[index % 2 :][:k].reshape(1, k)
+            case = linear_case(row, values.astype(np.int8), y, factor, weight, tuple(map(tuple, blocks)))
+            if not wide and case.lowered.wide:
+                continue
+            lowered = dataclasses.replace(case.lowered, wide=wide)
+            for then in (None, S8, S16):
+                table, expected = (None, case.expected) if then is None else then_activation(case, then)
+                waiting.append((f"{case.note} {wide}", execute(core, lowered, row, then=table)[1], expected))
+                if core.is_full:
+                    core.run()
+    core.run()
+    assert len(waiting) > 100
+    for note, result, expected in waiting:
+        np.testing.assert_array_equal(result, expected, note)
 
 
 @pytest.mark.parametrize("y", [S8, S16])

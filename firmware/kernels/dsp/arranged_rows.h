@@ -4,16 +4,22 @@
 
 #include <stdint.h>
 
-/* Up to four int16 of any alignment as two words, zeros behind them, then the first and third, the second and fourth. */
-static inline void arrange_four(const int16_t *x, int32_t count, uint32_t *out) {
-    uint32_t words[2] = {0u, 0u};
+/* Up to four int16 of any alignment as two words, zeros behind them. */
+static inline void load_four(const int16_t *x, int32_t count, uint32_t *out) {
+    out[0] = out[1] = 0u;
     if (count >= 4) {
-        __builtin_memcpy(words, x, 8);
-    } else {
-        for (int32_t i = 0; i < count; i++) {
-            words[i / 2] |= (uint32_t)(uint16_t)x[i] << (16 * (i & 1));
-        }
+        __builtin_memcpy(out, x, 8);
+        return;
     }
+    for (int32_t i = 0; i < count; i++) {
+        out[i / 2] |= (uint32_t)(uint16_t)x[i] << (16 * (i & 1));
+    }
+}
+
+/* The same, the first and third in a word, the second and fourth in the next. */
+static inline void arrange_four(const int16_t *x, int32_t count, uint32_t *out) {
+    uint32_t words[2];
+    load_four(x, count, words);
     __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(out[0]) : "r"(words[0]), "r"(words[1]));
     __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(out[1]) : "r"(words[1]), "r"(words[0]));
 }

@@ -1,7 +1,12 @@
-/* Linear layers on int16 activations whose sums fit 32 bits, for SMLAD. The weight lies as for int8 activations. */
+/* Linear layers on int16 activations whose sums fit 32 bits, for SMLAD, and for SMLALD where there is one row. */
+#include "joined_rows.h"
 #include "linear_strip.h"
-#include "packed_rows.h"
+#include "linear_vector.h"
 #include "paired_rows.h"
 
-DEFINE_LINEAR(pf_linear_s16_s8, pf_linear, widen_packed, 0, 8, s16, s8)
-DEFINE_LINEAR(pf_linear_s16_s16, pf_linear, widen_packed, 0, 8, s16, s16)
+static void one_row(const pf_dsp_layer *layer, const void *x, void *y, void *scratch) {
+    pf_dsp_vector_joined(layer, x, y, scratch, 0);
+}
+
+DEFINE_LINEAR(pf_linear_s16_s8, pf_linear, widen_joined, 0, 8, s16, s8, one_row)
+DEFINE_LINEAR(pf_linear_s16_s16, pf_linear, widen_joined, 0, 8, s16, s16, one_row)

@@ -1,4 +1,5 @@
-/* Two rows of activations in the quad layout of products.h, int8 or int16. */
+/* Two rows of activations for linear_strip.c: int8 in the quad layout of products.h; int16 in pairs as they lie in memory, so
+ * that a quad is (a0,a1) (a2,a3) (b0,b1) (b2,b3). */
 #ifndef PF_DSP_PAIRED_ROWS_H
 #define PF_DSP_PAIRED_ROWS_H
 
@@ -9,8 +10,8 @@
 
 /* Rows that begin at words. In C, for int8, with the four bytes of a word as b0 ... b3:
  *     for (; quads > 0; quads--, a += 4) { a[0..1] = (b0,b2), (b1,b3) of *first++; a[2..3] = those of *second++; }
- * and for int16, with two words of each row the pairs (h0,h2), (h1,h3) of their four halves. TWO: eight words from r8 on, four of
- * each row, into r2 ... r9; the loop takes two quads a turn. */
+ * and for int16 words as they are, two of each row in turn. TWO: eight words, four of each row, into r2 ... r9; the loop takes
+ * two quads a turn. */
 #define DEFINE_PAIR_WORDS(NAME, LOAD_TWO, TWO, LOAD_ONE, ONE)                                                                    \
     __attribute__((naked, noinline, unused)) static void NAME(                                                                   \
         const void *first __attribute__((unused)), const void *second __attribute__((unused)),                                   \
@@ -29,14 +30,10 @@
 
 #define ONE_S8  " sxtb16 r2, r8\n sxtb16 r3, r8, ror #8\n sxtb16 r4, r9\n sxtb16 r5, r9, ror #8\n"
 #define MORE_S8 " sxtb16 r6, r10\n sxtb16 r7, r10, ror #8\n sxtb16 r8, r11\n sxtb16 r9, r11, ror #8\n"
-#define ONE_S16 " pkhbt r2, r3, r4, lsl #16\n pkhtb r3, r4, r3, asr #16\n pkhbt r4, r5, r6, lsl #16\n pkhtb r5, r6, r5, asr #16\n"
-#define MORE_S16                                                                                                                 \
-    " pkhbt r6, r7, r8, lsl #16\n pkhtb r7, r8, r7, asr #16\n pkhbt r8, r9, r10, lsl #16\n pkhtb r9, r10, r9, asr #16\n"
-
 DEFINE_PAIR_WORDS(pair_words_s8, " ldmia.w r0!, {r8, r10}\n ldmia.w r1!, {r9, r11}\n", ONE_S8 MORE_S8,
                   " ldr.w r8, [r0]\n ldr.w r9, [r1]\n", ONE_S8)
-DEFINE_PAIR_WORDS(pair_words_s16, " ldmia.w r0!, {r3, r4, r7, r8}\n ldmia.w r1!, {r5, r6, r9, r10}\n", ONE_S16 MORE_S16,
-                  " ldm.w r0, {r3, r4}\n ldm.w r1, {r5, r6}\n", ONE_S16)
+DEFINE_PAIR_WORDS(pair_words_s16, " ldmia.w r0!, {r2, r3, r6, r7}\n ldmia.w r1!, {r4, r5, r8, r9}\n", "",
+                  " ldm.w r0, {r2, r3}\n ldm.w r1, {r4, r5}\n", "")
 
 /* Up to four elements of any alignment as two words, zeros behind them. */
 static inline void pair_few_s8(const int8_t *x, int32_t count, uint32_t *a) {
@@ -45,7 +42,7 @@ static inline void pair_few_s8(const int8_t *x, int32_t count, uint32_t *a) {
     a[1] = odd_bytes(word);
 }
 static inline void pair_few_s16(const int16_t *x, int32_t count, uint32_t *a) {
-    arrange_four(x, count, a);
+    load_four(x, count, a);
 }
 
 #define DEFINE_PAIR_ANY(TYPE)                                                                                                    \

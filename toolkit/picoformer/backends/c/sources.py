@@ -74,8 +74,12 @@ FILES: dict[str, tuple[str, ...]] = {
 """How a function's name starts → the files behind it; the longest start counts. `kernels/` stands for the directory of
 the first instruction set that has the file."""
 
-BESIDE: dict[str, str] = {"kernels/dsp/linear_": "kernels/dsp/linear_strip.c"}
-"""How a kernel file of one instruction set starts → the file that such ones share."""
+BESIDE: dict[str, tuple[str, ...]] = {
+    "kernels/dsp/linear_s": ("linear_strip.c",),
+    "kernels/dsp/linear_s16": ("linear_vector.c", "linear_vector_joined.c"),
+    "kernels/dsp/linear_wide_s16": ("linear_vector.c", "linear_vector_joined.c"),
+}
+"""How a kernel file of one instruction set starts → the files in its directory that such ones share."""
 
 
 def sources_of(functions: Iterable[str], target_isa: Sequence[str]) -> tuple[str, ...]:
@@ -109,4 +113,6 @@ def kernel_isa(name: str, target_isa: Sequence[str]) -> str:
 def kernel_files(name: str, target_isa: Sequence[str]) -> tuple[str, ...]:
     """The kernel file `name` for a target and what it shares with others, relative to the firmware folder."""
     file = f"kernels/{kernel_isa(name, target_isa)}/{name}"
-    return (file, *(shared for start, shared in BESIDE.items() if file.startswith(start)))
+    folder = file.rpartition("/")[0]
+    shared = (name for start, names in BESIDE.items() if file.startswith(start) for name in names)
+    return (file, *(f"{folder}/{name}" for name in shared))

@@ -36,16 +36,19 @@ class Layout(InstructionSet):
     """The kernels of a target, file by file, and what a step of a graph takes of them."""
 
     def linear(self, dtype: DType, weight: DType = DType.INT8, wide: bool = False) -> LinearLayout:
-        """The layout for inputs of one type and a weight of another; `wide`: sums of 64 bits, plain C everywhere."""
-        if weight is DType.INT16:  # sums of 64 bits in every set
-            return self.linear_s16_s8 if dtype is DType.INT8 else self.linear_s16_s16
-        kernels = GENERIC if wide or dtype not in (DType.INT8, DType.INT16) else self
+        """The layout for inputs of one type and a weight of another; `wide`: of the kernel with sums of 64 bits, which
+        weights of 16 bits have everywhere."""
+        kernels = self if dtype in (DType.INT8, DType.INT16) else GENERIC
+        if weight is DType.INT16:
+            return kernels.linear_s16_s8 if dtype is DType.INT8 else kernels.linear_s16_s16
+        if wide:
+            return kernels.linear_wide_s4_s16 if weight is DType.INT4 else kernels.linear_wide_s16
         if weight is DType.INT4:
             return kernels.linear_s4_s8 if dtype is DType.INT8 else kernels.linear_s4_s16
         return kernels.linear_s8 if dtype is DType.INT8 else kernels.linear_s16
 
     def is_wide(self, graph: Graph, node: Node) -> bool:
-        """Whether a Linear takes the kernel with 64-bit sums, which is plain C everywhere: where 32 bits are too few,
+        """Whether a Linear takes the kernel with 64-bit sums, which takes rows one by one: where 32 bits are too few,
         and where only single rows would need a kernel made for many, whose code would not pay."""
         if graph.types[node.inputs[0]].dtype is not DType.INT16:
             return False

@@ -11,6 +11,11 @@ _ENDING_WORDS = 9
 """What becomes of sums, behind a pair of weight rows: pf_dsp_ending."""
 
 
+def _row_bytes(k: int) -> int:
+    """A row of int16, filled up."""
+    return 2 * up(k, 4)
+
+
 class DspLinearLayout(LinearLayout):
     """Rows in pairs, four bytes of each in turn; scratch for a pair and a block of inputs, both widened to 16 bits."""
 
@@ -34,6 +39,31 @@ class DspLinearLayout(LinearLayout):
         return 4 * (words + _ENDING_WORDS + pairs * (words + up(words, 64) // 64 + 2))
 
 
+class DspJoinedLinearLayout(DspLinearLayout):
+    """Rows in pairs, both in a halfword, 256 · second + first, which one row of int16 is multiplied with as it is."""
+
+    weight_order = "rows in pairs, 256 times the second added to the first, filled up with zeros"
+
+    def pack_weight(self, weight: Array) -> Array:
+        filled = padded(weight.astype(np.int16), 2, 4)
+        return (256 * filled[1::2] + filled[0::2]).astype("<i2").reshape(-1).view(np.int8)
+
+    def scratch_bytes(self, rows: int, k: int) -> int:
+        return _row_bytes(k) if rows == 1 else super().scratch_bytes(rows, k)
+
+
+class DspWideLinearLayout(DspJoinedLinearLayout):
+    """The same weights, rows of the input one by one; scratch for one that does not lie at a word or ends inside one."""
+
+    mac_instructions, reload_instructions, rows = 1.0, 0.0, 1
+
+    def block(self, rows: int, k: int) -> int:
+        return 1
+
+    def scratch_bytes(self, rows: int, k: int) -> int:
+        return _row_bytes(k)
+
+
 class DspInt4LinearLayout(DspLinearLayout):
     """Rows in pairs, both in each byte, so that a word has four weights of each; scratch as for int8 weights."""
 
@@ -44,6 +74,19 @@ class DspInt4LinearLayout(DspLinearLayout):
         halves = padded(weight, 2, 4).astype(np.int8).view(np.uint8) & 15 ^ 8
         result: Array = (halves[0::2] | halves[1::2] << 4).reshape(-1)
         return result
+
+
+class DspInt4PairsLinearLayout(DspInt4LinearLayout):
+    """As for int8 inputs, the second and third of four columns exchanged, so that bytes 0 and 2 go with two inputs
+    that lie in a word."""
+
+    weight_order = (
+        "rows in pairs, the first one in the low halves, 8 added, of four columns 0, 2, 1, 3, filled up with zeros"
+    )
+
+    def pack_weight(self, weight: Array) -> Array:
+        filled = padded(weight, 2, 4)
+        return super().pack_weight(filled.reshape(len(filled), -1, 4)[:, :, [0, 2, 1, 3]].reshape(filled.shape))
 
 
 class DspAttentionLayout(AttentionLayout):
@@ -69,9 +112,10 @@ class DspInt8AttentionLayout(AttentionLayout):
 
 DSP = InstructionSet(
     linear_s8=DspLinearLayout(),
-    linear_s16=DspLinearLayout(),
+    linear_s16=DspJoinedLinearLayout(),
+    linear_wide_s16=DspWideLinearLayout(),
     linear_s4_s8=DspInt4LinearLayout(),
-    linear_s4_s16=DspInt4LinearLayout(),
+    linear_s4_s16=DspInt4PairsLinearLayout(),
     attention_head_s8=DspInt8AttentionLayout(),
     attention_head_s16=DspAttentionLayout(),
 )

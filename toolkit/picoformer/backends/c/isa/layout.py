@@ -84,8 +84,10 @@ class InstructionSet:
 
     linear_s8: LinearLayout = _PLAIN
     linear_s16: LinearLayout = _PLAIN
+    linear_wide_s16: LinearLayout = _PLAIN
     linear_s4_s8: LinearLayout = _PLAIN_INT4
     linear_s4_s16: LinearLayout = _PLAIN_INT4
+    linear_wide_s4_s16: LinearLayout = _PLAIN_INT4
     linear_s16_s8: LinearLayout = _PLAIN
     linear_s16_s16: LinearLayout = _PLAIN
     attention_head_s8: AttentionLayout = _PLAIN_ATTENTION

@@ -42,8 +42,8 @@ def model_of(kind: str) -> Any:
         config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=CONTEXT, **sizes)
         base = transformers.GPT2LMHeadModel
     else:
-        config = transformers.LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
-                                          max_position_embeddings=CONTEXT, **sizes)  # fmt: skip
+        sizes |= {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = transformers.LlamaConfig(max_position_embeddings=CONTEXT, **sizes)
         base = transformers.LlamaForCausalLM
 
     class Rounded(base):  # type: ignore[misc, valid-type]

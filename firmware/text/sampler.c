@@ -1,7 +1,8 @@
 /* Logits to the next token: penalty, temperature, top-k, top-p, min-p, and one draw.
  *
  * What is kept is always the beginning of one order, by score and of equal scores by index, so it is given by a distance and by
- * how many tokens at just that distance are in. A radix search finds both in a few passes over the logits, with 64 bins. */
+ * how many tokens at just that distance are in. A radix search finds both in a few passes over the logits, with 64 bins; where
+ * the 64 best tokens are enough, which is the rule, a list of them in the same place does it in one. */
 #include <string.h>
 
 #include "scores.h"
@@ -13,6 +14,14 @@ typedef struct kept {
     int32_t ties;      /* and so many at this distance, the first ones */
 } kept;
 
+typedef struct ranked { /* as large as a bin, whose place it takes */
+    int32_t score, index;
+} ranked;
+
+static int has_bins(const pf_sampler_settings *p) {
+    return !p->greedy && (p->top_k > 0 || p->top_p < 0x80000000u);
+}
+
 int32_t pf_sampler_scratch(const pf_sampler_settings *p, int32_t vocabulary) {
     const int is_range = p->raise_multiplier >> 30 == 1u && p->raise_shift >= 1 && p->raise_shift <= 62 &&
                          p->lower_multiplier >> 30 == 1u && p->lower_shift >= 1 && p->lower_shift <= 62;
@@ -20,8 +29,7 @@ int32_t pf_sampler_scratch(const pf_sampler_settings *p, int32_t vocabulary) {
         p->top_p < 1 || p->top_p > 0x80000000u || p->near > 0x80000000u || (p->is_penalized != 0 && !is_range)) {
         return PF_ERROR_SETTINGS;
     }
-    const int has_bins = !p->greedy && (p->top_k > 0 || p->top_p < 0x80000000u);
-    return (has_bins ? 8 * PF_SAMPLER_BINS : 0) + (p->is_penalized ? (vocabulary + 31) / 32 * 4 : 0);
+    return (has_bins(p) ? 8 * PF_SAMPLER_BINS : 0) + (p->is_penalized ? (vocabulary + 31) / 32 * 4 : 0);
 }
 
 int pf_sampler_init(pf_sampler *s, const pf_sampler_settings *settings, int32_t vocabulary, void *scratch, int32_t bytes) {
@@ -35,7 +43,7 @@ int pf_sampler_init(pf_sampler *s, const pf_sampler_settings *settings, int32_t 
     s->random = 109u + settings->seed;
     (void)pf_random_word(&s->random);
     const int32_t words = settings->is_penalized ? (vocabulary + 31) / 32 : 0;
-    s->bins = scratch;
+    s->bins = has_bins(settings) ? scratch : NULL;
     if (words > 0) {
         s->seen = (uint32_t *)scratch + (needed / 4 - words);
         memset(s->seen, 0, 4 * (size_t)words);
@@ -142,26 +150,131 @@ static int32_t first_largest_float(const pf_logits *logits) {
     return best;
 }
 
+/* The next token from `i` on whose score is above `score`; their number where there is none. */
+static int32_t next_above(const pf_sampler *s, const pf_logits *logits, int32_t i, int32_t score) {
+    if (logits->is_float || s->seen != NULL) {
+        while (i < logits->count && score_of(s, logits, i) <= score) {
+            i++;
+        }
+        return i;
+    }
+    const int16_t *values = logits->values;
+    const int32_t value = score >> PF_INT16_BITS;
+    while (i < logits->count && values[i] <= value) {
+        i++;
+    }
+    return i;
+}
+
+static int32_t first_largest(const pf_sampler *s, const pf_logits *logits) {
+    int32_t best = 0;
+    for (int32_t i = 0; i < logits->count; i = next_above(s, logits, i + 1, score_of(s, logits, best))) {
+        best = i;
+    }
+    return best;
+}
+
+/* The `room` best tokens in their order, or all where there are fewer; their number. */
+static int32_t list_best(const pf_sampler *s, const pf_logits *logits, ranked *list, int32_t room) {
+    int32_t count = 0;
+    for (int32_t i = 0; i < logits->count; i++) {
+        if (count == room) {
+            i = next_above(s, logits, i, list[room - 1].score);
+            if (i == logits->count) {
+                break;
+            }
+        }
+        const ranked own = {score_of(s, logits, i), i};
+        int32_t at = count < room ? count++ : room - 1;
+        for (; at > 0 && list[at - 1].score < own.score; at--) {
+            list[at] = list[at - 1];
+        }
+        list[at] = own;
+    }
+    return count;
+}
+
+static uint64_t listed_weight(const pf_sampler *s, const ranked *r) {
+    return pf_weight(&s->settings->exponent, s->top - (uint32_t)r->score);
+}
+
+/* Of the list, brought into the order of indices, the token at which the sum of weights passes `limit`. */
+static int32_t drawn_from(const pf_sampler *s, ranked *list, int32_t count, uint64_t limit) {
+    for (int32_t i = 1; i < count; i++) {
+        const ranked own = list[i];
+        int32_t at = i;
+        for (; at > 0 && list[at - 1].index > own.index; at--) {
+            list[at] = list[at - 1];
+        }
+        list[at] = own;
+    }
+    int32_t i = 0;
+    for (uint64_t sum = listed_weight(s, list); sum <= limit; sum += listed_weight(s, list + i)) {
+        i++;
+    }
+    return list[i].index;
+}
+
+/* The weight that top_p keeps of `total`, rounded up. */
+static uint64_t needed_mass(const pf_sampler_settings *p, uint64_t total) {
+    const uint64_t rest = (total & 0x7FFFFFFFu) * p->top_p + 0x7FFFFFFFu;
+    return (total >> 31) * p->top_p + (rest >> 31);
+}
+
+/* Most often all that is kept is among the 64 best, and then one pass finds them. 1 if so: the token is drawn then. */
+static int draw_from_best(pf_sampler *s, const pf_logits *logits, int32_t *token) {
+    const pf_sampler_settings *p = s->settings;
+    ranked *list = (ranked *)(void *)s->bins;
+    const int is_short = p->top_k > 0 && p->top_k <= PF_SAMPLER_BINS;
+    int32_t count = list_best(s, logits, list, is_short ? p->top_k : PF_SAMPLER_BINS);
+    int is_whole = is_short || count == logits->count;
+    s->top = (uint32_t)list[0].score;
+    while (s->top - (uint32_t)list[count - 1].score > p->exponent.reach) {
+        count--;
+        is_whole = 1;
+    }
+    if (!is_whole && (p->top_k > 0 || p->top_p == 0x80000000u)) {
+        return 0;
+    }
+    uint64_t total = 0;
+    if (is_whole) {
+        for (int32_t i = 0; i < count; i++) {
+            total += listed_weight(s, list + i);
+        }
+    } else {
+        const kept all = {p->exponent.reach, INT32_MAX};
+        total = pass(s, logits, all, 0, 0);
+    }
+    const uint64_t need = p->top_p < 0x80000000u ? needed_mass(p, total) : total;
+    uint64_t mass = 0;
+    int32_t used = 0;
+    while (used < count && mass < need) {
+        mass += listed_weight(s, list + used++);
+    }
+    if (mass < need) {
+        return 0;
+    }
+    while (s->top - (uint32_t)list[used - 1].score > p->near) {
+        mass -= listed_weight(s, list + --used);
+    }
+    *token = drawn_from(s, list, used, pf_random_below(&s->random, mass));
+    return 1;
+}
+
 int32_t pf_sample(pf_sampler *s, const pf_logits *logits) {
     const pf_sampler_settings *p = s->settings;
     if (logits->count != s->vocabulary || (logits->is_float != 0) != (p->is_float != 0)) {
         return PF_ERROR_LOGITS;
     }
-    if (p->greedy && s->seen == NULL && p->is_float) {
-        return first_largest_float(logits);
-    }
-    int32_t best = 0, largest = score_of(s, logits, 0);
-    for (int32_t i = 1; i < logits->count; i++) {
-        const int32_t score = score_of(s, logits, i);
-        if (score > largest) {
-            best = i;
-            largest = score;
-        }
-    }
     if (p->greedy) {
-        return best;
+        return s->seen == NULL && p->is_float ? first_largest_float(logits) : first_largest(s, logits);
     }
-    s->top = (uint32_t)largest;
+    int32_t token;
+    if (s->bins == NULL) {
+        s->top = (uint32_t)score_of(s, logits, first_largest(s, logits));
+    } else if (draw_from_best(s, logits, &token)) {
+        return token;
+    }
     s->grain = p->is_float || s->seen != NULL ? 0 : PF_INT16_BITS;
     kept k = {p->exponent.reach, INT32_MAX};
     if (p->top_k > 0 && p->top_k < logits->count) {
@@ -169,9 +282,7 @@ int32_t pf_sample(pf_sampler *s, const pf_logits *logits) {
     }
     uint64_t total = pass(s, logits, k, 0, 0);
     if (p->top_p < 0x80000000u) {
-        const uint64_t rest = (total & 0x7FFFFFFFu) * p->top_p + 0x7FFFFFFFu;
-        const uint64_t need = (total >> 31) * p->top_p + (rest >> 31);
-        k = narrowed(s, logits, &k, need, 1);
+        k = narrowed(s, logits, &k, needed_mass(p, total), 1);
         total = pass(s, logits, k, 0, 0);
     }
     if (p->near < k.distance) {

@@ -196,7 +196,10 @@ class Flow:
     def _operands(self, call: int) -> list[str]:
         """The operands that the output may lie on by the operator's contract, as long as they die there."""
         names, step = self.names[call], self.step(call)
-        found = [self.aliases.get(name, name) for name in in_place_operands(self.graph, step)]
+        allowed = _IN_PLACE.get(step.kind, ())
+        if isinstance(step.node.op, Linear) and not step.residual and self.linear_layout(step.node).in_place:
+            allowed = _FROM_FIRST
+        found = [self.aliases.get(name, name) for name in in_place_operands(self.graph, step, allowed)]
         if step.kind == "Attention":  # the queries, where they are not keys or values too
             whole = {self.aliases.get(name, name) for name in step.node.inputs[1:]}
             found = [root for root in found if root not in whole]
@@ -212,9 +215,9 @@ def aliases_of(graph: Graph) -> dict[str, str]:
     return aliases
 
 
-def in_place_operands(graph: Graph, step: Step) -> tuple[str, ...]:
-    """Inputs that the output of a step may be written over, if they die there: same element type, as many elements."""
-    allowed = _IN_PLACE.get(step.kind, ())
+def in_place_operands(graph: Graph, step: Step, allowed: Sequence[str]) -> tuple[str, ...]:
+    """Inputs that the output of a step may be written over, if they die there: of those that its kind allows (a value
+    of _IN_PLACE), the ones with the same element type and as many elements."""
     out = graph.types[step.output]
     if out.dtype is DType.FLOAT32 and step.kind not in _IN_PLACE_FLOAT:
         return ()
@@ -225,4 +228,5 @@ def in_place_operands(graph: Graph, step: Step) -> tuple[str, ...]:
         if name not in graph.constants
         and graph.types[name].dtype is out.dtype
         and graph.types[name].elements == out.elements
+        and (graph.types[name].width == out.width or "Linear" not in step.kind)
     )

@@ -18,7 +18,7 @@ from picoformer.backends.c.schedule import Schedule, Step, Tiling
 from picoformer.errors import ConfigError
 from picoformer.ir import Graph
 
-PRICE = 0.02
+PRICE = 0.035
 """The part of all instructions, by estimate, that a model may take more for being computed by tiles."""
 SLACK = 0.01
 """How far above the least memory a plan may stay for taller tiles."""
@@ -128,7 +128,7 @@ def _heights(rows: int, tile: Tile) -> list[int]:
     """Heights worth trying, tallest first: kernels take rows by twos, fours or sixes."""
     if isinstance(tile, int):
         return [tile] if tile < rows else []
-    found = {1, 2, *(-(-rows // tiles // group) * group for tiles in range(2, rows + 1) for group in (4, 6))}
+    found = {1, 2, *(-(-rows // tiles // group) * group for tiles in range(2, rows + 1) for group in (2, 4, 6))}
     return sorted((height for height in found if height < rows), reverse=True)
 
 

@@ -21,6 +21,7 @@ class DspLinearLayout(LinearLayout):
 
     weight_order = "rows in pairs, 4 bytes of each in turn, filled up with zeros"
     mac_instructions, reload_instructions, rows = 0.7, 1.05, 2
+    in_place = True  # a block of the input is in the scratch before any of its results is there
 
     _BLOCK_BYTES = 4096
     """Widened inputs kept at a time. Each block widens all weights once: instructions a multiply-accumulate for blocks
@@ -92,7 +93,7 @@ class DspInt4PairsLinearLayout(DspInt4LinearLayout):
 class DspAttentionLayout(AttentionLayout):
     """Two queries, their scores, and all keys and values of a head in pairs of 16 bits, values transposed."""
 
-    mac_instructions, reload_instructions, rows = 1.1, 2.8, 2
+    mac_instructions, reload_instructions, rows = 1.1, 5.0, 2
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         head, fours = up(head_size, 4), up(keys, 4)

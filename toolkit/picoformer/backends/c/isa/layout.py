@@ -26,6 +26,9 @@ class LinearLayout:
     rows = 1
     """Rows that are computed together: fewer take as long."""
 
+    in_place = False
+    """Whether rows of results may lie on the rows of the input that they come from, where they are as long."""
+
     def pack_weight(self, weight: Array) -> Array:
         """The (n, k) weight as the kernel reads it, flat."""
         return weight.reshape(-1)

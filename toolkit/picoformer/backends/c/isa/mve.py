@@ -61,14 +61,11 @@ class MveAttentionLayout(AttentionLayout):
     """All keys and four queries in whole vectors, all values as int16, column by column, the numerators of four
     queries and the scores of one."""
 
-    mac_instructions, reload_instructions = 0.3, 1.0
-
-    reload_instructions = 1.2
     rows = 4
 
     def __init__(self, element_bytes: int) -> None:
         self._lanes = 16 // element_bytes
-        self.mac_instructions = 0.25 if element_bytes == 1 else 0.32
+        self.mac_instructions, self.reload_instructions = (0.25, 1.4) if element_bytes == 1 else (0.32, 2.2)
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         vectors = up(head_size, self._lanes) // self._lanes

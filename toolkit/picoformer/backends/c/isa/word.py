@@ -79,7 +79,10 @@ class SixQueriesLayout(AttentionLayout):
 
     is_packed: bool
 
-    mac_instructions, reload_instructions, rows = 3.3, 3.0, _ROWS
+    mac_instructions, rows = 3.3, _ROWS
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reload_instructions", 13.0 if self.is_packed else 9.0)
 
     def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
         length, size = up(keys, _TURN), up(head_size, _TURN)

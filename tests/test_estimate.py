@@ -124,7 +124,8 @@ def test_what_is_not_counted_is_said(workshop: Workshop) -> None:
     assert "it fits as far as it is counted; the SDK and your program come on top" in uncounted
     counted = succeeds("inspect", workshop.model, "--target", "rp2040-pico").out
     assert "it fits; the SDK" in counted and "at least" not in counted
-    lines = {line.split()[0]: line for line in succeeds("targets", "--fits", workshop.model).out.splitlines()}
+    said = succeeds("targets", "--fits", workshop.model).out.splitlines()
+    lines = {line.split()[0]: line for line in said if line}
     assert lines["esp32-s3"].endswith("and the SDK's, code not counted") and "SDK" not in lines["mps2-an386"]
 
 
@@ -138,14 +139,45 @@ def test_a_model_too_large_is_said_and_refused(tmp_path: Path, workshop: Worksho
 
 
 def test_targets_are_chosen_by_what_fits(tmp_path: Path, workshop: Workshop) -> None:
-    small = {row["target"]: row for row in succeeds("targets", "--fits", workshop.model, "--json").record}
-    assert {"mps2-an386", "microbit"} <= set(small) and "host" not in small
-    assert all(row["ram"]["bytes"] <= row["ram"]["available"] for row in small.values())
+    small = succeeds("targets", "--fits", workshop.model, "--json").record
+    boards = {row["target"]: row for row in small["fits"]}
+    assert {"mps2-an386", "microbit"} <= set(boards) and "host" not in boards and small["too_small"] == []
+    assert all(row["ram"]["bytes"] <= row["ram"]["available"] for row in boards.values())
     model = exported(tmp_path, SHAPES["reference encoder"])
-    large = [row["target"] for row in succeeds("targets", "--fits", model, "--json").record]
-    assert "mps2-an386" in large and "microbit" not in large
-    assert "mps2-an386" in succeeds("targets", "--fits", model).out
+    large = succeeds("targets", "--fits", model, "--json").record
+    assert "mps2-an386" in [row["target"] for row in large["fits"]]
+    (microbit,) = (row for row in large["too_small"] if row["target"] == "microbit")
+    said = picoformer("inspect", model, "--target", "microbit", "--json").record["image"]
+    assert microbit["missing"] == {"ram": said["ram"]["bytes"] - said["ram"]["available"]}
     assert json.loads(succeeds("targets", "--json").out)  # the whole list, as ever
+
+
+def test_who_fits_is_a_table_with_headings_the_smallest_board_first(tmp_path: Path) -> None:
+    model = exported(tmp_path, SHAPES["reference encoder"])
+    record = succeeds("targets", "--fits", model, "--json").record
+    ram = [row["ram"]["available"] for row in record["fits"]]
+    assert ram == sorted(ram) and len(set(ram)) > 4
+    lines = succeeds("targets", "--fits", model).out.splitlines()
+    fits, small = (
+        next(i for i, line in enumerate(lines) if line.startswith(start)) for start in ("board ", "too small")
+    )
+    assert lines[0] == f"model, int8, estimated: {small - fits - 2} of {len(lines) - 5} boards have room"
+    assert [line.split()[0] for line in lines[fits + 1 : small - 1]] == [row["target"] for row in record["fits"]]
+    assert "RAM lacks, bytes" in lines[small] and "rated MHz" in lines[fits]
+    (microbit,) = (row for row in record["too_small"] if row["target"] == "microbit")
+    assert f"{microbit['missing']['ram']:,}" in next(line for line in lines[small:] if line.startswith("microbit"))
+
+
+def test_times_are_said_at_the_clock_of_the_image_and_at_the_rating(workshop: Workshop) -> None:
+    words = ["inspect", workshop.model, "--target"]
+    nucleo = succeeds(*words, "stm32f446-nucleo", "--json").record
+    assert (nucleo["clock_hz"], nucleo["max_clock_hz"]) == (16_000_000, 180_000_000)
+    for end in ("low", "high"):
+        assert nucleo["seconds"][end] * 16e6 == pytest.approx(nucleo["cycles"][end])
+        assert nucleo["seconds_at_max_clock"][end] * 180e6 == pytest.approx(nucleo["cycles"][end])
+    text = succeeds(*words, "stm32f446-nucleo").out
+    assert "time at 16 MHz, the clock that the image runs at" in text and "time at 180 MHz, the chip's rating" in text
+    assert succeeds(*words, "mps2-an386").out.count("time at") == 1
 
 
 def test_what_was_not_measured_is_not_estimated(workshop: Workshop) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from command_line import Workshop, open_workshop, refuses
 from picoformer import toolchain
+from picoformer.estimate.mend import board_with_memory, nearest
+from picoformer.targets import list_targets, load_target
 
 BOARD = (Path(__file__).parents[1] / "targets" / "mps2-an386.toml").read_text()
 
@@ -50,3 +52,22 @@ def test_refused_before_any_compile(
     counts = [int(part.rpartition(" ")[2].replace(",", "")) for part in biggest]
     assert len(counts) == 3 and counts == sorted(counts, reverse=True)
     assert [path.name for path in tmp_path.iterdir()] == ["small.toml"]
+
+
+def test_the_boards_offered_are_the_nearest_with_their_memory() -> None:
+    """Those whose builds are of the same kind first, the smaller ones before the larger ones."""
+    known = [load_target(name) for name in list_targets()]
+    nucleo = load_target("stm32f411-nucleo")
+    names = [board.name for board in nearest(known, nucleo)]
+    assert names[:3] == ["microbit", "stm32f411-nucleo", "stm32f446-nucleo"] and "host" not in names
+    ports = [load_target(name).port == "cortex_m" for name in names]
+    assert ports == sorted(ports, reverse=True)
+    pico = [board.name for board in nearest(known, load_target("rp2040-pico"))]
+    assert pico[0] == "coral-dev-board-micro-m4" and pico.index("rp2350-pico2") < pico.index("microbit")
+    assert board_with_memory(nucleo) == "stm32f411-nucleo (128 KB RAM, 512 KB flash)"
+
+
+def test_a_refusal_offers_them_in_that_order(tmp_path: Path, workshop: Workshop) -> None:
+    line = refuses(workshop.build_words(tmp_path / "out", board(tmp_path, ram=4608)), "the model does not fit small")
+    offered = "microbit (16 KB RAM, 256 KB flash), stm32f411-nucleo (128 KB RAM, 512 KB flash)"
+    assert f"{offered}, stm32f446-nucleo (128 KB RAM, 512 KB flash) have the room" in line

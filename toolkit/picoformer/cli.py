@@ -344,13 +344,13 @@ def inspect(
 @main.command()
 @fits_options
 @json_option
-def targets(fits: Path | None, scheme: str, as_json: bool) -> None:
+def targets(fits: Path | None, scheme: str, shapes: tuple[str, ...], toolchain: str, as_json: bool) -> None:
     """List boards and emulated machines, or those a model fits.
 
     With core, clock, memory, instruction sets, and what runs a build without the board.
     """
     if fits is not None:
-        list_fitting(fits, scheme, as_json)
+        list_fitting(fits, scheme, read_shapes(shapes), toolchain, as_json)
         return
     from picoformer.reporting import print_targets, target_record
     from picoformer.targets import list_targets, load_target

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import click
 
-from picoformer.cli_options import FILE, SCHEMES, F
-from picoformer.cli_output import show
+from picoformer.cli_options import FILE, SCHEMES, F, shape_option, toolchain_option
+from picoformer.cli_output import aligned, show
 
 
 def estimate_options(function: F) -> F:
@@ -26,12 +27,16 @@ def estimate_options(function: F) -> F:
 
 
 def fits_options(function: F) -> F:
-    """Adds --fits and --scheme to targets."""
+    """Adds --fits and, for it, --scheme, --shape and --toolchain to targets."""
     for option in (
+        toolchain_option,
+        shape_option,
         click.option(
             "--scheme", type=SCHEMES, default="int8", show_default=True, help="With --fits: what the numbers become."
         ),
-        click.option("--fits", type=FILE, help="Only the targets that this model fits, and what it takes there."),
+        click.option(
+            "--fits", type=FILE, help="The boards that this model fits, what it takes there, and what the others lack."
+        ),
     ):
         function = option(function)
     return function
@@ -59,23 +64,53 @@ def inspect_on_target(
         raise error
 
 
-def list_fitting(model: Path, scheme: str, as_json: bool) -> None:
-    """Print the boards that a model fits, and what it takes there."""
-    from picoformer.estimate.inspection import boards_that_fit, short_record
+def list_fitting(
+    model: Path, scheme: str, shapes: Mapping[str, tuple[int, ...]], toolchain: str, as_json: bool
+) -> None:
+    """Print the boards that a model fits, what it takes there, and what the others lack."""
+    from picoformer.estimate.inspection import fits_record, on_all_boards
 
-    record = [short_record(found) for found in boards_that_fit(model, scheme)]
-    show(record, as_json, lambda: click.echo("\n".join(map(fitting_line, record)) or "it fits none of the targets"))
+    record = fits_record(on_all_boards(model, scheme, shapes, toolchain))
+    show(record, as_json, lambda: click.echo("\n".join(fitting_lines(record))))
 
 
-def fitting_line(record: Mapping[str, Any]) -> str:
-    """One board as a line of text."""
-    seconds = record["seconds"]
-    ends = [] if seconds is None else [_seconds(seconds)]
-    ends += ["and the SDK's"] * record["is_library"] + ["code not counted"] * (not record["is_counted"])
-    return (
-        f"{record['target']:<24} RAM {record['ram']['bytes']:>9,} of {record['ram']['available']:>11,}  flash "
-        f"{record['flash']['bytes']:>9,} of {record['flash']['available']:>11,}  {', '.join(ends)}"
-    ).rstrip()
+def fitting_lines(record: Mapping[str, Any]) -> list[str]:
+    """Two tables: who has the room, and who lacks what."""
+    fits, small = record["fits"], record["too_small"]
+    lines = [
+        f"{record['model']}, {record['scheme']}, estimated: {len(fits)} of {len(fits) + len(small)} boards have room"
+    ]
+    if fits:
+        headings = ("board", "RAM, bytes", "of", "flash, bytes", "of", "time", "at MHz", "rated MHz", "")
+        rows = [headings, *map(_fitting, fits)]
+        lines += ["", *aligned(rows, numbers=range(1, 8))]
+    if small:
+        lines += [
+            "",
+            *aligned([("too small", "RAM lacks, bytes", "flash lacks, bytes", ""), *map(_lacking, small)], (1, 2)),
+        ]
+    if any(board["costs_are_stale"] for board in fits):
+        lines.append("some costs were measured on other kernels than these; to measure anew: make costs COSTS=--stale")
+    return lines
+
+
+def _fitting(board: Mapping[str, Any]) -> tuple[str, ...]:
+    from picoformer.targets import in_binary
+
+    time, clock, rated = "-", f"{board['clock_hz'] / 1e6:g}", "-"
+    if board["seconds"] is not None:
+        time = _seconds(board["seconds"])
+    if board["max_clock_hz"] != board["clock_hz"]:
+        rated = f"{board['max_clock_hz'] / 1e6:g}"
+        rated += f": {_seconds(board['seconds_at_max_clock'])}" if board["seconds"] is not None else ""
+    notes = ["and the SDK's"] * board["is_library"] + ["code not counted"] * (not board["is_counted"])
+    memory = ((f"{board[kind]['bytes']:,}", in_binary(board[kind]["available"])) for kind in ("ram", "flash"))
+    return (board["target"], *chain(*memory), time, clock, rated, ", ".join(notes))
+
+
+def _lacking(board: Mapping[str, Any]) -> tuple[str, ...]:
+    lacks = (f"{board['missing'][kind]:,}" if kind in board["missing"] else "" for kind in ("ram", "flash"))
+    return (board["target"], *lacks, "" if board["is_counted"] else "at least; code not counted")
 
 
 def print_estimate(record: Mapping[str, Any]) -> None:
@@ -84,8 +119,15 @@ def print_estimate(record: Mapping[str, Any]) -> None:
     cycles, seconds = record["cycles"], record["seconds"]
     rows = [("multiply-accumulates", _count(record["macs"])), ("instructions", _count(record["instructions"]))]
     if cycles is not None:
-        rows.append(("cycles, memory without wait states", f"{_count(cycles['low'])} to {_count(cycles['high'])}"))
-        rows.append((f"time at {record['clock_hz'] / 1e6:g} MHz", _seconds(seconds)))
+        ends = " to ".join(dict.fromkeys(_count(cycles[end]) for end in ("low", "high")))
+        rows.append(("cycles, memory without wait states", ends))
+        is_rated = record["max_clock_hz"] != record["clock_hz"]
+        sets_up = "the SDK's default" if record["is_library"] else "the clock that the image runs at"
+        at = f"time at {record['clock_hz'] / 1e6:g} MHz{f', {sets_up}' if is_rated else ''}"
+        rows.append((at, _seconds(seconds)))
+        if is_rated:
+            rated = f"time at {record['max_clock_hz'] / 1e6:g} MHz, the chip's rating, once your code sets it"
+            rows.append((rated, _seconds(record["seconds_at_max_clock"])))
     for key, title in (("ram_bytes", "RAM"), ("flash_bytes", "flash")):
         rows += [(f"{title}, {part}, bytes", _count(value)) for part, value in record[key].items()]
     for key, title in (("ram", "RAM"), ("flash", "flash")):
@@ -117,5 +159,6 @@ def _count(value: int | None) -> str:
 
 
 def _seconds(seconds: Mapping[str, float]) -> str:
-    """A range of seconds in milliseconds."""
-    return f"{seconds['low'] * 1000:,.1f} to {seconds['high'] * 1000:,.1f} ms"
+    """A range of seconds in milliseconds, one figure where both ends are the same."""
+    ends = dict.fromkeys(f"{seconds[end] * 1000:,.1f}" for end in ("low", "high"))
+    return f"{' to '.join(ends)} ms"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from picoformer.build_folder import Build, load_manifest, read_memory, read_target
+from picoformer.cli_output import aligned
 from picoformer.errors import ModelError
 from picoformer.quantization_report import print_quantization, read_quantization
 from picoformer.report import (
@@ -22,7 +23,7 @@ from picoformer.report import (
     print_report,
     save_report,
 )
-from picoformer.targets import Target
+from picoformer.targets import Target, in_binary
 
 __all__ = [
     "build_record",
@@ -213,8 +214,7 @@ def print_targets(records: Sequence[Mapping[str, Any]]) -> None:
                 record["name"],
                 record["cpu"],
                 "-" if not clocks[0] else clocks[0] if clocks[0] == clocks[1] else f"{clocks[0]} ({clocks[1]})",
-                _binary(record["flash_bytes"]),
-                _binary(record["ram_bytes"]),
+                *("-" if record[key] is None else in_binary(record[key]) for key in ("flash_bytes", "ram_bytes")),
                 ", ".join(record["isa"]),
                 record["builds"],
                 run_by,
@@ -223,21 +223,13 @@ def print_targets(records: Sequence[Mapping[str, Any]]) -> None:
         )
     if not any(record["flasher"] for record in records):
         rows = [row[:-1] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print("\n".join(aligned(rows)))
     if any(record["max_clock_hz"] not in (0, record["clock_hz"]) for record in records):
         print("MHz: what the image built here runs at, and in brackets what the chip is rated for")
 
 
 def _machine(emulator: str) -> str:
     return "itself" if emulator == "host" else emulator.replace("qemu-system-", "QEMU ").replace(" -M", "")
-
-
-def _binary(size: int | None) -> str:
-    if size is None:
-        return "-"
-    return f"{size >> 20} MB" if size % (1 << 20) == 0 else f"{size >> 10} KB"
 
 
 def print_quality(record: Mapping[str, Any]) -> None:

@@ -227,6 +227,11 @@ class Target(_Table):
                     raise ValueError(f"[[memory]] {first.name!r} and {second.name!r} overlap; correct one of them")
 
 
+def in_binary(size: int) -> str:
+    """Bytes of a memory as they are spoken of: `512 KB`, `4 MB`."""
+    return f"{size >> 20} MB" if size % (1 << 20) == 0 else f"{size >> 10} KB"
+
+
 def resource_root(kind: Literal["firmware", "targets"]) -> Path:
     """The folder of C sources or of target files: inside an installed wheel, else in the checkout.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from picoformer.errors import ConfigError, FitError
 from picoformer.estimate.calls import calls_of
 from picoformer.estimate.costs import CostTable, Counts, cost_table
 from picoformer.estimate.made_up import made_up_graph
-from picoformer.estimate.mend import mends
+from picoformer.estimate.mend import mends, nearest
 from picoformer.estimate.need import BIGGEST, Need, misfit, needs
 from picoformer.estimate.sizes import image_sizes, stack_used, unmeasured
 from picoformer.firmware import SizeReport
@@ -134,9 +134,9 @@ def record_of(found: Estimate, float_graph: Graph) -> dict[str, Any]:
         "instructions": found.instructions,
         "cycles": None if cycles is None else {"low": cycles[0], "high": cycles[1]},
         "clock_hz": target.clock_hz,
-        "seconds": None
-        if cycles is None
-        else {"low": cycles[0] / target.clock_hz, "high": cycles[1] / target.clock_hz},
+        "seconds": _seconds(cycles, target.clock_hz),
+        "max_clock_hz": target.max_clock_hz or target.clock_hz,
+        "seconds_at_max_clock": _seconds(cycles, target.max_clock_hz or target.clock_hz),
         "ram_bytes": {
             "arena": sizes.ram.arena,
             "stack": found.stack,
@@ -157,6 +157,10 @@ def record_of(found: Estimate, float_graph: Graph) -> dict[str, Any]:
         "compiler": found.table.built_by if found.table else None,
         "reservations": found.table.reservations if found.table else [],
     }
+
+
+def _seconds(cycles: tuple[int, int] | None, clock_hz: int) -> dict[str, float] | None:
+    return None if cycles is None else {"low": cycles[0] / clock_hz, "high": cycles[1] / clock_hz}
 
 
 def _steps(found: Estimate) -> list[dict[str, Any]]:
@@ -182,22 +186,40 @@ def _steps(found: Estimate) -> list[dict[str, Any]]:
     return rows
 
 
-def boards_that_fit(
+def on_all_boards(
     model: Path,
     scheme: str,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     toolchain: str = "auto",
 ) -> list[Estimate]:
-    """The estimates on every board that comes with picoformer and has the memory, by name."""
+    """The estimates on every board that comes with picoformer, the smallest board first."""
     graph = made_up_graph(import_model(model, shapes), scheme)
-    boards = [board for board in map(load_target, list_targets()) if not board.is_host]
+    boards = nearest(map(load_target, list_targets()))
     drafts = {isa: draft_c(graph, isa) for isa in dict.fromkeys(tuple(board.isa) for board in boards)}
-    found = [estimate_draft(drafts[tuple(board.isa)], board, scheme, toolchain) for board in boards]
-    return [one for one in found if one.fits]
+    return [estimate_draft(drafts[tuple(board.isa)], board, scheme, toolchain) for board in boards]
 
 
-def short_record(found: Estimate) -> dict[str, Any]:
-    """What `targets --fits` prints of a board."""
-    record = record_of(found, found.draft.graph)
-    chosen = {key: record[key] for key in ("target", "is_library", "is_counted", "instructions", "cycles", "seconds")}
-    return {**chosen, **record["image"]}
+def fits_record(found: Sequence[Estimate]) -> dict[str, Any]:
+    """What `targets --fits` prints: who has the room for a model, and what the others lack."""
+    records = [record_of(one, one.draft.graph) for one in found]
+    return {
+        "model": records[0]["model"],
+        "scheme": records[0]["scheme"],
+        "fits": [_short(record) for record in records if record["fits"]],
+        "too_small": [
+            {"target": record["target"], "is_counted": record["is_counted"], "missing": _missing(record["image"])}
+            for record in records
+            if not record["fits"]
+        ],
+    }
+
+
+def _short(record: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("target", "is_library", "is_counted", "compiler", "costs_are_stale", "instructions", "cycles")
+    clocks = ("clock_hz", "seconds", "max_clock_hz", "seconds_at_max_clock")
+    return {**{key: record[key] for key in (*kept, *clocks)}, **record["image"]}
+
+
+def _missing(image: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Memory → the bytes that it is too small by."""
+    return {name: one["bytes"] - one["available"] for name, one in image.items() if one["bytes"] > one["available"]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from picoformer.backends.c import Tile, draft_c
 from picoformer.errors import PicoformerError
 from picoformer.estimate.costs import cost_table
@@ -11,7 +13,7 @@ from picoformer.estimate.sizes import image_sizes
 from picoformer.firmware import SizeReport
 from picoformer.ir import Graph
 from picoformer.quantize import SCHEMES
-from picoformer.targets import Target, list_targets, load_target
+from picoformer.targets import Target, in_binary, list_targets, load_target
 
 _MOST_BOARDS = 3
 
@@ -20,7 +22,8 @@ def mends(float_graph: Graph, scheme: str, target: Target, sizes: SizeReport) ->
     """One clause: what fits `target`, in tiles or in other schemes, and the boards that the model fits as it is."""
     schemes = [name for name in SCHEMES if name != scheme and _fits_in(float_graph, name, target)]
     tiled = _fits_in(float_graph, scheme, target, "least")
-    boards = [name for name in list_targets() if _has_room(load_target(name), sizes)]
+    known = (load_target(name) for name in list_targets())
+    boards = [board_with_memory(board) for board in nearest(known, target) if _has_room(board, sizes)]
     ways = []
     if tiled:
         ways.append("--tile least fits")
@@ -30,6 +33,22 @@ def mends(float_graph: Graph, scheme: str, target: Target, sizes: SizeReport) ->
         ways.append(f"{', '.join(boards[:_MOST_BOARDS])} {'has' if len(boards) == 1 else 'have'} the room")
     ways.append("or make the model smaller (prune, factorize, fewer rows)")
     return ", ".join(ways)
+
+
+def nearest(boards: Iterable[Target], target: Target | None = None) -> list[Target]:
+    """Boards, the smallest first; before them those of the same port as `target`, whose builds are of the same kind."""
+
+    def distance(board: Target) -> tuple[bool, int, int, str]:
+        ram, flash = board.region("data").length, board.region("code").length
+        return target is not None and board.port != target.port, ram, flash, board.name
+
+    return sorted((board for board in boards if not board.is_host), key=distance)
+
+
+def board_with_memory(board: Target) -> str:
+    """`stm32f446-nucleo (128 KB RAM, 512 KB flash)`."""
+    ram, flash = (in_binary(board.region(holds).length) for holds in ("data", "code"))
+    return f"{board.name} ({ram} RAM, {flash} flash)"
 
 
 def _fits_in(float_graph: Graph, scheme: str, target: Target, tile: Tile = "auto") -> bool:
@@ -42,8 +61,6 @@ def _fits_in(float_graph: Graph, scheme: str, target: Target, tile: Tile = "auto
 
 def _has_room(board: Target, sizes: SizeReport) -> bool:
     """Whether a board has the memory that the same image needs on another."""
-    if board.is_host:
-        return False
     stack = board.stack_bytes - sizes.ram.stack
     has_flash = sizes.flash.total <= board.region("code").length
     return has_flash and sizes.ram.total + stack <= board.region("data").length

@@ -6,12 +6,14 @@ import ctypes
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import decode_calls
 from picoformer.backends.c.isa import layout_of
 from picoformer.backends.c.sources import kernel_isa
 from picoformer.ir.operator import Array, Lowered
@@ -21,6 +23,7 @@ from picoformer.ops import (
     LoweredAttention,
     LoweredEmbedding,
     LoweredInterpolatedTable,
+    LoweredKvAppend,
     LoweredLayerNorm,
     LoweredLinear,
     LoweredMul,
@@ -104,9 +107,10 @@ class Library:
         self.prototypes = prototypes(header)
         self.structures = structures(header)
         self._library = ctypes.CDLL(str(path))
+        has_status = set(re.findall(r"\bint\s+(pf_\w+)\(", header))
         for name, parameters in self.prototypes.items():
             function = getattr(self._library, name)
-            function.restype = ctypes.c_int if name.startswith("pf_embedding") else None
+            function.restype = ctypes.c_int if name in has_status else None
             function.argtypes = [ctypes.c_void_p if "*" in p else ctypes.c_int32 for p in parameters]
 
     @classmethod
@@ -134,6 +138,13 @@ class Library:
     def guard(self, buffer: Guarded) -> Array:
         """The elements of a buffer that a call has written, its fences checked."""
         return buffer.value
+
+    @contextmanager
+    def scratch(self, size: int) -> Iterator[Array]:
+        """So many bytes between fences, checked after the call."""
+        buffer = Guarded((size,), np.uint8)
+        yield buffer.array
+        self.guard(buffer)
 
     def function(self, name: str, result: Any, *arguments: Any) -> Any:
         """A function that ops.h does not declare."""
@@ -221,18 +232,18 @@ def execute(
     """
     x = np.ascontiguousarray(activations[0])
     output: TensorType = (then or lowered).output  # type: ignore[union-attr]
-    y = Guarded(output.shape, output.dtype.numpy, None if alias is None else activations[alias])
+    start = 0 if isinstance(lowered, LoweredKvAppend) else alias  # a cache is written in place
+    y = Guarded(output.shape, output.dtype.numpy, None if start is None else activations[start])
     if alias == 0:
         x = y.array
     if residual is not None:
         y.array[...] = residual
     match lowered:
         case LoweredLinear():
-            is_int4 = lowered.weight_dtype is DType.INT4
-            kind = "pf_linear_s4" if is_int4 else "pf_linear"
-            name = (
-                f"pf_linear_{'wide_' if lowered.wide else ''}{'s4_' if is_int4 else ''}{_names(lowered.input, output)}"
-            )
+            own = lowered.weight_dtype
+            kind = {DType.INT4: "pf_linear_s4", DType.INT16: "pf_linear_w16"}.get(own, "pf_linear")
+            wide = "wide_" if lowered.wide and own is not DType.INT16 else ""
+            name = f"pf_linear_{wide}{'' if own is DType.INT8 else f'{own.value}_'}{_names(lowered.input, output)}"
             n, k = lowered.weight.shape
             rows, layout = x.size // k, library.layout.linear(lowered.input.dtype, lowered.weight_dtype, lowered.wide)
             weight, block = layout.pack_weight(lowered.weight), layout.block(rows, k)
@@ -277,9 +288,10 @@ def execute(
             name = f"pf_requantize_{_names(lowered.input, output)}"
             library.call(name, library.structure("pf_requantize", lowered), x, y.array, x.size)
         case LoweredEmbedding():
-            name = f"pf_embedding_{_names(output)}"
+            is_wide = lowered.table.dtype == np.int16
+            name = f"pf_embedding_{'s16_' if is_wide else ''}{_names(output)}"
             rows, width = lowered.table.shape
-            p = library.structure("pf_embedding", lowered, rows=rows, width=width)
+            p = library.structure("pf_embedding_w16" if is_wide else "pf_embedding", lowered, rows=rows, width=width)
             assert library.call(name, p, x, y.array, x.size) == 0
         case LoweredReduceMean():
             name = f"pf_reduce_mean_{_names(lowered.input, output)}"
@@ -293,5 +305,5 @@ def execute(
             p = library.structure("pf_softmax", lowered, width=x.shape[-1])
             library.call(name, p, x, y.array, x.size // x.shape[-1])
         case _:
-            raise AssertionError(f"{type(lowered).__name__} has no C function")
+            name = decode_calls.call(library, lowered, x, activations, y.array)
     return name, library.guard(y)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import numpy as np
 
-from picoformer.ir.operator import Array, Lowered, Operand, Operator
+import decode_cases
+from operator_case import S8, S16, TYPES, Case, of, patterns
+from picoformer.ir.operator import Array, Operand, Operator
 from picoformer.ir.types import BLOCK, DType, QuantParams, TensorType
 from picoformer.ops import (
     Activation,
@@ -27,68 +28,6 @@ from picoformer.ops import (
     Softmax,
 )
 from picoformer.ops.activation import Function
-
-S8, S16 = DType.INT8, DType.INT16
-TYPES = {"s8": S8, "s16": S16}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One operator on quantized operands: `activations` are the values of those that are not constants."""
-
-    note: str
-    op: Operator
-    inputs: tuple[Operand, ...]
-    output: TensorType
-    activations: tuple[Array, ...]
-    lowered: Lowered = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "lowered", self.op.lower(self.inputs, self.output))
-
-    @property
-    def expected(self) -> Array:
-        """The integer meaning."""
-        return self.lowered.execute(*self.activations)
-
-    def meaning(self) -> Array:
-        """The float meaning on dequantized operands, float64, in steps of the output, clamped to its range."""
-        rest = iter(self.activations)
-        values = []
-        for operand in self.inputs:
-            value = next(rest) if operand.constant is None else operand.constant
-            quant = operand.type.quant
-            if quant is not None:
-                scale = quant.scale_array(value.ndim).astype(np.float64)
-                value = (value.astype(np.float64) - quant.zero_point) * scale * quant.element_multipliers(value.shape)
-            values.append(value)
-        quant = self.output.quant
-        assert quant is not None
-        real = np.asarray(self.op.compute(*values), np.float64)
-        steps = real / quant.scale_array(real.ndim).astype(np.float64) + quant.zero_point
-        return np.clip(steps, self.output.dtype.minimum, self.output.dtype.maximum)
-
-
-def of(shape: tuple[int, ...], dtype: DType, scale: float, zero: int = 0) -> TensorType:
-    """Type with one scale; 16-bit values are symmetric whatever `zero` says."""
-    return TensorType(shape, dtype, QuantParams((scale,), zero if dtype is S8 else 0))
-
-
-def patterns(rng: np.random.Generator, shape: tuple[int, ...], dtype: DType) -> Iterator[tuple[str, Array]]:
-    """Named data of one shape and type."""
-    low, high = dtype.minimum, dtype.maximum
-    yield "random", rng.integers(low, high + 1, shape).astype(dtype.numpy)
-    yield "saturated", rng.choice([low, high], shape).astype(dtype.numpy)
-    yield "lowest", np.full(shape, low, dtype.numpy)
-    yield "equal", np.full(shape, rng.integers(low, high + 1), dtype.numpy)
-    nearly = np.full(shape, int(rng.integers(low // 2, high // 2)))
-    nearly[..., -1] += 1
-    yield "nearly equal", nearly.astype(dtype.numpy)
-    spike = np.full(shape, low)
-    spike[..., 0] = high
-    yield "spike", spike.astype(dtype.numpy)
-    yield "small", rng.integers(-3, 4, shape).astype(dtype.numpy)
-
 
 LINEAR_SIZES = [(1, 1, 1), (1, 5, 3), (3, 4, 7), (2, 9, 16), (5, 3, 33), (4, 8, 64)]
 
@@ -316,16 +255,19 @@ def requantize(x: DType, y: DType) -> Iterator[Case]:
                 yield Case(f"{shape} {note} {factor:g}", Requantize(), (Operand(types[0]),), types[1], (data,))
 
 
-def embedding(y: DType) -> Iterator[Case]:
+def embedding(table: DType, y: DType) -> Iterator[Case]:
     """Embedding: (rows, width, ids)."""
-    rng = np.random.default_rng(7)
+    rng, most = np.random.default_rng(7), table.maximum
     for rows, width, count in ((1, 1, 1), (5, 3, 9), (40, 17, 6)):
-        weight = rng.integers(-127, 128, (rows, width)).astype(np.int8)
-        quant = QuantParams(tuple(rng.uniform(0.001, 0.1, rows)), 0, -2)
+        weight = rng.integers(-most, most + 1, (rows, width)).astype(table.numpy)
+        quant = QuantParams(tuple(rng.uniform(0.127, 12.7, rows) / most), 0, -2)
         ids = rng.integers(0, rows, count).astype(np.int32)
         ids[0], ids[-1] = rows - 1, 0
         for scale in (10.0, 0.1):
-            inputs = (Operand(TensorType((count,), DType.INT32)), Operand(TensorType((rows, width), S8, quant), weight))
+            inputs = (
+                Operand(TensorType((count,), DType.INT32)),
+                Operand(TensorType((rows, width), table, quant), weight),
+            )
             yield Case(
                 f"{rows}x{width} {count} ids {scale}",
                 Embedding(),
@@ -382,7 +324,8 @@ def _table() -> dict[str, Callable[[], Iterator[Case]]]:
         enter(f"pf_linear_wide_s4_s16_{o}", linear_int4, S16, y, True)
         enter(f"pf_table_s8_{o}", table, y)
         enter(f"pf_interpolate_s16_{o}", interpolated, y)
-        enter(f"pf_embedding_{o}", embedding, y)
+        enter(f"pf_embedding_{o}", embedding, S8, y)
+        enter(f"pf_embedding_s16_{o}", embedding, S16, y)
         for i, x in TYPES.items():
             enter(f"pf_linear_{i}_{o}", linear, x, y)
             enter(f"pf_linear_s4_{i}_{o}", linear_int4, x, y)
@@ -396,6 +339,8 @@ def _table() -> dict[str, Callable[[], Iterator[Case]]]:
                 enter(f"pf_add_{i}_{j}_{o}", elementwise, Add(), x, z, y)
                 enter(f"pf_mul_{i}_{j}_{o}", elementwise, Mul(), x, z, y)
     enter("pf_add_plain_s16", plain_add)
+    for symbol, maker, arguments in decode_cases.table():
+        enter(symbol, maker, *arguments)
     return cases
 
 

@@ -20,7 +20,7 @@ from picoformer.ops.attention import EXP_ENTRIES, numerator_table
 from picoformer.ops.fixedpoint import reciprocal, reciprocal_sqrt
 from test_fixedpoint import EDGES, MULTIPLIERS, RECIPROCAL_VALUES, SHIFTS, SQRT_VALUES, exact_requantize
 
-MOVERS = {"pf_copy_blocks", "pf_transpose"}
+MOVERS = {"pf_copy_blocks", "pf_transpose", "pf_position_ids", "pf_take_row"}
 FLOATS = {
     "linear",
     "attention",
@@ -36,10 +36,21 @@ FLOATS = {
     "embedding",
     "reduce_mean",
     "softmax",
+    "rms_norm",
+    "rope",
+    "kv_append",
+    "cached_attention",
+    "top_experts",
+    "expert_weights",
+    "expert_linear",
+    "scale_rows",
 }
 ALIASES = {
     **{f"pf_{op}_{t}_{t}": (0,) for op in ("layer_norm", "layer_norm_gain", "requantize") for t in ("s8", "s16")},
     **{f"pf_attention_{t}_{t}": (0,) for t in ("s8", "s16")},
+    **{f"pf_{op}_{t}_{t}": (0,) for op in ("rms_norm", "scale_rows") for t in ("s8", "s16")},
+    **{f"pf_cached_attention_{k}_{v}_s16": (0,) for k in ("s8", "s16") for v in ("s8", "s16")},
+    "pf_rope_s16": (0,),
     "pf_table_s8_s8": (0,),
     "pf_interpolate_s16_s16": (0,),
     **{f"pf_{op}_{a}_{b}_{a}": (0,) for op in ("add", "mul") for a in ("s8", "s16") for b in ("s8", "s16")},

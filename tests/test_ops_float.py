@@ -25,18 +25,26 @@ from picoformer.ops import (
     Linear,
     LoweredAdd,
     LoweredAttention,
+    LoweredCachedAttention,
     LoweredEmbedding,
+    LoweredExpertLinear,
+    LoweredExpertWeights,
     LoweredInterpolatedTable,
+    LoweredKvAppend,
     LoweredLayerNorm,
     LoweredLinear,
     LoweredMul,
     LoweredReduceMean,
     LoweredRequantize,
+    LoweredRmsNorm,
+    LoweredScaleRows,
     LoweredSoftmax,
+    LoweredTopExperts,
     MatMul,
     Mul,
     ReduceMean,
     Reshape,
+    RmsNorm,
     Slice,
     Softmax,
     Transpose,
@@ -221,6 +229,8 @@ def test_sums_products_and_choices() -> None:
 def bound(case: Case) -> np.ndarray | float:
     """How far the integer result may be from the float meaning, in steps: the rounding, and what each operator adds."""
     low = case.lowered
+    if isinstance(low, LoweredTopExperts):
+        return 0.0
     slack = 1e-3  # single-precision scales and results of the float meaning
     output = case.output.quant
     assert output is not None
@@ -240,7 +250,34 @@ def bound(case: Case) -> np.ndarray | float:
                 case.activations[1].astype(np.float64) - low.zero_b
             )
             return 0.5 + np.abs(product) * 0.5**low.shift / 2 + slack
-        case LoweredRequantize() | LoweredEmbedding():
+        case LoweredRmsNorm():  # as LayerNorm
+            unit = 0.5 + np.abs(case.activations[0].astype(np.float64) - low.zero_in) * 2.0**-33
+            if low.gain is None:
+                return unit + 2.0**-24 * np.abs(case.meaning() - low.zero_point) + slack
+            normal = math.sqrt(low.width) * 2.0**low.fraction_bits
+            gain = np.abs(low.gain) * 2.0**-low.shift
+            return 0.5 + gain * unit + normal * 2.0**-low.shift / 2 + 2.0**-24 * 65536 + slack
+        case LoweredExpertLinear():
+            x, ids = case.activations
+            n = case.output.width
+            chosen = ids[:, low.slot, None] * n + np.arange(n)
+            weight = low.linear.expanded_weight().astype(np.int64)[chosen]
+            acc = np.abs((weight @ x.astype(np.int64)[:, :, None])[..., 0] + low.linear.bias[chosen])
+            return 0.5 + acc * 0.5**low.linear.shift / 2 + 2 * slack
+        case LoweredScaleRows():
+            product = np.abs(case.activations[0].astype(np.float64) - low.mul.zero_a) * 32768.0
+            return 0.5 + product * 0.5**low.mul.shift / 2 + slack
+        case LoweredExpertWeights():
+            return 0.5 + exponent_bound(low.softmax.table, case.output.width) / output.scale[0] + slack
+        case LoweredCachedAttention():
+            v = case.activations[2].astype(np.float64) * case.inputs[2].type.quant.scale[0]  # type: ignore[union-attr]
+            spread = (v.max(1) - v.min(1)).reshape(low.op.kv_heads, -1)
+            spread = np.repeat(spread, low.op.heads // low.op.kv_heads, 0).reshape(-1)
+            table = exponent_bound(low.table, v.shape[1], cached_score_error(low, case))
+            dropped = 0.5 * (1 << low.value_shift) / low.table[0] * low_scale(case) if low.value_shift else 0.0
+            size = np.abs(case.meaning())
+            return 0.5 + spread / output.scale[0] * table + dropped + 2.0**-26 * size + slack
+        case LoweredRequantize() | LoweredEmbedding() | LoweredKvAppend():
             return 0.5 + 2.0**16 * 0.5**low.shift / 2 + slack
         case LoweredReduceMean():  # the reciprocal: 2^-26 of the result
             return 0.5 + 2.0**-26 * np.abs(case.meaning() - low.zero_point) + slack
@@ -277,6 +314,25 @@ def bound(case: Case) -> np.ndarray | float:
             return 0.5 + slack
 
 
+def low_scale(case: Case) -> float:
+    """Steps of the output to a step of a cached attention's values."""
+    value, output = case.inputs[2].type.quant, case.output.quant
+    assert value is not None and output is not None
+    return value.scale[0] / output.scale[0]
+
+
+def cached_score_error(low: LoweredCachedAttention, case: Case) -> float:
+    """The same for a cached attention: half a unit of each query that lost bits times what it meets; the rounding of a
+    slope and of its product; half a unit of the multiplier."""
+    keys = np.abs(case.activations[1].astype(np.float64))
+    error = keys.reshape(len(keys), low.op.kv_heads, -1).sum(-1).max() / 2 if low.query_drop else 0.0
+    if low.slope_multiplier is not None:
+        error += 0.5 + len(keys) / 512
+    unit = low.score_multiplier * 0.5**low.score_shift
+    distance = min(2.0**32, 1024 / unit)
+    return float(2 * error * unit + distance * 0.5**low.score_shift / 2) / 64
+
+
 def score_error(low: LoweredAttention, case: Case) -> float:
     """What an int16 attention adds to d below: half a unit of each query and key that lost bits, times what it meets,
     for both scores of a distance; and half a unit of the multiplier times the largest distance that still has a weight.
@@ -309,6 +365,8 @@ def exponent_bound(table: np.ndarray, width: int, error: float = 0.0) -> float:
 def epsilon_effect(case: Case) -> np.ndarray | float:
     """LayerNorm's integer epsilon is rounded: its factor differs from the real one by half the relative change of V."""
     low = case.lowered
+    if isinstance(low, LoweredRmsNorm):
+        return rms_epsilon_effect(case, low)
     if not isinstance(low, LoweredLayerNorm):
         return 0.0
     x = case.activations[0].astype(np.float64)
@@ -323,6 +381,18 @@ def epsilon_effect(case: Case) -> np.ndarray | float:
         else np.abs(low.gain) * 2.0 ** (low.fraction_bits - low.shift)
     )  # type: ignore[union-attr]
     return distance * gain * factor
+
+
+def rms_epsilon_effect(case: Case, low: LoweredRmsNorm) -> np.ndarray:
+    """The same for RmsNorm."""
+    d = case.activations[0].astype(np.float64) - low.zero_in
+    squares = (d * d).sum(-1, keepdims=True)
+    assert isinstance(case.op, RmsNorm) and low.input.quant is not None and case.output.quant is not None
+    real = case.op.epsilon * low.width / low.input.quant.scale[0] ** 2
+    factor = np.abs(np.sqrt((squares + real) / np.maximum(squares + low.epsilon, 1)) - 1)
+    normal = np.abs(d * math.sqrt(low.width) / np.sqrt(squares + real))
+    gain = np.abs(low.gain) * 2.0 ** (low.fraction_bits - low.shift) if low.gain is not None else None
+    return normal * (1 / case.output.quant.scale[0] if gain is None else gain) * factor
 
 
 @pytest.mark.parametrize("symbol", CASES)

@@ -247,8 +247,7 @@ int pf_take_row(void *y, const void *x, int32_t count, int32_t rows, int32_t byt
 /* Pairs of every head turned: y0 = (x0 * c - x1 * s + 2^13) >> 14, y1 = (x0 * s + x1 * c + 2^13) >> 14, saturated; elements past
  * `rotary` of a head are copied. y == x is allowed. */
 typedef struct pf_rope {
-    const int16_t
-        *rotations; /* positions x rotary: c and s of one pair after the other; a row begins at a word, none is -32768 */
+    const int16_t *rotations; /* positions x rotary: c and s of each pair, none -32768; aligned to 4 bytes */
     int32_t positions, heads, head_size;
     int32_t rotary;      /* elements of a head that turn, even */
     int32_t interleaved; /* whether a pair is elements 2i and 2i + 1, else i and i + rotary / 2 */

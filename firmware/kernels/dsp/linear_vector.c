@@ -1,4 +1,5 @@
-/* The linear layer of one row: what sums of two outputs end as, rescaled by one rounded high word, through a table or not. */
+/* The linear layer of one row: what sums of two outputs end as, rescaled by one rounded high word, through a table or not, or
+ * added to a residual. */
 #include "linear_vector.h"
 
 #include "picoformer/linear_output.h"
@@ -40,6 +41,8 @@ __attribute__((naked, noinline)) void pf_dsp_vector_end(void) {
 
 DEFINE_ENDINGS(plain_s8, LIMIT("8"), "strb", "1")
 DEFINE_ENDINGS(plain_s16, LIMIT("16"), "strh", "2")
+DEFINE_ENDINGS(added_s16, LIMIT("16") " ldrsh.w r9, [r4]\n ldrsh.w r11, [r4, #2]\n qadd16 r12, r12, r9\n qadd16 r10, r10, r11\n",
+               "strh", "2")
 DEFINE_ENDINGS(table_s8, LIMIT("8") " ldrsb.w r12, [r8, r12]\n ldrsb.w r10, [r8, r10]\n", "strb", "1")
 DEFINE_ENDINGS(table_s16, LIMIT("8") " ldrsh.w r12, [r8, r12, lsl #1]\n ldrsh.w r10, [r8, r10, lsl #1]\n", "strh", "2")
 DEFINE_ENDINGS(line_s8, LIMIT("16") LINES("8"), "strb", "1")
@@ -52,11 +55,12 @@ __attribute__((naked, noinline)) void pf_dsp_vector_keep(void) {
 
 /* What sums end as; *table becomes the address of its entry for 0. */
 static uint32_t ending(const pf_dsp_layer *layer, int32_t left, const char **table) {
-    static void (*const all[3][2][2])(void) = {{{plain_s8, shifted_plain_s8}, {plain_s16, shifted_plain_s16}},
+    static void (*const all[4][2][2])(void) = {{{plain_s8, shifted_plain_s8}, {plain_s16, shifted_plain_s16}},
                                                {{table_s8, shifted_table_s8}, {table_s16, shifted_table_s16}},
-                                               {{line_s8, shifted_line_s8}, {line_s16, shifted_line_s16}}};
-    int32_t kind = 0;
-    if (layer->entries != 0) {
+                                               {{line_s8, shifted_line_s8}, {line_s16, shifted_line_s16}},
+                                               {{0, 0}, {added_s16, shifted_added_s16}}};
+    int32_t kind = layer->entries == PF_RESIDUAL ? 3 : 0;
+    if (layer->entries > PF_RESIDUAL) {
         kind = layer->entries == 256 ? 1 : 2;
         *table += kind == 1 ? 128 * layer->out_bytes : 256 * 2;
     }
@@ -77,9 +81,11 @@ __attribute__((noinline)) static void exact(const pf_dsp_layer *layer, const pf_
             const int32_t value =
                 layer->zero_point + pf_rescale_wide(layer->bias[o] + sums[c], layer->multiplier[o], layer->shift);
             if (layer->out_bytes == 1) {
-                ((int8_t *)y)[o] = pf_linear_s8(layer->table, layer->entries, value);
+                int8_t *const to = (int8_t *)y + o;
+                *to = pf_linear_s8(layer->table, layer->entries, *to, value);
             } else {
-                ((int16_t *)y)[o] = pf_linear_s16(layer->table, layer->entries, value);
+                int16_t *const to = (int16_t *)y + o;
+                *to = pf_linear_s16(layer->table, layer->entries, *to, value);
             }
         }
         frame->blocks += KEPT * kernel->block_bytes;
@@ -90,7 +96,10 @@ __attribute__((noinline)) static void exact(const pf_dsp_layer *layer, const pf_
 __attribute__((noinline)) static void alone(const pf_dsp_layer *layer, const pf_dsp_vector_kernel *kernel,
                                             pf_dsp_vector_frame *frame, void *y) {
     const int32_t last = layer->n - 1, bias[2] = {layer->bias[last], 0}, multiplier[2] = {layer->multiplier[last], 0};
-    int16_t two[2];
+    int16_t two[2] = {0, 0};
+    if (layer->entries == PF_RESIDUAL) {
+        two[0] = ((const int16_t *)y)[last];
+    }
     frame->bias = bias;
     frame->multiplier = multiplier;
     frame->end = bias + 2;

@@ -41,12 +41,15 @@ __attribute__((naked, noinline)) static void keep(void) {
     __asm__ volatile(" asr.w r11, r11, #8\n b.w pf_dsp_vector_keep\n");
 }
 
-/* The row at a word, filled up to a multiple of four. */
-static const int16_t *filled(const int16_t *x, int32_t k, int16_t *to) {
-    if ((((uintptr_t)x | (uint32_t)k) & 3u) == 0u) {
+/* The row at a word, filled up to a multiple of four, and not where y will be. */
+static const int16_t *filled(const int16_t *x, int32_t k, int16_t *to, const void *y) {
+    if ((((uintptr_t)x | (uint32_t)k) & 3u) == 0u && x != y) {
         return x;
     }
     int32_t i = 0;
+    for (; i + 8 <= k; i += 8) {
+        __builtin_memcpy(to + i, x + i, 16);
+    }
     for (; i < k; i++) {
         to[i] = x[i];
     }
@@ -60,7 +63,7 @@ void pf_dsp_vector_joined(const pf_dsp_layer *layer, const int16_t *x, void *y, 
     const uint32_t fours = ((uint32_t)layer->k + 3u) / 4u, groups = fours / 2u, first = (groups + TURN - 1u) % TURN + 1u;
     const pf_dsp_vector_kernel kernel = {pairs, pf_dsp_code(keep), (int32_t)fours * 8, 0};
     pf_dsp_vector_frame frame;
-    const int16_t *const row = filled(x, layer->k, scratch);
+    const int16_t *const row = filled(x, layer->k, scratch, y);
     frame.x = row;
     frame.start[0] = frame.start[1] = frame.start[2] = frame.start[3] = 0u;
     frame.x_end = row + fours * 4u;

@@ -36,7 +36,10 @@ SLOPE_BITS = 8
 """Fraction bits of a slope, in units of the score."""
 SCORE_BITS = 30
 """A product q·k stays within ±2^30, and so does what a slope adds."""
+DROP_MAX = 14
+"""Low bits that a query may lose at most."""
 KEYS_MAX = 1 << 16
+"""Longest cache: sums of numerators stay in 32 bits, and those of values, less what they lose, too."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +162,17 @@ class CachedAttention(Operator):
             raise LoweringError(f"{keys} keys: a cache has at most {KEYS_MAX}")
         key_bits = min(self.key_bits, k.dtype.bits)
         drop = max(0, math.ceil(math.log2(size)) + 15 + key_bits - 1 - SCORE_BITS)
-        if drop > 14:
-            raise LoweringError(f"heads of {size} elements with keys of {key_bits} bits: a score would not fit 32 bits")
-        unit = scale_of(q) * 2.0**drop * scale_of(k) * self.scale
+        unit = scale_of(q) * scale_of(k) * self.scale
+        while drop <= DROP_MAX and not self._slopes_fit(unit * 2.0**drop, keys):
+            drop += 1
+        if drop > DROP_MAX:
+            raise LoweringError(
+                f"heads of {size} elements with keys of {key_bits} bits and slopes over {keys} positions: "
+                "a score would not fit 32 bits"
+            )
+        unit *= 2.0**drop
         multipliers, score_shift = quantize_multipliers(np.array([unit / EXP_STEP]))
-        slopes = self._slope_multipliers(unit, keys) if self.slopes else None
+        slopes = self._slope_multipliers(unit).astype(np.int32) if self.slopes else None
         value_shift = max(0, (keys * ((1 << NUMERATOR_BITS) - 1) * -v.dtype.minimum).bit_length() - 31)
         mantissa, exponent = split_scale(scale_of(v) * 2.0**value_shift / scale_of(output))
         # The sum of the numerators lies between the largest, 2^15 − 1, and that times the number of keys.
@@ -174,12 +183,13 @@ class CachedAttention(Operator):
             mantissa, exponent, q, k, v, output,
         )  # fmt: skip
 
-    def _slope_multipliers(self, unit: float, keys: int) -> Array:
-        """(heads,) int32: slopes in 2^-8 units of the score."""
-        if unit <= 0:
-            raise LoweringError("slopes need a scale above 0")
-        multipliers = np.rint(np.asarray(self.slopes, np.float64) / unit * (1 << SLOPE_BITS))
-        most = np.abs(multipliers).max()
-        if most >= 1 << 31 or most * (keys - 1) / (1 << SLOPE_BITS) >= (1 << SCORE_BITS) - 1:
-            raise LoweringError("a slope times the length of the cache does not fit 32 bits beside the scores")
-        return multipliers.astype(np.int32)
+    def _slope_multipliers(self, unit: float) -> Array:
+        """(heads,): slopes in 2^-8 of `unit`, what one step of a score stands for."""
+        return np.rint(np.asarray(self.slopes, np.float64) / unit * (1 << SLOPE_BITS))
+
+    def _slopes_fit(self, unit: float, keys: int) -> bool:
+        """Whether what the slopes add stays below 2^30, and each of them in 32 bits."""
+        if not self.slopes:
+            return True
+        most = float(np.abs(self._slope_multipliers(unit)).max()) if unit > 0 else math.inf
+        return most < 1 << 31 and most * (keys - 1) / (1 << SLOPE_BITS) < (1 << SCORE_BITS) - 1

@@ -209,9 +209,10 @@ def _positions(position: Tensor, rows: int) -> Tensor:
 
 def _rope(op: Rope, inputs: list[Tensor], step: Lowered | None) -> Tensor:
     x, table, position = inputs
-    pairs = table[_positions(position, x.shape[-2])].unflatten(-1, (1, -1, 2))
+    rows = table[_positions(position, x.shape[-2])]
+    pairs = rows.reshape(*rows.shape[:-1], 1, -1, 2)
     c, s = pairs[..., 0], pairs[..., 1]
-    heads = x.unflatten(-1, (op.heads, -1))
+    heads = x.reshape(*x.shape[:-1], op.heads, -1)
     turning, rest = heads[..., : op.rotary_dim], heads[..., op.rotary_dim :]
     if op.interleaved:
         a, b = turning[..., 0::2], turning[..., 1::2]
@@ -262,7 +263,7 @@ def _expert_weights(op: ExpertWeights, inputs: list[Tensor], step: Lowered | Non
 def _expert_linear(op: ExpertLinear, inputs: list[Tensor], step: Lowered | None) -> Tensor:
     """Each expert on the rows that chose it."""
     x, ids, weight, *bias = inputs
-    own = [part.unflatten(0, (op.experts, -1)) for part in (weight, *bias)]
+    own = [part.reshape(op.experts, -1, *part.shape[1:]) for part in (weight, *bias)]
     chosen = ids[..., op.slot]
     y = x.new_zeros(*x.shape[:-1], own[0].shape[1])
     for expert in range(op.experts):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from picoformer.compress.vocabulary import take_tokens
 from picoformer.errors import ConfigError, ModelError
 from picoformer.models.checkpoint import load_checkpoint, save_checkpoint
 from picoformer.models.config import TransformerConfig
+from picoformer.models.export import export_onnx
 from picoformer.models.importers import load_decoder
 from picoformer.models.positions import alibi_bias, round_bfloat16
 from picoformer.models.transformer import TABLE_ROWS, Transformer
@@ -284,6 +286,21 @@ def test_keys_that_do_not_go_together(change: dict[str, Any], reason: str) -> No
     with pytest.raises(ConfigError) as caught:
         dataclasses.replace(PLAIN, **change)
     assert reason in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["llama", "interleaved", "partial", "alibi", "parallel", "ungated_rms"])
+def test_exported_files_say_the_same(name: str, tmp_path: Path) -> None:
+    model, path = build(FORMS[name]), tmp_path / "model.onnx"
+    export_onnx(model, path)
+    ids = tokens(model.config, 1)
+    found = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": ids})[0]
+    with torch.no_grad():
+        assert np.abs(found - model(torch.from_numpy(ids)).numpy()).max() <= 1e-4  # float32 sums
+
+
+def test_experts_are_not_exported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="experts = 5: which of them run depends on the input"):
+        export_onnx(build(FORMS["experts"]), tmp_path / "model.onnx")
 
 
 # --- training and checkpoints -------------------------------------------------------------------------------

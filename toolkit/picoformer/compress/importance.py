@@ -257,7 +257,8 @@ def _readers(model: Transformer) -> list[tuple[nn.Module, Array]]:
     for attention, feed_forward in branches(model):
         weights = (_squares(whole_matrix(m)) for m in (attention.query, attention.key, attention.value))
         found += [(attention, sum(weights, np.zeros(model.config.d_model)))]
-        found += [(feed_forward, sum(_squares(whole_matrix(module)) for module in first_matrices(feed_forward)))]
+        weights = (_squares(whole_matrix(module)) for module in first_matrices(feed_forward))
+        found += [(feed_forward, sum(weights, np.zeros(model.config.d_model)))]
     if model.config.classes and not model.config.tied_head:
         found.append((model.head, _squares(model.head.weight.detach())))
     return found

@@ -167,8 +167,9 @@ def write_build(
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
     rounding costs. `toolchain`: gcc, clang, zig or auto. `tile` says what goes by tiles of rows (backends/c/tiling.py).
     """
-    from picoformer.backends.c import draft_c, write_c
+    from picoformer.backends.c import write_c
     from picoformer.backends.onnx import export_onnx
+    from picoformer.estimate.tiles import draft_for
     from picoformer.frontends.onnx_load import self_contained
     from picoformer.ops.graph_file import save_graph
 
@@ -177,8 +178,10 @@ def write_build(
     boards = [target] if target.is_host else [load_target(HOST), target]
     if target.stands_in:
         boards.append(stand_in(target))
-    sets = dict.fromkeys(tuple(board.isa) for board in boards)  # a stand-in has those of its board
-    drafts = {isa: draft_c(graph, isa, prefix, tile) for isa in sets}
+    boards_of = {
+        tuple(board.isa): board for board in reversed(boards)
+    }  # a stand-in has the instruction sets of its board
+    drafts = {isa: draft_for(graph, board, prefix, tile, toolchain) for isa, board in boards_of.items()}
     refuse_too_large(drafts[tuple(target.isa)], target, float_graph, scheme, toolchain)
     manifest = Manifest(
         graph.name,

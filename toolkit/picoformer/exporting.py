@@ -85,17 +85,17 @@ def export_files(
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
     computes by tiles of rows (backends/c/tiling.py).
     """
-    from picoformer.backends.c import check_prefix, check_tile, emit_c
+    from picoformer.backends.c import check_prefix, check_tile, write_c
     from picoformer.backends.onnx import export_onnx
+    from picoformer.estimate.tiles import draft_for
 
     if form not in FORMS:
         raise ConfigError(f"unknown form '{form}'; use one of {', '.join(FORMS)}")
     if form == "onnx" and out.is_dir():
         raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
-    isa: list[str] = []
     if form == "c":
         refuse_to_replace(out, ("sources.json",))
-        isa, tile = load_target(target).isa, check_tile(tile)
+        board, tile = load_target(target), check_tile(tile)
         check_prefix(prefix)
     if quantized is not None:
         scheme = quantized_scheme(quantized)
@@ -108,7 +108,7 @@ def export_files(
         return {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
     card = [f"{key}: {value}" for key, value in origin.items()]
     with atomic_folder(out) as folder:
-        made = emit_c(typed, isa, prefix, folder, card=card, tile=tile)
+        made = write_c(draft_for(typed, board, prefix, tile), folder, card=card)
     return {
         "folder": str(out),
         "files": ", ".join(made.files),

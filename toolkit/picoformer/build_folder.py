@@ -253,11 +253,13 @@ def quantize_samples(
     name: str | None = None,
     progress: Progress | None = None,
     quantized: Path | None = None,
+    refuse: Callable[[Graph], None] | None = None,
 ) -> tuple[Graph, Graph, dict[str, Array]]:
     """From files: (float graph, the graph in `scheme`, the calibration samples (samples, *shape) by input).
 
     The float graph is the equalized one where the settings ask for that: its values are those that were rounded.
-    `quantized`: a folder that holds both graphs already; then there are no samples.
+    `quantized`: a folder that holds both graphs already; then there are no samples. `refuse` is asked about the float
+    graph before anything is quantized, and raises where that would be in vain.
     """
     from picoformer.quantize import SCHEMES, QuantizeSettings, equalized
     from picoformer.quantized_folder import load_quantized
@@ -278,6 +280,8 @@ def quantize_samples(
         if settings is not None and settings.budget is not None:
             raise ConfigError("a budget of bytes is met by integers; use an integer scheme with it")
         return graph, graph, {}
+    if refuse is not None:
+        refuse(graph)
     if calibration is None:
         wanted = ", ".join(graph.inputs)
         raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {wanted}")
@@ -313,6 +317,7 @@ def build_files(
     clang, zig or auto.
     """
     from picoformer.backends.c import check_prefix, check_tile
+    from picoformer.estimate.early import refuse_early
     from picoformer.quantized_folder import quantized_scheme
     from picoformer.stages import onnx_file
 
@@ -323,8 +328,9 @@ def build_files(
         scheme = quantized_scheme(quantized)
     with onnx_file(model) as source:
         float_graph, graph, samples = quantize_samples(
-            source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized
-        )
+            source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized,
+            lambda graph: refuse_early(graph, target, scheme, settings, tile, toolchain),
+        )  # fmt: skip
         return write_build(
             source,
             float_graph,

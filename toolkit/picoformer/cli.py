@@ -23,6 +23,7 @@ from picoformer.cli_options import (
     shape_option,
     tile_option,
     toolchain_option,
+    valid_length_option,
 )
 from picoformer.cli_output import progress, show, show_figures
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
@@ -100,6 +101,7 @@ for command in TRAINING_COMMANDS:
 @main.command()
 @click.argument("model", type=FILE)
 @quantize_options
+@valid_length_option
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write; build takes it.")
 @json_option
 def quantize(
@@ -108,6 +110,7 @@ def quantize(
     calibration: Path | None,
     scheme: str,
     settings: Any,
+    valid_length: bool,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -119,7 +122,7 @@ def quantize(
     from picoformer.reporting import print_quality
 
     with progress() as tick:
-        record = quantize_files(model, calibration, scheme, output, settings, read_shapes(shapes), tick)
+        record = quantize_files(model, calibration, scheme, output, settings, read_shapes(shapes), tick, valid_length)
     show(record, as_json, lambda: print_quality(record))
 
 
@@ -131,6 +134,7 @@ def quantize(
 )
 @click.option("--target", default="host", show_default=True, help="For --format c: whose instruction set.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
+@valid_length_option
 @quantized_option
 @tile_option
 @click.option("-o", "--output", type=ANY, required=True, help="An .onnx file, or a folder for C sources.")
@@ -144,6 +148,7 @@ def export(
     form: str,
     target: str,
     prefix: str,
+    valid_length: bool,
     quantized: Path | None,
     tile: str,
     output: Path,
@@ -158,7 +163,7 @@ def export(
     with progress() as tick:
         record = export_files(
             model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized,
-            tile,
+            tile, valid_length,
         )  # fmt: skip
     show(record, as_json, lambda: show_figures(record))
 
@@ -168,7 +173,7 @@ def export(
 @quantize_options
 @click.option("--target", required=True, help="A target's name or its TOML file.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
-@click.option("--valid-length", is_flag=True, help="Add an input for the number of rows that are not padding.")
+@valid_length_option
 @quantized_option
 @tile_option
 @toolchain_option

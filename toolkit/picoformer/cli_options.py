@@ -127,6 +127,13 @@ def quantized_option(function: F) -> F:
     )(function)
 
 
+def valid_length_option(function: F) -> F:
+    """Adds --valid-length."""
+    return click.option(
+        "--valid-length", is_flag=True, help="Add an input for the number of rows that are not padding."
+    )(function)
+
+
 def tile_option(function: F) -> F:
     """Adds --tile."""
     return click.option(

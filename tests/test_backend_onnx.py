@@ -22,18 +22,28 @@ from picoformer.ops import (
     Add,
     Attention,
     Binary,
+    CachedAttention,
     Concat,
     Conv,
     Embedding,
+    ExpertLinear,
+    ExpertWeights,
+    KvAppend,
     LayerNorm,
     Linear,
     MatMul,
     Mul,
+    PositionIds,
     ReduceMean,
     Requantize,
     Reshape,
+    RmsNorm,
+    Rope,
+    ScaleRows,
     Slice,
     Softmax,
+    TakeRow,
+    TopExperts,
     Transpose,
     Unary,
     Where,
@@ -192,6 +202,8 @@ def steps_apart(graph: Graph, name: str, found: Array, integers: Array) -> float
 # One float graph per line: every operator, every branch of its emitter.
 A, C, D = f32(4, 6), f32(2, 3, 4, 6), f32(6, 4)
 LENGTH = TensorType((), DType.INT32)
+IDS = TensorType((4, 2), DType.INT32)
+ROTATIONS = normal(1, 9, 4)
 ALONE: list[tuple[str, Operator, list[TensorType | Array]]] = [
     *((f, Activation(f), [A]) for f in ("relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid")),
     ("add", Add(), [A, A]),
@@ -211,11 +223,19 @@ ALONE: list[tuple[str, Operator, list[TensorType | Array]]] = [
     ("attention shared causal padded", Attention(6, 0.7, True, 3), [C, f32(2, 3, 5, 3), f32(2, 3, 5, 6), LENGTH]),
     *((f, Binary(f), [A, 2 + normal(1, 6, scale=0.1)]) for f in ("sub", "div", "less")),
     ("pow", Binary("pow"), [A, np.full((), 2, np.float32)]),
+    ("cached attention", CachedAttention(3, 1, 0.7), [A, f32(9, 2), f32(5, 9), LENGTH]),
+    ("cached attention, slopes", CachedAttention(6, 3, 0.7, 16, (0.5, 0.25, 0.1, 1.0, 2.0, 0.7)),
+     [A, f32(9, 3), f32(6, 9), LENGTH]),
     ("concat", Concat(-2), [A, f32(3, 6)]),
     ("concat constant", Concat(-2), [normal(1, 1, 6), A]),
     ("conv", Conv(), [f32(1, 3, 4, 6), normal(1, 5, 3, 2, 3)]),
     ("conv bias", Conv(), [f32(1, 3, 4, 6), normal(1, 5, 3, 2, 3), normal(2, 5)]),
     ("embedding", Embedding(), [TensorType((7,), DType.INT32), normal(1, 5, 3)]),
+    ("expert linear", ExpertLinear(1, 4), [A, IDS, normal(1, 20, 6)]),
+    ("expert linear bias", ExpertLinear(0, 4), [A, IDS, normal(1, 20, 6), normal(2, 20)]),
+    ("expert weights", ExpertWeights(), [A, IDS]),
+    ("cache", KvAppend(), [f32(9, 6), A, LENGTH, LENGTH]),
+    ("cache transposed", KvAppend(True), [f32(6, 9), A, LENGTH, LENGTH]),
     ("norm", LayerNorm(1e-5), [A]),
     ("norm affine", LayerNorm(1e-2), [C, normal(1, 6), normal(2, 6)]),
     ("linear", Linear(), [A, normal(1, 3, 6), normal(2, 3)]),
@@ -226,11 +246,20 @@ ALONE: list[tuple[str, Operator, list[TensorType | Array]]] = [
     ("mean dropped", ReduceMean(-3, keep=False), [C]),
     ("mean padded", ReduceMean(-2, keep=False), [A, LENGTH]),
     ("mean padded kept", ReduceMean(-2, keep=True), [C, LENGTH]),
+    ("positions", PositionIds(4), [LENGTH]),
+    ("rms norm", RmsNorm(1e-5), [C]),
+    ("rms norm gain", RmsNorm(1e-2), [A, normal(1, 6)]),
+    ("rope", Rope(1, 4), [A, ROTATIONS, LENGTH]),
+    ("rope interleaved", Rope(1, 4, True), [A, ROTATIONS, LENGTH]),
+    ("rope of all", Rope(2, 4), [f32(4, 8), ROTATIONS, LENGTH]),
+    ("scale rows", ScaleRows(1), [A, f32(4, 3)]),
     ("requantize", Requantize(), [A]),
     ("reshape", Reshape((3, 8)), [A]),
     ("slice", Slice(-1, 1, 6, 2), [A]),
     ("slice dropped", Slice(-2, 2, 3, keep=False), [A]),
     ("softmax", Softmax(), [C]),
+    ("take row", TakeRow(), [A, LENGTH]),
+    ("top experts", TopExperts(2), [A]),
     ("transpose", Transpose((-2, -4, -1, -3)), [C]),
     *((f, Unary(f), [A]) for f in ("erf", "exp", "neg", "reciprocal")),
 ]  # fmt: skip
@@ -245,7 +274,8 @@ def alone(op: Operator, operands: list[TensorType | Array]) -> tuple[Graph, dict
     for n, (name, type_) in enumerate(given.items()):
         inputs[name] = normal(n + 7, SAMPLES, *type_.shape)
         if type_.dtype is DType.INT32:
-            inputs[name] = np.random.default_rng(n).integers(0, 4, (SAMPLES, *type_.shape))
+            least = 1 if isinstance(op, TakeRow) else 0
+            inputs[name] = np.random.default_rng(n).integers(least, 4, (SAMPLES, *type_.shape))
     return b.graph(b.node(op, names, "y")), inputs
 
 

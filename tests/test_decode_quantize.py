@@ -9,6 +9,8 @@ import pytest
 
 from decode_graphs import VOCABULARY, WIDTH, decoder, windows
 from graphs import Array
+from picoformer.backends.onnx import onnx_bytes
+from picoformer.backends.onnx_runtime import run_onnx
 from picoformer.ir import DType, Graph
 from picoformer.ops.fixedpoint import dequantize
 from picoformer.ops.rope import ROTATION_QUANT
@@ -50,6 +52,19 @@ def test_integers_follow_the_float_meaning(form: str, scheme: str) -> None:
     typed = quantize(graph, samples, run_float, settings(scheme))
     wanted, found = run_float(graph, samples), run_integer(lower_graph(typed), samples)
     assert decibels(wanted["logits"], real(typed, "logits", found["logits"])) > NOISE[scheme] - 4 * (form == "experts")
+
+
+@pytest.mark.parametrize("scheme", NOISE)
+@pytest.mark.parametrize("form", FORMS)
+def test_onnx_of_a_quantized_decoder_follows_its_integers(form: str, scheme: str) -> None:
+    graph = decoder(8, 8, **FORMS[form])  # type: ignore[arg-type]
+    samples = windows(graph, 4)
+    typed = quantize(graph, samples, run_float, settings(scheme))
+    found = run_onnx(onnx_bytes(typed), samples)
+    wanted = run_integer(lower_graph(typed), samples)
+    for name in typed.outputs:
+        error = real(typed, name, wanted[name]) - found[name]  # what rounding norms and attention otherwise leaves
+        assert np.square(error).sum() < 10.0 ** (-3.6 if scheme == "int8" else -4.0) * np.square(found[name]).sum()
 
 
 def test_a_block_at_a_time_gives_what_a_window_gives() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends.onnx_writer import OnnxWriter
+from picoformer.backends import onnx_decode
+from picoformer.backends.onnx_writer import MASKED_SCORE, OnnxWriter
 from picoformer.ir import Node
 from picoformer.ir.operator import Operator
 from picoformer.ops import (
@@ -17,18 +18,28 @@ from picoformer.ops import (
     Add,
     Attention,
     Binary,
+    CachedAttention,
     Concat,
     Conv,
     Embedding,
+    ExpertLinear,
+    ExpertWeights,
+    KvAppend,
     LayerNorm,
     Linear,
     MatMul,
     Mul,
+    PositionIds,
     ReduceMean,
     Requantize,
     Reshape,
+    RmsNorm,
+    Rope,
+    ScaleRows,
     Slice,
     Softmax,
+    TakeRow,
+    TopExperts,
     Transpose,
     Unary,
     Where,
@@ -36,9 +47,6 @@ from picoformer.ops import (
 
 Emitter = Callable[[OnnxWriter, Node, Any, str], None]
 """(writer, node, the node's operator, name of the float result) → appends the nodes that compute it."""
-
-MASKED_SCORE = np.array(-3.0e38, np.float32)
-"""Score of a key that takes no part: its e^x is 0; unlike −inf it leaves no NaN in a row without a key."""
 
 
 @dataclass(frozen=True)
@@ -191,18 +199,28 @@ EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
     Add: _plain("Add"),
     Attention: _attention,
     Binary: _binary,
+    CachedAttention: onnx_decode.cached_attention,
     Concat: _concat,
     Conv: _conv,
     Embedding: _embedding,
+    ExpertLinear: onnx_decode.expert_linear,
+    ExpertWeights: onnx_decode.expert_weights,
+    KvAppend: onnx_decode.kv_append,
     LayerNorm: _layer_norm,
     Linear: _linear,
     MatMul: _plain("MatMul"),
     Mul: _plain("Mul"),
+    PositionIds: onnx_decode.position_ids,
     ReduceMean: _reduce_mean,
     Requantize: _plain("Identity"),
     Reshape: _reshape,
+    RmsNorm: onnx_decode.rms_norm,
+    Rope: onnx_decode.rope,
+    ScaleRows: onnx_decode.scale_rows,
     Slice: _slice,
     Softmax: _softmax,
+    TakeRow: onnx_decode.take_row,
+    TopExperts: onnx_decode.top_experts,
     Transpose: _transpose,
     Unary: _unary,
     Where: _plain("Where"),

@@ -23,6 +23,10 @@ ELEMENT_TYPES = {
 }
 
 
+MASKED_SCORE = np.array(-3.0e38, np.float32)
+"""Score of a key that takes no part: its e^x is 0; unlike −inf it leaves no NaN in a row without a key."""
+
+
 class OnnxWriter:
     """Nodes and initializers in the order they are written; every graph value under its own name.
 
@@ -76,7 +80,8 @@ class OnnxWriter:
     def read(self, name: str) -> str:
         """The ONNX name under which graph value `name` is read as real numbers (or as plain integers)."""
         if name in self.graph.constants and name not in self._read:
-            self._read[name] = self._constant(name, self.graph.constants[name], self.graph.types[name].quant, name)
+            type_ = self.graph.types[name]
+            self._read[name] = self._constant(name, self.graph.constants[name], type_.quant, name, type_.dtype)
         return self._read.get(name, name)
 
     def read_weight(self, node: Node) -> str:
@@ -101,15 +106,20 @@ class OnnxWriter:
         if not quant.block_multipliers:
             axis = None if quant.axis is None else -3 - quant.axis
             return self._constant(name, value, QuantParams(quant.scale, quant.zero_point, axis), output, type_.dtype)
-        scales = np.asarray(quant.scale, np.float64) * np.asarray(quant.block_multipliers, np.float64).T
-        scale = self.shared(f"{name}_scale", scales.astype(np.float32))
-        quantized = self.initializer(f"{name}_quantized", value, type_.dtype)
-        return self.emit("DequantizeLinear", [quantized, scale], output, axis=0, block_size=BLOCK)
+        return self._blocks(name, value, quant, output, 0)
 
-    def read_bias(self, node: Node) -> str:
+    def _blocks(self, name: str, value: Array, quant: QuantParams, output: str, axis: int) -> str:
+        """An int4 matrix with block multipliers, its blocks along `axis`."""
+        scales = np.asarray(quant.scale, np.float64) * np.asarray(quant.block_multipliers, np.float64).T
+        scales = scales if axis == 0 else scales.T
+        scale = self.shared(f"{name}_scale", scales.astype(np.float32))
+        quantized = self.initializer(f"{name}_quantized", value, DType.INT4)
+        return self.emit("DequantizeLinear", [quantized, scale], output, axis=axis, block_size=BLOCK)
+
+    def read_bias(self, node: Node, weight_index: int = 1) -> str:
         """A linear node's bias; an int32 one stands on the grid of its products: input · weight scale."""
-        x, weight, bias = (self.graph.types[name] for name in node.inputs)
-        name = node.inputs[2]
+        name = node.inputs[weight_index + 1]
+        x, weight, bias = (self.graph.types[n] for n in (node.inputs[0], node.inputs[weight_index], name))
         if bias.dtype is not DType.INT32 or bias.quant is not None or x.quant is None or weight.quant is None:
             return self.read(name)
         scale = np.float64(x.quant.per_tensor_scale) * np.asarray(weight.quant.scale, np.float64)
@@ -132,6 +142,8 @@ class OnnxWriter:
         if quant is None:
             self._append(output, value)
             return output
+        if quant.block_multipliers:
+            return self._blocks(name, value, quant, output, 1)
         if dtype is not DType.INT4:
             dtype = {np.dtype(np.int8): DType.INT8, np.dtype(np.int16): DType.INT16}.get(value.dtype, DType.INT32)
         scale, zero_point, axis = self._parameters(name, quant, TensorType(value.shape, dtype, quant))

@@ -17,19 +17,31 @@ from picoformer.ops import (
     Activation,
     Add,
     Attention,
+    CachedAttention,
     Concat,
     Embedding,
+    ExpertLinear,
+    ExpertWeights,
+    KvAppend,
     LayerNorm,
     Linear,
     LoweredAttention,
+    LoweredCachedAttention,
+    LoweredExpertWeights,
     LoweredInterpolatedTable,
     LoweredSoftmax,
     Mul,
+    PositionIds,
     ReduceMean,
     Requantize,
     Reshape,
+    RmsNorm,
+    Rope,
+    ScaleRows,
     Slice,
     Softmax,
+    TakeRow,
+    TopExperts,
     Transpose,
 )
 from picoformer.ops.activation import SEGMENT_BITS
@@ -184,6 +196,82 @@ def _concat(op: Concat, inputs: list[Tensor], step: Lowered | None) -> Tensor:
     return torch.cat([x if x.ndim == rank else x.expand(samples, *x.shape) for x in inputs], dim=op.axis)
 
 
+def _rms_norm(op: RmsNorm, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    x, *gain = inputs
+    y = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + op.epsilon)
+    return y * gain[0] if gain else y
+
+
+def _positions(position: Tensor, rows: int) -> Tensor:
+    """(samples, rows): the position of each row of a block."""
+    return position.reshape(-1, 1).long() + torch.arange(rows, device=position.device)
+
+
+def _rope(op: Rope, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    x, table, position = inputs
+    rows = table[_positions(position, x.shape[-2])]
+    pairs = rows.reshape(*rows.shape[:-1], 1, -1, 2)
+    c, s = pairs[..., 0], pairs[..., 1]
+    heads = x.reshape(*x.shape[:-1], op.heads, -1)
+    turning, rest = heads[..., : op.rotary_dim], heads[..., op.rotary_dim :]
+    if op.interleaved:
+        a, b = turning[..., 0::2], turning[..., 1::2]
+        turned = torch.stack([a * c - b * s, a * s + b * c], dim=-1).flatten(-2)
+    else:
+        a, b = turning.chunk(2, dim=-1)
+        turned = torch.cat([a * c - b * s, a * s + b * c], dim=-1)
+    return torch.cat([turned, rest], dim=-1).flatten(-2)
+
+
+def _kv_append(op: KvAppend, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    cache, rows, position, count = inputs
+    entries = cache.transpose(-1, -2) if op.transposed else cache
+    index = torch.arange(entries.shape[-2], device=rows.device) - position.reshape(-1, 1)
+    taken = (index >= 0) & (index < count.reshape(-1, 1))
+    source = index.clamp(0, rows.shape[-2] - 1).unsqueeze(-1).expand(-1, -1, rows.shape[-1])
+    merged = torch.where(taken.unsqueeze(-1), torch.gather(rows, -2, source), entries)
+    return merged.transpose(-1, -2) if op.transposed else merged
+
+
+def _cached_attention(op: CachedAttention, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    query, keys, values, position = inputs
+    if isinstance(step, LoweredCachedAttention):
+        query = _narrow(query, step.query, step.query_drop)
+    q = _split_heads(query, op.heads)
+    readers = op.heads // op.kv_heads
+    k, v = (_split_heads(x, op.kv_heads).repeat_interleave(readers, dim=-3) for x in (keys, values.transpose(-1, -2)))
+    scores = (q @ k.transpose(-1, -2)) * op.scale
+    entries = torch.arange(k.shape[-2], device=q.device)
+    if op.slopes:
+        scores = scores + torch.tensor(op.slopes, device=q.device).reshape(-1, 1, 1) * entries
+    hidden = entries > _positions(position, q.shape[-2])[:, None, :, None]
+    table = step.table if isinstance(step, LoweredCachedAttention) else None
+    return _merge_heads(_probabilities(scores, hidden, table) @ v)
+
+
+def _take_row(op: TakeRow, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    x, count = inputs
+    last = (count.long() - 1).reshape(-1, *([1] * (x.ndim - 1)))
+    return torch.gather(x, -2, last.expand(*x.shape[:-2], 1, x.shape[-1]))
+
+
+def _expert_weights(op: ExpertWeights, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    chosen = torch.gather(inputs[0], -1, inputs[1].long())
+    return _probabilities(chosen, None, step.softmax.table if isinstance(step, LoweredExpertWeights) else None)
+
+
+def _expert_linear(op: ExpertLinear, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    """Each expert on the rows that chose it."""
+    x, ids, weight, *bias = inputs
+    own = [part.reshape(op.experts, -1, *part.shape[1:]) for part in (weight, *bias)]
+    chosen = ids[..., op.slot]
+    y = x.new_zeros(*x.shape[:-1], own[0].shape[1])
+    for expert in range(op.experts):
+        rows = chosen == expert
+        y[rows] = functional.linear(x[rows], *(part[expert] for part in own))
+    return y
+
+
 Compute = Callable[[Any, list[Tensor], Lowered | None], Tensor]
 """Operator, operands (samples, *shape) or, if constant, (*shape), its integer form if any → (samples, *shape)."""
 
@@ -191,19 +279,29 @@ COMPUTE: dict[type[Operator], Compute] = {
     Activation: _activation,
     Add: lambda op, inputs, _: inputs[0] + inputs[1],
     Attention: _attention,
+    CachedAttention: _cached_attention,
     Concat: _concat,
     Embedding: lambda op, inputs, _: functional.embedding(inputs[0], inputs[1]),
+    ExpertLinear: _expert_linear,
+    ExpertWeights: _expert_weights,
+    KvAppend: _kv_append,
     LayerNorm: _layer_norm,
     Linear: lambda op, inputs, _: functional.linear(*inputs),
     Mul: lambda op, inputs, _: inputs[0] * inputs[1],
+    PositionIds: lambda op, inputs, _: _positions(inputs[0], op.rows),
     ReduceMean: _reduce_mean,
     Requantize: lambda op, inputs, _: inputs[0],
     Reshape: _reshape,
+    RmsNorm: _rms_norm,
+    Rope: _rope,
+    ScaleRows: lambda op, inputs, _: inputs[0] * inputs[1][..., op.slot, None],
     Slice: _slice,
     Softmax: _softmax,
+    TakeRow: _take_row,
+    TopExperts: lambda op, inputs, _: inputs[0].argsort(dim=-1, descending=True, stable=True)[..., : op.k],
     Transpose: _transpose,
 }  # fmt: skip
 """Every operator that can be trained. Those that files spell larger ones out with are fused before."""
 
-MOVES: tuple[type[Operator], ...] = (Concat, Reshape, Slice, Transpose)
+MOVES: tuple[type[Operator], ...] = (Concat, Reshape, Slice, TakeRow, Transpose)
 """Operators whose output is on their input's grid already: rounding it again would change nothing."""

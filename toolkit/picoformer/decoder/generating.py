@@ -21,6 +21,7 @@ from picoformer.decoder.build import (
     is_decoder,
     open_decoder,
 )
+from picoformer.decoder.graph import macs_per_token
 from picoformer.decoder.writing import REFERENCE, Cost, beam_texts, write_text
 from picoformer.errors import ConfigError, DataError
 from picoformer.files import cache_root, content_hash, file_hash
@@ -190,7 +191,6 @@ def _figures(opened: Opened, cost: Cost) -> dict[str, Any]:
         measured = Measured(None, cost.uncounted, cost.stack, cost.emulator)
         ram = dict(vars(ram_bytes(build, target, sizes, measured)))
         flash = dict(vars(flash_bytes(sizes)))
-    macs = build.manifest.macs
     return {
         "instructions_per_token": cost.per_token,
         "instructions_of_prompt": cost.prompt,
@@ -201,7 +201,7 @@ def _figures(opened: Opened, cost: Cost) -> dict[str, Any]:
         "scheme": build.manifest.scheme,
         "target": opened.where or build.manifest.target,
         "context": opened.build.record.context,
-        "macs": macs,
+        "macs": macs_per_token(build.float_graph),
         "emulator": cost.emulator or None,
     }
 

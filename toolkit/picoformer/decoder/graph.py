@@ -295,3 +295,13 @@ def rotation_table(config: TransformerConfig, context: int) -> Array:
     angle = np.arange(context)[:, None] * np.asarray(config.rotary_frequencies or default, np.float64)
     both = np.stack((np.cos(angle), np.sin(angle)), axis=-1) * config.rotary_scale
     return both.reshape(context, size).astype(np.float32)
+
+
+def macs_per_token(graph: Graph) -> int:
+    """Multiply-accumulates of one more token over full caches; a graph of a block computes the head for one row only."""
+    rows = graph.types[TOKENS].shape[0]
+    total = 0
+    for node in graph.nodes:
+        macs = node.op.macs([graph.types[name] for name in node.inputs], graph.types[node.output])
+        total += macs // rows if node.output in graph.block else macs
+    return total

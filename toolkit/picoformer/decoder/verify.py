@@ -13,7 +13,7 @@ import numpy as np
 
 from picoformer.decoder.build import DecoderBuild, open_decoder
 from picoformer.decoder.build_command import token_rows
-from picoformer.decoder.graph import LOGITS, TOKENS
+from picoformer.decoder.graph import LOGITS, TOKENS, macs_per_token
 from picoformer.decoder.sessions import DeviceSession, block_inputs, check_tokens
 from picoformer.decoder.writing import runs_on
 from picoformer.emulator.session import open_device
@@ -123,7 +123,7 @@ def verify_decoder(
         scheme,
         target.name if port is None else port,
         len(runs),
-        build.build.manifest.macs,
+        macs_per_token(float_graph),
         tuple(links),
         None if counted is None else counted.total,
         costs,

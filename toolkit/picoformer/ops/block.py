@@ -12,8 +12,8 @@ from picoformer.ir.types import DType, TensorType
 
 
 def check_number(type_: TensorType, what: str) -> None:
-    """Raise ValueError unless the operand called `what` is one int32."""
-    if type_.elements != 1 or type_.dtype is not DType.INT32:
+    """Raise ValueError unless the operand called `what` is one int32 without axes."""
+    if type_.shape != () or type_.dtype is not DType.INT32:
         raise ValueError(f"{what} is one int32, not {type_}")
 
 

@@ -126,8 +126,8 @@ class CachedAttention(Operator):
 
     def heads_of(self, query: Array, keys: Array, values: Array) -> tuple[Array, Array, Array]:
         """Queries (…, H, B, D), keys (…, H, T, D) and values (…, H, T, E), as each head of queries reads them."""
-        rows = np.swapaxes(values, -1, -2)
-        return split_heads(query, self.heads), *(split_heads(x, self.kv_heads, self.heads) for x in (keys, rows))
+        k, v = (split_heads(x, self.kv_heads, self.heads) for x in (keys, np.swapaxes(values, -1, -2)))
+        return split_heads(query, self.heads), k, v
 
     def hidden(self, rows: int, keys: int, position: Array, rank: int) -> Array:
         """Booleans that broadcast to scores (…, H, B, T) of `rank` dimensions: True for keys past each row's own."""
@@ -139,7 +139,7 @@ class CachedAttention(Operator):
 
     def compute(self, *inputs: Array) -> Array:
         q, k, v = self.heads_of(*inputs[:3])
-        scores = (q @ np.swapaxes(k, -1, -2)) * np.float32(self.scale)
+        scores: Array = (q @ np.swapaxes(k, -1, -2)) * np.float32(self.scale)
         if self.slopes:
             scores = scores + np.asarray(self.slopes, np.float64)[:, None, None] * np.arange(k.shape[-2])
         scores = np.where(self.hidden(q.shape[-2], k.shape[-2], inputs[3], scores.ndim), -np.inf, scores)

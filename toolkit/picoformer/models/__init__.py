@@ -1,2 +1,1 @@
-"""Transformers in torch: the configuration (torch-free), the module, its checkpoint file, its ONNX export; and importers
-of decoders that others trained (torch-free)."""
+"""Transformers in torch: configuration (torch-free), module, checkpoint file, ONNX export; importers of decoders."""

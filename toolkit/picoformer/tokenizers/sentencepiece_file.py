@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from picoformer.errors import DataError
+from picoformer.tokenizers.charsmap import read_charsmap
 from picoformer.tokenizers.interface import TextTokenizer
 from picoformer.tokenizers.merges import pairs_of_scores
 from picoformer.tokenizers.tables import (
@@ -136,16 +137,6 @@ def read_model(path: Path) -> ModelFile:
         raise DataError(f"{path}: not a SentencePiece model ({error}); save it again") from error
 
 
-def read_charsmap(name: str, blob: bytes) -> tuple[tuple[int, ...], bytes]:
-    """(trie, replacements) of a precompiled_charsmap: the trie's bytes (uint32), the trie, strings that end in zero."""
-    if not blob:
-        return (), b""
-    size = struct.unpack_from("<I", blob)[0] if len(blob) >= 4 else 0
-    if size % 4 or not 0 < size <= len(blob) - 4:
-        raise DataError(f"{name}: its normalization map says {size} bytes of {len(blob)}; save the model again")
-    return struct.unpack_from(f"<{size // 4}I", blob, 4), blob[4 + size :]
-
-
 class SentencePieceTokenizer(TextTokenizer):
     """A .model, by the library sentencepiece."""
 
@@ -196,9 +187,8 @@ class SentencePieceTokenizer(TextTokenizer):
         file = self._file
         if file.space_at_end:
             raise refuse(self.name, "treat_whitespace_as_suffix")
-        trie, replacements = read_charsmap(self.name, file.charsmap)
         prefix = Prefix.ALWAYS if file.dummy_prefix else Prefix.NONE
-        return Spaces(prefix, file.remove_extra, file.escaped, False, trie, replacements)
+        return Spaces(prefix, file.remove_extra, file.escaped, False, read_charsmap(self.name, file.charsmap))
 
     def tables(self) -> TokenizerTables:
         file = self._file

@@ -191,6 +191,7 @@ def edge_texts() -> list[str]:
         "  a  b  ",
         "a" * 1000,
         " " * 1000,
+        "\ufdfa" * 50,
     ]
     return [*ends, *LANGUAGES, *(" " + text for text in LANGUAGES), documentation()[150_000:170_000]]
 

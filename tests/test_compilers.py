@@ -159,4 +159,4 @@ def test_clangs_firmware_computes_the_same(
     words = shop.build_words(tmp_path / "out", "mps2-an386", "--toolchain", "clang", "--scheme", scheme)
     assert "clang" in succeeds(*words, "--json").record["compilers"]["mps2-an386"]
     links = succeeds("verify", tmp_path / "out", "--inputs", shop.inputs, "--min-sqnr", "0", "--json").record["links"]
-    assert [link["equal"] for link in links if link["to"] == "mps2-an386"][0] is True
+    assert next(link["equal"] for link in links if link["to"] == "mps2-an386") is True

@@ -75,9 +75,12 @@ FILES: dict[str, tuple[str, ...]] = {
 the first instruction set that has the file."""
 
 BESIDE: dict[str, tuple[str, ...]] = {
-    "kernels/dsp/linear_s": ("linear_strip.c",),
-    "kernels/dsp/linear_s16": ("linear_vector.c", "linear_vector_joined.c"),
-    "kernels/dsp/linear_s4_s16": ("linear_vector.c", "linear_vector_s4.c"),
+    "kernels/dsp/cached_attention_group_s": ("word_rows.c",),
+    "kernels/dsp/linear_s16.c": ("linear_strip.c", "linear_vector.c", "linear_vector_joined.c"),
+    "kernels/dsp/linear_s16_s16": ("word_rows.c",),
+    "kernels/dsp/linear_s4_s16": ("linear_strip.c", "linear_vector.c", "linear_vector_s4.c"),
+    "kernels/dsp/linear_s4_s8": ("linear_strip.c",),
+    "kernels/dsp/linear_s8": ("linear_strip.c",),
     "kernels/dsp/linear_wide_s16": ("linear_vector.c", "linear_vector_joined.c"),
 }
 """How a kernel file of one instruction set starts → the files in its directory that such ones share."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, TableLayout, padded, up
+from picoformer.backends.c.isa.layout import (
+    AttentionLayout,
+    CachedAttentionLayout,
+    InstructionSet,
+    LinearLayout,
+    TableLayout,
+    padded,
+    up,
+)
 from picoformer.ir.operator import Array
 from picoformer.ir.types import BLOCK
 
@@ -116,6 +124,15 @@ class DspInt8AttentionLayout(AttentionLayout):
         return 8 * head + 16 * fours + head + 2 * up(value_size, 4) * fours
 
 
+class DspCachedAttentionLayout(CachedAttentionLayout):
+    """A query that has lost its low bits, and the scores of a head, whole eights of both."""
+
+    mac_instructions, reload_instructions = 1.1, 0.0
+
+    def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
+        return 2 * up(head_size, 8) + 4 * up(keys, 8)
+
+
 DSP = InstructionSet(
     linear_s8=DspLinearLayout(),
     linear_s16=DspJoinedLinearLayout(),
@@ -125,4 +142,5 @@ DSP = InstructionSet(
     linear_s4_s16=DspInt4PairsLinearLayout(),
     attention_head_s8=DspInt8AttentionLayout(),
     attention_head_s16=DspAttentionLayout(),
+    cached_attention_group_s16=DspCachedAttentionLayout(),
 )

@@ -86,9 +86,8 @@ def run_pipeline(
         record, key = out / "stages" / f"{stage.name}.json", _key(stage)
         known = None if force else _known(record, key, stage)
         if known is None and not is_ready:
-            for board in {
-                board.name: board for board in (target, *(build.target for build in builds.values()))
-            }.values():
+            boards = (target, *(build.target for build in builds.values()))
+            for board in {board.name: board for board in boards}.values():
                 _require_tools(board, tools)
             is_ready = True
         figures[stage.name] = _run_stage(stage, record, key, announce) if known is None else known

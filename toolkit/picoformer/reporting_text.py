@@ -1,4 +1,4 @@
-"""The report of a pipeline that ends in a language model: what every build of it says, beside the first one's parity."""
+"""The report of a pipeline that ends in a language model: what each build says, beside the first one's parity."""
 
 from __future__ import annotations
 

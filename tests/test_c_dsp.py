@@ -169,6 +169,39 @@ def test_one_row_of_every_small_size(y: DType, weight: DType, core: ArmLibrary) 
 
 
 @pytest.mark.parametrize("y", [S8, S16])
+def test_int16_weights_of_every_small_size(y: DType, core: ArmLibrary) -> None:
+    """K in every rest of the loop and around a turn of it, odd ones too, rows off words; sums of 47 bits that saturate,
+    left shifts, every kind of ending."""
+    rng = np.random.default_rng(7)
+    waiting = []
+    for index, k in enumerate((*range(1, 34), 158, 160, 162, 164, 166, 168, 170, 172, 320, 4000)):
+        n = (1, 2, 3, 15, 16, 17)[index % 6]
+        extreme = index % 2 == 0
+        weight = rng.choice([-32767, 32767], (n, k)) if extreme else rng.integers(-32767, 32768, (n, k))
+        data = rng.choice([-32768, 32767], (2, k)) if extreme else rng.integers(-32768, 32768, (2, k))
+        if k == 4000:
+            weight, data = np.full((n, k), 32767) * (1 - 2 * (np.arange(n) % 2))[:, None], np.full((2, k), -32768)
+        row = data.astype(np.int16).reshape(-1)[index % 4 // 3 :][:k].reshape(1, k)
+        factor = (2.0**-16, 2.0**-22, 2.0**-18, 2.0**-32)[index % 4]
+        case = linear_case(row, weight.astype(np.int16), y, factor, S16)
+        if index % 4 == 2:  # as beside an output of a far larger scale
+            shift = 17 + index % 15
+            small = rng.integers(0, 2 + (1 << shift - 17), n).astype(np.int32)
+            object.__setattr__(case, "lowered", dataclasses.replace(case.lowered, shift=shift, multiplier=small))
+        for then in (None, S8, S16):
+            table, expected = (None, case.expected) if then is None else then_activation(case, then)
+            waiting.append((case.note, execute(core, case.lowered, row, then=table)[1], expected))
+        if y is S16:
+            residual, expected = then_residual(case)
+            waiting.append((f"{case.note} added", execute(core, case.lowered, row, residual=residual)[1], expected))
+        if core.is_full:
+            core.run()
+    core.run()
+    for note, result, expected in waiting:
+        np.testing.assert_array_equal(result, expected, note)
+
+
+@pytest.mark.parametrize("y", [S8, S16])
 @pytest.mark.parametrize("x", [S8, S16])
 def test_int4_linear_of_every_small_size(x: DType, y: DType, core: ArmLibrary) -> None:
     """K from 1 to 33 and around more blocks, odd and even rows and outputs, all multipliers, sums past a left shift."""

@@ -27,6 +27,7 @@ from c_tokenizer import (
 )
 from picoformer.backends.c.tokenizer import write_tokenizer_c
 from picoformer.tokenizers import TextTokenizer, load_text_tokenizer
+from picoformer.tokenizers.unicode_classes import every_character
 from tokenizer_cases import CASES
 
 Made = tuple[TextTokenizer, HostTokenizer]
@@ -65,6 +66,29 @@ def test_ids_are_those_of_the_library(made: Callable[[str], Made], name: str) ->
     assert compare(made(name), random_bytes(600, seed=2)) > 1000
 
 
+def characters_in_rows() -> list[str]:
+    """Every character once, 100 to a text: what a class table got wrong would show."""
+    text = every_character()
+    return [text[i : i + 100] for i in range(0, len(text), 100)]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bloom", "digits", "bert", "bert_accents", "t5"])
+def test_every_character(made: Callable[[str], Made], name: str) -> None:
+    """The first planes whole; of the others, which are hardly assigned, every tenth text here, all of them in the sweep."""
+    texts = characters_in_rows()
+    first = texts[: 0x20000 // 100]
+    assert compare(made(name), first) > 10_000
+    assert compare(made(name), [text[::-1] for text in first[::3]]) > 3000
+    assert compare(made(name), texts[len(first) :: 10]) > 500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "bloom", "digits", "bert", "bert_accents", "t5"])
+def test_every_character_of_every_plane(made: Callable[[str], Made], name: str) -> None:
+    assert compare(made(name), characters_in_rows()) > 10_000
+    assert compare(made(name), [f"a{c}b{c}{c} {c}" for c in every_character()[::7]]) > 10_000
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_ids_are_those_of_the_library_on_much_text(made: Callable[[str], Made], name: str) -> None:
@@ -91,7 +115,7 @@ def test_buffers_that_are_full_and_too_small(made: Callable[[str], Made], name: 
     assert c.decode([-1, tokenizer.vocab_size, 2**31 - 1]) == [NO_ID] * 3
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bytes_unsplit", "llama", "llama2c"])
+@pytest.mark.parametrize("name", ["gpt2", "bytes_unsplit", "llama", "llama2c", "bert", "t5", "unigram_bytes"])
 def test_one_word_of_100_kilobytes_takes_no_square_of_time(made: Callable[[str], Made], name: str) -> None:
     """A merge that looked at all pairs each time would take minutes."""
     tokenizer, c = made(name)
@@ -113,7 +137,7 @@ def test_ids_around_a_text(made: Callable[[str], Made]) -> None:
         assert c.encode(b"Hello", name="encode_sequence", max_ids=room) == IDS
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "llama2c"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "t5"])
 def test_it_compiles_for_devices(made: Callable[[str], Made], name: str, tmp_path: Path) -> None:
     written = write_tokenizer_c(made(name)[0].tables(), tmp_path, "device")
     sources = [tmp_path / source for source in written.sources] + [FIRMWARE / source for source in written.firmware]
@@ -150,7 +174,9 @@ int main(void) {
 """
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama3", "bloom", "digits", "llama", "bpe_nfkc", "metaspace_always"])
+@pytest.mark.parametrize(
+    "name", ["llama3", "bloom", "digits", "llama", "metaspace_always", "bert", "t5", "unigram_json"]
+)
 def test_sanitizers_find_nothing(made: Callable[[str], Made], name: str, tmp_path: Path) -> None:
     """Random bytes through address and undefined-behaviour sanitizers, with buffers of any size, on the heap."""
     tokenizer, c = made(name)

@@ -75,6 +75,31 @@ def _metaspace(scheme: str, split: bool) -> Callable[[Any, Any], None]:
     return settle
 
 
+def _bert(folder: Path, **normalizer: Any) -> Path:
+    lib = _library()
+    tokenizer = lib.Tokenizer(lib.models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = lib.normalizers.BertNormalizer(**normalizer)
+    tokenizer.pre_tokenizer = lib.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = lib.decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = lib.trainers.WordPieceTrainer(vocab_size=2000, show_progress=False, special_tokens=special)
+    tokenizer.train_from_iterator(training_texts(), trainer)
+    tokenizer.post_processor = lib.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return save_json(folder, tokenizer)
+
+
+def _unigram(folder: Path, split: bool) -> Path:
+    lib = _library()
+    tokenizer = lib.Tokenizer(lib.models.Unigram())
+    _metaspace("always", split)(lib, tokenizer)
+    special = ["<unk>", "<s>"]
+    trainer = lib.trainers.UnigramTrainer(
+        vocab_size=1500, show_progress=False, unk_token="<unk>", special_tokens=special
+    )
+    tokenizer.train_from_iterator(training_texts(), trainer)
+    return save_json(folder, tokenizer)
+
+
 def _character(folder: Path) -> Path:
     return save_json(folder, train_tokenizer("".join(LANGUAGES[:5]), "character"))
 
@@ -150,5 +175,21 @@ CASES: dict[str, Builder] = {
     ),
     "characters_nfkc": partial(train_sentencepiece, model_type="char", vocab_size=400, character_coverage=0.98),
     "llama2c": _tokenizer_bin,
+    "bert": _bert,
+    "bert_cased": partial(_bert, lowercase=False),
+    "bert_accents": partial(_bert, lowercase=True, strip_accents=False, clean_text=False),
+    "bert_case": partial(_bert, lowercase=False, strip_accents=True, handle_chinese_chars=False),
+    "unigram_json": partial(_unigram, split=True),
+    "unigram_unsplit": partial(_unigram, split=False),
+    "t5": partial(train_sentencepiece, model_type="unigram", vocab_size=2000),
+    "unigram_bytes": partial(train_sentencepiece, **LLAMA | {"model_type": "unigram", "vocab_size": 1500}),
+    "unigram_long": partial(
+        train_sentencepiece,
+        model_type="unigram",
+        vocab_size=1500,
+        split_by_whitespace=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="nfkc",
+    ),
 }
 """Name → what trains it in a folder."""

@@ -72,8 +72,10 @@ __attribute__((noinline)) static void exact(const pf_dsp_layer *layer, const pf_
                                             pf_dsp_vector_frame *frame, void *y) {
     int64_t sums[KEPT];
     frame->finish = kernel->keep;
-    for (int32_t i = 0; i < layer->n; i += KEPT) {
-        const int32_t count = layer->n - i < KEPT ? layer->n - i : KEPT;
+    for (int32_t i = 0, count; i < layer->n; i += count) {
+        const int32_t rest = layer->n - i;
+        count = rest >= KEPT ? KEPT : rest > 1 ? rest & ~1 : 1;
+        frame->second *= count > 1; /* nobody's multipliers are those of the last output */
         frame->y = sums;
         frame->end = sums + (count + 1) / 2 * 2;
         kernel->pairs((const char *)layer->weight + i / 2 * kernel->pair_bytes, frame);

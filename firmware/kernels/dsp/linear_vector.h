@@ -50,6 +50,9 @@ void pf_dsp_vector(const pf_dsp_layer *layer, const pf_dsp_vector_kernel *kernel
  * not proven to be enough for a sum, where the headroom is 0. */
 void pf_dsp_vector_joined(const pf_dsp_layer *layer, const int16_t *x, void *y, void *scratch, int32_t is_wide);
 
+/* Int4 weights of the same order as for many rows on int16; scratch holds the row, and what stands between its blocks. */
+void pf_dsp_vector_s4(const pf_dsp_layer *layer, const void *x, void *y, void *scratch);
+
 static inline uint32_t pf_dsp_code(void (*label)(void)) {
     return (uint32_t)(uintptr_t)label;
 }

@@ -19,6 +19,15 @@ ENDS = {
 }
 """What the tokens at a text's ends are called where no tokenizer_config.json says it."""
 
+CLEANED = (
+    *((f" {mark}", mark) for mark in ".?!,"),
+    (" ' ", "'"),
+    *((f" {end}", end) for end in ("n't", "'m")),
+    (" do not", " don't"),
+    *((f" {end}", end) for end in ("'s", "'ve", "'re")),
+)
+"""What the library's cleanup replaces, in this order, token by token."""
+
 KINDS = {"WordPiece": "wordpiece", "Unigram": "unigram", "WordLevel": "character"}
 
 
@@ -123,7 +132,7 @@ class JsonTokenizer(TextTokenizer):
         pieces, flags = [], []
         for i, token in enumerate(self.tokens):
             if token is None or i in special:
-                pieces.append(b"")
+                pieces.append((token or "").encode())
                 flags.append(int(Flag.CONTROL))
                 continue
             piece, flag = self._piece(token, decoder)
@@ -161,4 +170,13 @@ class JsonTokenizer(TextTokenizer):
         return token.encode(), flag
 
     def _word_piece(self, token: str, prefix: str, cleanup: bool) -> tuple[bytes, int]:
-        raise NotImplementedError
+        """The bytes of a token of WordPiece. The library's cleanup takes the space before '.' and others away."""
+        if token.startswith(prefix):
+            return token[len(prefix) :].encode(), Flag.CONTINUES
+        behind, alone = f" {token}", token
+        if cleanup:
+            for old, new in CLEANED:
+                behind, alone = behind.replace(old, new), alone.replace(old, new)
+        if alone != token or behind not in (token, f" {token}"):
+            raise refuse(self.name, f"the token '{token}', which decoding cleans,")
+        return token.encode(), 0 if behind.startswith(" ") else Flag.JOINED

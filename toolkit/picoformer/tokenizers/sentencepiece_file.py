@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from picoformer.errors import DataError
 from picoformer.tokenizers.interface import TextTokenizer
 from picoformer.tokenizers.merges import pairs_of_scores
@@ -24,6 +26,7 @@ from picoformer.tokenizers.tables import (
     Prefix,
     Spaces,
     TokenizerTables,
+    Unigram,
     Vocabulary,
     refuse,
 )
@@ -174,7 +177,7 @@ class SentencePieceTokenizer(TextTokenizer):
         pieces, flags, file = [], [], self._file
         for i, (piece, _, kind) in enumerate(file.pieces):
             if kind == CONTROL:
-                pieces.append(b"")
+                pieces.append(piece.encode())
                 flags.append(Flag.CONTROL)
             elif kind == UNKNOWN:
                 pieces.append(file.unknown_surface.encode())
@@ -213,6 +216,9 @@ class SentencePieceTokenizer(TextTokenizer):
         }
         unknown = next((i for i, (_, _, kind) in enumerate(file.pieces) if kind == UNKNOWN), -1)
         byte_ids = self._byte_ids() if file.byte_fallback else None
+        if file.kind == "unigram":
+            unigram = self._unigram(list(normal.values()), unknown, byte_ids)
+            return TokenizerTables(file.kind, self.vocabulary, unigram, self.prefix, self.suffix)
         if file.kind not in ("sentencepiece_bpe", "character"):
             raise refuse(self.name, f"SentencePiece's model type '{file.kind}'")
         characters = {ord(text): i for piece, i in normal.items() if len(text := piece.decode()) == 1}
@@ -222,6 +228,23 @@ class SentencePieceTokenizer(TextTokenizer):
                 raise refuse(self.name, f"piece '{piece.decode()}', whose character '{missing[0]}' is no piece itself,")
         model = PieceBpe(self.spaces(), characters, pairs, byte_ids, unknown, fuse_unknown=True)
         return TokenizerTables(file.kind, self.vocabulary, model, self.prefix, self.suffix)
+
+    def _unigram(self, pieces: list[int], unknown: int, byte_ids: tuple[int, ...] | None) -> Unigram:
+        """The library counts in float32; a character that is no piece costs 10 more than the rarest piece."""
+        scores = np.array([self._file.pieces[i][1] for i in pieces], np.float32)
+        tiny = np.finfo(np.float32).tiny
+        if bad := [i for i, score in zip(pieces, scores.tolist(), strict=True) if score > 0 or 0 < -score < tiny]:
+            raise refuse(self.name, f"piece {bad[0]} with the score {self._file.pieces[bad[0]][1]:g}")
+        unknown_cost = np.float64(np.float32(10) - scores.min(initial=0))
+        return Unigram(
+            self.spaces(),
+            tuple(pieces),
+            tuple(np.abs(scores).view(np.uint32).tolist()),
+            int(unknown_cost.view(np.uint64)),
+            unknown,
+            twice=False,
+            byte_ids=byte_ids,
+        )
 
     def _byte_ids(self) -> tuple[int, ...]:
         found = {_byte_of(self.name, i, p)[0]: i for i, (p, _, kind) in enumerate(self._file.pieces) if kind == BYTE}

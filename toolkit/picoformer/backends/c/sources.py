@@ -77,6 +77,7 @@ the first instruction set that has the file."""
 BESIDE: dict[str, tuple[str, ...]] = {
     "kernels/dsp/linear_s": ("linear_strip.c",),
     "kernels/dsp/linear_s16": ("linear_vector.c", "linear_vector_joined.c"),
+    "kernels/dsp/linear_s4_s16": ("linear_vector.c", "linear_vector_s4.c"),
     "kernels/dsp/linear_wide_s16": ("linear_vector.c", "linear_vector_joined.c"),
 }
 """How a kernel file of one instruction set starts → the files in its directory that such ones share."""

@@ -6,6 +6,7 @@ import numpy as np
 
 from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, padded, up
 from picoformer.ir.operator import Array
+from picoformer.ir.types import BLOCK
 
 _ENDING_WORDS = 9
 """What becomes of sums, behind a pair of weight rows: pf_dsp_ending."""
@@ -82,12 +83,16 @@ class DspInt4PairsLinearLayout(DspInt4LinearLayout):
     that lie in a word."""
 
     weight_order = (
-        "rows in pairs, the first one in the low halves, 8 added, of four columns 0, 2, 1, 3, filled up with zeros"
+        "rows in pairs, the first one in the low halves, 8 added, four columns as 0, 2, 1, 3, filled up with zeros"
     )
 
     def pack_weight(self, weight: Array) -> Array:
         filled = padded(weight, 2, 4)
         return super().pack_weight(filled.reshape(len(filled), -1, 4)[:, :, [0, 2, 1, 3]].reshape(filled.shape))
+
+    def scratch_bytes(self, rows: int, k: int) -> int:
+        """One row is a stream: columns in pairs, four words more for each block and at the end."""
+        return _row_bytes(k) + 16 * (up(k, BLOCK) // BLOCK + 1) if rows == 1 else super().scratch_bytes(rows, k)
 
 
 class DspAttentionLayout(AttentionLayout):

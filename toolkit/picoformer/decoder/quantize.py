@@ -56,7 +56,9 @@ def quantize_decoder(
     """The window graph in an integer scheme, calibrated on `windows` of tokens (samples, window), int.
 
     With `training` its integers are then trained on the same windows, to say what the float model says and, by its
-    `soft_weight`, what comes next. Raises ConfigError for another scheme, DataError for tokens that are none of the vocabulary, UnsupportedError naming
+    `soft_weight`, what comes next.
+
+    Raises ConfigError for another scheme, DataError for tokens that are none of the vocabulary, UnsupportedError naming
     a node that has no integer form.
     """
     if scheme not in DECODER_SCHEMES[1:]:

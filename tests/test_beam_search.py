@@ -1,4 +1,4 @@
-"""Beam search on integer log-probabilities against transformers' own, on tiny models with random weights."""
+"""Beam search on integer log-probabilities against that of transformers, on tiny models with random weights."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ KINDS = ["float gpt2", "float llama", "int16 gpt2", "int16 llama"]
 
 
 @cache
-def model_of(kind: str) -> Any:
-    """A tiny model whose logits spread; an int16 one rounds them to SCALE, for transformers too."""
+def network_of(kind: str) -> Any:
+    """A tiny model with random weights, large enough that logits spread."""
     torch.manual_seed(4)
     torch.set_num_threads(1)
     sizes = {
@@ -40,34 +40,38 @@ def model_of(kind: str) -> Any:
     }
     if kind.endswith("gpt2"):
         config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=CONTEXT, **sizes)
-        base = transformers.GPT2LMHeadModel
-    else:
-        sizes |= {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-        config = transformers.LlamaConfig(max_position_embeddings=CONTEXT, **sizes)
-        base = transformers.LlamaForCausalLM
-
-    class Rounded(base):  # type: ignore[misc, valid-type]
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            outputs = super().forward(*args, **kwargs)
-            outputs.logits = outputs.logits * 0.6
-            if kind.startswith("int16"):
-                outputs.logits = torch.round(outputs.logits / SCALE).clamp(-32768, 32767) * SCALE
-            return outputs
-
-    return Rounded(config).eval()
+        return transformers.GPT2LMHeadModel(config).eval()
+    sizes |= {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.LlamaConfig(max_position_embeddings=CONTEXT, **sizes)
+    return transformers.LlamaForCausalLM(config).eval()
 
 
-def session_of(kind: str, slots: int, cache_: dict[tuple[str, tuple[int, ...]], Array] = {}) -> ToyModel:  # noqa: B006
-    """The torch model behind the seam, fed whole texts; what it once said is kept for the next test."""
+@cache
+def logits_of(kind: str, tokens: tuple[int, ...]) -> Array:
+    """Behind the last token, float32 or rounded to int16 on SCALE."""
+    with torch.no_grad():
+        real = network_of(kind)(torch.tensor([tokens])).logits[0, -1].numpy() * np.float32(0.6)
+    return real if kind.startswith("float") else np.rint(real / SCALE).clip(-32768, 32767).astype(np.int16)
 
-    def logits(tokens: tuple[int, ...]) -> Array:
-        if (kind, tokens) not in cache_:
-            with torch.no_grad():
-                real = model_of(kind)(torch.tensor([tokens])).logits[0, -1].numpy()
-            cache_[kind, tokens] = real if kind.startswith("float") else np.rint(real / SCALE).astype(np.int16)
-        return cache_[kind, tokens]
 
-    return ToyModel(logits, VOCABULARY, CONTEXT, slots)
+@cache
+def model_of(kind: str) -> Any:
+    """The network as transformers generates with it, on the very logits that the session gives: computed for each text
+    alone, or the last bit would hang on how many texts go together, and an int16 logit with it."""
+    network = network_of(kind)
+
+    class Replayed(type(network)):  # type: ignore[misc]
+        def forward(self, input_ids: Any, **_: Any) -> Any:
+            rows = np.stack([logits_of(kind, tuple(row)) for row in input_ids.tolist()])
+            logits = torch.tensor(rows.astype(np.float64) * (scale_of(kind) or 1.0), dtype=torch.float32)
+            return transformers.modeling_outputs.CausalLMOutput(logits=logits[:, None])
+
+    return Replayed(network.config).eval()
+
+
+def session_of(kind: str, slots: int) -> ToyModel:
+    """The network behind the seam, fed whole texts."""
+    return ToyModel(lambda tokens: logits_of(kind, tokens), VOCABULARY, CONTEXT, slots)
 
 
 def expected(kind: str, prompt: list[int], settings: BeamSettings) -> tuple[list[tuple[int, ...]], list[float]]:
@@ -80,6 +84,7 @@ def expected(kind: str, prompt: list[int], settings: BeamSettings) -> tuple[list
             num_beams=settings.beams,
             num_return_sequences=settings.beams,
             do_sample=False,
+            use_cache=False,
             length_penalty=settings.length_penalty,
             early_stopping=settings.early_stopping,
             max_new_tokens=settings.max_tokens,

@@ -116,3 +116,18 @@ def test_calibration_data_that_teaches_nothing(
 def test_one_sample_is_enough(shop: Workshop, tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", x=samples(1))
     succeeds("quantize", shop.model, "--calibration", tmp_path / "one.npz", "-o", tmp_path / "q")
+
+
+def test_quantize_export_and_build_agree_on_a_valid_length(tmp_path: Path, shop: Workshop) -> None:
+    """The same flags everywhere: a folder quantized with an added length is one for a build that adds it too."""
+    calibration, folder = ["--calibration", shop.calibration], tmp_path / "integers"
+    succeeds("quantize", shop.model, *calibration, "--valid-length", "-o", folder)
+    assert "valid_length" in json.loads((folder / "graph.json").read_text())["inputs"]
+    words = ["build", shop.model, "--quantized", folder, "--target", "host", "-o", tmp_path / "out"]
+    refuses(words, "--valid-length; give those it had")
+    succeeds(*words, "--valid-length")
+    c = ["--format", "c", "--valid-length", "-o"]
+    succeeds("export", shop.model, *calibration, *c, tmp_path / "direct")
+    succeeds("export", shop.model, "--quantized", folder, *c, tmp_path / "from")
+    made = [(tmp_path / place / "model.h").read_text() for place in ("direct", "from")]
+    assert made[0] == made[1] and "valid_length" in made[0]

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "compress": {"ir", "models", "ops", "metrics"},
     "metrics": set(),
     "datasets": {"metrics"},
+    "generation": {"ops"},
     "toml_file": set(),
     "targets": {"toml_file"},
     "compilers": {"targets"},

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from command_line import Workshop, open_workshop, refuses
-from picoformer import toolchain
+from command_line import Workshop, open_workshop, picoformer, refuses, succeeds
+from picoformer import build_folder, toolchain
+from picoformer.build_folder import import_model
+from picoformer.errors import FitError
+from picoformer.estimate.early import refuse_early
 from picoformer.estimate.mend import board_with_memory, nearest
+from picoformer.quantize import SCHEMES
 from picoformer.targets import list_targets, load_target
 
 BOARD = (Path(__file__).parents[1] / "targets" / "mps2-an386.toml").read_text()
@@ -71,3 +75,30 @@ def test_a_refusal_offers_them_in_that_order(tmp_path: Path, workshop: Workshop)
     line = refuses(workshop.build_words(tmp_path / "out", board(tmp_path, ram=4608)), "the model does not fit small")
     offered = "microbit (16 KB RAM, 256 KB flash), stm32f411-nucleo (128 KB RAM, 512 KB flash)"
     assert f"{offered}, stm32f446-nucleo (128 KB RAM, 512 KB flash) have the room" in line
+
+
+def test_refused_before_it_is_quantized(tmp_path: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("it was quantized")
+
+    monkeypatch.setattr(build_folder, "quantize_model", refused)
+    words = ["build", workshop.model, "--target", board(tmp_path, ram=4608), "-o", tmp_path / "out"]
+    for more in (["--calibration", workshop.calibration], ["--calibration", workshop.calibration, "--tile", "6%"], []):
+        refuses([*words, *more], "RAM (ssram23) needs ", "biggest: ", "have the room, or make the model smaller")
+    flash = ["build", workshop.model, "--target", board(tmp_path, flash=4096), "-o", tmp_path / "out"]
+    refuses(flash, "flash (ssram1) needs ", "have the room")
+    under_budget = picoformer(*flash, "--calibration", workshop.calibration, "--budget", "9000")
+    assert "it was quantized" in under_budget.err, "under a budget of bytes, flash is not known before"
+
+
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+def test_what_fits_to_the_byte_is_not_refused(tmp_path: Path, workshop: Workshop, scheme: str) -> None:
+    words = ["--calibration", workshop.calibration, "--scheme", scheme]
+    taken = succeeds("inspect", workshop.model, "--target", board(tmp_path), *words, "--json").record["image"]
+    graph = import_model(workshop.model)
+    sizes = {"flash": taken["flash"]["bytes"], "ram": taken["ram"]["bytes"]}
+    refuse_early(graph, load_target(board(tmp_path, **sizes)), scheme)
+    for memory, region in (("flash", "ssram1"), ("ram", "ssram23")):
+        small = load_target(board(tmp_path, **{memory: int(0.6 * sizes[memory])}))
+        with pytest.raises(FitError, match=rf"\({region}\) needs"):
+            refuse_early(graph, small, scheme)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,11 @@ def _piece_bpe(folder: Path, special: list[str], settle: Callable[[Any, Any], No
     settle(lib, tokenizer)
     trainer = lib.trainers.BpeTrainer(vocab_size=1500, show_progress=False, limit_alphabet=100, special_tokens=special)
     tokenizer.train_from_iterator(training_texts(), trainer)
-    return save_json(folder, tokenizer)
+    path = save_json(folder, tokenizer)
+    saved = json.loads(path.read_text())  # bytes were special for the trainer only
+    saved["added_tokens"] = [entry for entry in saved["added_tokens"] if entry["content"] not in _BYTES]
+    path.write_text(json.dumps(saved))
+    return path
 
 
 def _llama(lib: Any, tokenizer: Any) -> None:
@@ -73,6 +78,33 @@ def _metaspace(scheme: str, split: bool) -> Callable[[Any, Any], None]:
         tokenizer.decoder = lib.decoders.Metaspace(prepend_scheme=scheme, split=split)
 
     return settle
+
+
+def _bert(folder: Path, **normalizer: Any) -> Path:
+    lib = _library()
+    tokenizer = lib.Tokenizer(lib.models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = lib.normalizers.BertNormalizer(**normalizer)
+    tokenizer.pre_tokenizer = lib.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = lib.decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = lib.trainers.WordPieceTrainer(vocab_size=2000, show_progress=False, special_tokens=special)
+    tokenizer.train_from_iterator(training_texts(), trainer)
+    tokenizer.post_processor = lib.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return save_json(folder, tokenizer)
+
+
+def _unigram(folder: Path, split: bool) -> Path:
+    lib = _library()
+    tokenizer = lib.Tokenizer(lib.models.Unigram())
+    _metaspace("always", split)(lib, tokenizer)
+    special = ["<unk>", "<s>"]
+    trainer = lib.trainers.UnigramTrainer(
+        vocab_size=1500, show_progress=False, unk_token="<unk>", special_tokens=special
+    )
+    # Without words to split at, its trainer takes long.
+    texts = training_texts() if split else training_texts()[-300:]
+    tokenizer.train_from_iterator(texts, trainer)
+    return save_json(folder, tokenizer)
 
 
 def _character(folder: Path) -> Path:
@@ -150,5 +182,21 @@ CASES: dict[str, Builder] = {
     ),
     "characters_nfkc": partial(train_sentencepiece, model_type="char", vocab_size=400, character_coverage=0.98),
     "llama2c": _tokenizer_bin,
+    "bert": _bert,
+    "bert_cased": partial(_bert, lowercase=False),
+    "bert_accents": partial(_bert, lowercase=True, strip_accents=False, clean_text=False),
+    "bert_case": partial(_bert, lowercase=False, strip_accents=True, handle_chinese_chars=False),
+    "unigram_json": partial(_unigram, split=True),
+    "unigram_unsplit": partial(_unigram, split=False),
+    "t5": partial(train_sentencepiece, model_type="unigram", vocab_size=2000),
+    "unigram_bytes": partial(train_sentencepiece, **LLAMA | {"model_type": "unigram", "vocab_size": 1500}),
+    "unigram_long": partial(
+        train_sentencepiece,
+        model_type="unigram",
+        vocab_size=1500,
+        split_by_whitespace=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="nfkc",
+    ),
 }
 """Name → what trains it in a folder."""

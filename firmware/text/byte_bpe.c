@@ -115,29 +115,13 @@ static void skip_runs(const pf_byte_bpe *p, pf_reader *r) {
     }
 }
 
-/* Compare a word with the bytes of a token: below zero, zero or above, as memcmp of the two would be. */
-static int32_t compare_word(const pf_tokenizer *t, const pf_symbols *s, uint32_t id) {
-    const uint32_t start = pf_at(&t->starts, id), length = pf_at(&t->starts, id + 1u) - start;
-    for (uint32_t i = 0; i < s->count && i < length; i++) {
-        const int32_t difference = (int32_t)s->id[i] - (int32_t)t->bytes[start + i];
-        if (difference != 0) return difference;
-    }
-    return s->count < length ? -1 : s->count > length;
-}
-
-/* The token that is the word of bytes in s->id, or `size`. */
-static uint32_t whole_word(const pf_tokenizer *t, const void *sorted, const pf_symbols *s) {
-    uint32_t low = 0, high = t->size;
-    while (low < high) {
-        const uint32_t middle = low + (high - low) / 2u, id = pf_word(sorted, t->wide, middle);
-        const int32_t order = compare_word(t, s, id);
-        if (order == 0) return id;
-        if (order > 0)
-            low = middle + 1u;
-        else
-            high = middle;
-    }
-    return t->size;
+/* The token that is the word of bytes in s->id, or PF_NO_ID. */
+static uint32_t whole_word(const pf_tokenizer *t, const pf_sorted *words, const pf_symbols *s) {
+    pf_match match;
+    pf_match_begin(&match, words);
+    for (uint32_t i = 0; i < s->count; i++)
+        if (!pf_match_next(t, words, &match, (uint8_t)s->id[i])) return PF_NO_ID;
+    return match.id;
 }
 
 /* The ids of what lies between two readers. */
@@ -151,9 +135,9 @@ static int32_t encode_word(const pf_tokenizer *t, pf_reader from, const pf_reade
         for (uint32_t i = 0; i < count; i++)
             if (!pf_symbols_add(s, bytes[i])) return PF_TOKENIZER_SCRATCH;
     }
-    if (p->sorted) {
-        const uint32_t id = whole_word(t, p->sorted, s);
-        if (id != t->size) return pf_put(ids, (int32_t)id) ? 0 : PF_TOKENIZER_IDS;
+    if (p->words.count != 0) {
+        const uint32_t id = whole_word(t, &p->words, s);
+        if (id != PF_NO_ID) return pf_put(ids, (int32_t)id) ? 0 : PF_TOKENIZER_IDS;
     }
     uint32_t kept = 0;
     for (uint32_t i = 0; i < s->count; i++) {

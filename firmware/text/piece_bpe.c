@@ -13,7 +13,7 @@ static int32_t flush(const pf_piece_bpe *p, pf_symbols *s, pf_ids *ids) {
             if (!pf_put(ids, (int32_t)symbol)) return PF_TOKENIZER_IDS;
         } else if (p->byte_ids) {
             uint8_t bytes[PF_UTF8_BYTES];
-            const uint32_t count = pf_utf8_put((int32_t)(symbol - UNKNOWN), bytes);
+            const uint32_t count = pf_spaces_put(&p->spaces, (int32_t)(symbol - UNKNOWN), bytes);
             for (uint32_t k = 0; k < count; k++)
                 if (!pf_put(ids, p->byte_ids[bytes[k]])) return PF_TOKENIZER_IDS;
         } else if (p->unknown >= 0 && !(p->fuse_unknown && after_unknown)) {

@@ -22,4 +22,9 @@ void pf_spaces_begin(pf_spaces_reader *r, const pf_spaces *rules, const uint8_t 
 /* The next character, spaces as ' '; PF_END behind the last. */
 int32_t pf_spaces_next(pf_spaces_reader *r);
 
+/* The bytes of a character as SentencePiece has it, where a space is U+2581. */
+static inline uint32_t pf_spaces_put(const pf_spaces *rules, int32_t character, uint8_t *out) {
+    return pf_utf8_put(rules->escaped && character == ' ' ? PF_SPACE_SYMBOL : character, out);
+}
+
 #endif

@@ -44,11 +44,27 @@ static inline uint32_t pf_at(const pf_index *index, uint32_t i) {
     return index->base[i >> index->shift] + index->low[i];
 }
 
+/* The last start that is not above a character; UINT32_MAX where there is none. */
+uint32_t pf_run(const pf_classes *classes, int32_t character);
+
 /* The class of a character, 0 below the first start. */
 uint32_t pf_class(const pf_classes *classes, int32_t character);
 
 /* Where in an ascending table a word is; `count` where it is not. */
 uint32_t pf_find(const uint32_t *table, uint32_t count, uint32_t word);
+
+/* Walking down the sorted ids, byte by byte: those in low .. high begin with the bytes read. */
+typedef struct pf_match {
+    uint32_t low, high, depth;
+    uint32_t id; /* the one that is these bytes exactly, or PF_NO_ID */
+} pf_match;
+
+#define PF_NO_ID 0xFFFFFFFFu
+
+void pf_match_begin(pf_match *m, const pf_sorted *sorted);
+
+/* Whether any begins with one byte more. */
+int pf_match_next(const pf_tokenizer *t, const pf_sorted *sorted, pf_match *m, uint8_t byte);
 
 /* Ids being written. */
 typedef struct pf_ids {

@@ -32,7 +32,7 @@ uint32_t pf_utf8_put(int32_t character, uint8_t *out) {
     return count;
 }
 
-uint32_t pf_class(const pf_classes *classes, int32_t character) {
+uint32_t pf_run(const pf_classes *classes, int32_t character) {
     uint32_t low = 0, high = classes->count; /* starts[low - 1] <= character < starts[high] */
     while (low < high) {
         const uint32_t middle = low + (high - low) / 2u;
@@ -41,7 +41,12 @@ uint32_t pf_class(const pf_classes *classes, int32_t character) {
         else
             high = middle;
     }
-    return low == 0 ? 0u : classes->starts[low - 1u] >> 24;
+    return low - 1u;
+}
+
+uint32_t pf_class(const pf_classes *classes, int32_t character) {
+    const uint32_t run = pf_run(classes, character);
+    return run == UINT32_MAX ? 0u : classes->starts[run] >> 24;
 }
 
 uint32_t pf_find(const uint32_t *table, uint32_t count, uint32_t word) {

@@ -176,6 +176,7 @@ def write_build(
     """
     from picoformer.backends.c import draft_c, write_c
     from picoformer.backends.onnx import export_onnx
+    from picoformer.estimate.tiles import draft_for
     from picoformer.frontends.onnx_load import self_contained
     from picoformer.ops.graph_file import save_graph
 
@@ -184,8 +185,11 @@ def write_build(
     boards = [target] if target.is_host else [load_target(HOST), target]
     if target.stands_in:
         boards.append(stand_in(target))
-    sets = dict.fromkeys(tuple(board.isa) for board in boards)  # a stand-in has those of its board
-    drafts = {isa: draft_c(graph, isa, prefix, tile, slots) for isa in sets}
+    boards_of = {tuple(board.isa): board for board in reversed(boards)}  # a stand-in has those of its board
+    if graph.states:
+        drafts = {isa: draft_c(graph, isa, prefix, tile, slots) for isa in boards_of}
+    else:
+        drafts = {isa: draft_for(graph, board, prefix, tile, toolchain) for isa, board in boards_of.items()}
     refuse_too_large(drafts[tuple(target.isa)], target, float_graph, scheme, toolchain)
     manifest = Manifest(
         graph.name,
@@ -240,12 +244,17 @@ def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: s
     if target.is_host:
         return
     from picoformer.estimate.costs import cost_table
-    from picoformer.estimate.mend import mends
+    from picoformer.estimate.mend import decoder_mends, mends
     from picoformer.estimate.need import refuse_misfit
     from picoformer.estimate.sizes import image_sizes
 
     sizes = image_sizes(draft, target, cost_table(target, toolchain))
-    refuse_misfit(draft, target, sizes, lambda: mends(float_graph, scheme, target, sizes))
+
+    def mend() -> str:
+        is_decoder = draft.block is not None
+        return decoder_mends(draft, target, sizes) if is_decoder else mends(float_graph, scheme, target, sizes)
+
+    refuse_misfit(draft, target, sizes, mend)
 
 
 def quantize_samples(
@@ -258,11 +267,13 @@ def quantize_samples(
     name: str | None = None,
     progress: Progress | None = None,
     quantized: Path | None = None,
+    refuse: Callable[[Graph], None] | None = None,
 ) -> tuple[Graph, Graph, dict[str, Array]]:
     """From files: (float graph, the graph in `scheme`, the calibration samples (samples, *shape) by input).
 
     The float graph is the equalized one where the settings ask for that: its values are those that were rounded.
-    `quantized`: a folder that holds both graphs already; then there are no samples.
+    `quantized`: a folder that holds both graphs already; then there are no samples. `refuse` is asked about the float
+    graph before anything is quantized, and raises where that would be in vain.
     """
     from picoformer.quantize import SCHEMES, QuantizeSettings, equalized
     from picoformer.quantized_folder import load_quantized
@@ -283,6 +294,8 @@ def quantize_samples(
         if settings is not None and settings.budget is not None:
             raise ConfigError("a budget of bytes is met by integers; use an integer scheme with it")
         return graph, graph, {}
+    if refuse is not None:
+        refuse(graph)
     if calibration is None:
         wanted = ", ".join(graph.inputs)
         raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {wanted}")
@@ -318,6 +331,7 @@ def build_files(
     clang, zig or auto.
     """
     from picoformer.backends.c import check_prefix, check_tile
+    from picoformer.estimate.early import refuse_early
     from picoformer.quantized_folder import quantized_scheme
     from picoformer.stages import onnx_file
 
@@ -328,8 +342,9 @@ def build_files(
         scheme = quantized_scheme(quantized)
     with onnx_file(model) as source:
         float_graph, graph, samples = quantize_samples(
-            source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized
-        )
+            source, calibration, scheme, settings, shapes, valid_length, name, progress, quantized,
+            lambda graph: refuse_early(graph, target, scheme, settings, tile, toolchain),
+        )  # fmt: skip
         return write_build(
             source,
             float_graph,

@@ -23,6 +23,7 @@ from picoformer.cli_options import (
     shape_option,
     tile_option,
     toolchain_option,
+    valid_length_option,
 )
 from picoformer.cli_output import progress, show, show_figures
 from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
@@ -102,6 +103,7 @@ for command in (*TRAINING_COMMANDS, *TEXT_COMMANDS):
 @main.command()
 @click.argument("model", type=FILE)
 @quantize_options
+@valid_length_option
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write; build takes it.")
 @json_option
 def quantize(
@@ -110,6 +112,7 @@ def quantize(
     calibration: Path | None,
     scheme: str,
     settings: Any,
+    valid_length: bool,
     output: Path,
     as_json: bool,
 ) -> None:
@@ -121,7 +124,7 @@ def quantize(
     from picoformer.reporting import print_quality
 
     with progress() as tick:
-        record = quantize_files(model, calibration, scheme, output, settings, read_shapes(shapes), tick)
+        record = quantize_files(model, calibration, scheme, output, settings, read_shapes(shapes), tick, valid_length)
     show(record, as_json, lambda: print_quality(record))
 
 
@@ -133,6 +136,7 @@ def quantize(
 )
 @click.option("--target", default="host", show_default=True, help="For --format c: whose instruction set.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
+@valid_length_option
 @quantized_option
 @tile_option
 @click.option("-o", "--output", type=ANY, required=True, help="An .onnx file, or a folder for C sources.")
@@ -146,6 +150,7 @@ def export(
     form: str,
     target: str,
     prefix: str,
+    valid_length: bool,
     quantized: Path | None,
     tile: str,
     output: Path,
@@ -160,7 +165,7 @@ def export(
     with progress() as tick:
         record = export_files(
             model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized,
-            tile,
+            tile, valid_length,
         )  # fmt: skip
     show(record, as_json, lambda: show_figures(record))
 
@@ -171,7 +176,7 @@ def export(
 @decoder_options
 @click.option("--target", required=True, help="A target's name or its TOML file.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
-@click.option("--valid-length", is_flag=True, help="Add an input for the number of rows that are not padding.")
+@valid_length_option
 @quantized_option
 @tile_option
 @toolchain_option

@@ -118,6 +118,9 @@ def print_estimate(record: Mapping[str, Any]) -> None:
     click.echo(f"{record['model']}: {record['scheme']} on {record['target']}, estimated; nothing was compiled")
     cycles, seconds = record["cycles"], record["seconds"]
     rows = [("multiply-accumulates", _count(record["macs"])), ("instructions", _count(record["instructions"]))]
+    if record["tiles_take"]:
+        share = record["tiles_take"] / (record["instructions"] - record["tiles_take"])
+        rows.append(("  of which for tiles of rows, which save RAM", f"{_count(record['tiles_take'])} ({share:.1%})"))
     if cycles is not None:
         ends = " to ".join(dict.fromkeys(_count(cycles[end]) for end in ("low", "high")))
         rows.append(("cycles, memory without wait states", ends))

@@ -127,6 +127,13 @@ def quantized_option(function: F) -> F:
     )(function)
 
 
+def valid_length_option(function: F) -> F:
+    """Adds --valid-length."""
+    return click.option(
+        "--valid-length", is_flag=True, help="Add an input for the number of rows that are not padding."
+    )(function)
+
+
 def tile_option(function: F) -> F:
     """Adds --tile."""
     return click.option(
@@ -134,8 +141,8 @@ def tile_option(function: F) -> F:
         default="auto",
         show_default=True,
         metavar="auto|4%|least|none|ROWS",
-        help="Compute rows in tiles: the least memory for up to 2 % more instructions, for another part, for any "
-        "number of them; no tiles; or so many rows at a time where that saves memory.",
+        help="Compute rows in tiles: the least memory for about 2 % more instructions, for at most another part by the "
+        "core's measured costs, for any number of them; no tiles; or so many rows at a time where that saves memory.",
     )(function)
 
 

@@ -37,15 +37,20 @@ def quantize_files(
     settings: Any = None,
     shapes: Shapes | None = None,
     progress: Progress | None = None,
+    valid_length: bool = False,
 ) -> dict[str, Any]:
     """Write the typed graph to the folder `out`, which `build` takes; returns SQNR in dB of every tensor."""
     from picoformer.parity import sqnr_per_tensor
     from picoformer.reference import lower_graph, run_float, run_integer
 
     refuse_to_replace(out, ("graph.json",))
-    graph, typed, samples = quantize_samples(model, calibration, scheme, settings, shapes, progress=_tick(progress))
+    graph, typed, samples = quantize_samples(
+        model, calibration, scheme, settings, shapes, valid_length, progress=_tick(progress)
+    )
     is_moved = settings is not None and settings.equalization != "off"
-    model_graph = import_model(model, shapes) if is_moved else graph  # a build starts from the model as it is
+    model_graph = (
+        import_model(model, shapes, valid_length) if is_moved else graph
+    )  # a build starts from the model as it is
     constants = sum(typed.types[name].bytes for name in typed.constants)
     with atomic_folder(out) as folder:
         save_quantized(folder, model_graph, typed, scheme, graph if is_moved else None)
@@ -79,28 +84,29 @@ def export_files(
     progress: Progress | None = None,
     quantized: Path | None = None,
     tile: Tile = "auto",
+    valid_length: bool = False,
 ) -> dict[str, Any]:
     """Write ONNX (`form` "onnx": float or QDQ) or the C library ("c") of an ONNX file or a checkpoint.
 
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
     computes by tiles of rows (backends/c/tiling.py).
     """
-    from picoformer.backends.c import check_prefix, check_tile, emit_c
+    from picoformer.backends.c import check_prefix, check_tile, write_c
     from picoformer.backends.onnx import export_onnx
+    from picoformer.estimate.tiles import draft_for
 
     if form not in FORMS:
         raise ConfigError(f"unknown form '{form}'; use one of {', '.join(FORMS)}")
     if form == "onnx" and out.is_dir():
         raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
-    isa: list[str] = []
     if form == "c":
         refuse_to_replace(out, ("sources.json",))
-        isa, tile = load_target(target).isa, check_tile(tile)
+        board, tile = load_target(target), check_tile(tile)
         check_prefix(prefix)
     if quantized is not None:
         scheme = quantized_scheme(quantized)
     _, typed, _ = quantize_samples(
-        model, calibration, scheme, settings, shapes, progress=_tick(progress), quantized=quantized
+        model, calibration, scheme, settings, shapes, valid_length, progress=_tick(progress), quantized=quantized
     )
     origin = {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}
     if form == "onnx":
@@ -108,7 +114,7 @@ def export_files(
         return {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
     card = [f"{key}: {value}" for key, value in origin.items()]
     with atomic_folder(out) as folder:
-        made = emit_c(typed, isa, prefix, folder, card=card, tile=tile)
+        made = write_c(draft_for(typed, board, prefix, tile), folder, card=card)
     return {
         "folder": str(out),
         "files": ", ".join(made.files),

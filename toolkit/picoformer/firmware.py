@@ -91,7 +91,7 @@ def build_firmware(
     flags = ["-std=c99", "-g", target.toolchain.optimize, *SECTIONS, *WARNINGS]
     flags += [
         *target_defines(target),
-        *(f"-D{name}" for name in _defines(model_dir)),
+        *(f"-D{name}" for name in _defines(model_dir, target)),
         *(["-DPF_FAULT_TESTS"] if fault_tests else []),
         *(["-Werror"] if strict else []),
     ]
@@ -199,10 +199,17 @@ def model_units(
     return units
 
 
-def _defines(model_dir: Path) -> list[str]:
-    """What sources.json wants defined: PF_TEXT for a language model."""
-    listed = json.loads((model_dir / "sources.json").read_text(encoding="utf-8")).get("defines", [])
-    return [name for name in map(str, listed) if re.fullmatch(r"[A-Z][A-Z0-9_]*", name)]
+def _defines(model_dir: Path, target: Target) -> list[str]:
+    """What sources.json wants defined (PF_TEXT for a language model), and where constants go that are many."""
+    listed = json.loads((model_dir / "sources.json").read_text(encoding="utf-8"))
+    found = [name for name in map(str, listed.get("defines", [])) if re.fullmatch(r"[A-Z][A-Z0-9_]*", name)]
+    prefix = str(listed.get("prefix", "model")).upper()
+    if not target.is_host:
+        region = target.weights_region(int(listed.get("weights_bytes", 0)))
+        if region is not target.region("code"):
+            found.append(f'{prefix}_WEIGHTS_ATTRIBUTE=__attribute__((section(".pf_{region.name}")))')
+            found.append(f"{prefix}_WEIGHTS_SECTION=.pf_{region.name}")
+    return found
 
 
 def _unit(source: Path, group: str, stem: str) -> Unit:

@@ -38,7 +38,7 @@ def load_quantized(folder: Path, float_graph: Graph) -> tuple[Graph, Graph]:
     raises ModelError when they were made of another model."""
     if _record(folder)["float_graph"] != _identity(float_graph):
         raise ModelError(
-            f"{folder}: was quantized from another model, or with other shapes; give the model it was made of"
+            f"{folder}: was quantized from another model, other shapes or another --valid-length; give those it had"
         )
     equalized = load_graph(folder / EQUALIZED) if (folder / EQUALIZED).is_dir() else float_graph
     typed = load_graph(folder)

@@ -17,6 +17,8 @@ Address = Annotated[int, Field(ge=0, lt=1 << 32)]
 LIBRARY = "library"
 """The `port` of boards that the vendor's SDK starts."""
 
+_BESIDE_WEIGHTS = 64 << 10
+"""Room for code that is kept free beside a model's constants where they could lie elsewhere."""
 _LARGEST_GUARD = 1 << 20
 
 
@@ -171,6 +173,15 @@ class Target(_Table):
     def region(self, holds: Literal["code", "data"]) -> MemoryRegion:
         """The first memory region for `holds`."""
         return next(region for region in self.memory if region.holds == holds)
+
+    def weights_region(self, weights: int) -> MemoryRegion:
+        """Where so many bytes of a model's constants go: beside the code, or, where they are too many for that, into
+        the first other region for code that has room for all of them."""
+        first = self.region("code")
+        if weights + _BESIDE_WEIGHTS <= first.length:
+            return first
+        others = (region for region in self.memory if region.holds == "code" and region is not first)
+        return next((region for region in others if weights <= region.length), first)
 
     @property
     def guard_bytes(self) -> int:

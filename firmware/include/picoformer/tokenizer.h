@@ -54,6 +54,12 @@ typedef struct pf_pairs {
     uint32_t lefts, wide;
 } pf_pairs;
 
+/* Ids in the order of their bytes. */
+typedef struct pf_sorted {
+    const void *ids;
+    uint32_t count;
+} pf_sorted;
+
 /* Byte-level BPE. */
 #define PF_SPLIT_NONE   0u
 #define PF_SPLIT_GPT2   1u
@@ -67,7 +73,7 @@ typedef struct pf_byte_bpe {
     const int32_t *byte_ids; /* 256; negative: the byte is left out */
     pf_pairs pairs;
     pf_classes classes, digits; /* digits.count != 0: every character of its class 1 is a word of its own */
-    const void *sorted;         /* ids by their bytes, or null: a word that is a token is not merged */
+    pf_sorted words;            /* a word that is one of these is not merged */
     uint32_t split, longest_number, prefix_space;
 } pf_byte_bpe;
 
@@ -95,6 +101,41 @@ typedef struct pf_piece_bpe {
     int32_t unknown;         /* negative: what has no token is left out */
     uint32_t fuse_unknown;
 } pf_piece_bpe;
+
+/* WordPiece behind BERT's normalization and splitting. `characters` tells for each its class, and what becomes of it. */
+#define PF_WORD_LETTER      0u
+#define PF_WORD_SPACE       1u
+#define PF_WORD_PUNCTUATION 2u /* a word of its own */
+#define PF_WORD_CLASS       3u /* the mask of these */
+#define PF_WORD_DELETED     4u
+#define PF_WORD_SPACED      8u /* spaces around it */
+#define PF_WORD_MAPPED      16u
+#define PF_MAP_DELTA        0u /* the character and a number */
+#define PF_MAP_SEQUENCE     1u /* a sequence of characters; the next character has the next sequence */
+#define PF_MAP_HANGUL       2u /* its jamo */
+typedef struct pf_wordpiece {
+    pf_sorted starts, continuations;
+    pf_classes characters;
+    pf_classes map; /* for what is mapped: PF_MAP_*, and beside each start a number */
+    const int32_t *map_values;
+    const uint32_t *sequence_characters;
+    pf_index sequences;
+    pf_classes order; /* combining classes by which neighbours that have one are sorted */
+    int32_t unknown;
+    uint32_t longest_word; /* in characters */
+} pf_wordpiece;
+
+/* Unigram: the segmentation of smallest cost. A cost is minus a score: a float of 32 bits, or with `twice` of 64, as
+ * its bit pattern. */
+typedef struct pf_unigram {
+    pf_spaces spaces;
+    pf_sorted pieces;
+    const void *costs; /* in the order of `pieces` */
+    uint64_t unknown_cost;
+    const int32_t *byte_ids; /* 256, or null */
+    int32_t unknown;
+    uint32_t twice, fuse_unknown;
+} pf_unigram;
 
 struct pf_tokenizer {
     int32_t (*encode)(const pf_tokenizer *t, const uint8_t *text, uint32_t bytes, int32_t *ids, uint32_t max_ids,
@@ -132,5 +173,9 @@ int32_t pf_encode_byte_bpe(const pf_tokenizer *t, const uint8_t *text, uint32_t 
                            uint64_t *scratch, uint32_t scratch_bytes);
 int32_t pf_encode_piece_bpe(const pf_tokenizer *t, const uint8_t *text, uint32_t bytes, int32_t *ids, uint32_t max_ids,
                             uint64_t *scratch, uint32_t scratch_bytes);
+int32_t pf_encode_wordpiece(const pf_tokenizer *t, const uint8_t *text, uint32_t bytes, int32_t *ids, uint32_t max_ids,
+                            uint64_t *scratch, uint32_t scratch_bytes);
+int32_t pf_encode_unigram(const pf_tokenizer *t, const uint8_t *text, uint32_t bytes, int32_t *ids, uint32_t max_ids,
+                          uint64_t *scratch, uint32_t scratch_bytes);
 
 #endif

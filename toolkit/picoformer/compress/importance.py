@@ -17,8 +17,9 @@ from torch.nn import functional
 from picoformer.compress.covariance import eliminate, measure_covariances
 from picoformer.compress.settings import PruneSettings
 from picoformer.compress.train import check_labels, use_threads
-from picoformer.errors import PicoformerError
+from picoformer.errors import ConfigError, PicoformerError
 from picoformer.metrics import IGNORED
+from picoformer.models.config import TransformerConfig
 from picoformer.models.transformer import Attention, FeedForward, LowRankLinear, Transformer
 
 Array = NDArray[np.float64]
@@ -53,8 +54,9 @@ def measure_importance(
     - "random": uniform, from `settings.seed`; what the others have to beat.
 
     A layer's is the mean loss without it less the mean loss with it, but for "random"; measured where layers may go.
-    Raises DataError, and PicoformerError when it is not finite.
+    Raises DataError, ConfigError for a kind of model that cannot be pruned, and PicoformerError when it is not finite.
     """
+    check_prunable(model.config)
     check_labels(model, x, y)
     count = min(settings.samples, len(x))
     x, y = x[:count], y[:count]
@@ -78,6 +80,15 @@ def measure_importance(
     if not all(np.isfinite(part).all() for part in (*found.heads, *found.neurons, found.layers, found.width)):
         raise PicoformerError("pruning found no finite importance; check the model and the data for NaN")
     return found
+
+
+def check_prunable(config: TransformerConfig) -> None:
+    """Raise ConfigError, naming the key, for a kind of model whose parts cannot be taken away one by one."""
+    for key, unset in (("experts", 0), ("parallel", 0), ("embedding_norm", False), ("alibi_slopes", ())):
+        value = getattr(config, key)
+        if value != unset:
+            shown = f"{len(value)} entries" if isinstance(value, tuple) else value
+            raise ConfigError(f"{key} = {shown}: models with it cannot be pruned; leave the pruning out")
 
 
 def loss_of(model: Transformer, x: NDArray[Any], y: NDArray[np.int64]) -> Tensor:
@@ -246,7 +257,8 @@ def _readers(model: Transformer) -> list[tuple[nn.Module, Array]]:
     for attention, feed_forward in branches(model):
         weights = (_squares(whole_matrix(m)) for m in (attention.query, attention.key, attention.value))
         found += [(attention, sum(weights, np.zeros(model.config.d_model)))]
-        found += [(feed_forward, sum(_squares(whole_matrix(module)) for module in first_matrices(feed_forward)))]
+        weights = (_squares(whole_matrix(module)) for module in first_matrices(feed_forward))
+        found += [(feed_forward, sum(weights, np.zeros(model.config.d_model)))]
     if model.config.classes and not model.config.tied_head:
         found.append((model.head, _squares(model.head.weight.detach())))
     return found

@@ -142,8 +142,8 @@ def _layer(student: Transformer, layer: int, teacher: Transformer, source: int, 
     for norm in ("attention_norm", "feed_forward_norm"):
         for part, value in getattr(block, norm).named_parameters() if hasattr(block, norm) else ():
             found[f"{prefix}{norm}.{part}"] = _cut(value.detach(), (width,))
-    parts = {part: getattr(block.feed_forward, part, None) for part in ("gate", "up", "down")}
-    first = [part for part in ("gate", "up") if parts[part] is not None]
+    parts: dict[str, Any] = dict(block.feed_forward.named_children())
+    first = [part for part in ("gate", "up") if part in parts]
     if first and all(hasattr(parts[part], "weight") for part in (*first, "down")):
         size = parts["down"].weight.detach().norm(dim=0)
         for part in first:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from picoformer.compress.covariance import damping, measure_covariances
-from picoformer.compress.importance import branches
+from picoformer.compress.importance import branches, has_bias
 from picoformer.compress.settings import PruneSettings
 from picoformer.compress.shrink import Keep, kept_layers
 from picoformer.models.transformer import LowRankLinear, Transformer
@@ -40,7 +40,7 @@ def reconstruct(model: Transformer, keep: Keep, x: NDArray[Any], settings: Prune
 def _fit(module: nn.Module, mask: NDArray[np.bool_], mean: Tensor, covariance: Tensor) -> None:
     first, last = (module.reduce, module.expand) if isinstance(module, LowRankLinear) else (module, module)
     assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-    if last.bias is None:  # nothing takes up what the mean lost: the fit has to
+    if not has_bias(module):  # nothing takes up what the mean lost: the fit has to
         covariance = covariance + torch.outer(mean, mean)
     kept = torch.from_numpy(np.flatnonzero(mask))
     weight = first.weight.detach().double()
@@ -54,5 +54,5 @@ def _fit(module: nn.Module, mask: NDArray[np.bool_], mean: Tensor, covariance: T
         lost = last.weight.detach().double() @ lost
     with torch.no_grad():
         first.weight.copy_(found)
-        if last.bias is not None:
+        if has_bias(module):
             last.bias.add_(lost.to(last.bias.dtype))

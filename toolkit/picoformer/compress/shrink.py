@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from picoformer.compress.count import count_weights, row_width
-from picoformer.compress.importance import branches
-from picoformer.errors import ConfigError, DataError
+from picoformer.compress.importance import branches, check_prunable
+from picoformer.errors import DataError
 from picoformer.models.branches import RMSNorm
 from picoformer.models.config import TransformerConfig
 from picoformer.models.transformer import Transformer
@@ -176,15 +176,6 @@ def check_keep(config: TransformerConfig, keep: Keep) -> None:
                 f"heads masks leave layer {layer} groups of {' and '.join(map(str, sizes))} query heads; "
                 "keep as many in each group that stays"
             )
-
-
-def check_prunable(config: TransformerConfig) -> None:
-    """Raise ConfigError, naming the key, for a kind of model whose parts cannot be taken away one by one."""
-    for key, unset in (("experts", 0), ("parallel", 0), ("embedding_norm", False), ("alibi_slopes", ())):
-        value = getattr(config, key)
-        if value != unset:
-            shown = f"{len(value)} entries" if isinstance(value, tuple) else value
-            raise ConfigError(f"{key} = {shown}: models with it cannot be pruned; leave the pruning out")
 
 
 def _kept_groups(config: TransformerConfig, layer: int, heads: Mask) -> Mask:

@@ -163,7 +163,7 @@ def _search(
         data = b"".join(stream.feed_bytes(token) for token in tokens if token not in stop_tokens)
         return data.decode("utf-8", "replace")
 
-    texts = [
+    texts: list[dict[str, Any]] = [
         {"tokens": list(text.tokens), "text": text_of(text.tokens), "log_probability": text.log_probability}
         for text in found
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from picoformer.ops import (
     TakeRow,
     TopExperts,
 )
+from picoformer.ops.activation import Function
 
 TOKENS, POSITION, COUNT, LOGITS = "tokens", "position", "count", "logits"
 KEY_BITS = 13
@@ -193,7 +195,7 @@ class _Builder:
         return self._linear(self._activated(up, at), f"{at}.down", f"{at}.down")
 
     def _activated(self, x: str, at: str) -> str:
-        return self._add_node(f"{at}.activated", Activation(self.config.activation), x)
+        return self._add_node(f"{at}.activated", Activation(cast(Function, self.config.activation)), x)
 
     def _mixture(self, x: str, at: str) -> str:
         """The chosen experts of each token, weighed; only these are computed (Shazeer et al. 2017)."""
@@ -298,7 +300,7 @@ def rotation_table(config: TransformerConfig, context: int) -> Array:
 
 
 def macs_per_token(graph: Graph) -> int:
-    """Multiply-accumulates of one more token over full caches; a graph of a block computes the head for one row only."""
+    """Multiply-accumulates of one more token over full caches; of a block only one row goes through the head."""
     rows = graph.types[TOKENS].shape[0]
     total = 0
     for node in graph.nodes:

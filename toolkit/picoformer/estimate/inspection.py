@@ -17,6 +17,7 @@ from picoformer.estimate.made_up import made_up_graph
 from picoformer.estimate.mend import mends, nearest
 from picoformer.estimate.need import BIGGEST, Need, misfit, needs
 from picoformer.estimate.sizes import image_sizes, stack_used, unmeasured
+from picoformer.estimate.tiles import draft_for, tiles_take
 from picoformer.firmware import SizeReport
 from picoformer.ir import Graph
 from picoformer.quantize import QuantizeSettings
@@ -75,7 +76,7 @@ class Estimate:
 
 def estimate(graph: Graph, target: Target, scheme: str, tile: Tile = "auto", toolchain: str = "auto") -> Estimate:
     """Estimate a graph, quantized for an integer scheme, on a board; `tile` and `toolchain` as for a build."""
-    return estimate_draft(draft_c(graph, target.isa, tile=tile), target, scheme, toolchain)
+    return estimate_draft(draft_for(graph, target, "model", tile, toolchain), target, scheme, toolchain)
 
 
 def estimate_draft(draft: Draft, target: Target, scheme: str, toolchain: str = "auto") -> Estimate:
@@ -113,7 +114,9 @@ def inspect_target(
     found = estimate(graph, target, scheme, check_tile(tile), toolchain)
     short = [need for need in found.needs if not need.fits]
     error = misfit(target, short, mends(float_graph, scheme, target, found.sizes)) if short else None
-    return {**record_of(found, float_graph), "data": MADE_UP if calibration is None else str(calibration)}, error
+    more = None if found.table is None else tiles_take(found.draft, found.table, target)
+    record = {**record_of(found, float_graph), "tiles_take": None if more is None else round(more)}
+    return {**record, "data": MADE_UP if calibration is None else str(calibration)}, error
 
 
 def record_of(found: Estimate, float_graph: Graph) -> dict[str, Any]:

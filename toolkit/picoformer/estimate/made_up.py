@@ -48,19 +48,20 @@ def _rows_read(graph: Graph, name: str) -> int:
     return min(rows, default=1)
 
 
-def made_up_graph(graph: Graph, scheme: str) -> Graph:
+def made_up_graph(graph: Graph, scheme: str, least: bool = False) -> Graph:
     """The fused float graph in `scheme`, typed as a build would type it with this data; weights are rounded to nearest.
+    `least`: nothing is widened, as data may have it.
 
     Raises UnsupportedError naming a node that has no integer form.
     """
     if scheme == "float32":
         return graph
     chosen = SCHEMES[scheme]
-    large = graph.macs >= LARGE_MACS
+    brief = least or graph.macs >= LARGE_MACS
     settings = QuantizeSettings(rounding="nearest", bias_correction=False)
     settings = replace(settings, activations=chosen.activations, weights=chosen.weights)
     try:
-        samples = made_up_samples(graph, 2 if large else SAMPLES)
-        return quantize(graph, samples, run_float, replace(settings, widen=0.0) if large else settings)
+        samples = made_up_samples(graph, 2 if brief else SAMPLES)
+        return quantize(graph, samples, run_float, replace(settings, widen=0.0) if brief else settings)
     except LoweringError as error:
         raise UnsupportedError(f"{error}; estimate with --scheme float32, or change the model there") from None

@@ -45,13 +45,20 @@ class Need:
         )
 
 
-def needs(draft: Draft, target: Target, sizes: SizeReport) -> tuple[Need, Need]:
-    """What the image of a draft, estimated at `sizes`, needs of a board's flash and of its RAM."""
+def needs(draft: Draft, target: Target, sizes: SizeReport) -> tuple[Need, ...]:
+    """What the image of a draft, estimated at `sizes`, needs of a board's flash and of its RAM; of another memory too,
+    where the constants go there."""
     flash, ram = sizes.flash, sizes.ram
     code, data = target.region("code"), target.region("data")
+    weights = target.weights_region(draft.weights_bytes)
+    apart = [] if weights is code else [_need("flash", weights, draft.weights_bytes, constants(draft), 0)]
+    beside = flash.total - sum(need.needed for need in apart)
+    inside = constants(draft) if not apart else []
+    kept = [("keys and values", draft.state_bytes)]
     return (
-        _need("flash", code, flash.total, constants(draft) + _beside(sizes, "flash"), flash.code + flash.runtime),
-        _need("RAM", data, ram.total, fullest_step(draft.plan) + _beside(sizes, "RAM"), ram.runtime),
+        _need("flash", code, beside, inside + _beside(sizes, "flash"), flash.code + flash.runtime),
+        *apart,
+        _need("RAM", data, ram.total, fullest_step(draft.plan) + kept + _beside(sizes, "RAM"), ram.runtime),
     )
 
 

@@ -19,13 +19,14 @@ def image_sizes(draft: Draft, target: Target, table: CostTable | None) -> SizeRe
     Without a `table` what only a compiler knows is left out, and the figures are the least that it can be.
     """
     model, arena, stack = _model_bytes(draft, table), draft.arena_bytes, target.stack_bytes
+    kept = draft.state_bytes  # keys and values count as data
     if table is None:
         beside = 0 if target.is_library else FAULT_STACK
-        ram = RamSizes(arena, 0, beside, stack, arena + beside + stack)
+        ram = RamSizes(arena, kept, beside, stack, arena + kept + beside + stack)
         return SizeReport(FlashSizes(model, 0, 0, model), ram)
     code = table.code_bytes(draft.parts.functions, len(draft.rows))
     if target.is_library:  # wire, stack and start are the application's
-        padding, data = padding_bytes(draft), table.record["runtime"]["data"]
+        padding, data = padding_bytes(draft), table.record["runtime"]["data"] + kept
         ram = RamSizes(arena, data, 0, 0, arena + data)
         return SizeReport(FlashSizes(model, code, padding, model + code + padding), ram)
     runtime, described = table.record["runtime"], described_bytes(draft)
@@ -33,7 +34,7 @@ def image_sizes(draft: Draft, target: Target, table: CostTable | None) -> SizeRe
     buffers = round(runtime["ram"] + runtime["ram_per_frame_byte"] * target.frame_bytes)
     return SizeReport(
         FlashSizes(model, code, wire, model + code + wire),
-        RamSizes(arena, runtime["data"], buffers, stack, arena + runtime["data"] + buffers + stack),
+        RamSizes(arena, runtime["data"] + kept, buffers, stack, arena + runtime["data"] + kept + buffers + stack),
     )
 
 

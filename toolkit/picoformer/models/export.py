@@ -47,10 +47,16 @@ def export_onnx(
 
     `example` (1, *input) fixes the shape; by default the configuration's longest input. With `valid_length`
     the file has a second input of that name, int64, shape (1,). The same model gives the same bytes. Raises
-    ConfigError for an opset or a name that cannot be used, DataError for an example that does not fit.
+    ConfigError for an opset or a name that cannot be used and for a mixture of experts, DataError for an example
+    that does not fit.
     """
     if opset not in OPSETS:
         raise ConfigError(f"opset = {opset}; choose one from {OPSETS.start} to {OPSETS.stop - 1}")
+    if model.config.experts:
+        raise ConfigError(
+            f"experts = {model.config.experts}: which of them run depends on the input, which no static file says; "
+            "export a dense model"
+        )
     names = [input_name, *([VALID_LENGTH] if valid_length else []), output_name]
     if not all(names) or len(set(names)) != len(names):
         raise ConfigError(f"input and output names {names}; give each its own, non-empty name")

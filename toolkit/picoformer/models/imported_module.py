@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ def check_against_transformers(path: Path, imported: ImportedModel, tokens: int 
         return None
     from transformers import AutoModelForCausalLM
 
+    theirs: Any
     count = min(tokens, imported.config.sequence)
     ids = torch.from_numpy(np.random.default_rng(0).integers(0, imported.config.vocab_size, (1, count)))
     try:

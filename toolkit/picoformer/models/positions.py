@@ -30,12 +30,14 @@ def alibi_bias(config: TransformerConfig, rows: int) -> Table:
     """What is added to scaled scores for each query head and key position, (heads, rows)."""
     slopes, positions = np.array(config.alibi_slopes, np.float64)[:, None], np.arange(rows, dtype=np.float64)
     if not config.alibi_bfloat16:
-        return (slopes * positions).astype(np.float32)
+        exact: Table = (slopes * positions).astype(np.float32)
+        return exact
     scale = np.sqrt(config.head_dim)
     # The slope is a bfloat16 number before its scaling: rounding finds it again.
     raw = round_bfloat16((slopes * scale).astype(np.float32)).astype(np.float64)
     product = round_bfloat16((raw * positions).astype(np.float32))
-    return (product.astype(np.float64) / scale).astype(np.float32)
+    result: Table = (product.astype(np.float64) / scale).astype(np.float32)
+    return result
 
 
 def round_bfloat16(values: Table) -> Table:

@@ -19,6 +19,15 @@ ENDS = {
 }
 """What the tokens at a text's ends are called where no tokenizer_config.json says it."""
 
+CLEANED = (
+    *((f" {mark}", mark) for mark in ".?!,"),
+    (" ' ", "'"),
+    *((f" {end}", end) for end in ("n't", "'m")),
+    (" do not", " don't"),
+    *((f" {end}", end) for end in ("'s", "'ve", "'re")),
+)
+"""What the library's cleanup replaces, in this order, token by token."""
+
 KINDS = {"WordPiece": "wordpiece", "Unigram": "unigram", "WordLevel": "character"}
 
 
@@ -100,8 +109,6 @@ class JsonTokenizer(TextTokenizer):
         """The name of each id, None for those between that have none."""
         vocabulary = self.library.get_vocab(with_added_tokens=True)
         size = max(vocabulary.values(), default=-1) + 1
-        if size > 1 << 24:
-            raise DataError(f"{self.name}: a token has the id {size - 1}; number the tokens from 0")
         names: list[str | None] = [None] * size
         for name, i in vocabulary.items():
             names[i] = name
@@ -123,7 +130,7 @@ class JsonTokenizer(TextTokenizer):
         pieces, flags = [], []
         for i, token in enumerate(self.tokens):
             if token is None or i in special:
-                pieces.append(b"")
+                pieces.append((token or "").encode())
                 flags.append(int(Flag.CONTROL))
                 continue
             piece, flag = self._piece(token, decoder)
@@ -161,4 +168,13 @@ class JsonTokenizer(TextTokenizer):
         return token.encode(), flag
 
     def _word_piece(self, token: str, prefix: str, cleanup: bool) -> tuple[bytes, int]:
-        raise NotImplementedError
+        """The bytes of a token of WordPiece. The library's cleanup takes the space before '.' and others away."""
+        if token.startswith(prefix):
+            return token[len(prefix) :].encode(), Flag.CONTINUES
+        behind, alone = f" {token}", token
+        if cleanup:
+            for old, new in CLEANED:
+                behind, alone = behind.replace(old, new), alone.replace(old, new)
+        if alone != token or behind not in (token, f" {token}"):
+            raise refuse(self.name, f"the token '{token}', which decoding cleans,")
+        return token.encode(), 0 if behind.startswith(" ") else Flag.JOINED

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from picoformer.tokenizers.tables import (
     SPACE_SYMBOL,
     ByteBpe,
+    Flag,
     Pairs,
     PieceBpe,
     Prefix,
@@ -14,9 +17,11 @@ from picoformer.tokenizers.tables import (
     Spaces,
     Split,
     TokenizerTables,
+    Unigram,
     refuse,
 )
 from picoformer.tokenizers.unicode_classes import classes_of_patterns, digits
+from picoformer.tokenizers.wordpiece_tables import wordpiece
 
 if TYPE_CHECKING:
     from picoformer.tokenizers.huggingface import JsonTokenizer
@@ -63,7 +68,8 @@ def _byte_bpe(tokenizer: JsonTokenizer) -> ByteBpe:
         raise refuse(name, f"the normalizer {parsed['normalizer']['type']}")
     if parsed["model"].get("byte_fallback"):
         raise refuse(name, "byte_fallback with byte-level BPE")
-    split, classes, longest, prefix_space = Split.NONE, (), 1, False
+    split, longest, prefix_space = Split.NONE, 1, False
+    classes: tuple[tuple[int, str], ...] = ()
     digit_runs: Runs = ()
     before = steps(parsed["pre_tokenizer"], "pretokenizers")
     for i, step in enumerate(before):
@@ -88,9 +94,11 @@ def _byte_bpe(tokenizer: JsonTokenizer) -> ByteBpe:
     unknown = parsed["model"].get("unk_token")
     if min(ids) < 0 and unknown is not None:
         raise refuse(name, f"an unknown token ('{unknown}') for {ids.count(-1)} bytes without a token")
-    whole = bool(parsed["model"].get("ignore_merges"))
+    known = set(byte_alphabet())
+    whole = parsed["model"].get("ignore_merges")
+    words = tuple(i for token, i in vocabulary.items() if known.issuperset(token)) if whole else ()
     return ByteBpe(
-        ids, _pairs(tokenizer), split, classes_of_patterns(classes), digit_runs, longest, bool(prefix_space), whole
+        ids, _pairs(tokenizer), split, classes_of_patterns(classes), digit_runs, longest, bool(prefix_space), words
     )
 
 
@@ -170,5 +178,39 @@ def _character(tokenizer: JsonTokenizer) -> PieceBpe:
     return PieceBpe(spaces, _characters(vocabulary, spaces), unknown=unknown, fuse_unknown=False)
 
 
-MODELS: dict[str, Any] = {"byte_bpe": _byte_bpe, "sentencepiece_bpe": _piece_bpe, "character": _character}
+def _unigram(tokenizer: JsonTokenizer) -> Unigram:
+    model, name = tokenizer.parsed["model"], tokenizer.name
+    for step in (tokenizer.parsed["normalizer"] or {}).get("normalizers", [tokenizer.parsed["normalizer"] or {}]):
+        if step.get("type") == "Precompiled":
+            raise refuse(name, "the normalizer Precompiled", "give the SentencePiece .model that it was made from")
+    if model.get("byte_fallback"):
+        raise refuse(name, "byte_fallback with Unigram")
+    if model["unk_id"] is None:
+        raise refuse(name, "Unigram without an unknown token")
+    spaces = _spaces(tokenizer)
+    scores = np.array([score for _, score in model["vocab"]], np.float64)
+    kept = [i for i, (piece, _) in enumerate(model["vocab"]) if piece and not (spaces.escaped and " " in piece)]
+    for i in kept:
+        if scores[i] > 0 or 0 < -scores[i] < np.finfo(np.float64).tiny or scores[i] < -(2.0**100):
+            raise refuse(name, f"token {i} with the score {scores[i]:g}")
+        if spaces.escaped and SPACE_SYMBOL in model["vocab"][i][0] and tokenizer.vocabulary.flags[i] & Flag.CONTROL:
+            raise refuse(name, f"the special token '{model['vocab'][i][0]}'")
+    unknown_cost = np.float64(10.0) - scores.min()
+    return Unigram(
+        spaces,
+        tuple(kept),
+        tuple(np.abs(scores[kept]).view(np.uint64).tolist()),
+        int(unknown_cost.view(np.uint64)),
+        model["unk_id"],
+        twice=True,
+    )
+
+
+MODELS: dict[str, Any] = {
+    "byte_bpe": _byte_bpe,
+    "sentencepiece_bpe": _piece_bpe,
+    "character": _character,
+    "wordpiece": wordpiece,
+    "unigram": _unigram,
+}
 """Kind → what reads its tables."""

@@ -101,7 +101,6 @@ class BinTokenizer(TextTokenizer):
     def vocabulary(self) -> Vocabulary:
         pieces = [piece for piece, _ in self._entries]
         pieces[FIRST_BYTE : FIRST_BYTE + 256] = [bytes([byte]) for byte in range(256)]
-        pieces[:CONTROLS] = [b""] * CONTROLS
         flags = [0] * len(pieces)
         flags[:CONTROLS] = [Flag.CONTROL] * CONTROLS
         flags[FIRST_BYTE : FIRST_BYTE + 256] = [Flag.BYTE] * 256

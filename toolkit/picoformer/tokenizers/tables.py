@@ -11,6 +11,7 @@ from enum import IntEnum, IntFlag
 from itertools import pairwise
 
 from picoformer.errors import UnsupportedError
+from picoformer.tokenizers.charsmap import CharsMap
 
 SPACE_SYMBOL = "\N{LOWER ONE EIGHTH BLOCK}"
 """U+2581, what SentencePiece writes for a space."""
@@ -89,7 +90,8 @@ Runs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class ByteBpe:
-    """Byte-level BPE: `byte_ids` has the token of each byte, −1 where it has none and is left out."""
+    """Byte-level BPE: `byte_ids` has the token of each byte, −1 where it has none and is left out; `words` are tokens
+    that are taken whole where a word is one."""
 
     byte_ids: tuple[int, ...]
     pairs: Pairs
@@ -98,7 +100,7 @@ class ByteBpe:
     digits: Runs = ()
     longest_number: int = 1
     prefix_space: bool = False
-    whole_words: bool = False
+    words: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,13 +111,7 @@ class Spaces:
     remove_extra: bool = False
     escaped: bool = True
     split: bool = False
-    trie: tuple[int, ...] = ()
-    replacements: bytes = b""
-
-    @property
-    def growth(self) -> int:
-        """How many characters a byte of text can become."""
-        return max(map(len, self.replacements.split(b"\0")), default=1) if self.trie else 1
+    map: CharsMap = field(default_factory=CharsMap)
 
 
 @dataclass(frozen=True)
@@ -130,7 +126,57 @@ class PieceBpe:
     fuse_unknown: bool = True
 
 
-Model = ByteBpe | PieceBpe
+class Word(IntFlag):
+    """What WordPiece makes of a character (PF_WORD_*)."""
+
+    LETTER = 0
+    SPACE = 1
+    PUNCTUATION = 2
+    DELETED = 4
+    SPACED = 8
+    MAPPED = 16
+
+
+class Map(IntEnum):
+    """How a mapped character is kept (PF_MAP_*)."""
+
+    DELTA = 0
+    SEQUENCE = 1
+    HANGUL = 2
+
+
+@dataclass(frozen=True)
+class WordPiece:
+    """WordPiece behind BERT's normalization. `map` and `map_values`: runs of mapped characters; `order`: combining
+    classes of those that stay."""
+
+    starts: tuple[int, ...]
+    continuations: tuple[int, ...]
+    characters: Runs
+    map: Runs
+    map_values: tuple[int, ...]
+    sequences: tuple[str, ...]
+    order: Runs
+    unknown: int
+    longest_word: int
+
+
+@dataclass(frozen=True)
+class Unigram:
+    """Unigram: `costs` has minus the score of each of `pieces`, as bit patterns of floats: of 64 bits if `twice`, else
+    of 32."""
+
+    spaces: Spaces
+    pieces: tuple[int, ...]
+    costs: tuple[int, ...]
+    unknown_cost: int
+    unknown: int
+    twice: bool
+    byte_ids: tuple[int, ...] | None = None
+    fuse_unknown: bool = True
+
+
+Model = ByteBpe | PieceBpe | WordPiece | Unigram
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,11 @@ def every_character() -> str:
     return "".join(chr(point) for point in range(POINTS) if point not in SURROGATES)
 
 
+def position_of(point: int) -> int:
+    """The position of a code point in `every_character`."""
+    return point if point < SURROGATES.start else point - len(SURROGATES)
+
+
 def runs_of(classes: NDArray[np.uint8]) -> Runs:
     """Runs of equal class, of the classes at the positions of `every_character`."""
     below, above = classes[: SURROGATES.start], classes[SURROGATES.start :]

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from picoformer.backends.c.block import Block, block_of
 from picoformer.backends.c.interface import Port, check_prefix, ports_of
 from picoformer.backends.c.isa import layout_of
@@ -15,17 +17,18 @@ from picoformer.backends.c.literals import array_body, c_type
 from picoformer.backends.c.names import Names, comment, identifier, string
 from picoformer.backends.c.operators import EMITTERS, FUSED, Unsupported
 from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
-from picoformer.backends.c.schedule import Step
 from picoformer.backends.c.site import Parts, Site, describe, dimensions
 from picoformer.backends.c.sources import sources_of
 from picoformer.backends.c.tiling import Tile, check_tile
 from picoformer.errors import UnsupportedError
-from picoformer.files import atomic_write_text
+from picoformer.files import atomic_write_bytes, atomic_write_text, content_hash
 from picoformer.ir import DType, Graph, Lowered
 from picoformer.ir.operator import LoweringError
 from picoformer.ops.graph_file import graph_identity
 
 IDENTITY_BYTES = 16
+LARGEST_TEXT = 1 << 20
+"""Bytes of constants that are written as numbers in C; more lie in a binary file, which compilers take quickly."""
 TEXT_SOURCES = tuple(f"text/{name}.c" for name in ("beam", "generate", "logarithm", "random", "sampler", "weights"))
 """What turns logits into text on the device."""
 LONGEST_BEAM, BEAM_STOP_TOKENS = 128, 8
@@ -195,8 +198,8 @@ def _local_names(plan: MemoryPlan) -> dict[str, str]:
     """Value or scratch → its identifier inside model.c."""
     names = Names()
     found: dict[str, str] = {}
-    for value in (*plan.values, *plan.states, *(step for step in plan.steps if step.output in plan.aliases)):
-        name = value.output if isinstance(value, Step) else value.name
+    appends = [step.output for step in plan.steps if step.output in plan.aliases]
+    for name in (*(value.name for value in (*plan.values, *plan.states)), *appends):
         found[name] = names.unique(identifier(name))
     return found
 
@@ -318,6 +321,16 @@ def _describe_place(graph: Graph, place: PlacedValue) -> str:
     return describe(graph.types[place.value]) + rows
 
 
+def _binary_weights(draft: Draft, out: Path) -> dict[str, Any]:
+    """Write weights.bin, little-endian; what the template says of it."""
+    placed, data = [], bytearray()
+    for array in draft.parts.arrays.values():
+        placed.append((array, len(data)))
+        data += np.ascontiguousarray(array.values, array.values.dtype.newbyteorder("<")).tobytes()
+    atomic_write_bytes(out / "weights.bin", bytes(data))
+    return {"placed_arrays": placed, "weights_sha256": content_hash(bytes(data))}
+
+
 def _write(context: dict[str, Any], draft: Draft, out: Path) -> CModel:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -331,7 +344,7 @@ def _write(context: dict[str, Any], draft: Draft, out: Path) -> CModel:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    model_sources = (f"{prefix}.c", "weights.c", f"{prefix}_device.c")
+    model_sources: tuple[str, ...] = (f"{prefix}.c", "weights.c", f"{prefix}_device.c")
     texts = {
         f"{prefix}.h": "model.h.j2",
         f"{prefix}.c": "model.c.j2",
@@ -340,11 +353,18 @@ def _write(context: dict[str, Any], draft: Draft, out: Path) -> CModel:
         f"{prefix}_device.c": "device.c.j2",
         "main.c": "main.c.j2",
     }
+    binary = draft.weights_bytes > LARGEST_TEXT
+    if binary:
+        model_sources = (f"{prefix}.c", "weights.S", f"{prefix}_device.c")
+        texts["weights.S"] = "weights.S.j2"
+        del texts["weights.c"]
+        context |= _binary_weights(draft, out)
     if draft.block:
         model_sources = (*model_sources[:2], f"{prefix}_decoder.c", model_sources[2])
         texts |= {f"{prefix}_decoder.h": "decoder.h.j2", f"{prefix}_decoder.c": "decoder.c.j2"}
     written = {name: environment.get_template(template).render(context) for name, template in texts.items()}
     listing: dict[str, Any] = {"model_sources": list(model_sources), "sources": list(sources), "include": ["include"]}
+    listing["weights_bytes"], listing["prefix"] = draft.weights_bytes, prefix
     if draft.block:
         listing["defines"] = ["PF_TEXT"]
     written["sources.json"] = json.dumps(listing, indent=2) + "\n"
@@ -355,7 +375,7 @@ def _write(context: dict[str, Any], draft: Draft, out: Path) -> CModel:
     return CModel(
         out,
         prefix,
-        tuple(written),
+        (*written, *(["weights.bin"] if binary else [])),
         model_sources,
         sources,
         draft.plan,

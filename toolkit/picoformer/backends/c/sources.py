@@ -20,7 +20,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "pf_cached_attention_s16_": ("ops/cached_attention_s16.c", "kernels/cached_attention_group_s16.c"),
     "pf_cached_attention_s8_": ("ops/cached_attention_s8.c", "kernels/cached_attention_group_s8.c"),
     "pf_copy_blocks": ("kernels/copy.c",),
-    "pf_embedding_": ("ops/embedding.c", "kernels/requantize.c"),
+    "pf_embedding_": ("ops/embedding.c", "kernels/embedding_row_s8.c", "kernels/requantize.c"),
     "pf_embedding_f32": ("ops/embedding_f32.c",),
     "pf_expert_linear_f32": _EXPERTS_F32,
     "pf_expert_linear_s16_": ("ops/expert_linear_s16.c", "kernels/linear_s16.c"),

@@ -13,12 +13,24 @@ from picoformer.backends.c.literals import C_TYPES, array_body
 from picoformer.backends.c.names import comment
 from picoformer.errors import UnsupportedError
 from picoformer.files import atomic_write_text
-from picoformer.tokenizers.tables import ByteBpe, Pairs, PieceBpe, Runs, Spaces, TokenizerTables
+from picoformer.tokenizers.tables import (
+    ByteBpe,
+    Model,
+    Pairs,
+    PieceBpe,
+    Runs,
+    Spaces,
+    TokenizerTables,
+    Unigram,
+    WordPiece,
+)
 
 TYPES = C_TYPES | {np.dtype(np.uint32): "uint32_t", np.dtype(np.uint64): "uint64_t"}
 COMMON = ("text/tokenizer.c", "text/utf8.c")
 SYMBOL_BYTES = 20
 """Scratch for one symbol of a BPE (PF_SYMBOL_BYTES)."""
+POSITION_BYTES = 13
+"""Scratch for a byte of normalized text of Unigram: cost, piece, the byte."""
 NARROW = 0x10000
 """Ids and ranks below this are kept in 16 bits."""
 
@@ -47,6 +59,15 @@ class CTokenizer:
         return self.scratch_fixed + self.scratch_per_byte * text_bytes
 
 
+def in_order(tables: TokenizerTables, ids: Sequence[int]) -> list[int]:
+    """Ids in the order of their bytes; of equal ones the first, and none without bytes."""
+    pieces = tables.vocabulary.pieces
+    first: dict[bytes, int] = {}
+    for i in ids:
+        first.setdefault(pieces[i], i)
+    return [first[piece] for piece in sorted(first) if piece]
+
+
 class _Writer:
     """Collects constant arrays; every name begins with the tokenizer's prefix."""
 
@@ -63,8 +84,8 @@ class _Writer:
         self.sizes[name] = array.nbytes
         body = array_body(array)
         kind = TYPES[array.dtype]
-        if kind.startswith("uint32"):
-            body = body.replace(",", "u,")
+        if suffix := {"uint32_t": "u", "uint64_t": "uLL"}.get(kind):
+            body = body.replace(",", f"{suffix},")
         self.parts.append(f"static const {kind} {self.prefix}_{name}[{array.size}] = {{\n{body}\n}};\n")
         return f"{self.prefix}_{name}"
 
@@ -99,23 +120,26 @@ class _Writer:
         starts = [first | kind << 24 for first, kind in runs]
         return f"{{{self.array(name, starts, np.uint32)}, {len(starts)}u}}"
 
+    def sorted(self, name: str, tables: TokenizerTables, ids: Sequence[int]) -> str:
+        """A pf_sorted: ids in the order of their bytes, the first of each."""
+        return f"{{{self.words(name, in_order(tables, ids))}, {len(in_order(tables, ids))}u}}"
+
     def spaces(self, spaces: Spaces) -> str:
         """A pf_spaces."""
-        trie = self.array("normalization", spaces.trie, np.uint32)
-        replacements = self.array("replacements", list(spaces.replacements), np.uint8)
+        trie = self.array("normalization", spaces.map.trie, np.uint32)
+        replacements = self.array("replacements", list(spaces.map.replacements), np.uint8)
         rules = (spaces.prefix, spaces.remove_extra, spaces.escaped, spaces.split)
         numbers = ", ".join(f"{int(rule)}u" for rule in rules)
-        return f"{{{numbers}, {trie}, {len(spaces.trie)}u, {replacements}, {len(spaces.replacements)}u}}"
+        return f"{{{numbers}, {trie}, {len(spaces.map.trie)}u, {replacements}, {len(spaces.map.replacements)}u}}"
 
 
 def _byte_bpe(write: _Writer, tables: TokenizerTables, model: ByteBpe) -> tuple[str, str]:
-    order = sorted(range(len(tables.vocabulary)), key=lambda i: tables.vocabulary.pieces[i])
     body = [
         write.array("byte_ids", model.byte_ids, np.int32),
         write.pairs(model.pairs, len(tables.vocabulary)),
         write.classes("classes", model.classes),
         write.classes("digits", model.digits),
-        write.words("sorted", order) if model.whole_words else "0",
+        write.sorted("words", tables, model.words),
         f"{int(model.split)}u",
         f"{model.longest_number}u",
         f"{int(model.prefix_space)}u",
@@ -138,18 +162,58 @@ def _piece_bpe(write: _Writer, tables: TokenizerTables, model: PieceBpe) -> tupl
     return "pf_piece_bpe", ",\n    ".join(body)
 
 
-def _scratch(model: ByteBpe | PieceBpe) -> tuple[int, int]:
+def _wordpiece(write: _Writer, tables: TokenizerTables, model: WordPiece) -> tuple[str, str]:
+    ends = np.cumsum([len(sequence) for sequence in model.sequences], dtype=np.int64).tolist()
+    body = [
+        write.sorted("starts", tables, model.starts),
+        write.sorted("continuations", tables, model.continuations),
+        write.classes("characters", model.characters),
+        write.classes("map", model.map),
+        write.array("map_values", model.map_values, np.int32),
+        write.array("sequence_characters", [ord(c) for sequence in model.sequences for c in sequence], np.uint32),
+        write.index("sequences", [0, *ends]),
+        write.classes("order", model.order),
+        str(model.unknown),
+        f"{model.longest_word}u",
+    ]
+    return "pf_wordpiece", ",\n    ".join(body)
+
+
+def _unigram(write: _Writer, tables: TokenizerTables, model: Unigram) -> tuple[str, str]:
+    cost = dict(zip(model.pieces, model.costs, strict=True))
+    order = in_order(tables, model.pieces)
+    body = [
+        write.spaces(model.spaces),
+        write.sorted("pieces", tables, model.pieces),
+        write.array("costs", [cost[i] for i in order], np.uint64 if model.twice else np.uint32),
+        f"{model.unknown_cost}uLL",
+        write.array("byte_ids", [] if model.byte_ids is None else model.byte_ids, np.int32),
+        str(model.unknown),
+        f"{int(model.twice)}u",
+        f"{int(model.fuse_unknown)}u",
+    ]
+    return "pf_unigram", ",\n    ".join(body)
+
+
+def _scratch(model: Model) -> tuple[int, int]:
     """(fixed, per byte of text): a space in front; broken bytes, which become U+FFFD each."""
     match model:
         case ByteBpe():
             return SYMBOL_BYTES, 3 * SYMBOL_BYTES
         case PieceBpe():
-            return SYMBOL_BYTES, model.spaces.growth * SYMBOL_BYTES
+            return SYMBOL_BYTES, model.spaces.map.characters_per_byte * SYMBOL_BYTES
+        case WordPiece():
+            return 4 * (model.longest_word + 1), 0
+        case Unigram():
+            # A position more, the space in front, and up to 12 bytes lost to whole positions.
+            return 12 + 2 * POSITION_BYTES, model.spaces.map.bytes_per_byte * POSITION_BYTES
 
 
 KINDS: dict[type, tuple[Callable[[_Writer, TokenizerTables, Any], tuple[str, str]], str, tuple[str, ...]]] = {
-    ByteBpe: (_byte_bpe, "pf_encode_byte_bpe", ("text/byte_bpe.c", "text/merge.c")),
+    ByteBpe: (_byte_bpe, "pf_encode_byte_bpe", ("text/byte_bpe.c", "text/match.c", "text/merge.c")),
     PieceBpe: (_piece_bpe, "pf_encode_piece_bpe", ("text/piece_bpe.c", "text/merge.c", "text/spaces.c")),
+    WordPiece: (_wordpiece, "pf_encode_wordpiece", ("text/match.c", "text/wordpiece.c")),
+    Unigram: (_unigram, "pf_encode_unigram", ("text/match.c", "text/spaces.c", "text/unigram.c")),
 }
 """Kind of model → its tables, its function, its files."""
 

@@ -91,10 +91,12 @@ def read_header(path: Path) -> tuple[dict[str, TensorInfo], dict[str, Any]]:
 def _info(path: Path, name: str, entry: Any) -> tuple[TensorInfo, int]:
     """A tensor with its offset behind the header, and the byte behind it."""
     parts = entry if isinstance(entry, dict) else {}
-    dtype, shape, offsets = parts.get("dtype"), parts.get("shape"), parts.get("data_offsets")
+    dtype: Any = parts.get("dtype")
+    shape: Any = parts.get("shape")
+    offsets: Any = parts.get("data_offsets")
     if not (_are_sizes(shape) and len(shape) <= MAX_AXES and _are_sizes(offsets) and len(offsets) == 2):
         raise ModelError(f"{path}: tensor {name!r} has no valid shape or data_offsets; save the file again")
-    if dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise ModelError(f"{path}: tensor {name!r} is of the unknown type {dtype!r}; save it as one of F32, F16, BF16")
     count = math.prod(shape) * ITEM_BYTES[dtype]
     if offsets[1] - offsets[0] != count:

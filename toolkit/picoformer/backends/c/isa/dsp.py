@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from picoformer.backends.c.isa.layout import AttentionLayout, CachedAttentionLayout, InstructionSet, LinearLayout, padded, up
+from picoformer.backends.c.isa.layout import (
+    AttentionLayout,
+    CachedAttentionLayout,
+    InstructionSet,
+    LinearLayout,
+    TableLayout,
+    padded,
+    up,
+)
 from picoformer.ir.operator import Array
 from picoformer.ir.types import BLOCK
 
@@ -128,6 +136,7 @@ class DspCachedAttentionLayout(CachedAttentionLayout):
 DSP = InstructionSet(
     linear_s8=DspLinearLayout(),
     linear_s16=DspJoinedLinearLayout(),
+    embedding_row_s8=TableLayout(DspJoinedLinearLayout()),
     linear_wide_s16=DspWideLinearLayout(),
     linear_s4_s8=DspInt4LinearLayout(),
     linear_s4_s16=DspInt4PairsLinearLayout(),

@@ -1,11 +1,11 @@
-"""The kernels of a decode step for the DSP cores, in sizes around every turn of their loops."""
+"""The kernels of a decode step for cores with DSP and with MVE, in sizes around every turn of their loops."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from arm_library import ArmLibrary
+from arm_library import M4, M55, ArmLibrary
 from c_library import execute
 from decode_cases import NUMBER
 from operator_cases import Case, of
@@ -28,9 +28,12 @@ ATTENTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory, arm_tools: None) -> ArmLibrary:
-    return ArmLibrary(tmp_path_factory.mktemp("core"), ["dsp", "generic"])
+CORES = {"dsp": (["dsp", "generic"], M4), "mve": (["mve", "dsp", "generic"], M55)}
+
+
+@pytest.fixture(scope="module", params=CORES)
+def core(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, arm_tools: None) -> ArmLibrary:
+    return ArmLibrary(tmp_path_factory.mktemp("core"), *CORES[request.param])
 
 
 def attention_case(
@@ -66,7 +69,7 @@ def attention_case(
     return Case(f"{sizes} {index}", op, inputs, out, (q, k, v, np.int32(position)))
 
 
-@pytest.mark.parametrize("types", [(S16, S16, S16), (S16, S16, S8), (S16, S8, S16)])
+@pytest.mark.parametrize("types", [(S16, S16, S16), (S16, S16, S8), (S16, S8, S16), (S8, S16, S16), (S8, S8, S8)])
 def test_cached_attention_of_every_small_size(types: tuple[DType, DType, DType], core: ArmLibrary) -> None:
     rng = np.random.default_rng(0)
     waiting, shifts = [], set()

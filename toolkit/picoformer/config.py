@@ -15,6 +15,7 @@ from picoformer.models.config import TransformerConfig
 from picoformer.toml_file import read_toml
 
 if TYPE_CHECKING:
+    from picoformer.generation import SamplerSettings
     from picoformer.quantize import QuantizeSettings
 
 
@@ -40,8 +41,15 @@ def read_bytes(value: Any) -> Any:
     return int(float(found[1]) * units[found[2]])
 
 
+def _tuple(value: Any) -> Any:
+    """Lists of TOML as the tuples that frozen sections hold."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 Scheme = Annotated[str, AfterValidator(_known_scheme)]
 Positive = Annotated[int, Field(gt=0)]
+TEXT_SCHEMES = ("float32", "int8x16", "int4x16")
+"""Those in picoformer.decoder.quantize (a test compares them)."""
 
 
 class _Section(BaseModel):
@@ -74,8 +82,11 @@ class ModelSection(_Section):
     d_ff: Positive
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "gelu"
     norm_position: Literal["pre", "post"] = "pre"
-    positions: Literal["learned", "sinusoidal", "none"] = "learned"
+    positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
     pooling: Literal["mean", "cls"] = "mean"
+    norm: Literal["layer", "rms"] = "layer"
+    gated: bool = False  # the feed-forward is down(activation(gate(x)) * up(x))
+    bias: bool = True  # of the linear layers
     kv_heads: Annotated[int, Field(ge=0)] = 0  # heads of keys and values; 0: as many as heads
     causal: bool | None = None  # default: for data that labels every row
     tied_head: bool = False
@@ -84,6 +95,10 @@ class ModelSection(_Section):
     def _heads_divide(self) -> ModelSection:
         if self.d_model % self.heads:
             raise ValueError(f"heads = {self.heads} does not divide d_model = {self.d_model}; change one of them")
+        if self.positions == "rotary" and self.d_model // self.heads % 2:
+            raise ValueError(
+                f"positions = 'rotary' turns pairs, but d_model / heads = {self.d_model // self.heads} is odd; mend one"
+            )
         return self
 
     def transformer(
@@ -109,6 +124,12 @@ class ModelSection(_Section):
             norm_position=self.norm_position,
             final_norm=self.norm_position == "pre",
             positions=self.positions,
+            norm=self.norm,
+            gated=self.gated,
+            attention_bias=self.bias,
+            out_bias=self.bias,
+            feed_forward_bias=self.bias,
+            head_bias=self.bias and not self.tied_head,
             pooling="none" if labels_rows else self.pooling,
             cls_token=self.pooling == "cls" and not labels_rows,
             kv_heads=self.kv_heads or self.heads,
@@ -154,6 +175,8 @@ class QuantizationSection(_Section):
     equalization: Literal["off", "auto", "on"] = "off"
     budget: Annotated[Positive | None, BeforeValidator(read_bytes)] = None
     block: Literal[0, 32] = 32  # int4 weights that share a multiplier; 0: a scale per output only
+    # Bytes, as a share of all constants, that weights may grow by being widened; unless given, a language model's 0.25.
+    wide_weights: Annotated[float, Field(ge=0, le=4)] | None = None
 
     def settings(self) -> QuantizeSettings:
         """The same for the quantizer."""
@@ -171,6 +194,7 @@ class QuantizationSection(_Section):
             equalization=self.equalization,
             budget=self.budget,
             block=self.block,
+            wide_weights=self.wide_weights,
         )
 
 
@@ -180,6 +204,50 @@ class FirmwareSection(_Section):
     target: str = "mps2-an386"
     prefix: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")] = "model"
     tile: Annotated[str, Field(pattern=r"^(auto|least|none|\d+(\.\d+)?%)$")] | Annotated[int, Field(gt=0)] = "auto"
+
+
+class FurtherBuild(_Section):
+    """One more build of the same language model; what is left out is as in the first."""
+
+    target: str = ""
+    scheme: str = ""
+    context: Annotated[int, Field(ge=0)] = 0
+    block: Annotated[int, Field(ge=0)] = 0
+
+
+class GenerationSection(_Section):
+    """The model is to write text: it is built as a decoder, writes on its target, and is judged on held-back text.
+
+    `context` is prompt and text together, `block` the tokens of a prompt that are read at once, `windows` (0: all) of
+    the test text are foretold by float model and reference, `device_windows` of these by the device, and by
+    `verification.samples` of them every form is compared step by step.
+    """
+
+    prompts: Annotated[tuple[str, ...], BeforeValidator(_tuple), Field(min_length=1)]
+    tokens: Positive = 64
+    context: Annotated[int, Field(ge=0)] = 0  # 0: the sequence of [data]
+    block: Positive = 8
+    greedy: bool = True
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    windows: Annotated[int, Field(ge=0)] = 0
+    device_windows: Annotated[int, Field(ge=0)] = 1
+    also: Annotated[tuple[FurtherBuild, ...], BeforeValidator(_tuple)] = ()
+
+    @model_validator(mode="after")
+    def _choosable(self) -> GenerationSection:
+        self.sampler(0)
+        return self
+
+    def sampler(self, seed: int) -> SamplerSettings:
+        """How tokens are chosen; raises ConfigError."""
+        from picoformer.generation import SamplerSettings
+
+        return SamplerSettings(
+            self.temperature, self.top_k, self.top_p, 0.0, self.repetition_penalty, seed, self.greedy
+        )
 
 
 class VerificationSection(_Section):
@@ -210,6 +278,7 @@ class PipelineFile(_Section):
     quantization: QuantizationSection = QuantizationSection()
     qat: QatSettings | None = None
     firmware: FirmwareSection = FirmwareSection()
+    generation: GenerationSection | None = None
     verification: VerificationSection = VerificationSection()
 
     @model_validator(mode="before")
@@ -246,6 +315,22 @@ class PipelineFile(_Section):
     def finetuning(self) -> QatSettings | None:
         """How the integers are trained, with this file's seed; None when they are not."""
         return None if self.qat is None else replace(self.qat, seed=self.seed)
+
+    @model_validator(mode="after")
+    def _text_to_write(self) -> PipelineFile:
+        if self.generation is None:
+            return self
+        data = self.data
+        if data is None or not (data.source == "python_documentation" or data.source.endswith(".txt")):
+            raise ValueError("[generation] needs text to train on; give [data] source a .txt or python_documentation")
+        for scheme in (self.quantization.scheme, *(build.scheme for build in self.generation.also if build.scheme)):
+            if scheme not in TEXT_SCHEMES:
+                raise ValueError(
+                    f"scheme '{scheme}' is not for [generation]; use one of {', '.join(TEXT_SCHEMES)} in [quantization]"
+                )
+        if self.firmware.tile != "auto":
+            raise ValueError("[firmware] tile is not for [generation]; remove it")
+        return self
 
     @model_validator(mode="after")
     def _integers_to_train(self) -> PipelineFile:
@@ -296,7 +381,10 @@ class Pipeline:
     @property
     def target(self) -> str | Path:
         """The target's name, or the path of its TOML, which is written relative to this file."""
-        name = self.file.firmware.target
+        return self.target_path(self.file.firmware.target)
+
+    def target_path(self, name: str) -> str | Path:
+        """A target's name as it is; the path of a TOML, no longer relative."""
         return self.beside(name) if name.endswith(".toml") or "/" in name else name
 
     @property

@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from picoformer import stages
 from picoformer.compilers import asked_toolchain, choose_compiler
@@ -18,6 +18,9 @@ from picoformer.emulator.choice import asked_emulator, choose_emulator
 from picoformer.errors import ConfigError, DeviceError
 from picoformer.files import atomic_write_bytes, atomic_write_text, file_hash, several_processes
 from picoformer.targets import Target, load_target, stand_in
+
+if TYPE_CHECKING:
+    from picoformer.decoder.stages import TextBuild
 
 HOST = "host"
 
@@ -69,16 +72,23 @@ def run_pipeline(
         raise ConfigError("run takes one process; start its commands `train` and `distill` with torchrun")
     out = pipeline.output
     out.mkdir(parents=True, exist_ok=True)
-    target = _target(pipeline)
+    target = load_pipeline_target(pipeline, pipeline.target, "[firmware] target")
+    builds: Mapping[str, TextBuild] = {}
+    if pipeline.file.generation is not None:
+        from picoformer.pipeline_text import text_builds
+
+        builds = text_builds(pipeline)
     tools = Tools(asked_toolchain(toolchain), asked_emulator(emulator))
     figures: dict[str, dict[str, Any]] = {}
     is_ready = False
     notify = None if announce is None else lambda line: announce("training", line)
-    for stage in _stages(pipeline, target, figures, progress, notify, tools):
+    for stage in _stages(pipeline, target, builds, figures, progress, notify, tools):
         record, key = out / "stages" / f"{stage.name}.json", _key(stage)
         known = None if force else _known(record, key, stage)
         if known is None and not is_ready:
-            _require_tools(target, tools)
+            boards = (target, *(build.target for build in builds.values()))
+            for board in {board.name: board for board in boards}.values():
+                _require_tools(board, tools)
             is_ready = True
         figures[stage.name] = _run_stage(stage, record, key, announce) if known is None else known
         if known is not None and announce:
@@ -86,11 +96,12 @@ def run_pipeline(
     return out
 
 
-def _target(pipeline: Pipeline) -> Target:
+def load_pipeline_target(pipeline: Pipeline, target: str | Path, key: str) -> Target:
+    """A target by its name or path; raises ConfigError naming the `key` of the pipeline file that says it."""
     try:
-        return load_target(pipeline.target)
+        return load_target(target)
     except ConfigError as error:
-        raise ConfigError(f"{pipeline.path}: [firmware] target: {error}") from None
+        raise ConfigError(f"{pipeline.path}: {key}: {error}") from None
 
 
 def _require_tools(target: Target, tools: Tools) -> None:
@@ -104,6 +115,7 @@ def _require_tools(target: Target, tools: Tools) -> None:
 def _stages(
     pipeline: Pipeline,
     target: Target,
+    builds: Mapping[str, TextBuild],
     figures: Mapping[str, dict[str, Any]],
     progress: Progress | None,
     notify: stages.Notify | None,
@@ -133,6 +145,11 @@ def _stages(
         found.append(Stage("onnx", take, read, (model, calibration, inputs), given.model_dump(), training))
     else:
         found, checkpoint = _training_stages(pipeline, training, progress, notify)
+    if builds:
+        from picoformer.pipeline_text import text_stages
+
+        assert checkpoint is not None
+        return [*found, *text_stages(pipeline, builds, figures, checkpoint, progress, tools, everything)]
     quantized: Path | None = None
     if file.finetuning is not None:
         quantized = out / "quantized"
@@ -171,7 +188,7 @@ def _stages(
 def _training_stages(
     pipeline: Pipeline, code: str, progress: Progress | None, notify: stages.Notify | None
 ) -> tuple[list[Stage], Path]:
-    """From data to ONNX; also the checkpoint that was exported."""
+    """From data to ONNX, or to the checkpoint where text is to be written; also that checkpoint."""
     file, out = pipeline.file, pipeline.output
     assert file.data is not None and file.student is not None
     data, student_section, distilling = file.data, file.student, file.distilling
@@ -238,6 +255,8 @@ def _training_stages(
             )
         )
         checkpoint = factorized
+    if file.generation is not None:  # a decoder is made of the checkpoint itself
+        return found, checkpoint
     model, calibration, inputs = out / "model.onnx", out / "calibration.npz", out / "test.npz"
 
     def export() -> dict[str, Any]:

@@ -26,6 +26,7 @@ from picoformer.report import (
 from picoformer.targets import Target, in_binary
 
 __all__ = [
+    "TRAINED",
     "build_record",
     "print_build",
     "print_factorization",
@@ -36,7 +37,10 @@ __all__ = [
     "print_targets",
     "print_verification",
     "read_report",
+    "report_of",
+    "stage_figures",
     "target_record",
+    "training_curves",
     "write_reports",
 ]
 
@@ -52,18 +56,7 @@ FORMS = {
 def write_reports(figures: Mapping[str, Mapping[str, Any]], folder: Path, verified: Path, out: Path) -> None:
     """Write report.json and report.html to `out` from the stages' figures, a build folder and its verify.json."""
     record = json.loads(verified.read_text("utf-8"))
-    stages = [
-        StageFigures(
-            name,
-            figures[name]["accuracy"],
-            figures[name]["parameters"],
-            _size(out / f"{name}.safetensors") or _size(out / f"{name}.onnx"),
-            figures[name]["bits_per_character"],
-            figures.get("data", {}).get("test"),
-        )
-        for name in TRAINED
-        if name in figures
-    ]
+    stages = [stage_figures(name, figures, out) for name in TRAINED if name in figures]
     manifest = load_manifest(folder)
     sizes = {"float onnx": _size(folder / "model.onnx"), "qdq onnx": _size(folder / "model_qdq.onnx")}
     sizes[manifest.target] = record["flash_bytes"]["total"]
@@ -73,8 +66,25 @@ def write_reports(figures: Mapping[str, Mapping[str, Any]], folder: Path, verifi
             bits = found["bits_per_character"]
             size, samples = sizes.get(form), record["samples"]
             stages.append(StageFigures(name, found["accuracy"], manifest.parameters, size, bits, samples))
-    curves = tuple(curve for name in TRAINED if name in figures for curve in _curve(out, name))
-    save_report(dataclasses.replace(_report(record, tuple(stages), folder), curves=curves), out)
+    curves = training_curves(figures, out)
+    save_report(dataclasses.replace(report_of(record, tuple(stages), folder), curves=curves), out)
+
+
+def stage_figures(name: str, figures: Mapping[str, Mapping[str, Any]], out: Path) -> StageFigures:
+    """What a training stage gave."""
+    return StageFigures(
+        name,
+        figures[name]["accuracy"],
+        figures[name]["parameters"],
+        _size(out / f"{name}.safetensors") or _size(out / f"{name}.onnx"),
+        figures[name]["bits_per_character"],
+        figures.get("data", {}).get("test"),
+    )
+
+
+def training_curves(figures: Mapping[str, Mapping[str, Any]], out: Path) -> tuple[LossCurve, ...]:
+    """The curves of the stages that trained."""
+    return tuple(curve for name in TRAINED if name in figures for curve in _curve(out, name))
 
 
 def _curve(out: Path, stage: str) -> list[LossCurve]:
@@ -102,10 +112,11 @@ def print_verification(record: Mapping[str, Any], folder: Path) -> None:
         StageFigures(FORMS.get(form, form), found["accuracy"], bits_per_character=found["bits_per_character"])
         for form, found in record["metrics"].items()
     )
-    print_report(_report(record, stages, folder))
+    print_report(report_of(record, stages, folder))
 
 
-def _report(record: Mapping[str, Any], stages: tuple[StageFigures, ...], folder: Path) -> Report:
+def report_of(record: Mapping[str, Any], stages: tuple[StageFigures, ...], folder: Path) -> Report:
+    """The report of a build: the record of its verification, the stages before it, its memory."""
     rest = {key: value for key, value in record.items() if key not in ("passed", "failures")}
     target = read_target(folder)
     memory = read_memory(folder / target.name)

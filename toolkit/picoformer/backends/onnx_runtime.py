@@ -64,7 +64,7 @@ class OnnxSession:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One run: output name → array, for `inputs` name → array without a samples axis."""
         one = {name: np.asarray(value)[None] for name, value in inputs.items()}
-        feeds = {item.name: _samples(item, one)[0] for item in self._inputs}
+        feeds = {item.name: np.asarray(_samples(item, one)[0]) for item in self._inputs}  # also of no axis
         try:
             return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))
         except Exception as error:

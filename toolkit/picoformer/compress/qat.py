@@ -108,9 +108,10 @@ def check_data(graph: Graph, samples: Mapping[str, Array], labels: Array | None)
     count = counts.pop()
     if labels is None:
         return count
-    if len(graph.outputs) != 1:
-        raise DataError(f"labels for {len(graph.outputs)} outputs; only a model with one output trains on labels")
-    out = graph.types[graph.outputs[0]]
+    outputs = graph.ports[1]
+    if len(outputs) != 1:
+        raise DataError(f"labels for {len(outputs)} outputs; only a model with one output trains on labels")
+    out = graph.types[outputs[0]]
     rows, classes = (out.rows, out.width) if labels.ndim == 2 else (1, out.elements)
     if labels.shape not in ((count,), (count, rows)):
         raise DataError(f"labels are {list(labels.shape)}; give [{count}], or [{count}, {out.rows}]: one for each row")
@@ -136,10 +137,10 @@ class _Objective:
         self.teacher, self.module, self.settings = teacher, module, settings
         self.inputs = {name: torch.from_numpy(np.ascontiguousarray(samples[name])) for name in graph.inputs}
         # What a softmax at the very end is taken of is compared in its place: there the gradient is.
-        last = [graph.producers.get(name) for name in graph.outputs]
+        last = [graph.producers.get(name) for name in graph.ports[1]]
         self.outputs = tuple(
             node.inputs[0] if node is not None and isinstance(node.op, Softmax) else name
-            for node, name in zip(last, graph.outputs, strict=True)
+            for node, name in zip(last, graph.ports[1], strict=True)
         )
         sums = tuple(node.output for node in graph.nodes if isinstance(node.op, Add))
         self.hidden = sums if settings.hidden_weight else ()

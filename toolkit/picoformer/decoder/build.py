@@ -21,6 +21,7 @@ from picoformer.models.importers import ImportedModel
 from picoformer.targets import Target
 
 if TYPE_CHECKING:
+    from picoformer.compress.settings import QatSettings
     from picoformer.quantize import QuantizeSettings
 
 RECORD = "decoder.json"
@@ -101,8 +102,10 @@ def decoder_graphs(
     settings: QuantizeSettings | None = None,
     progress: Progress | None = None,
     name: str = "decoder",
+    training: QatSettings | None = None,
 ) -> DecoderGraphs:
-    """A checkpoint's decode step. `calibration`: tokens of a text, int (n,); without any the model writes its own.
+    """A checkpoint's decode step. `calibration`: tokens of a text, int (n,), or windows of one, (windows, length);
+    without any the model writes its own. With `training` the integers are trained on them too.
 
     `context` 0 is what the model was trained for. Raises ConfigError for a scheme or sizes that cannot be.
     """
@@ -121,10 +124,11 @@ def decoder_graphs(
         windows = written_windows(model, window)
         told = f"{SAMPLES} windows of {window} tokens that the model wrote"
     else:
-        windows = text_windows(np.asarray(calibration), window)
+        given = np.asarray(calibration)
+        windows = given[:, :window] if given.ndim == 2 else text_windows(given, window)
         told = f"{len(windows)} windows of {window} tokens of the given text"
     tick = None if progress is None else lambda done, total: progress("calibrating", done, total)
-    typed = quantize_decoder(model.config, model.weights, windows, scheme, context, settings, tick)
+    typed = quantize_decoder(model.config, model.weights, windows, scheme, context, settings, tick, training)
     return DecoderGraphs(float_graph, step_graph(typed, block, context).replace(name=name), told)
 
 
@@ -143,6 +147,7 @@ def build_decoder(
     toolchain: str = "auto",
     progress: Progress | None = None,
     slots: int = 1,
+    training: QatSettings | None = None,
 ) -> DecoderBuild:
     """Write the build folder `out` of a language model, whole or not at all. See `decoder_graphs`.
 
@@ -152,7 +157,7 @@ def build_decoder(
 
     refuse_to_replace(out, BUILD_MARKS)
     refuse_early(model, target, scheme, context or model.config.sequence, slots)
-    graphs = decoder_graphs(model, scheme, context, block, calibration, settings, progress, name)
+    graphs = decoder_graphs(model, scheme, context, block, calibration, settings, progress, name, training)
     files: dict[str, bytes] = {}
     if tokenizer is not None:
         files["tokenizer" + tokenizer.suffix] = tokenizer.read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,13 +12,19 @@ from picoformer.decoder.graph import COUNT, LOGITS, POSITION, TOKENS, decoder_gr
 from picoformer.errors import ConfigError, DataError, UnsupportedError
 from picoformer.ir import Graph, Node, TensorType, verify
 from picoformer.ir.operator import Array, LoweringError
+from picoformer.metrics import IGNORED
 from picoformer.models.config import TransformerConfig
 from picoformer.ops import PositionIds, TakeRow
 from picoformer.quantize import SCHEMES, QuantizeSettings, quantize
 from picoformer.reference import lower_graph, run_float
 
+if TYPE_CHECKING:
+    from picoformer.compress.settings import QatSettings
+
 DECODER_SCHEMES = ("float32", "int8x16", "int4x16")
 """Schemes that language models are built in: text takes 16-bit activations."""
+WIDE_WEIGHTS = 0.25
+"""Share of their bytes that constants may grow by for weights of 16 bits, where nothing else is said."""
 
 
 def window_inputs(graph: Graph, windows: Array) -> dict[str, Array]:
@@ -44,8 +51,12 @@ def quantize_decoder(
     context: int = 0,
     settings: QuantizeSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
+    training: QatSettings | None = None,
 ) -> Graph:
     """The window graph in an integer scheme, calibrated on `windows` of tokens (samples, window), int.
+
+    With `training` its integers are then trained on the same windows, to say what the float model says and, by its
+    `soft_weight`, what comes next.
 
     Raises ConfigError for another scheme, DataError for tokens that are none of the vocabulary, UnsupportedError naming
     a node that has no integer form.
@@ -61,12 +72,34 @@ def quantize_decoder(
     settings = dataclasses.replace(
         settings or QuantizeSettings(), activations=chosen.activations, weights=chosen.weights
     )
+    if settings.wide_weights is None and settings.budget is None:
+        settings = dataclasses.replace(settings, wide_weights=WIDE_WEIGHTS)
+    inputs = window_inputs(graph, windows)
     try:
-        typed = quantize(graph, window_inputs(graph, windows), run_float, settings, progress)
+        typed = quantize(graph, inputs, run_float, settings, progress)
+        if training is not None:
+            typed = _trained(graph, typed, windows, training, progress)
         lower_graph(typed)
     except LoweringError as error:
         raise UnsupportedError(f"{error}; use scheme float32, or another model") from None
     return typed
+
+
+def _trained(
+    graph: Graph,
+    typed: Graph,
+    windows: Array,
+    training: QatSettings,
+    progress: Callable[[int, int], None] | None,
+) -> Graph:
+    from picoformer.compress.qat import train_quantized
+
+    labels = np.full(windows.shape, IGNORED, np.int64)
+    labels[:, :-1] = windows[:, 1:]
+    tick = None if progress is None else lambda done, total, loss: progress(done, total)
+    wanted = labels if training.soft_weight < 1.0 else None
+    trained, _ = train_quantized(graph, typed, window_inputs(graph, windows), training, wanted, tick)
+    return trained
 
 
 def step_graph(window: Graph, block: int, context: int) -> Graph:
@@ -74,11 +107,27 @@ def step_graph(window: Graph, block: int, context: int) -> Graph:
 
     Constants and grids stay; the logits are those of the last token of the block.
     """
-    types = dict(window.types)
+    return _resized(window, block, context, every=False)
+
+
+def every_token(step: Graph, window: int) -> Graph:
+    """The inverse of `step_graph`: a decode step that reads `window` tokens at once, on caches of as many rows, and
+    says logits for every one of them: what the step says to them one by one."""
+    return _resized(step, window, window, every=True)
+
+
+def _resized(graph: Graph, block: int, context: int, every: bool) -> Graph:
+    """A decoder's graph for blocks of another size and caches of another length."""
+    types = dict(graph.types)
     types[TOKENS] = dataclasses.replace(types[TOKENS], shape=(block,))
     nodes: list[Node] = []
-    caches = dict(window.states)
-    for node in window.nodes:
+    caches = dict(graph.states)
+    moved: dict[str, str] = {}
+    for node in graph.nodes:
+        node = dataclasses.replace(node, inputs=tuple(moved.get(name, name) for name in node.inputs))
+        if isinstance(node.op, TakeRow) and every:
+            moved[node.output] = node.inputs[0]
+            continue
         if node.output in caches.values():
             before = node.inputs[0]
             old = types[before]
@@ -86,12 +135,13 @@ def step_graph(window: Graph, block: int, context: int) -> Graph:
             types[before] = dataclasses.replace(old, shape=shape)
         if isinstance(node.op, PositionIds):
             node = dataclasses.replace(node, op=PositionIds(block))
-        if node.output == LOGITS:
+        if node.output == LOGITS and not every and not isinstance(graph.producers[node.inputs[0]].op, TakeRow):
             node = _on_last_row(node, types, nodes)
         inferred = node.op.infer([types[name] for name in node.inputs])
         types[node.output] = dataclasses.replace(types[node.output], shape=inferred.shape)
         nodes.append(node)
-    return verify(window.replace(nodes=nodes, types=types))
+    types = {name: type_ for name, type_ in types.items() if name not in moved}
+    return verify(graph.replace(nodes=nodes, types=types))
 
 
 def _on_last_row(head: Node, types: dict[str, TensorType], nodes: list[Node]) -> Node:

@@ -32,7 +32,7 @@ from picoformer.quantize.cost import constant_bytes
 from picoformer.quantize.equalize import Equalization, equalize
 from picoformer.quantize.grids import LAYOUT, assign_grids, ends
 from picoformer.quantize.int4 import quantize_int4
-from picoformer.quantize.mixed import choose_weights
+from picoformer.quantize.mixed import choose_weights, widen_weights
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.rounding import Rounding, refine
 from picoformer.quantize.sensitivity import choose_wide
@@ -53,7 +53,8 @@ class QuantizeSettings:
     `widen` of all multiply-accumulates reads 16 bits and RAM grows by no more than that share (see `sensitivity`).
     `equalization` moves channel scales between layers, where the outputs gain by it or always (see `equalize`).
     `budget` is the most bytes that constants may take: weights become INT4 where it costs the outputs least (see
-    `mixed`)."""
+    `mixed`). `wide_weights` is the share of the constants' bytes that weights may grow by: those whose rounding costs
+    the outputs most become INT8, then INT16 (see `mixed`); None is a default of whoever asks, and here 0."""
 
     method: Method = "percentile"
     percentile: float = 99.99
@@ -69,11 +70,14 @@ class QuantizeSettings:
     weights: DType = DType.INT8
     block: int = BLOCK
     weight_types: Mapping[str, DType] = field(default_factory=dict)
+    wide_weights: float | None = None
 
     def __post_init__(self) -> None:
         for name, dtype in [("weights", self.weights), *self.weight_types.items()]:
             if dtype not in WEIGHT_LIMITS:
                 raise ConfigError(f"'{name}' is to be {dtype.name.lower()}: weights are int16, int8 or int4")
+        if self.budget is not None and self.wide_weights:
+            raise ConfigError("a budget makes weights narrower and wide_weights wider; give one of them")
         if self.block not in (0, BLOCK):
             raise ConfigError(f"a block of {self.block} weights is not known; use {BLOCK}, or 0 for none")
 
@@ -119,15 +123,19 @@ def _choose_types(
         mixed = replace(settings, weight_types={**settings.weight_types, **weights})
         return build_typed(graph, seen, mixed, {**wanted, **values})
 
-    wide, low = {}, {}
+    wide, chosen = {}, {}
     if settings.widen > 0:
         wide = choose_wide(graph, calibration, run_float, lambda more: build(more, {}), settings.widen, centred)
+    count = functools.partial(constant_bytes, refined=settings.refines)
     if settings.budget is not None:
-        count = functools.partial(constant_bytes, refined=settings.refines)
-        low = choose_weights(
+        chosen = choose_weights(
             graph, calibration, run_float, lambda more: build(wide, more), count, settings.budget, centred
         )
-    return build(wide, low)
+    elif settings.wide_weights:
+        chosen = widen_weights(
+            graph, calibration, run_float, lambda more: build(wide, more), count, settings.wide_weights, centred
+        )
+    return build(wide, chosen)
 
 
 def equalized(graph: Graph, calibration: Mapping[str, Array], run_float: RunFloat, settings: QuantizeSettings) -> Graph:

@@ -95,7 +95,8 @@ class Simulation:
         self._inputs = {name: inputs[name] for name in graph.inputs}
         self._run_float = run_float
         real = run_float(graph, self._inputs)
-        self._wanted = {name: real[name].astype(np.float64) for name in graph.outputs}
+        # Caches are outputs only for the next run's sake: what is in them is felt in this one's already.
+        self._wanted = {name: real[name].astype(np.float64) for name in graph.ports[1]}
         self.rebase(base)
 
     def rebase(self, base: Graph) -> None:
@@ -119,10 +120,10 @@ class Simulation:
         made = {node.output for node in nodes}
         read = dict.fromkeys(n for node in nodes for n in node.inputs if n not in variant.constants and n not in made)
         known = {name: fed[name] if name in fed else self._values[name] for name in read}
-        outputs = tuple(name for name in variant.outputs if name in made)
+        outputs = tuple(name for name in self._wanted if name in made)
         part = variant.replace(nodes=nodes, inputs=tuple(read), outputs=outputs)
         found = self._run_float(part, known) if nodes else {}
-        return self._noise({name: found.get(name, self._values.get(name, _NOTHING)) for name in variant.outputs})
+        return self._noise({name: found.get(name, self._values.get(name, _NOTHING)) for name in self._wanted})
 
     def _real_constant(self, typed: Graph, name: str) -> Array | None:
         """The float constant that the constant `name` of `typed` was made from; None for what is no constant."""

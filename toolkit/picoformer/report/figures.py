@@ -61,6 +61,8 @@ def tables(report: Report, most_steps: int = 40) -> list[Figures]:
     record = report.verification
     found = [
         _stages(report),
+        _text_builds(report),
+        _samples(report),
         _links(record["links"]),
         _memory(report),
         _steps(record, report, most_steps),
@@ -80,6 +82,55 @@ def headline(report: Report) -> str:
 
 def _share(part: float | None, whole: float | None) -> float:
     return min(1.0, part / whole) if part and whole else 0.0
+
+
+def _text_builds(report: Report) -> Figures:
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (
+            build.name,
+            count(build.context),
+            number(build.float_bits_per_character, ".4f"),
+            number(build.bits_per_character, ".4f"),
+            f"{100 * (build.bits_per_character / build.float_bits_per_character - 1):+.2f} %",
+            number(build.device_bits_per_character, ".4f"),
+            count(build.instructions_per_token),
+            count(build.ram),
+            count(build.flash),
+        )
+        for build in report.texts
+    )
+    columns = (
+        ("build", False),
+        ("context", True),
+        ("float", True),
+        ("integers", True),
+        ("", True),
+        ("device", True),
+        ("instr./token", True),
+        ("RAM", True),
+        ("flash", True),
+    )
+    judged = "; ".join(
+        f"{build.name}: {count(build.judged_tokens)} tokens, on the device {count(build.device_tokens)}"
+        for build in report.texts
+    )
+    return Figures("Bits per character of held-back text", columns, rows, note=judged)
+
+
+def _samples(report: Report) -> Figures:
+    rows: list[tuple[Cell, ...]] = []
+    for build in report.texts:
+        for sample in build.samples:
+            same = UNKNOWN
+            if sample.as_float is not None:
+                whole = sample.as_float == sample.tokens
+                same = "all" if whole else f"{sample.as_float} of {sample.tokens}, {number(sample.float_margin, '.3f')}"
+            rows.append((build.name, f"{sample.prompt}|{sample.text}".replace("\n", "\u21b5"), same))
+    columns = (("build", False), ("prompt|what the target wrote", False), ("as float, margin", False))
+    note = "as float: tokens up to the first that the float model would not have taken, and by how much it would not"
+    asked = any(sample.as_float is not None for build in report.texts for sample in build.samples)
+    return Figures("Text", columns if asked else columns[:2], tuple(row if asked else row[:2] for row in rows),
+                   note=note if asked else "")  # fmt: skip
 
 
 _OF_STAGES = ("parameters", "bytes", "")

@@ -8,7 +8,7 @@ from pathlib import Path
 from picoformer.errors import DataError
 from picoformer.files import atomic_write_text
 from picoformer.report.page import render_page
-from picoformer.report.record import Capacity, LiveBytes, LossCurve, Report, StageFigures
+from picoformer.report.record import Capacity, LiveBytes, LossCurve, Report, Sample, StageFigures, TextFigures
 
 
 def save_report(report: Report, folder: Path) -> tuple[Path, Path]:
@@ -31,7 +31,11 @@ def load_report(path: Path) -> Report:
             LossCurve(curve["stage"], tuple(curve["steps"]), tuple(curve["losses"]))
             for curve in record.pop("curves", ())
         )
-        return Report(record, passed, failures, stages, timeline, Capacity(**memory), curves)
+        texts = tuple(
+            TextFigures(**{**build, "samples": tuple(Sample(**sample) for sample in build["samples"])})
+            for build in record.pop("texts", ())
+        )
+        return Report(record, passed, failures, stages, timeline, Capacity(**memory), curves, texts)
     except FileNotFoundError:
         raise DataError(f"{path} is missing: run the pipeline first") from None
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:

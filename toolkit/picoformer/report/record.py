@@ -40,6 +40,37 @@ class LossCurve:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """A text that a target wrote behind a prompt. `as_float`: so many of its tokens are what the float model writes
+    (`tokens`: all); `float_margin`: how far its two best logits lie apart where they part. None: was not asked."""
+
+    prompt: str
+    text: str
+    tokens: int
+    as_float: int | None = None
+    float_margin: float | None = None
+
+
+@dataclass(frozen=True)
+class TextFigures:
+    """A build of a language model: bits a character of held-back text of the float model and of its integers, and of
+    the windows that its target got; instructions a token, bytes, and what it wrote."""
+
+    name: str
+    context: int
+    parameters: int
+    judged_tokens: int
+    float_bits_per_character: float
+    bits_per_character: float
+    device_bits_per_character: float | None = None
+    device_tokens: int = 0
+    instructions_per_token: float | None = None
+    ram: int | None = None
+    flash: int | None = None
+    samples: tuple[Sample, ...] = ()
+
+
+@dataclass(frozen=True)
 class Capacity:
     """What the plan could do at best (bytes), what the target has (bytes), and what decides the arena's size; None: not
     known."""
@@ -61,6 +92,7 @@ class Report:
     timeline: tuple[LiveBytes, ...] = ()
     capacity: Capacity = Capacity()
     curves: tuple[LossCurve, ...] = ()
+    texts: tuple[TextFigures, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The object of report.json."""
@@ -70,6 +102,7 @@ class Report:
             "failures": list(self.failures),
             "stages": [asdict(stage) for stage in self.stages],
             "curves": [asdict(curve) for curve in self.curves],
+            **({"texts": [asdict(build) for build in self.texts]} if self.texts else {}),
             "memory": {**asdict(self.capacity), "timeline": [asdict(entry) for entry in self.timeline]},
         }
 

@@ -155,6 +155,6 @@ def _fit(text: Text, ascii_only: bool) -> Text:
 def _fit_text(text: str, ascii_only: bool) -> str:
     if not ascii_only:
         return text
-    for mark, plain in (("·", "|"), ("→", "->"), ("∞", "inf"), ("Δ", "d"), ("…", "...")):
+    for mark, plain in (("·", "|"), ("→", "->"), ("∞", "inf"), ("Δ", "d"), ("…", "..."), ("↵", " / ")):
         text = text.replace(mark, plain)
     return text.encode("ascii", "replace").decode("ascii")

@@ -63,7 +63,7 @@ class DspJoinedLinearLayout(DspLinearLayout):
 
 
 class DspWideLinearLayout(DspJoinedLinearLayout):
-    """The same weights, rows of the input one by one; scratch for one that does not lie at a word or ends inside one."""
+    """The same weights, rows of the input one by one; scratch for one that does not begin and end at words."""
 
     mac_instructions, reload_instructions, rows = 1.0, 0.0, 1
 

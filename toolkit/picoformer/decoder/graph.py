@@ -13,6 +13,7 @@ from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node, TensorType, verify
 from picoformer.ir.operator import Array, Operator
 from picoformer.models.config import TransformerConfig
+from picoformer.models.positions import rotary_tables, sinusoidal
 from picoformer.ops import (
     Activation,
     Add,
@@ -120,7 +121,7 @@ class _Builder:
             x = self._add_node("embedding.scaled", Mul(), x, scale)
         if config.positions in ("learned", "sinusoidal"):
             learned = config.positions == "learned"
-            table = self.weights["embedding.position"] if learned else sinusoids(config.sequence, config.d_model)
+            table = self.weights["embedding.position"] if learned else sinusoidal(config.sequence, config.d_model)
             table = table[: self.context]
             ids = self._add_node("embedding.places", PositionIds(self.block), POSITION)
             rows = self._add_node("embedding.positions", Embedding(), ids, self._constant("embedding.position", table))
@@ -169,13 +170,14 @@ class _Builder:
         keys = self._append(f"{at}.keys", key, (cache, width), KvAppend(transposed=False, bits=KEY_BITS))
         values = self._append(f"{at}.values", value, (width, cache), KvAppend(transposed=True, bits=16))
         slopes = tuple(config.alibi_slopes) if config.positions == "alibi" else ()
-        attend = CachedAttention(heads, kv_heads, 1.0 / math.sqrt(size), KEY_BITS, slopes)
+        attend = CachedAttention(heads, kv_heads, 1.0 / math.sqrt(size), KEY_BITS, slopes, config.alibi_bfloat16)
         context = self._add_node(f"{at}.context", attend, query, keys, values, POSITION)
         return self._linear(context, f"{at}.out", f"{at}.out")
 
     def _turned(self, x: str, heads: int) -> str:
         config = self.config
-        rotations = self._constant("rotations", rotation_table(config, self.context))
+        pairs = np.stack(rotary_tables(config, self.context), axis=-1)  # (positions, pairs, cosine and sine)
+        rotations = self._constant("rotations", pairs.reshape(self.context, -1))
         op = Rope(heads, config.rotary_dim or config.head_dim, config.rotary_interleaved)
         return self._add_node(f"{x}.turned", op, x, rotations, POSITION)
 
@@ -281,22 +283,6 @@ class _Builder:
         self.types[output] = op.infer([self.types[name] for name in inputs])
         self.nodes.append(Node(output, op, inputs, output))
         return output
-
-
-def sinusoids(rows: int, d_model: int) -> Array:
-    """Sine in even and cosine in odd columns (Vaswani et al. 2017, section 3.5): float32 (rows, d_model)."""
-    frequency = np.exp(np.arange(0, d_model, 2) * (-math.log(10000.0) / d_model))
-    angle = np.arange(rows)[:, None] * frequency
-    return np.stack((np.sin(angle), np.cos(angle)), axis=-1).reshape(rows, -1)[:, :d_model].astype(np.float32)
-
-
-def rotation_table(config: TransformerConfig, context: int) -> Array:
-    """cos and sin of every pair at every position, one after the other: float32 (context, rotary_dim)."""
-    size = config.rotary_dim or config.head_dim
-    default = [10000.0 ** (-2.0 * pair / size) for pair in range(size // 2)]
-    angle = np.arange(context)[:, None] * np.asarray(config.rotary_frequencies or default, np.float64)
-    both = np.stack((np.cos(angle), np.sin(angle)), axis=-1) * config.rotary_scale
-    return both.reshape(context, size).astype(np.float32)
 
 
 def macs_per_token(graph: Graph) -> int:

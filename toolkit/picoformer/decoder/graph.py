@@ -58,11 +58,12 @@ def decoder_graph(
     long keys and values are kept, where only the tables of positions are to reach further. Gains of norms go into what
     reads them. Raises ConfigError for a model that is none of a language's, or a context that it does not know.
     """
-    _check(config, context)
-    return _Builder(config, weights, block, context or config.sequence, caches, every, name).build()
+    context = context or config.sequence
+    _check(config, block, context, caches or context)
+    return _Builder(config, weights, block, context, caches or context, every, name).build()
 
 
-def _check(config: TransformerConfig, context: int) -> None:
+def _check(config: TransformerConfig, block: int, context: int, caches: int) -> None:
     if not (config.causal and config.vocab_size and config.pooling == "none" and config.classes == config.vocab_size):
         raise ConfigError(
             "only a causal language model can be decoded: token ids in, a logit for each token out (causal = true, "
@@ -70,6 +71,10 @@ def _check(config: TransformerConfig, context: int) -> None:
         )
     if config.cls_token:
         raise ConfigError("cls_token = true stands before the text; a decoder has none")
+    if context < 1:
+        raise ConfigError(f"a context of {context} positions holds no token; give 1 or more")
+    if not 1 <= block <= caches:
+        raise ConfigError(f"a block of {block} tokens does not go with a context of {caches}; use 1 to {caches}")
     if context > config.sequence and config.positions in ("learned", "sinusoidal"):
         raise ConfigError(f"a context of {context} is more than the {config.sequence} positions of the model; lower it")
 
@@ -165,10 +170,9 @@ class _Builder:
         query, key, value = (self._linear(x, f"{at}.{part}", f"{at}.{part}") for part in ("query", "key", "value"))
         if config.positions == "rotary":
             query, key = self._turned(query, heads), self._turned(key, kv_heads)
-        cache = self.caches or self.context
         width = kv_heads * size
-        keys = self._append(f"{at}.keys", key, (cache, width), KvAppend(transposed=False, bits=KEY_BITS))
-        values = self._append(f"{at}.values", value, (width, cache), KvAppend(transposed=True, bits=16))
+        keys = self._append(f"{at}.keys", key, (self.caches, width), KvAppend(transposed=False, bits=KEY_BITS))
+        values = self._append(f"{at}.values", value, (width, self.caches), KvAppend(transposed=True, bits=16))
         slopes = tuple(config.alibi_slopes) if config.positions == "alibi" else ()
         attend = CachedAttention(heads, kv_heads, 1.0 / math.sqrt(size), KEY_BITS, slopes, config.alibi_bfloat16)
         context = self._add_node(f"{at}.context", attend, query, keys, values, POSITION)

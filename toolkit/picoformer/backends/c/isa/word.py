@@ -7,7 +7,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, TableLayout, nibbles, padded, up
+from picoformer.backends.c.isa.layout import (
+    AttentionLayout,
+    InstructionSet,
+    LinearLayout,
+    TableLayout,
+    nibbles,
+    padded,
+    up,
+)
 from picoformer.ir.operator import Array
 
 _ROWS, _CHUNK, _TURN = 6, 64, 8

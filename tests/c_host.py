@@ -75,9 +75,9 @@ class Host:
     def read(self, tensor: TensorInfo) -> bytes:
         return ctypes.string_at(self.device.arena + tensor.offset, tensor.bytes)
 
-    def steps(self, inputs: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
-        """Write the inputs of one sample, then run: (name, bytes) of each step's output, put together from the pieces
-        that each call left."""
+    def pieces(self, inputs: Mapping[str, bytes]) -> list[bytes]:
+        """Write the inputs of one sample, then run: the bytes of each step's output, put together from the pieces that
+        each call left; of a block the rows that are there."""
         device = self.device
         device.init(device.state)
         for tensor in device.inputs[: device.input_count]:
@@ -91,7 +91,11 @@ class Host:
             more = device.step(device.state)
             assert more in (0, 1)
             outputs[piece.step] += ctypes.string_at(piece.data, piece.bytes)
-        for tensor, data in zip(device.steps[: device.step_count], outputs, strict=True):
+        return outputs
+
+    def steps(self, inputs: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
+        """Write the inputs of one sample, then run: (name, bytes) of each step's whole output."""
+        for tensor, data in zip(self.device.steps[: self.device.step_count], self.pieces(inputs), strict=True):
             assert len(data) == tensor.bytes, tensor.name
             yield tensor.name.decode(), data
 

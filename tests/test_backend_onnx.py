@@ -226,6 +226,8 @@ ALONE: list[tuple[str, Operator, list[TensorType | Array]]] = [
     ("cached attention", CachedAttention(3, 1, 0.7), [A, f32(9, 2), f32(5, 9), LENGTH]),
     ("cached attention, slopes", CachedAttention(6, 3, 0.7, 16, (0.5, 0.25, 0.1, 1.0, 2.0, 0.7)),
      [A, f32(9, 3), f32(6, 9), LENGTH]),
+    ("cached attention, rounded slopes", CachedAttention(3, 3, 0.7, 16, (0.51, 0.27, 0.1), True),
+     [A, f32(9, 6), f32(6, 9), LENGTH]),
     ("concat", Concat(-2), [A, f32(3, 6)]),
     ("concat constant", Concat(-2), [normal(1, 1, 6), A]),
     ("conv", Conv(), [f32(1, 3, 4, 6), normal(1, 5, 3, 2, 3)]),

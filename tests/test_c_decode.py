@@ -147,9 +147,9 @@ def test_kv_append_f32(transposed: bool, library: Library) -> None:
 
 
 @pytest.mark.parametrize("rows,positions,heads,kv_heads,size,value_size,position", CACHE_SIZES)
-@pytest.mark.parametrize("has_slopes", [False, True])
+@pytest.mark.parametrize("slopes", ["none", "exact", "bfloat16"])
 def test_cached_attention_f32(
-    rows: int, positions: int, heads: int, kv_heads: int, size: int, value_size: int, position: int, has_slopes: bool,
+    rows: int, positions: int, heads: int, kv_heads: int, size: int, value_size: int, position: int, slopes: str,
     library: Library,
 ) -> None:  # fmt: skip
     q, k, v = (
@@ -157,15 +157,16 @@ def test_cached_attention_f32(
         floats(1, positions, kv_heads * size),
         floats(2, kv_heads * value_size, positions),
     )
-    slopes = np.abs(floats(3, heads)) if has_slopes else None
+    slope = tuple(np.abs(floats(3, heads)).tolist()) if slopes != "none" else ()
+    op = CachedAttention(heads, kv_heads, 0.4, 16, slope, slopes == "bfloat16")
     sizes = {"head_size": size, "value_size": value_size, "positions": positions}
     p = library.structure(
-        "pf_cached_attention_f32_params", slopes=slopes, scale=0.5, heads=heads, kv_heads=kv_heads, **sizes
-    )
+        "pf_cached_attention_f32_params", slopes=op.slope_units.astype(np.float32) if slope else None, scale=0.4,
+        bfloat16=int(op.bfloat16), heads=heads, kv_heads=kv_heads, **sizes,
+    )  # fmt: skip
     y = Guarded((rows, heads * value_size), np.float32)
     with library.scratch(4 * positions) as scratch:
         assert library.call("pf_cached_attention_f32", p, q, k, v, y.array, position, rows, scratch) == 0
-    op = CachedAttention(heads, kv_heads, 0.5, 16, () if slopes is None else tuple(map(float, slopes)))
     wide = [a.astype(np.float64) for a in (q, k, v)]
     close(y.value, op.compute(*wide, np.int32(position)), 1e-5)
 

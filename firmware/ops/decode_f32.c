@@ -40,12 +40,22 @@ int pf_kv_append_f32(const pf_kv_append_f32_params *p, const float *rows, float 
     return PF_OK;
 }
 
+/* The nearest bfloat16, ties to even. */
+static float to_bfloat16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x7FFFu + ((bits >> 16) & 1u)) & 0xFFFF0000u;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 /* Scores of one query, then e^(score - maximum) in place; returns their sum. */
 static float numerators(const pf_cached_attention_f32_params *p, const float *q, const float *keys, float slope, float *scores,
                         int32_t count) {
     float top = 0.0f, total = 0.0f;
     for (int32_t j = 0; j < count; j++, keys += p->kv_heads * p->head_size) {
-        scores[j] = pf_dot_f32(q, keys, p->head_size) * p->scale + slope * (float)j;
+        const float bias = slope * (float)j;
+        scores[j] = pf_dot_f32(q, keys, p->head_size) * p->scale + (p->bfloat16 ? to_bfloat16(bias) * p->scale : bias);
         top = j == 0 || scores[j] > top ? scores[j] : top;
     }
     for (int32_t j = 0; j < count; j++) {

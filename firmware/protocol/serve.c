@@ -23,6 +23,13 @@ typedef struct call {
     uint32_t bytes;
 } call;
 
+/* The inputs, or what a plain run computes, take the place of a text. */
+static void leave_text(void) {
+#ifdef PF_TEXT
+    pf_text_forget();
+#endif
+}
+
 static void open_ok(const call *in) {
     pf_reply_open(&reply, in->sequence, in->type, PF_ACCEPTED);
 }
@@ -80,6 +87,7 @@ static uint8_t write_input(const call *in) {
     if (index >= pf_device.input_count) return PF_OUT_OF_RANGE;
     const pf_tensor_info *tensor = &pf_device.inputs[index];
     if (offset > tensor->bytes || bytes > tensor->bytes - offset) return PF_OUT_OF_RANGE;
+    leave_text();
     memcpy(pf_device.arena + tensor->offset + offset, in->payload + 6, bytes);
     input_bytes_written += bytes;
     outputs_are_there = 0;
@@ -131,6 +139,7 @@ static uint8_t stack(const call *in) {
 
 static uint8_t reset(const call *in) {
     if (in->bytes != 0) return PF_BAD_LENGTH;
+    leave_text();
     pf_device.init(pf_device.state);
     pf_port_stack_forget();
     input_bytes_written = 0;

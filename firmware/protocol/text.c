@@ -8,13 +8,36 @@
 #define BEAM_SETTINGS_BYTES 40u
 #define MOST_TOKENS         ((PF_FRAME_BYTES - 2u) / 4u) /* of a request */
 
-static pf_decoder decoder;
+static pf_decoder decoder, model; /* the model's, block by block under the watchdog; and as it is */
 static pf_sampler_settings settings;
 static pf_sampler sampler;
 static int32_t position = -1; /* of the next token to decode; -1: no text was begun */
 static int32_t pending;       /* the token that was drawn and is not decoded yet; -1: none */
 static int32_t tokens[MOST_TOKENS], token_count;
 static int32_t drawn;
+
+void pf_text_forget(void) {
+    position = pending = -1;
+}
+
+/* The tokens by blocks, each of which may take as long as a step of a plain run. */
+static int decode(void *unused, int32_t slot, const int32_t *from, int32_t count, int32_t at) {
+    int status = 0;
+    (void)unused;
+    for (int32_t done = 0; done < count && status == 0; done += pf_text.block) {
+        const int32_t rows = count - done < pf_text.block ? count - done : pf_text.block;
+        pf_port_watchdog(1);
+        status = model.decode(model.model, slot, from + done, rows, at + done);
+    }
+    return status;
+}
+
+static void open_decoder(void) {
+    pf_text_forget();
+    pf_text.decoder(&model);
+    decoder = model;
+    decoder.decode = decode;
+}
 
 static int32_t get_signed(const uint8_t *from) {
     return (int32_t)pf_get32(from);
@@ -74,11 +97,11 @@ uint8_t pf_text_begin(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
     settings.greedy = get_signed(request + 44);
     settings.is_float = get_signed(request + 48);
     settings.seed = ((uint64_t)pf_get32(request + 56) << 32) | pf_get32(request + 52);
-    pf_text.decoder(&decoder);
-    position = pending = -1;
+    open_decoder();
+    if ((settings.is_float != 0) != (decoder.logits(decoder.model).is_float != 0)) return PF_OUT_OF_RANGE;
     if (pf_sampler_init(&sampler, &settings, decoder.vocabulary, pf_text.sampler_scratch, pf_text.sampler_bytes) < 0)
         return PF_OUT_OF_RANGE;
-    position = token_count = 0;
+    position = 0;
     pf_reply_u32(reply, (uint32_t)decoder.context);
     pf_reply_u32(reply, (uint32_t)decoder.vocabulary);
     pf_reply_u32(reply, (uint32_t)decoder.slots);
@@ -97,7 +120,7 @@ uint8_t pf_text_feed(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
     }
     for (int32_t i = 0; i < token_count; i++) (void)pf_sampler_accept(&sampler, tokens[i]);
     if (counted(feed, 0, &cycles) < 0) {
-        position = -1;
+        pf_text_forget();
         return PF_STEP_FAILED;
     }
     position += token_count;
@@ -112,7 +135,7 @@ uint8_t pf_text_next(pf_reply *reply, uint32_t bytes) {
     if (position <= 0) return PF_STALE;
     if (pending >= 0 && position >= decoder.context) return PF_OUT_OF_RANGE;
     if (counted(next, 0, &cycles) < 0) {
-        position = -1;
+        pf_text_forget();
         return PF_STEP_FAILED;
     }
     (void)pf_sampler_accept(&sampler, drawn);
@@ -149,17 +172,17 @@ uint8_t pf_text_beam(pf_reply *reply, const uint8_t *request, uint32_t bytes, vo
     call.settings.grid_shift = get_signed(request + 16);
     call.settings.length_penalty = get_signed(request + 20);
     call.settings.beams = get_signed(request + 24);
-    call.settings.early_stopping = get_signed(request + 28) & 0xFF;
-    call.settings.is_float = get_signed(request + 28) >> 8;
+    call.settings.early_stopping = request[28];
+    call.settings.is_float = (int32_t)(pf_get32(request + 28) >> 8);
     call.settings.max_tokens = get_signed(request + 32);
     for (uint32_t i = 0; i < words; i++) tokens[i] = get_signed(request + BEAM_SETTINGS_BYTES + 4 * i);
     call.settings.stop_tokens = tokens;
     call.settings.stop_token_count = (int32_t)stops;
     call.prompt = tokens + stops;
     call.prompt_count = (int32_t)(words - stops);
-    position = pending = -1;
-    pf_text.decoder(&decoder);
-    if (pf_text.beam_bytes == 0 || call.settings.max_tokens > pf_text.longest_beam || call.settings.max_tokens > (int32_t)MOST_TOKENS)
+    open_decoder();
+    if (pf_text.beam_bytes == 0 || call.settings.max_tokens > pf_text.longest_beam ||
+        call.settings.max_tokens > (int32_t)MOST_TOKENS)
         return PF_OUT_OF_RANGE;
     if (counted(search, &call, &cycles) < 0) return call.found == PF_ERROR_DECODER ? PF_STEP_FAILED : PF_OUT_OF_RANGE;
     pf_reply_u8(reply, 0); /* whether another frame follows */

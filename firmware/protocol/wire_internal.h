@@ -49,6 +49,9 @@ uint8_t pf_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until
 extern volatile uint16_t pf_running_step;
 
 #ifdef PF_TEXT
+/* No text is there any more: a plain run has taken its place in the model's memory. */
+void pf_text_forget(void);
+
 /* The requests of text.c: they check all of a request, and add to a reply that was opened. Status as above. */
 uint8_t pf_text_begin(pf_reply *reply, const uint8_t *request, uint32_t bytes);
 uint8_t pf_text_feed(pf_reply *reply, const uint8_t *request, uint32_t bytes);

@@ -397,8 +397,9 @@ typedef struct pf_kv_append_f32_params {
 } pf_kv_append_f32_params;
 int pf_kv_append_f32(const pf_kv_append_f32_params *p, const float *rows, float *cache, int32_t position, int32_t count);
 typedef struct pf_cached_attention_f32_params {
-    const float *slopes; /* per head, or NULL */
+    const float *slopes; /* per head, or NULL; over the scale where `bfloat16`: slope times position is rounded to one */
     float scale;
+    int32_t bfloat16;
     int32_t heads, kv_heads, head_size, value_size, positions;
 } pf_cached_attention_f32_params;
 /* scratch: `positions` floats */

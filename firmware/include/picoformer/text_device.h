@@ -10,6 +10,7 @@ typedef struct pf_text_model {
     void *sampler_scratch, *beam_scratch; /* aligned to 8 bytes */
     int32_t sampler_bytes, beam_bytes;    /* beam_bytes 0: no room for beams */
     int32_t longest_beam;                 /* tokens of a text that beam_scratch has room for */
+    int32_t block;                        /* tokens that one run of the model takes */
 } pf_text_model;
 
 extern const pf_text_model pf_text;

@@ -142,7 +142,7 @@ def cached_attention(w: OnnxWriter, node: Node, op: CachedAttention, output: str
     scale = _numbers(w, node, "scale", op.scale, np.float32)
     scores = w.part("Mul", [w.part("MatMul", [q, k], node), scale], node)
     if op.slopes:
-        bias = np.asarray(op.slopes, np.float64).reshape(op.kv_heads, readers, 1, 1) * np.arange(count)
+        bias = op.bias(count).reshape(op.kv_heads, readers, 1, count)
         scores = w.part("Add", [scores, _numbers(w, node, "slopes", bias, np.float32)], node)
     last = _reshape(w, node, _positions(w, node, 3, rows), rows, 1)
     entries = _numbers(w, node, "entries", np.arange(count), np.int32)

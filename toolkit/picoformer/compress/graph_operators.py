@@ -243,7 +243,7 @@ def _cached_attention(op: CachedAttention, inputs: list[Tensor], step: Lowered |
     scores = (q @ k.transpose(-1, -2)) * op.scale
     entries = torch.arange(k.shape[-2], device=q.device)
     if op.slopes:
-        scores = scores + torch.tensor(op.slopes, device=q.device).reshape(-1, 1, 1) * entries
+        scores = scores + torch.from_numpy(op.bias(k.shape[-2])[:, None, :]).to(scores)
     hidden = entries > _positions(position, q.shape[-2])[:, None, :, None]
     table = step.table if isinstance(step, LoweredCachedAttention) else None
     return _merge_heads(_probabilities(scores, hidden, table) @ v)

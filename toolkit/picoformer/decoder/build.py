@@ -112,8 +112,6 @@ def decoder_graphs(
     if scheme not in DECODER_SCHEMES:
         raise ConfigError(f"scheme '{scheme}' is not for language models; use one of {', '.join(DECODER_SCHEMES)}")
     context = context or model.config.sequence
-    if not 1 <= block <= context:
-        raise ConfigError(f"a block of {block} tokens does not go with a context of {context}; use 1 to {context}")
     float_graph = decoder_graph(model.config, model.weights, block, context, name=name)
     if scheme == "float32":
         return DecoderGraphs(float_graph, float_graph, "")
@@ -207,7 +205,8 @@ def refuse_early(model: ImportedModel, target: Target, scheme: str, context: int
     if total > flash.length:
         largest = ", ".join(f"{name} {size:,}" for size, name in constants[:3])
         short.append(
-            f"flash ({flash.name}) has {flash.length:,} bytes, the constants take {total:,} at least; biggest: {largest}"
+            f"flash ({flash.name}) has {flash.length:,} bytes, the constants take {total:,} at least; biggest: "
+            f"{largest}"
         )
     if caches > ram.length:
         fits = max(0, (ram.length - target.stack_bytes) * context // caches)

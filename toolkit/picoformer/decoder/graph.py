@@ -13,6 +13,7 @@ from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node, TensorType, verify
 from picoformer.ir.operator import Array, Operator
 from picoformer.models.config import TransformerConfig
+from picoformer.models.positions import rotary_tables, sinusoidal
 from picoformer.ops import (
     Activation,
     Add,
@@ -57,11 +58,12 @@ def decoder_graph(
     long keys and values are kept, where only the tables of positions are to reach further. Gains of norms go into what
     reads them. Raises ConfigError for a model that is none of a language's, or a context that it does not know.
     """
-    _check(config, context)
-    return _Builder(config, weights, block, context or config.sequence, caches, every, name).build()
+    context = context or config.sequence
+    _check(config, block, context, caches or context)
+    return _Builder(config, weights, block, context, caches or context, every, name).build()
 
 
-def _check(config: TransformerConfig, context: int) -> None:
+def _check(config: TransformerConfig, block: int, context: int, caches: int) -> None:
     if not (config.causal and config.vocab_size and config.pooling == "none" and config.classes == config.vocab_size):
         raise ConfigError(
             "only a causal language model can be decoded: token ids in, a logit for each token out (causal = true, "
@@ -69,6 +71,10 @@ def _check(config: TransformerConfig, context: int) -> None:
         )
     if config.cls_token:
         raise ConfigError("cls_token = true stands before the text; a decoder has none")
+    if context < 1:
+        raise ConfigError(f"a context of {context} positions holds no token; give 1 or more")
+    if not 1 <= block <= caches:
+        raise ConfigError(f"a block of {block} tokens does not go with a context of {caches}; use 1 to {caches}")
     if context > config.sequence and config.positions in ("learned", "sinusoidal"):
         raise ConfigError(f"a context of {context} is more than the {config.sequence} positions of the model; lower it")
 
@@ -120,7 +126,7 @@ class _Builder:
             x = self._add_node("embedding.scaled", Mul(), x, scale)
         if config.positions in ("learned", "sinusoidal"):
             learned = config.positions == "learned"
-            table = self.weights["embedding.position"] if learned else sinusoids(config.sequence, config.d_model)
+            table = self.weights["embedding.position"] if learned else sinusoidal(config.sequence, config.d_model)
             table = table[: self.context]
             ids = self._add_node("embedding.places", PositionIds(self.block), POSITION)
             rows = self._add_node("embedding.positions", Embedding(), ids, self._constant("embedding.position", table))
@@ -164,18 +170,18 @@ class _Builder:
         query, key, value = (self._linear(x, f"{at}.{part}", f"{at}.{part}") for part in ("query", "key", "value"))
         if config.positions == "rotary":
             query, key = self._turned(query, heads), self._turned(key, kv_heads)
-        cache = self.caches or self.context
         width = kv_heads * size
-        keys = self._append(f"{at}.keys", key, (cache, width), KvAppend(transposed=False, bits=KEY_BITS))
-        values = self._append(f"{at}.values", value, (width, cache), KvAppend(transposed=True, bits=16))
+        keys = self._append(f"{at}.keys", key, (self.caches, width), KvAppend(transposed=False, bits=KEY_BITS))
+        values = self._append(f"{at}.values", value, (width, self.caches), KvAppend(transposed=True, bits=16))
         slopes = tuple(config.alibi_slopes) if config.positions == "alibi" else ()
-        attend = CachedAttention(heads, kv_heads, 1.0 / math.sqrt(size), KEY_BITS, slopes)
+        attend = CachedAttention(heads, kv_heads, 1.0 / math.sqrt(size), KEY_BITS, slopes, config.alibi_bfloat16)
         context = self._add_node(f"{at}.context", attend, query, keys, values, POSITION)
         return self._linear(context, f"{at}.out", f"{at}.out")
 
     def _turned(self, x: str, heads: int) -> str:
         config = self.config
-        rotations = self._constant("rotations", rotation_table(config, self.context))
+        pairs = np.stack(rotary_tables(config, self.context), axis=-1)  # (positions, pairs, cosine and sine)
+        rotations = self._constant("rotations", pairs.reshape(self.context, -1))
         op = Rope(heads, config.rotary_dim or config.head_dim, config.rotary_interleaved)
         return self._add_node(f"{x}.turned", op, x, rotations, POSITION)
 
@@ -281,22 +287,6 @@ class _Builder:
         self.types[output] = op.infer([self.types[name] for name in inputs])
         self.nodes.append(Node(output, op, inputs, output))
         return output
-
-
-def sinusoids(rows: int, d_model: int) -> Array:
-    """Sine in even and cosine in odd columns (Vaswani et al. 2017, section 3.5): float32 (rows, d_model)."""
-    frequency = np.exp(np.arange(0, d_model, 2) * (-math.log(10000.0) / d_model))
-    angle = np.arange(rows)[:, None] * frequency
-    return np.stack((np.sin(angle), np.cos(angle)), axis=-1).reshape(rows, -1)[:, :d_model].astype(np.float32)
-
-
-def rotation_table(config: TransformerConfig, context: int) -> Array:
-    """cos and sin of every pair at every position, one after the other: float32 (context, rotary_dim)."""
-    size = config.rotary_dim or config.head_dim
-    default = [10000.0 ** (-2.0 * pair / size) for pair in range(size // 2)]
-    angle = np.arange(context)[:, None] * np.asarray(config.rotary_frequencies or default, np.float64)
-    both = np.stack((np.cos(angle), np.sin(angle)), axis=-1) * config.rotary_scale
-    return both.reshape(context, size).astype(np.float32)
 
 
 def macs_per_token(graph: Graph) -> int:

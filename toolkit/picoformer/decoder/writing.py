@@ -94,8 +94,9 @@ def write_text(
     with open_text(build, where, port, emulator) as (device, text):
         begun = time.monotonic()
         text.begin(sampler_bytes(IntegerSampler.from_settings(settings, logits_scale(graph))))
-        text.feed(prompt)
-        first = _last_call(device)
+        fed: list[int | None] = []
+        text.feed(prompt, lambda: fed.append(_last_call(device)))
+        of_prompt = None if None in fed else sum(count for count in fed if count is not None)
         counts: list[int] = []
 
         def next_token() -> int:
@@ -111,7 +112,7 @@ def write_text(
         steps = counts[1:]
         per_token = float(np.mean(steps)) if steps else None
         stack = device.device.stack().used
-        return Written(found, Cost(first, per_token, seconds, stack, device.emulator, device.uncounted))
+        return Written(found, Cost(of_prompt, per_token, seconds, stack, device.emulator, device.uncounted))
 
 
 def beam_texts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from picoformer.errors import DeviceError
@@ -14,6 +14,7 @@ SAMPLER = struct.Struct("<IiIIiIiiiIIiiQ")
 """A pf_sampler_settings: see `SamplerIntegers`."""
 _BEAM = struct.Struct("<IiIIiiiIii")
 _TEXT = struct.Struct("<qi")
+_REBUILD = "rebuild its firmware"
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,32 @@ class TextDevice:
         if not device.hello().writes_text:
             raise DeviceError(f"the device runs '{device.hello().name}', which writes no text; flash a decoder's build")
         self._device = device
+        self._vocabulary = 0
 
     def begin(self, settings: bytes) -> TextHello:
         """Forget the text so far; `settings` are those of SAMPLER."""
-        return TextHello(*struct.unpack("<III", self._device.ask(Message.TEXT_BEGIN, settings)))
+        hello = TextHello(*_unpacked("<III", self._device.ask(Message.TEXT_BEGIN, settings)))
+        self._vocabulary = hello.vocabulary
+        return hello
 
-    def feed(self, tokens: Sequence[int]) -> int:
-        """Let it read tokens, in as many requests as it takes; returns the position of the next."""
+    def feed(self, tokens: Sequence[int], told: Callable[[], None] | None = None) -> int:
+        """Let it read tokens, in as many requests as it takes, `told` being called after each; returns the position of
+        the next."""
         most = (self._device.hello().frame_bytes - 2) // 4
         position = 0
         for start in range(0, len(tokens), most):
             part = tokens[start : start + most]
             answer = self._device.ask(Message.TEXT_FEED, struct.pack(f"<{len(part)}i", *part), runs=True)
-            position = struct.unpack_from("<I", answer)[0]
+            position = _unpacked("<II", answer)[0]  # and cycles
+            if told is not None:
+                told()
         return position
 
     def next(self) -> int:
         """Let it draw the next token, after it has read the one that it drew last."""
-        token: int = struct.unpack_from("<i", self._device.ask(Message.TEXT_NEXT, runs=True))[0]
+        token = _unpacked("<iI", self._device.ask(Message.TEXT_NEXT, runs=True))[0]  # and cycles
+        if not 0 <= token < self._vocabulary:
+            raise DeviceError(f"the device drew token {token}, which its vocabulary of {self._vocabulary} lacks; {_REBUILD}")
         return token
 
     def beam(
@@ -71,5 +80,11 @@ class TextDevice:
                 found.append((score, struct.unpack_from(f"<{length}i", data, at)))
                 at += 4 * length
         except struct.error:
-            raise DeviceError("the device's texts are cut short; rebuild its firmware") from None
+            raise DeviceError(f"the device's texts are cut short; {_REBUILD}") from None
         return found
+
+
+def _unpacked(form: str, data: bytes) -> tuple[int, ...]:
+    if len(data) != struct.calcsize(form):
+        raise DeviceError(f"the device answered {len(data)} bytes where {struct.calcsize(form)} belong; {_REBUILD}")
+    return struct.unpack(form, data)

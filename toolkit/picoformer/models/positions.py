@@ -1,6 +1,8 @@
-"""Rotary angles and ALiBi's biases as tables, the same for torch and for graphs; no torch."""
+"""Sinusoids, rotary angles and ALiBi's biases as tables, the same for torch and for graphs; no torch."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +10,13 @@ from numpy.typing import NDArray
 from picoformer.models.config import TransformerConfig
 
 Table = NDArray[np.float32]
+
+
+def sinusoidal(rows: int, d_model: int) -> Table:
+    """Sine in even and cosine in odd columns (Vaswani et al. 2017, section 3.5), (rows, d_model)."""
+    frequencies = np.exp(np.arange(0, d_model, 2, dtype=np.float64) * (-math.log(10000.0) / d_model))
+    angles = np.arange(rows, dtype=np.float64)[:, None] * frequencies
+    return np.stack((np.sin(angles), np.cos(angles)), axis=-1).reshape(rows, -1).astype(np.float32)
 
 
 def rotary_tables(config: TransformerConfig, rows: int) -> tuple[Table, Table]:

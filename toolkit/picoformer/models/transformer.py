@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from picoformer.errors import DataError
 from picoformer.models.branches import Attention, FeedForward, LowRankLinear, MixtureOfExperts, Rotation, linear, norm
 from picoformer.models.config import TransformerConfig
-from picoformer.models.positions import alibi_bias, rotary_tables
+from picoformer.models.positions import alibi_bias, rotary_tables, sinusoidal
 
 __all__ = [
     "Attention",
@@ -77,7 +77,8 @@ class InputEmbedding(nn.Module):
         if config.positions == "learned":
             self.position = nn.Parameter(torch.empty(config.tokens, config.d_model))
         elif config.positions == "sinusoidal":
-            self.register_buffer("position", sinusoidal(config.tokens, config.d_model), persistent=False)
+            table = torch.from_numpy(sinusoidal(config.tokens, config.d_model))
+            self.register_buffer("position", table, persistent=False)
         if config.embedding_norm:
             self.norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
 
@@ -241,14 +242,6 @@ def _tables(config: TransformerConfig, rows: int) -> dict[str, Tensor]:
     if config.positions == "rotary":
         tables["cosine"], tables["sine"] = map(torch.from_numpy, rotary_tables(config, rows))
     return tables
-
-
-def sinusoidal(rows: int, d_model: int) -> Tensor:
-    """Sine in even and cosine in odd columns (Vaswani et al. 2017, section 3.5): (rows, d_model) float32."""
-    position = torch.arange(rows, dtype=torch.float64)[:, None]
-    frequency = torch.exp(torch.arange(0, d_model, 2, dtype=torch.float64) * (-math.log(10000.0) / d_model))
-    angle = position * frequency
-    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(1).float()
 
 
 def build_unset(config: TransformerConfig) -> Transformer:

@@ -89,8 +89,10 @@ class CachedAttention(Operator):
     softmax(q·kᵀ·scale + slope·j)·v of each head over the keys j ≤ position + i that row i sees. The values are
     transposed, one row an element of them, so that a sum over the positions reads memory in a line. G = `kv_heads`
     divides H: head h reads the keys and values of head h // (H/G). `key_bits`: the most bits that the integers of the
-    keys take (those of the KvAppend that wrote them). `slopes`: none, or one per query head (ALiBi, Press et al. 2022).
-    A position below 0, or rows past the end of the cache, are an IndexError.
+    keys take (those of the KvAppend that wrote them). `slopes`: none, or one per query head (ALiBi, Press et al. 2022);
+    with `bfloat16` they are numbers of bfloat16 over the scale, and so is their product with a position, as Falcon was
+    trained with; integers leave that rounding out. A position below 0, or rows past the end of the cache, are an
+    IndexError.
     """
 
     heads: int
@@ -98,6 +100,7 @@ class CachedAttention(Operator):
     scale: float
     key_bits: int = 16
     slopes: tuple[float, ...] = ()
+    bfloat16: bool = False
 
     kind = "CachedAttention"
 
@@ -112,6 +115,8 @@ class CachedAttention(Operator):
             raise ValueError(
                 f"{self.kv_heads} heads of keys and {len(self.slopes)} slopes do not go with {self.heads} heads"
             )
+        if self.bfloat16 and (not self.slopes or self.scale <= 0):
+            raise ValueError(f"{len(self.slopes)} slopes over a scale of {self.scale} are not rounded to bfloat16")
 
     def infer(self, inputs: Sequence[TensorType]) -> TensorType:
         q, k, v, position = inputs
@@ -137,11 +142,22 @@ class CachedAttention(Operator):
         hidden: Array = np.arange(keys) > before(first, rank) + np.arange(rows)[:, None]
         return hidden
 
+    @property
+    def slope_units(self) -> Array:
+        """The slopes as they are multiplied by positions, float64 (heads,): with `bfloat16` over the scale."""
+        slopes = np.asarray(self.slopes, np.float64)
+        return _to_bfloat16(slopes / self.scale) if self.bfloat16 else slopes
+
+    def bias(self, keys: int) -> Array:
+        """What the slopes add to the scores of each head and key: float64 (heads, keys)."""
+        products: Array = self.slope_units[:, None] * np.arange(keys)
+        return _to_bfloat16(products) * self.scale if self.bfloat16 else products
+
     def compute(self, *inputs: Array) -> Array:
         q, k, v = self.heads_of(*inputs[:3])
         scores: Array = (q @ np.swapaxes(k, -1, -2)) * np.float32(self.scale)
         if self.slopes:
-            scores = scores + np.asarray(self.slopes, np.float64)[:, None, None] * np.arange(k.shape[-2])
+            scores = scores + self.bias(k.shape[-2])[:, None, :]
         scores = np.where(self.hidden(q.shape[-2], k.shape[-2], inputs[3], scores.ndim), -np.inf, scores)
         e = np.exp(scores - scores.max(axis=-1, keepdims=True))
         return merge_heads((e / e.sum(axis=-1, keepdims=True)) @ v).astype(np.float32)
@@ -193,3 +209,10 @@ class CachedAttention(Operator):
             return True
         most = float(np.abs(self._slope_multipliers(unit)).max()) if unit > 0 else math.inf
         return most < 1 << 31 and most * (keys - 1) / (1 << SLOPE_BITS) < (1 << SCORE_BITS) - 1
+
+
+def _to_bfloat16(values: Array) -> Array:
+    """The nearest numbers with the 8 significant bits of a bfloat16, ties to even; none here is near its ends."""
+    mantissa, exponent = np.frexp(values)
+    rounded: Array = np.ldexp(np.rint(mantissa * 256.0), exponent - 8)
+    return rounded

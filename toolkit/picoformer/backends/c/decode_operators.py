@@ -158,8 +158,10 @@ def cached_attention(site: Site) -> str:
         function = f"pf_cached_attention{site.types_suffix(k.dtype, v.dtype, site.out.dtype)}"
         scratch = site.scratch(DType.INT32)
     else:
-        slope = site.array("slopes", np.asarray(op.slopes, np.float32), "slope of each head") if op.slopes else "NULL"
-        p = site.struct("pf_cached_attention_f32_params", slopes=slope, scale=float(op.scale), **sizes)
+        note = "slope of each head" + (", over the scale" if op.bfloat16 else "")
+        slope = site.array("slopes", op.slope_units.astype(np.float32), note) if op.slopes else "NULL"
+        rounded = {"scale": float(op.scale), "bfloat16": int(op.bfloat16)}
+        p = site.struct("pf_cached_attention_f32_params", slopes=slope, **rounded, **sizes)
         function, scratch = "pf_cached_attention_f32", site.scratch(DType.FLOAT32)
     pointers = [site.read(0), site.read(1), site.read(2), site.write()]
     tail = (_position(site, 3), site.count(q.rows, "rows"), scratch)

@@ -29,7 +29,9 @@ from picoformer.ops.graph_file import graph_identity
 IDENTITY_BYTES = 16
 LARGEST_TEXT = 1 << 20
 """Bytes of constants that are written as numbers in C; more lie in a binary file, which compilers take quickly."""
-TEXT_SOURCES = tuple(f"text/{name}.c" for name in ("beam", "generate", "logarithm", "random", "sampler", "weights"))
+TEXT_SOURCES = tuple(
+    f"text/{name}.c" for name in ("beam", "generate", "logarithm", "random", "sampler", "stop_strings", "weights")
+)
 """What turns logits into text on the device."""
 LONGEST_BEAM, BEAM_STOP_TOKENS = 128, 8
 """Tokens that a beam search over the wire may write, and stop tokens that it may look for."""

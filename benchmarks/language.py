@@ -4,7 +4,7 @@
     python benchmarks/language.py [FOLDER]
 
 FOLDER is what that run left (examples/tiny-gpt/build). Bits per character of all held-back text, the greedy text behind
-each of the prompts of the pipeline file and where it parts from the float model's, instructions, RAM, flash. Two minutes.
+each prompt of the pipeline file and where it parts from the float model's, instructions, RAM, flash. Two minutes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import dataclasses
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,50 +89,64 @@ def weight_types(folder: Path) -> dict[str, list[str]]:
     return found
 
 
+INTRODUCTION = """\
+# A trained language model in integers
+
+`python benchmarks/language.py` behind `picoformer run examples/tiny-gpt/pipeline.toml`: the student of that example, of
+{parameters:,} parameters, against its own float model. Bits per character are of all held-back text in windows of at
+most 128 tokens, on the reference; the device gets the first window alone, hence another figure. Instructions are of one
+more token, counted in QEMU. RAM is arena, caches, data and stack.
+
+| target | scheme | context | float | integers | | device | instructions/token | RAM | flash |
+|---|---|---:|---:|---:|---:|---:|---:|---:|---:|
+"""
+
+PARTING = """
+## Greedy text against the float model's, up to {tokens} tokens
+
+Tokens up to the first that the float model would not have taken there, and in brackets how far the float model's two
+best logits lie apart at that place.
+
+"""
+
+
 def page(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = [
-        "# A trained language model in integers",
-        "",
-        "`python benchmarks/language.py` behind `picoformer run examples/tiny-gpt/pipeline.toml`: the student of that example, of",
-        f"{found['rows'][0]['parameters']:,} parameters, against its own float model. Bits per character are of all held-back text in windows of",
-        "at most 128 tokens, on the reference; the device gets the first window and has to give the same. Instructions are of one more",
-        "token, counted in QEMU. RAM is arena, caches, data and stack.",
-        "",
-        "| target | scheme | context | float | integers | | device | instructions/token | RAM | flash |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in found["rows"]:
+    rows = found["rows"]
+    text = INTRODUCTION.format(parameters=rows[0]["parameters"])
+    for row in rows:
         base, bits = row["float_bits_per_character"], row["reference_bits_per_character"]
-        lines.append(
-            f"| {row['target']} | {row['name']} | {row['context']} | {base:.4f} | {bits:.4f} | {100 * (bits / base - 1):+.3f} % | "
-            f"{row['device_bits_per_character']:.4f} | {row['instructions_per_token']:,.0f} | {row['ram_bytes']['total']:,} | "
-            f"{row['flash_bytes']['total']:,} |"
+        cells = (
+            row["target"],
+            row["name"],
+            row["context"],
+            f"{base:.4f}",
+            f"{bits:.4f}",
+            f"{100 * (bits / base - 1):+.3f} %",
+            f"{row['device_bits_per_character']:.4f}",
+            f"{row['instructions_per_token']:,.0f}",
+            f"{row['ram_bytes']['total']:,}",
+            f"{row['flash_bytes']['total']:,}",
         )
-    lines += ["", "Weights by their type:", ""]
-    for row in found["rows"]:
+        text += _line(cells)
+    text += "\nWeights and tables by their type:\n\n"
+    for row in rows:
         types = "; ".join(f"{key}: {_names(names)}" for key, names in sorted(row["weights"].items()))
-        lines.append(f"- {row['target']}, {row['name']}: {types}")
-    lines += [
-        "",
-        "The one window that the device gets is another text than all of them, hence another figure.",
-        "",
-        f"## Greedy text against the float model's, up to {TOKENS} tokens",
-        "",
-        "Tokens up to the first that the float model would not have taken there, and in brackets how far the float model's two best",
-        "logits lie apart at that place.",
-        "",
-        "| prompt | " + " | ".join(f"{row['target']}, {row['name']}" for row in found["rows"]) + " |",
-        "|---" + "|---:" * len(found["rows"]) + "|",
-    ]
-    for index, text in enumerate(found["rows"][0]["texts"]):
-        cells = [_agreement(row["texts"][index]) for row in found["rows"]]
-        prompt = text["prompt"].replace("\n", "\\n")
-        lines.append(f"| `{prompt}` | " + " | ".join(cells) + " |")
-    lines += ["", "## What it writes", ""]
-    for text in found["rows"][0]["texts"]:
-        lines += ["```", f"{text['prompt']}[{text['text']}]", "```", ""]
-    return "\n".join(lines)
+        text += f"- {row['target']}, {row['name']}: {types}\n"
+    text += PARTING.format(tokens=TOKENS)
+    text += _line(("prompt", *(f"{row['target']}, {row['name']}" for row in rows)))
+    text += "|---" + "|---:" * len(rows) + "|\n"
+    for index, first in enumerate(rows[0]["texts"]):
+        prompt = first["prompt"].replace("\n", "\\n")
+        text += _line((f"`{prompt}`", *(_agreement(row["texts"][index]) for row in rows)))
+    text += f"\n## What {rows[0]['target']} writes, {rows[0]['name']}\n"
+    for each in rows[0]["texts"]:
+        text += f"\n```\n{each['prompt']}|{each['text']}\n```\n"
+    return text
+
+
+def _line(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |\n"
 
 
 def _names(names: list[str]) -> str:

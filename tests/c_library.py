@@ -291,7 +291,10 @@ def execute(
             is_wide = lowered.table.dtype == np.int16
             name = f"pf_embedding_{'s16_' if is_wide else ''}{_names(output)}"
             rows, width = lowered.table.shape
-            p = library.structure("pf_embedding_w16" if is_wide else "pf_embedding", lowered, rows=rows, width=width)
+            kind, fields = "pf_embedding_w16" if is_wide else "pf_embedding", {"rows": rows, "width": width}
+            if not is_wide:
+                fields["table"] = library.layout.embedding_row_s8.pack(lowered.table)
+            p = library.structure(kind, lowered, **fields)
             assert library.call(name, p, x, y.array, x.size) == 0
         case LoweredReduceMean():
             name = f"pf_reduce_mean_{_names(lowered.input, output)}"

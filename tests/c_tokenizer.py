@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import random
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from c_host import FIRMWARE, STRICT, run
 from picoformer.backends.c.tokenizer import CTokenizer, write_tokenizer_c
-from picoformer.tokenizers import TokenizerTables
+from picoformer.tokenizers import TextTokenizer, TokenizerTables
 
 IDS, SCRATCH, NO_ID, BYTES = -1, -2, -3, -4
 """PF_TOKENIZER_*"""
@@ -190,5 +191,25 @@ def edge_texts() -> list[str]:
         "  a  b  ",
         "a" * 1000,
         " " * 1000,
+        "\ufdfa" * 50,
     ]
     return [*ends, *LANGUAGES, *(" " + text for text in LANGUAGES), documentation()[150_000:170_000]]
+
+
+Made = tuple[TextTokenizer, HostTokenizer]
+"""(the library's tokenizer, the C)."""
+
+
+def compare(pair: Made, texts: Sequence[str] | Sequence[bytes]) -> int:
+    """The ids of the C are the library's, and of every fifth text what they decode to; how many ids there were."""
+    tokenizer, c = pair
+    count = 0
+    for i, text in enumerate(texts):
+        data = text.encode() if isinstance(text, str) else text
+        expected = tokenizer.encode(text)
+        assert c.encode(data) == expected, text
+        if i % 5 == 0:
+            stream = tokenizer.stream()
+            assert c.decode(expected) == [stream.feed_bytes(token) for token in expected], text
+        count += len(expected)
+    return count

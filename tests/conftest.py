@@ -7,7 +7,8 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from functools import cache
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -15,6 +16,10 @@ import device_fixture
 from picoformer.compilers import PACKAGES
 from picoformer.firmware import FirmwareBuild, build_firmware
 from picoformer.targets import Target, load_target
+
+if TYPE_CHECKING:
+    from c_tokenizer import HostTokenizer
+    from picoformer.tokenizers import TextTokenizer
 
 TinyFirmware = Callable[[str], tuple[FirmwareBuild, Target]]
 
@@ -95,3 +100,19 @@ def tiny_firmware(tmp_path_factory: pytest.TempPathFactory) -> TinyFirmware:
         return built[name]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[TextTokenizer, HostTokenizer]]:
+    """Case of tokenizer_cases → (the library's tokenizer, the C), made when first asked for."""
+    from c_tokenizer import HostTokenizer
+    from picoformer.tokenizers import load_text_tokenizer
+    from tokenizer_cases import CASES
+
+    @cache
+    def make(name: str) -> tuple[TextTokenizer, HostTokenizer]:
+        folder = tmp_path_factory.mktemp(name)
+        tokenizer = load_text_tokenizer(CASES[name](folder))
+        return tokenizer, HostTokenizer(tokenizer.tables(), folder)
+
+    return make

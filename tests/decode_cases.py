@@ -59,6 +59,8 @@ def rope() -> Iterator[Case]:
                     table = rng.choice([-32767, 32767], (positions, rotary))
                 if note == "equal":
                     table = np.tile([16384, 0], (positions, rotary // 2))
+                if note == "small":  # halves: every odd element is a tie
+                    table = np.tile([8192, -16384], (positions, rotary // 2))
                 rotations = Operand(TensorType(table.shape, S16, ROTATION_QUANT), table.astype(np.int16))
                 grid = of(data.shape, S16, 0.001)
                 yield Case(

@@ -222,6 +222,8 @@ BAD_KEYS: dict[str, tuple[str, dict[str, Any], str]] = {
     "rope_key": ("llama", {"rope_parameters": {**LINEAR, "alpha": 3}}, "unknown key 'alpha'"),
     "rope_factor": ("llama", {"rope_parameters": {"rope_type": "linear"}}, "lacks the key 'factor'"),
     "rope_zero": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 0}}, "'factor' = 0; write a number"),
+    "rope_huge": ("llama", {"rope_parameters": {**LINEAR, "factor": 10**400}}, "'factor' = 1000"),
+    "rope_log": ("llama_yarn", {"rope_parameters": {**YARN, "rope_theta": 1.0}}, "'yarn' cannot be worked out"),
     "rope_list": ("llama", {"rope_parameters": [1]}, "'rope_parameters' = [1]; write an object"),
     "rope_twice": ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "disagree"),
     "rope_part": ("llama", {"partial_rotary_factor": 0.5}, "'partial_rotary_factor' = 0.5 is not covered"),

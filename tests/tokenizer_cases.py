@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,11 @@ def _piece_bpe(folder: Path, special: list[str], settle: Callable[[Any, Any], No
     settle(lib, tokenizer)
     trainer = lib.trainers.BpeTrainer(vocab_size=1500, show_progress=False, limit_alphabet=100, special_tokens=special)
     tokenizer.train_from_iterator(training_texts(), trainer)
-    return save_json(folder, tokenizer)
+    path = save_json(folder, tokenizer)
+    saved = json.loads(path.read_text())  # bytes were special for the trainer only
+    saved["added_tokens"] = [entry for entry in saved["added_tokens"] if entry["content"] not in _BYTES]
+    path.write_text(json.dumps(saved))
+    return path
 
 
 def _llama(lib: Any, tokenizer: Any) -> None:
@@ -96,7 +101,9 @@ def _unigram(folder: Path, split: bool) -> Path:
     trainer = lib.trainers.UnigramTrainer(
         vocab_size=1500, show_progress=False, unk_token="<unk>", special_tokens=special
     )
-    tokenizer.train_from_iterator(training_texts(), trainer)
+    # Without words to split at, its trainer takes long.
+    texts = training_texts() if split else training_texts()[-300:]
+    tokenizer.train_from_iterator(texts, trainer)
     return save_json(folder, tokenizer)
 
 

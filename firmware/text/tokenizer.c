@@ -38,16 +38,13 @@ int32_t pf_tokenizer_decode(const pf_tokenizer *t, int32_t id, uint32_t *state, 
         all = rule == PF_DECODE_STRIP_ALL && !(flags & PF_TOKEN_BYTE);
     }
     if (drop && at < end && t->bytes[at] == ' ') at++;
-    if (*state != 0 || rule != PF_DECODE_STRIP_RUN || at < end) {
-        if (rule == PF_DECODE_WORDS) {
-            if (*state == 0 && (flags & PF_TOKEN_CONTINUES)) {
-                for (; count < 2u && count < max_bytes; count++) out[count] = '#';
-                if (count < 2u) return PF_TOKENIZER_BYTES;
-            } else if (*state != 0 && !(flags & (PF_TOKEN_CONTINUES | PF_TOKEN_JOINED))) {
-                if (max_bytes == 0) return PF_TOKENIZER_BYTES;
-                out[count++] = ' ';
-            }
-        }
+    if (rule == PF_DECODE_WORDS && *state == 0 && (flags & PF_TOKEN_CONTINUES)) {
+        if (max_bytes < 2u) return PF_TOKENIZER_BYTES;
+        out[count++] = '#';
+        out[count++] = '#';
+    } else if (rule == PF_DECODE_WORDS && *state != 0 && !(flags & (PF_TOKEN_CONTINUES | PF_TOKEN_JOINED))) {
+        if (max_bytes == 0) return PF_TOKENIZER_BYTES;
+        out[count++] = ' ';
     }
     for (; at < end; at++) {
         if (all && t->bytes[at] == ' ') continue;

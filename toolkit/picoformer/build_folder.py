@@ -244,12 +244,17 @@ def refuse_too_large(draft: Draft, target: Target, float_graph: Graph, scheme: s
     if target.is_host:
         return
     from picoformer.estimate.costs import cost_table
-    from picoformer.estimate.mend import mends
+    from picoformer.estimate.mend import decoder_mends, mends
     from picoformer.estimate.need import refuse_misfit
     from picoformer.estimate.sizes import image_sizes
 
     sizes = image_sizes(draft, target, cost_table(target, toolchain))
-    refuse_misfit(draft, target, sizes, lambda: mends(float_graph, scheme, target, sizes))
+
+    def mend() -> str:
+        is_decoder = draft.block is not None
+        return decoder_mends(draft, target, sizes) if is_decoder else mends(float_graph, scheme, target, sizes)
+
+    refuse_misfit(draft, target, sizes, mend)
 
 
 def quantize_samples(

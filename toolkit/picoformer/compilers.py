@@ -40,6 +40,8 @@ _EXTENSIONS = {"cortex-m33": ("dsp",), "cortex-m55": ("mve_fp",)}
 """What gcc takes a core to have beside its unit; to zig it has to be said."""
 _ALIGNED = "-falign-functions=4"
 """LLVM's assembler takes a function's start for a multiple of 4 when it works out an ADR, whether it is one or not."""
+_GCCS_OWN = ("--specs", "--oslib", "-misa-spec")
+"""Flags of a target that clang has no words for, and no need of."""
 _GLIBC = "2.28"
 """The oldest C library that host programs made by zig run on."""
 
@@ -141,7 +143,8 @@ def _clang(target: Target) -> Compiler:
         return named_compiler("clang", tools.flags, tools.link_flags)
     base, clang = named_compiler(f"{tools.prefix}gcc", tools.flags, tools.link_flags), find_program("clang")
     triple = f"--target={tools.prefix.rstrip('-')}"
-    return Compiler("clang", _version(clang), (clang, triple, *tools.flags, _ALIGNED), base.link, has_c_library=False)
+    flags = [flag for flag in tools.flags if not flag.startswith(_GCCS_OWN)]
+    return Compiler("clang", _version(clang), (clang, triple, *flags, _ALIGNED), base.link, has_c_library=False)
 
 
 def zig_compiler(zig: str, target: Target) -> Compiler:

@@ -11,6 +11,7 @@
  *   attention_head_s8.c, attention_head_s16.c    one head, all queries
  *   cached_attention_group_s8.c, cached_attention_group_s16.c    the heads that share keys of these types, one query row
  *   layer_norm_row.c    one row of layer_norm.c
+ *   embedding_row_s8.c    some of a row of an embedding's table (decides the layout of the table)
  *   add_plain_span.c, add_span.c, mul_span.c    elements in a line
  */
 #ifndef PICOFORMER_KERNELS_H
@@ -58,6 +59,10 @@ PF_DECLARE_CACHED_ATTENTION_GROUP(s8, int8_t, s16, int16_t)
 PF_DECLARE_CACHED_ATTENTION_GROUP(s16, int16_t, s8, int8_t)
 PF_DECLARE_CACHED_ATTENTION_GROUP(s16, int16_t, s16, int16_t)
 #undef PF_DECLARE_CACHED_ATTENTION_GROUP
+
+/* `count` elements of a row of the table from `first` on, up to 32, a multiple of 32 being the first; `room` has room for them.
+ */
+const int8_t *pf_embedding_row_s8(const pf_embedding *p, int32_t row, int32_t first, int32_t count, int8_t *room);
 
 /* One row; y == x is allowed where the types are the same. */
 void pf_layer_norm_row_s8_s8(const pf_layer_norm *p, const int8_t *x, int8_t *y);

@@ -194,7 +194,7 @@ void pf_requantize_s16_s16(const pf_requantize *p, const int16_t *x, int16_t *y,
 
 /* Rows of a table picked by ids and requantized row by row. Returns PF_OK or PF_ERROR_INDEX. */
 typedef struct pf_embedding {
-    const int8_t *table;       /* rows x width */
+    const int8_t *table;       /* rows x width, laid out as the instruction set's directory wants it; generic: row by row */
     const int32_t *multiplier; /* per row of the table */
     int32_t rows, width;
     int32_t shift, zero_point;

@@ -81,9 +81,9 @@ __attribute__((naked, noinline)) static void pf_dsp_pairs(pf_pairs *work __attri
                      " adr.w r3, 5f\n"
                      " cmp r7, #1\n"
                      " it eq\n"
-                     " addeq r3, r3, #(6f - 5f)\n"
+                     " adreq.w r3, 6f\n" /* no difference of labels: of one that is to come clang 14 makes a 0 */
                      " it hi\n"
-                     " addhi r3, r3, #(7f - 5f)\n"
+                     " adrhi.w r3, 7f\n"
                      " orr r7, r3, #1\n"
                      " orr r4, r4, #1\n"
                      " cmp r5, #0\n"

@@ -38,7 +38,7 @@ __attribute__((naked, noinline)) static void pairs(const void *weight __attribut
                                      GO_ON LABEL(
                                          pf_dsp_nibbles_block) " ldrd r2, r3, [sp, #64]\n"
                                                                " ldrb.w r4, [r2, r3]\n"
-                                                               " ldrb.w r5, [r2], #1\n"
+                                                               " ldrb r5, [r2], #1\n"
                                                                " str r2, [sp, #64]\n"
                                                                " mla r12, r8, r5, r12\n"
                                                                " mla r10, r9, r4, r10\n"

@@ -14,7 +14,7 @@ from picoformer.build_folder import BUILD_MARKS, Build, open_build, refuse_to_re
 from picoformer.decoder.calibration import SAMPLES, WINDOW, text_windows, written_windows
 from picoformer.decoder.graph import decoder_graph
 from picoformer.decoder.quantize import DECODER_SCHEMES, quantize_decoder, step_graph
-from picoformer.errors import ConfigError, ModelError
+from picoformer.errors import ConfigError, FitError, ModelError
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
 from picoformer.models.importers import ImportedModel
@@ -156,6 +156,7 @@ def build_decoder(
     from picoformer.backends.onnx import onnx_bytes
 
     refuse_to_replace(out, BUILD_MARKS)
+    refuse_early(model, target, scheme, context or model.config.sequence, slots)
     graphs = decoder_graphs(model, scheme, context, block, calibration, settings, progress, name, training)
     files: dict[str, bytes] = {}
     if tokenizer is not None:
@@ -189,3 +190,33 @@ def build_decoder(
         slots=slots,
     )
     return DecoderBuild(built, record)
+
+
+def refuse_early(model: ImportedModel, target: Target, scheme: str, context: int, slots: int) -> None:
+    """Raise FitError where constants or caches alone are more than a board has, before anything is calibrated."""
+    if target.is_host or scheme not in DECODER_SCHEMES:
+        return
+    config = model.config
+    bits = {"float32": 32, "int8x16": 8, "int4x16": 4}[scheme]
+    constants = sorted(((weight.size * bits // 8, name) for name, weight in model.weights.items()), reverse=True)
+    width = config.head_dim * sum(config.key_heads)
+    caches = 2 * slots * context * width * (4 if scheme == "float32" else 2)
+    total = sum(size for size, _ in constants)
+    flash, ram = target.weights_region(total), target.region("data")
+    short = []
+    if total > flash.length:
+        largest = ", ".join(f"{name} {size:,}" for size, name in constants[:3])
+        short.append(
+            f"flash ({flash.name}) has {flash.length:,} bytes, the constants take {total:,} at least; biggest: {largest}"
+        )
+    if caches > ram.length:
+        fits = max(0, (ram.length - target.stack_bytes) * context // caches)
+        short.append(
+            f"RAM ({ram.name}) has {ram.length:,} bytes, keys and values of {context} tokens take {caches:,}; "
+            f"--context {fits} or less may fit"
+        )
+    if short:
+        raise FitError(
+            f"the model does not fit {target.name}: {'; '.join(short)}; take --scheme int4x16, a smaller model, or a "
+            "board with more memory"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from picoformer.backends.c import Tile, draft_c
+from picoformer.backends.c import Draft, Tile, draft_c
 from picoformer.errors import PicoformerError
 from picoformer.estimate.costs import cost_table
 from picoformer.estimate.made_up import made_up_graph
@@ -33,6 +33,20 @@ def mends(float_graph: Graph, scheme: str, target: Target, sizes: SizeReport) ->
         ways.append(f"{', '.join(boards[:_MOST_BOARDS])} {'has' if len(boards) == 1 else 'have'} the room")
     ways.append("or make the model smaller (prune, factorize, fewer rows)")
     return ", ".join(ways)
+
+
+def decoder_mends(draft: Draft, target: Target, sizes: SizeReport) -> str:
+    """One clause for a language model: how much context would fit, and what makes the rest smaller."""
+    ways = []
+    ram = needs(draft, target, sizes)[-1]
+    block = draft.block
+    if block is not None and not ram.fits:
+        each = draft.state_bytes // block.context
+        context = block.context - -(-(ram.needed - ram.available) // each)
+        if context >= block.rows:
+            ways.append(f"--context {context} fits the RAM")
+    ways.append("take --scheme int4x16, a model with fewer parameters, or a board with more memory")
+    return "; ".join(ways)
 
 
 def nearest(boards: Iterable[Target], target: Target | None = None) -> list[Target]:

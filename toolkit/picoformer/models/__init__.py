@@ -1,1 +1,1 @@
-"""Transformers in torch: the configuration (torch-free), the module, its checkpoint file, its ONNX export."""
+"""Transformers in torch: configuration (torch-free), module, checkpoint file, ONNX export; importers of decoders."""

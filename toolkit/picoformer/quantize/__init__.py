@@ -1,5 +1,6 @@
 """From a float graph and calibration data to a graph typed with quantization parameters."""
 
+from picoformer.quantize.caches import cache_type, cache_types
 from picoformer.quantize.calibrate import METHODS, Method
 from picoformer.quantize.equalize import EQUALIZATIONS, Equalization
 from picoformer.quantize.observe import Observation, observe
@@ -20,6 +21,8 @@ __all__ = [
     "Rounding",
     "Scheme",
     "Sensitivity",
+    "cache_type",
+    "cache_types",
     "equalized",
     "measure",
     "observe",

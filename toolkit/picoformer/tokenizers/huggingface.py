@@ -109,8 +109,6 @@ class JsonTokenizer(TextTokenizer):
         """The name of each id, None for those between that have none."""
         vocabulary = self.library.get_vocab(with_added_tokens=True)
         size = max(vocabulary.values(), default=-1) + 1
-        if size > 1 << 24:
-            raise DataError(f"{self.name}: a token has the id {size - 1}; number the tokens from 0")
         names: list[str | None] = [None] * size
         for name, i in vocabulary.items():
             names[i] = name

@@ -68,7 +68,8 @@ def _byte_bpe(tokenizer: JsonTokenizer) -> ByteBpe:
         raise refuse(name, f"the normalizer {parsed['normalizer']['type']}")
     if parsed["model"].get("byte_fallback"):
         raise refuse(name, "byte_fallback with byte-level BPE")
-    split, classes, longest, prefix_space = Split.NONE, (), 1, False
+    split, longest, prefix_space = Split.NONE, 1, False
+    classes: tuple[tuple[int, str], ...] = ()
     digit_runs: Runs = ()
     before = steps(parsed["pre_tokenizer"], "pretokenizers")
     for i, step in enumerate(before):

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from picoformer.errors import DataError
+from picoformer.tokenizers.charsmap import read_charsmap
 from picoformer.tokenizers.interface import TextTokenizer
 from picoformer.tokenizers.merges import pairs_of_scores
 from picoformer.tokenizers.tables import (
@@ -136,16 +137,6 @@ def read_model(path: Path) -> ModelFile:
         raise DataError(f"{path}: not a SentencePiece model ({error}); save it again") from error
 
 
-def read_charsmap(name: str, blob: bytes) -> tuple[tuple[int, ...], bytes]:
-    """(trie, replacements) of a precompiled_charsmap: the trie's bytes (uint32), the trie, strings that end in zero."""
-    if not blob:
-        return (), b""
-    size = struct.unpack_from("<I", blob)[0] if len(blob) >= 4 else 0
-    if size % 4 or not 0 < size <= len(blob) - 4:
-        raise DataError(f"{name}: its normalization map says {size} bytes of {len(blob)}; save the model again")
-    return struct.unpack_from(f"<{size // 4}I", blob, 4), blob[4 + size :]
-
-
 class SentencePieceTokenizer(TextTokenizer):
     """A .model, by the library sentencepiece."""
 
@@ -174,31 +165,32 @@ class SentencePieceTokenizer(TextTokenizer):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        pieces, flags, file = [], [], self._file
+        file = self._file
+        pieces: list[bytes] = []
+        flags: list[int] = []
         for i, (piece, _, kind) in enumerate(file.pieces):
             if kind == CONTROL:
                 pieces.append(piece.encode())
-                flags.append(Flag.CONTROL)
+                flags.append(int(Flag.CONTROL))
             elif kind == UNKNOWN:
                 pieces.append(file.unknown_surface.encode())
-                flags.append(Flag.BYTE)
+                flags.append(int(Flag.BYTE))
             elif kind == BYTE:
                 pieces.append(_byte_of(self.name, i, piece))
-                flags.append(Flag.BYTE)
+                flags.append(int(Flag.BYTE))
             else:
                 pieces.append(piece.replace(SPACE_SYMBOL, " ").encode())
                 flags.append(0)
         rule = Decode.STRIP_RUN if file.remove_extra else Decode.STRIP if file.dummy_prefix else Decode.PLAIN
-        return Vocabulary(tuple(pieces), tuple(int(flag) for flag in flags), rule)
+        return Vocabulary(tuple(pieces), tuple(flags), rule)
 
     def spaces(self) -> Spaces:
         """What happens to a text first."""
         file = self._file
         if file.space_at_end:
             raise refuse(self.name, "treat_whitespace_as_suffix")
-        trie, replacements = read_charsmap(self.name, file.charsmap)
         prefix = Prefix.ALWAYS if file.dummy_prefix else Prefix.NONE
-        return Spaces(prefix, file.remove_extra, file.escaped, False, trie, replacements)
+        return Spaces(prefix, file.remove_extra, file.escaped, False, read_charsmap(self.name, file.charsmap))
 
     def tables(self) -> TokenizerTables:
         file = self._file
@@ -221,11 +213,11 @@ class SentencePieceTokenizer(TextTokenizer):
             return TokenizerTables(file.kind, self.vocabulary, unigram, self.prefix, self.suffix)
         if file.kind not in ("sentencepiece_bpe", "character"):
             raise refuse(self.name, f"SentencePiece's model type '{file.kind}'")
-        characters = {ord(text): i for piece, i in normal.items() if len(text := piece.decode()) == 1}
+        characters = {ord(piece.decode()): i for piece, i in normal.items() if len(piece.decode()) == 1}
         pairs = pairs_of_scores({} if file.kind == "character" else normal, [score for _, score, _ in file.pieces])
-        for piece in normal:
-            if missing := [c for c in piece.decode() if ord(c) not in characters]:
-                raise refuse(self.name, f"piece '{piece.decode()}', whose character '{missing[0]}' is no piece itself,")
+        for text in map(bytes.decode, normal):
+            if missing := [c for c in text if ord(c) not in characters]:
+                raise refuse(self.name, f"piece '{text}', whose character '{missing[0]}' is no piece itself,")
         model = PieceBpe(self.spaces(), characters, pairs, byte_ids, unknown, fuse_unknown=True)
         return TokenizerTables(file.kind, self.vocabulary, model, self.prefix, self.suffix)
 

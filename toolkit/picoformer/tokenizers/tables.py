@@ -11,6 +11,7 @@ from enum import IntEnum, IntFlag
 from itertools import pairwise
 
 from picoformer.errors import UnsupportedError
+from picoformer.tokenizers.charsmap import CharsMap
 
 SPACE_SYMBOL = "\N{LOWER ONE EIGHTH BLOCK}"
 """U+2581, what SentencePiece writes for a space."""
@@ -110,13 +111,7 @@ class Spaces:
     remove_extra: bool = False
     escaped: bool = True
     split: bool = False
-    trie: tuple[int, ...] = ()
-    replacements: bytes = b""
-
-    @property
-    def growth(self) -> int:
-        """How many characters a byte of text can become."""
-        return max(map(len, self.replacements.split(b"\0")), default=1) if self.trie else 1
+    map: CharsMap = field(default_factory=CharsMap)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ KINDS = ("character", "bpe")
 BYTES = 256
 """Tokens of a byte-level BPE before its first merge."""
 MAX_FILE = 64 << 20
+MAX_TOKENS = 1 << 24
+"""More would make the library count through them for minutes."""
 
 
 def train_tokenizer(text: str, kind: str, vocabulary: int = 0) -> Tokenizer:
@@ -68,6 +70,10 @@ def load_tokenizer(path: Path) -> Tokenizer:
             f"{path}: JSON, but not a tokenizer, which has a table 'model'; give a tokenizer.json that `picoformer "
             "dataset` or the library tokenizers wrote"
         )
+    vocabulary = parsed["model"].get("vocab")
+    ids = vocabulary.values() if isinstance(vocabulary, dict) else ()
+    if wrong := [i for i in ids if not isinstance(i, int) or not 0 <= i < MAX_TOKENS]:
+        raise DataError(f"{path}: a token has the id {wrong[0]}; number the tokens from 0")
     try:
         return Tokenizer.from_str(text)
     except Exception as error:  # the library raises a bare Exception

@@ -45,17 +45,17 @@ def combining_order(normalizer: Any, made: list[str]) -> Runs:
         return bool(normalizer.normalize_str(f"a{first}{second}") == f"a{second}{first}")
 
     text = every_character()
-    kept = [c for c, result in zip(text, made, strict=True) if result == c]
-    found = set()
+    kept = [c for c, result in zip(text, made, strict=True) if result == c != BETWEEN]
+    found: set[str] = set()
     for block in range(0, len(kept), BLOCK):
         part = kept[block : block + BLOCK]
         if all(normalizer.normalize_str(joined := mark.join(part)) == joined for mark in (HIGH_MARK, LOW_MARK)):
             continue
-        for order in (lambda c: HIGH_MARK + c, lambda c: c + LOW_MARK):
-            results = normalizer.normalize_str(BETWEEN.join(map(order, part))).split(BETWEEN)
-            if len(results) != len(part):
-                continue  # the block with BETWEEN itself; digits are no marks
-            found |= {c for c, result in zip(part, results, strict=True) if result == order(c)[::-1] != order(c)}
+        for pairs in ([HIGH_MARK + c for c in part], [c + LOW_MARK for c in part]):
+            results = normalizer.normalize_str(BETWEEN.join(pairs)).split(BETWEEN)
+            for c, pair, result in zip(part, pairs, results, strict=True):
+                if result != pair:
+                    found.add(c)
     found |= {mark for mark in (HIGH_MARK, LOW_MARK) if found and made[text.index(mark)] == mark}
     rank = {ord(c): 1 + sum(swaps(c, other) for other in found) for c in found}
     runs: list[tuple[int, int]] = []

@@ -292,7 +292,7 @@ def embedding(site: Site) -> str:
     if isinstance(low, LoweredEmbedding):
         p = site.struct(
             "pf_embedding_w16" if table.dtype is DType.INT16 else "pf_embedding",
-            table=site.read(1),
+            table=site.table(1) if table.dtype is DType.INT8 else site.read(1),
             multiplier=site.array("multiplier", _int32(low.multiplier), "multiplier of each row"),
             rows=rows,
             width=width,

@@ -195,6 +195,13 @@ class Site:
         note = f"{name}, {describe(shape)}, {packing.weight_order}"
         return self.parts.array(name, packing.pack_weight(value), note)
 
+    def table(self, index: int) -> str:
+        """Symbol of an embedding's table of int8, packed as the instruction set wants it."""
+        name = self.node.inputs[index]
+        packing = self.layout.embedding_row_s8
+        note = f"{name}, {describe(self.graph.types[name])}, {packing.order}"
+        return self.parts.array(name, packing.pack(self.graph.constants[name]), note)
+
     def struct(self, type_: str, suffix: str = "", /, **fields: Scalar) -> str:
         """Address of a parameter struct; fields in the order given."""
         literals = tuple((name, _literal(value)) for name, value in fields.items())

@@ -20,7 +20,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "pf_cached_attention_s16_": ("ops/cached_attention_s16.c", "kernels/cached_attention_group_s16.c"),
     "pf_cached_attention_s8_": ("ops/cached_attention_s8.c", "kernels/cached_attention_group_s8.c"),
     "pf_copy_blocks": ("kernels/copy.c",),
-    "pf_embedding_": ("ops/embedding.c", "kernels/requantize.c"),
+    "pf_embedding_": ("ops/embedding.c", "kernels/embedding_row_s8.c", "kernels/requantize.c"),
     "pf_embedding_f32": ("ops/embedding_f32.c",),
     "pf_expert_linear_f32": _EXPERTS_F32,
     "pf_expert_linear_s16_": ("ops/expert_linear_s16.c", "kernels/linear_s16.c"),
@@ -75,9 +75,12 @@ FILES: dict[str, tuple[str, ...]] = {
 the first instruction set that has the file."""
 
 BESIDE: dict[str, tuple[str, ...]] = {
-    "kernels/dsp/linear_s": ("linear_strip.c",),
-    "kernels/dsp/linear_s16": ("linear_vector.c", "linear_vector_joined.c"),
-    "kernels/dsp/linear_s4_s16": ("linear_vector.c", "linear_vector_s4.c"),
+    "kernels/dsp/cached_attention_group_s": ("word_rows.c",),
+    "kernels/dsp/linear_s16.c": ("linear_strip.c", "linear_vector.c", "linear_vector_joined.c"),
+    "kernels/dsp/linear_s16_s16": ("word_rows.c",),
+    "kernels/dsp/linear_s4_s16": ("linear_strip.c", "linear_vector.c", "linear_vector_s4.c"),
+    "kernels/dsp/linear_s4_s8": ("linear_strip.c",),
+    "kernels/dsp/linear_s8": ("linear_strip.c",),
     "kernels/dsp/linear_wide_s16": ("linear_vector.c", "linear_vector_joined.c"),
 }
 """How a kernel file of one instruction set starts → the files in its directory that such ones share."""

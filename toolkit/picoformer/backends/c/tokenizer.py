@@ -126,11 +126,11 @@ class _Writer:
 
     def spaces(self, spaces: Spaces) -> str:
         """A pf_spaces."""
-        trie = self.array("normalization", spaces.trie, np.uint32)
-        replacements = self.array("replacements", list(spaces.replacements), np.uint8)
+        trie = self.array("normalization", spaces.map.trie, np.uint32)
+        replacements = self.array("replacements", list(spaces.map.replacements), np.uint8)
         rules = (spaces.prefix, spaces.remove_extra, spaces.escaped, spaces.split)
         numbers = ", ".join(f"{int(rule)}u" for rule in rules)
-        return f"{{{numbers}, {trie}, {len(spaces.trie)}u, {replacements}, {len(spaces.replacements)}u}}"
+        return f"{{{numbers}, {trie}, {len(spaces.map.trie)}u, {replacements}, {len(spaces.map.replacements)}u}}"
 
 
 def _byte_bpe(write: _Writer, tables: TokenizerTables, model: ByteBpe) -> tuple[str, str]:
@@ -201,12 +201,12 @@ def _scratch(model: Model) -> tuple[int, int]:
         case ByteBpe():
             return SYMBOL_BYTES, 3 * SYMBOL_BYTES
         case PieceBpe():
-            return SYMBOL_BYTES, model.spaces.growth * SYMBOL_BYTES
+            return SYMBOL_BYTES, model.spaces.map.characters_per_byte * SYMBOL_BYTES
         case WordPiece():
             return 4 * (model.longest_word + 1), 0
         case Unigram():
             # A position more, the space in front, and up to 12 bytes lost to whole positions.
-            return 12 + 2 * POSITION_BYTES, 3 * model.spaces.growth * POSITION_BYTES
+            return 12 + 2 * POSITION_BYTES, model.spaces.map.bytes_per_byte * POSITION_BYTES
 
 
 KINDS: dict[type, tuple[Callable[[_Writer, TokenizerTables, Any], tuple[str, str]], str, tuple[str, ...]]] = {

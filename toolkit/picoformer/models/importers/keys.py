@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ HARMLESS_ENDS = ("dropout", "pdrop")
 HARMLESS_STARTS = ("summary_",)
 
 MISSING: Any = object()
+LARGEST = 1e300
 
 
 class Keys:
@@ -71,7 +71,7 @@ class Keys:
         value = self.value(*names, default=default)
         if value is None and default is not MISSING:
             value = default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        if not is_positive(value):
             raise self.error(names[0], value, "a number above 0")
         return float(value)
 
@@ -114,6 +114,11 @@ class Keys:
                     f"{self.path}: '{name}' = {_short(value)} is not known and may change what the model computes; "
                     "remove the key if it does not"
                 )
+
+
+def is_positive(value: Any) -> bool:
+    """Whether a value is a number above 0 that a float holds."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= LARGEST
 
 
 def _short(value: Any) -> str:

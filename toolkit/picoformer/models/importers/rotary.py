@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from picoformer.errors import ModelError
-from picoformer.models.importers.keys import Keys
+from picoformer.models.importers.keys import Keys, is_positive
 
 TYPES: dict[str, set[str]] = {
     "default": set(),
@@ -56,7 +56,7 @@ def read_rotary(keys: Keys, head_dim: int, sequence: int, theta: float = 10000.0
     values = given[0] if given else {}
     if not isinstance(values, dict):
         raise keys.error("rope_parameters", values, "an object")
-    theta = keys.number("rope_theta", "rotary_emb_base", default=theta)
+    theta = keys.number("rope_theta", default=theta)
     keys.refuse("partial_rotary_factor", 1, 1.0, mend="whole heads are turned in this family; remove the key")
     outer_length = keys.value("original_max_position_embeddings", default=None)
     rope = Keys(keys.path, values)
@@ -81,27 +81,39 @@ def read_rotary(keys: Keys, head_dim: int, sequence: int, theta: float = 10000.0
         raise ModelError(
             f"{keys.path}: heads of {head_dim} elements cannot be turned in pairs; their size must be even"
         )
-    plain = theta ** (-np.arange(0, head_dim, 2) / head_dim)
-    scale, note = 1.0, ""
-    if kind == "linear":
-        plain = plain / rope.number("factor")
-    elif kind == "dynamic":
-        rope.number("factor")
+    try:
+        with np.errstate(all="ignore"):
+            plain, scale = _scaled(rope, kind, head_dim, theta, original, sequence)
+    except (ValueError, OverflowError, ZeroDivisionError) as error:
+        raise ModelError(
+            f"{keys.path}: rope_type '{kind}' cannot be worked out ({error}); check its numbers"
+        ) from error
+    note = ""
+    if kind == "dynamic":
         note = f"frequencies stretch only beyond {sequence} tokens, which is the longest input here"
-    elif kind == "llama3":
-        plain = _llama3(rope, plain, original)
-    elif kind == "yarn":
-        plain, scale = _yarn(rope, plain, theta, original, sequence)
-    elif kind == "longrope":
-        plain, scale = _longrope(rope, plain, original, sequence)
-        if original < sequence:
-            note = f"the first {original} of {sequence} positions, which have the short factors"
-            sequence = original
+    if kind == "longrope" and original < sequence:
+        note = f"the first {original} of {sequence} positions, which have the short factors"
+        sequence = original
     if not np.isfinite(plain).all():
         raise ModelError(f"{keys.path}: rope_type '{kind}' gives frequencies that are not finite; check its numbers")
     if kind in ("default", "dynamic") and theta == 10000.0:
         return Rotary((), scale, sequence, note)
     return Rotary(tuple(float(value) for value in plain), scale, sequence, note)
+
+
+def _scaled(
+    rope: Keys, kind: str, head_dim: int, theta: float, original: int, sequence: int
+) -> tuple[NDArray[np.float64], float]:
+    """Frequencies and scale of a rope_type."""
+    plain = theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    if kind in ("linear", "dynamic"):
+        factor = rope.number("factor")
+        return (plain / factor if kind == "linear" else plain), 1.0
+    if kind == "llama3":
+        return _llama3(rope, plain, original), 1.0
+    if kind == "yarn":
+        return _yarn(rope, plain, theta, original, sequence)
+    return _longrope(rope, plain, original, sequence) if kind == "longrope" else (plain, 1.0)
 
 
 def _llama3(rope: Keys, plain: NDArray[np.float64], original: int) -> NDArray[np.float64]:
@@ -120,8 +132,6 @@ def _yarn(
     """Frequencies and scale of YaRN (Peng et al. 2023)."""
     factor = rope.number("factor", default=sequence / original)
     width = 2 * len(plain)
-    if theta == 1.0:
-        raise ModelError(f"{rope.path}: rope_theta = 1 turns all pairs alike; yarn needs another")
 
     def pair_of(turns: float) -> float:
         return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
@@ -157,7 +167,7 @@ def _longrope(
     if not isinstance(short, list) or len(short) != len(plain):
         raise rope.error("short_factor", short, f"a list of {len(plain)} numbers")
     for value in short:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        if not is_positive(value):
             raise rope.error("short_factor", value, "numbers above 0")
     factor = rope.number("factor", default=sequence / original)
     scale = 1.0 if factor <= 1 or original <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, padded, up
+from picoformer.backends.c.isa.layout import (
+    AttentionLayout,
+    CachedAttentionLayout,
+    InstructionSet,
+    LinearLayout,
+    TableLayout,
+    padded,
+    up,
+)
 from picoformer.ir.operator import Array
 from picoformer.ir.types import BLOCK
 
@@ -55,7 +63,7 @@ class DspJoinedLinearLayout(DspLinearLayout):
 
 
 class DspWideLinearLayout(DspJoinedLinearLayout):
-    """The same weights, rows of the input one by one; scratch for one that does not lie at a word or ends inside one."""
+    """The same weights, rows of the input one by one; scratch for one that does not begin and end at words."""
 
     mac_instructions, reload_instructions, rows = 1.0, 0.0, 1
 
@@ -116,12 +124,23 @@ class DspInt8AttentionLayout(AttentionLayout):
         return 8 * head + 16 * fours + head + 2 * up(value_size, 4) * fours
 
 
+class DspCachedAttentionLayout(CachedAttentionLayout):
+    """A query that has lost its low bits, and the scores of a head, whole eights of both."""
+
+    mac_instructions, reload_instructions = 1.1, 0.0
+
+    def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
+        return 2 * up(head_size, 8) + 4 * up(keys, 8)
+
+
 DSP = InstructionSet(
     linear_s8=DspLinearLayout(),
     linear_s16=DspJoinedLinearLayout(),
+    embedding_row_s8=TableLayout(DspJoinedLinearLayout()),
     linear_wide_s16=DspWideLinearLayout(),
     linear_s4_s8=DspInt4LinearLayout(),
     linear_s4_s16=DspInt4PairsLinearLayout(),
     attention_head_s8=DspInt8AttentionLayout(),
     attention_head_s16=DspAttentionLayout(),
+    cached_attention_group_s16=DspCachedAttentionLayout(),
 )

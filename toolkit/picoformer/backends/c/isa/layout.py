@@ -54,6 +54,19 @@ class Int4LinearLayout(LinearLayout):
         return k
 
 
+class TableLayout:
+    """How an embedding's table of int8 lies: as the weights of a linear layer on int16, so that one which is the weight
+    of the head too is stored once."""
+
+    def __init__(self, linear: LinearLayout) -> None:
+        self._linear = linear
+        self.order = linear.weight_order
+
+    def pack(self, table: Array) -> Array:
+        """The (rows, width) table as the kernel reads it, flat."""
+        return self._linear.pack_weight(table)
+
+
 class AttentionLayout:
     """The scratch of an integer attention; this one is the plain C kernel's."""
 
@@ -79,6 +92,7 @@ class CachedAttentionLayout(AttentionLayout):
 
 _PLAIN_CACHED = CachedAttentionLayout()
 _PLAIN, _PLAIN_INT4, _PLAIN_ATTENTION = LinearLayout(), Int4LinearLayout(), AttentionLayout()
+_PLAIN_TABLE = TableLayout(_PLAIN)
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,7 @@ class InstructionSet:
     attention_head_s16: AttentionLayout = _PLAIN_ATTENTION
     cached_attention_group_s8: AttentionLayout = _PLAIN_CACHED
     cached_attention_group_s16: AttentionLayout = _PLAIN_CACHED
+    embedding_row_s8: TableLayout = _PLAIN_TABLE
 
 
 def up(count: int, multiple: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, padded, up
+from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, TableLayout, padded, up
 from picoformer.ir.operator import Array
 
 _ROWS = 8
@@ -75,6 +75,7 @@ class MveAttentionLayout(AttentionLayout):
 MVE = InstructionSet(
     linear_s8=MveLinearLayout(1, 8),
     linear_s16=MveLinearLayout(2, 8),
+    embedding_row_s8=TableLayout(MveLinearLayout(2, 8)),
     linear_s4_s8=MveLinearLayout(1, 4),
     linear_s4_s16=MveLinearLayout(2, 4),
     attention_head_s8=MveAttentionLayout(1),

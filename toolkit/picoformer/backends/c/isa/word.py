@@ -7,7 +7,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, nibbles, padded, up
+from picoformer.backends.c.isa.layout import (
+    AttentionLayout,
+    InstructionSet,
+    LinearLayout,
+    TableLayout,
+    nibbles,
+    padded,
+    up,
+)
 from picoformer.ir.operator import Array
 
 _ROWS, _CHUNK, _TURN = 6, 64, 8
@@ -95,6 +103,7 @@ def six_rows(weight_rows: int) -> InstructionSet:
     return InstructionSet(
         linear_s8=SixRowsLayout(is_packed=True),
         linear_s16=SixRowsLayout(is_packed=False),
+        embedding_row_s8=TableLayout(SixRowsLayout(is_packed=False)),
         linear_s4_s8=Int4SixRowsLayout(True, weight_rows),
         linear_s4_s16=Int4SixRowsLayout(False, weight_rows),
         attention_head_s8=SixQueriesLayout(is_packed=True),

@@ -52,6 +52,7 @@ ROWS = (
     Row("int4x16", "mps2-an500", "int4x16"),
     Row("int4x16, no wider weight", "mps2-an500", "int4x16", wide_weights=0.0),
     Row("int8x16", "microbit", "int8x16", context=40, block=1),
+    Row("int8x16, no weight of 16 bits", "microbit", "int8x16", context=40, block=1, wide_weights=0.0),
 )
 
 

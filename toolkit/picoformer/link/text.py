@@ -58,7 +58,9 @@ class TextDevice:
         """Let it draw the next token, after it has read the one that it drew last."""
         token = _unpacked("<iI", self._device.ask(Message.TEXT_NEXT, runs=True))[0]  # and cycles
         if not 0 <= token < self._vocabulary:
-            raise DeviceError(f"the device drew token {token}, which its vocabulary of {self._vocabulary} lacks; {_REBUILD}")
+            raise DeviceError(
+                f"the device drew token {token}, which its vocabulary of {self._vocabulary} lacks; {_REBUILD}"
+            )
         return token
 
     def beam(

@@ -232,8 +232,10 @@ static uint32_t *arrange(const pf_dsp_layer *layer, const char *x, char *y, int3
 void pf_dsp_linear(const pf_dsp_layer *layer, const void *x_rows, void *y_rows, int32_t rows, void *scratch) {
     const char *x = x_rows, *table = layer->table;
     char *y = y_rows;
-    if (rows == 1 && layer->one_row != 0) {
-        layer->one_row(layer, x, y, scratch);
+    if (rows <= layer->few_rows) {
+        for (; rows > 0; rows--, x += layer->k * layer->in_bytes, y += layer->n * layer->out_bytes) {
+            layer->one_row(layer, x, y, scratch);
+        }
         return;
     }
     const int32_t n = layer->n, k = layer->k, words = quad_words(k), left = 32 - layer->shift;

@@ -9,7 +9,13 @@ import numpy as np
 
 from picoformer.ir.operator import Array, Lowered, LoweringError, Operand, Operator
 from picoformer.ir.types import BLOCK, DType, TensorType
-from picoformer.ops.fixedpoint import exact_matmul, quantize_multipliers, requantize
+from picoformer.ops.fixedpoint import (
+    exact_matmul,
+    multiplier_of,
+    quantize_multipliers,
+    requantize,
+    short_factors,
+)
 from picoformer.ops.quantized import quant_of
 
 WIDE_SHIFT_MIN = 17
@@ -22,13 +28,13 @@ class LoweredLinear(Lowered):
 
     weight: (N, K) int8, in `weight_dtype`'s range. block_multiplier: (N, ⌈K / BLOCK⌉) uint8 or None; m[n,k] is that of
     the block k lies in, 1 where there are none. bias: (N,) int32, the input's zero point already folded in.
-    multiplier: (N,) int32. `wide` says that a sum may pass 31 bits and the accumulator is 64 bits. Every sum, partial
-    ones included, times 2^headroom stays below 2^31.
+    factor: (N,) uint16, the multipliers as they are stored (see `multiplier_of`). `wide` says that a sum may pass 31
+    bits and the accumulator is 64 bits. Every sum, partial ones included, times 2^headroom stays below 2^31.
     """
 
     weight: Array
     bias: Array
-    multiplier: Array
+    factor: Array
     shift: int
     zero_point: int
     input: TensorType
@@ -37,6 +43,11 @@ class LoweredLinear(Lowered):
     headroom: int
     weight_dtype: DType = DType.INT8
     block_multiplier: Array | None = None
+
+    @property
+    def multiplier(self) -> Array:
+        """(N,) int32."""
+        return multiplier_of(self.factor)
 
     def execute(self, *activations: Array) -> Array:
         (x,) = activations
@@ -105,7 +116,7 @@ class Linear(Operator):
         return LoweredLinear(
             weight.constant,
             bias.astype(np.int32),
-            multiplier,
+            short_factors(multiplier),
             shift,
             y_quant.zero_point,
             x.type,

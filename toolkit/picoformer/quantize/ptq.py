@@ -18,12 +18,19 @@ from picoformer.quantize.calibrate import Method, affine_int8, choose_range, sym
 from picoformer.quantize.cost import constant_bytes
 from picoformer.quantize.equalize import Equalization, equalize
 from picoformer.quantize.grids import LAYOUT, assign_grids, ends
-from picoformer.quantize.int4 import quantize_int4
+from picoformer.quantize.int4 import element_scales, quantize_int4
 from picoformer.quantize.mixed import choose_weights
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.rounding import Rounding, refine
 from picoformer.quantize.sensitivity import choose_wide
-from picoformer.quantize.weights import WEIGHT_LIMITS, bias_scale_floor, quantize_bias, quantize_constant, quantize_rows
+from picoformer.quantize.weights import (
+    WEIGHT_LIMITS,
+    bias_scale_floor,
+    on_factors,
+    quantize_bias,
+    quantize_constant,
+    quantize_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -257,9 +264,14 @@ class _Builder:
         floor = None if bias is None else bias_scale_floor(bias, x_scale)
         dtype = self._weight_type(node)
         if dtype is DType.INT4:
-            steps, quant = quantize_int4(weight, floor, self.settings.block)
+            quant = quantize_int4(weight, floor, self.settings.block)[1]
         else:
-            steps, quant = quantize_rows(weight, floor)
+            quant = quantize_rows(weight, floor)[1]
+        out_quant = self.assigned[node.output].quant
+        assert out_quant is not None
+        quant = on_factors(quant, x_scale / np.asarray(out_quant.scale, np.float64))
+        limit = WEIGHT_LIMITS[dtype]
+        steps = np.clip(np.rint(weight / element_scales(quant, weight.shape)), -limit, limit).astype(np.int8)
         result = [names[0], self._store(node.inputs[1], steps, TensorType(weight.shape, dtype, quant))]
         if bias is not None:
             bias_steps, bias_quant = quantize_bias(bias, x_scale, quant)

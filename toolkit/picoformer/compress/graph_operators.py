@@ -23,6 +23,7 @@ from picoformer.ops import (
     Linear,
     LoweredAttention,
     LoweredInterpolatedTable,
+    LoweredLinear,
     LoweredSoftmax,
     Mul,
     ReduceMean,
@@ -187,6 +188,13 @@ def _concat(op: Concat, inputs: list[Tensor], step: Lowered | None) -> Tensor:
 Compute = Callable[[Any, list[Tensor], Lowered | None], Tensor]
 """Operator, operands (samples, *shape) or, if constant, (*shape), its integer form if any → (samples, *shape)."""
 
+
+def _linear(op: Operator, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    """With the multipliers that the device has for its outputs."""
+    y = functional.linear(*inputs)
+    return y * torch.as_tensor(step.gain, dtype=y.dtype, device=y.device) if isinstance(step, LoweredLinear) else y
+
+
 COMPUTE: dict[type[Operator], Compute] = {
     Activation: _activation,
     Add: lambda op, inputs, _: inputs[0] + inputs[1],
@@ -194,7 +202,7 @@ COMPUTE: dict[type[Operator], Compute] = {
     Concat: _concat,
     Embedding: lambda op, inputs, _: functional.embedding(inputs[0], inputs[1]),
     LayerNorm: _layer_norm,
-    Linear: lambda op, inputs, _: functional.linear(*inputs),
+    Linear: _linear,
     Mul: lambda op, inputs, _: inputs[0] * inputs[1],
     ReduceMean: _reduce_mean,
     Requantize: lambda op, inputs, _: inputs[0],

@@ -134,7 +134,7 @@ def tile_option(function: F) -> F:
         default="auto",
         show_default=True,
         metavar="auto|4%|least|none|ROWS",
-        help="Compute rows in tiles: the least memory for up to 2 % more instructions, for another part, for any "
+        help="Compute rows in tiles: the least memory for up to 3.5 % more instructions, for another part, for any "
         "number of them; no tiles; or so many rows at a time where that saves memory.",
     )(function)
 

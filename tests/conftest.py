@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -75,6 +76,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["PICOFORMER_CACHE"]
     else:
         os.environ["PICOFORMER_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tiny language model of tests on text and its builds lie, made once."""
+    return tmp_path_factory.mktemp("text")
 
 
 @pytest.fixture(params=["host", "mps2-an386", "mps2-an505", "mps3-an547", "riscv32-virt"])

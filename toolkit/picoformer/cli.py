@@ -16,10 +16,12 @@ from picoformer.cli_options import (
     FILE,
     FOLDER,
     emulator_option,
+    is_given,
     json_option,
     quantize_options,
     quantized_option,
     read_shapes,
+    refuse_given,
     shape_option,
     tile_option,
     toolchain_option,
@@ -27,7 +29,7 @@ from picoformer.cli_options import (
 )
 from picoformer.cli_output import progress, show, show_figures
 from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
-from picoformer.cli_text import decoder_options
+from picoformer.cli_text import DECODER_SCHEME, ONLY_DECODERS, ONLY_ENCODERS, decoder_options
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
 from picoformer.errors import DeviceError, ModelError, PicoformerError
 
@@ -210,9 +212,12 @@ def build(
     from picoformer.targets import load_target
 
     board = load_target(target)
-    if decoder["decoder"] or model.is_dir() or model.suffix == ".bin":
+    is_decoder = decoder["decoder"] or model.is_dir() or model.suffix == ".bin"
+    refuse_given(ONLY_ENCODERS if is_decoder else ONLY_DECODERS, "a language model's" if is_decoder else "this model's")
+    if is_decoder:
         from picoformer.decoder.build_command import build_decoder_files
 
+        scheme = scheme if is_given("scheme") else DECODER_SCHEME
         with progress() as tick:
             written = build_decoder_files(
                 model, board, output, scheme, calibration, settings, prefix, toolchain, decoder,

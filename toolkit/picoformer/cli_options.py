@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,15 +39,26 @@ def shape_option(function: F) -> F:
     )(function)
 
 
+def is_given(name: str) -> bool:
+    """Whether a parameter of the running command stands on the command line."""
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def refuse_given(options: Mapping[str, str], whose: str) -> None:
+    """Raise ConfigError for an option (parameter → as it is written) that says nothing about `whose` build."""
+    for name, option in options.items():
+        if is_given(name):
+            raise ConfigError(f"{option} says nothing about {whose} build; leave it out")
+
+
 def quantize_options(function: F) -> F:
     """Adds all that says how a model is quantized; the command gets it as one argument `settings`."""
 
     @functools.wraps(function)
     def with_settings(**options: Any) -> Any:
         if options.get("quantized") is not None:
-            source = click.get_current_context().get_parameter_source
             for name in ("scheme", *QUANTIZE_OPTIONS):
-                if source(name) is ParameterSource.COMMANDLINE:
+                if is_given(name):
                     option = "inputs-dtype" if name == "inputs" else name.replace("_", "-")
                     raise ConfigError(f"--{option} says how to quantize, and --quantized that it is done; keep one")
         given = {name: options.pop(name) for name in QUANTIZE_OPTIONS}

@@ -15,6 +15,13 @@ from picoformer.errors import ConfigError
 DECODER_SCHEMES = click.Choice(["float32", "int8x16", "int4x16"])
 """Those in picoformer.decoder.quantize (a test compares them)."""
 
+DECODER_SCHEME = "int8x16"
+"""Where none is given."""
+ONLY_DECODERS = {"beams": "--beams", "block": "--block", "context": "--context", "tokenizer": "--tokenizer"}
+"""Options of `build` that other models have no use for."""
+ONLY_ENCODERS = {"shapes": "--shape", "valid_length": "--valid-length", "quantized": "--quantized", "tile": "--tile",
+                 "equalization": "--equalization"}  # fmt: skip
+"""Options of `build` that a language model has no use for."""
 
 _DECODER_OPTIONS = (
     click.option("--beams", type=click.IntRange(1, 64), default=1, show_default=True, help="Beams of a search."),
@@ -44,7 +51,7 @@ def model_options(function: Any) -> Any:
         click.option("--target", help="Where it runs: a target, host, or reference (numpy); default: reference."),
         *_DECODER_OPTIONS,
         click.option("--calibration", type=FILE, help="A text to calibrate on; without one the model writes its own."),
-        click.option("--scheme", type=DECODER_SCHEMES, default="int8x16", show_default=True, help="The numbers."),
+        click.option("--scheme", type=DECODER_SCHEMES, default=DECODER_SCHEME, show_default=True, help="The numbers."),
     ):  # fmt: skip
         function = option(function)
     return function

@@ -12,8 +12,9 @@ import numpy as np
 
 from picoformer.build_folder import BUILD_MARKS, Build, open_build, refuse_to_replace, write_build
 from picoformer.decoder.calibration import SAMPLES, WINDOW, text_windows, written_windows
-from picoformer.decoder.graph import decoder_graph
+from picoformer.decoder.graph import LOGITS, decoder_graph
 from picoformer.decoder.quantize import DECODER_SCHEMES, quantize_decoder, step_graph
+from picoformer.decoder.sessions import context_of
 from picoformer.errors import ConfigError, FitError, ModelError
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
@@ -47,6 +48,18 @@ class DecoderRecord:
     slots: int = 1
     """Texts that the firmware keeps side by side: beams."""
 
+    def check(self) -> None:
+        """Raise ValueError for a value that no build writes."""
+        sizes = {"context": self.context, "block": self.block, "vocabulary": self.vocabulary, "slots": self.slots}
+        for key, size in sizes.items():
+            if type(size) is not int or size < 1:
+                raise ValueError(f"{key} = {size!r}")
+        for token in (*self.eos, *(() if self.bos is None else (self.bos,))):
+            if type(token) is not int or not 0 <= token < self.vocabulary:
+                raise ValueError(f"token {token!r} of a vocabulary of {self.vocabulary}")
+        if not isinstance(self.tokenizer, str) or Path(self.tokenizer).name != self.tokenizer:
+            raise ValueError(f"a tokenizer {self.tokenizer!r} outside its folder")
+
     def figures(self) -> dict[str, object]:
         """What a person may want to know of it beside the build."""
         return {"context": self.context, "block": self.block, "beams": self.slots, "calibration": self.calibration}
@@ -74,14 +87,17 @@ def open_decoder(folder: Path) -> DecoderBuild:
     """Read the build folder of a language model; raises ModelError when something in it is missing or broken."""
     try:
         fields: dict[str, Any] = json.loads((folder / RECORD).read_text("utf-8"))
-        record = DecoderRecord(**{**fields, "eos": tuple(int(token) for token in fields["eos"])})
+        record = DecoderRecord(**{**fields, "eos": tuple(fields["eos"])})
+        record.check()
     except FileNotFoundError:
         raise ModelError(f"{folder}: is no language model's build (no {RECORD}); build one from a checkpoint") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}/{RECORD} is broken ({error}); build again") from None
-    if Path(record.tokenizer).name != record.tokenizer:
-        raise ModelError(f"{folder}/{RECORD} names a tokenizer outside its folder; build again")
-    return DecoderBuild(open_build(folder), record)
+    build = DecoderBuild(open_build(folder), record)
+    graph = build.build.graph
+    if not graph.states or graph.types[LOGITS].shape[-1] != record.vocabulary or context_of(graph) != record.context:
+        raise ModelError(f"{folder}: its graph and {RECORD} do not go together; build again")
+    return build
 
 
 @dataclass(frozen=True)
@@ -151,8 +167,10 @@ def build_decoder(
 
     `tokenizer`: a file to keep beside the model. Raises FitError when the target has no room for it.
     """
+    from picoformer.backends.c import check_prefix
     from picoformer.backends.onnx import onnx_bytes
 
+    check_prefix(prefix)
     refuse_to_replace(out, BUILD_MARKS)
     refuse_early(model, target, scheme, context or model.config.sequence, slots)
     graphs = decoder_graphs(model, scheme, context, block, calibration, settings, progress, name, training)

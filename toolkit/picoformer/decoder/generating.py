@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,21 +96,18 @@ def generate_files(
 
     Raises a PicoformerError naming what is wrong with the model, the prompt or the settings.
     """
-    settings, stopping_tokens = _sampler(options), options.stop_ids
+    settings, strings = _sampler(options), tuple(_utf8("--stop", stop) for stop in options.stops)
+    _check_options(options)
     opened = open_model(model, options, progress)
     record, tokenizer = opened.build.record, opened.tokenizer
     prompt = _prompt(options, record, tokenizer)
-    stop_tokens = record.eos if stopping_tokens is None else stopping_tokens
+    stop_tokens = record.eos if options.stop_ids is None else options.stop_ids
     if options.beams > 1:
         return _search(opened, options, prompt, stop_tokens, emit)
-    if options.stops and tokenizer is None:
+    if strings and tokenizer is None:
         raise ConfigError("--stop needs a tokenizer; give --tokenizer, or stop at token ids with --stop-ids")
-    stopping = Stopping(options.tokens, tuple(stop_tokens), tuple(stop.encode() for stop in options.stops))
-    stream = None
-    if tokenizer is not None:
-        stream = tokenizer.stream()
-        for token in prompt:
-            stream.feed_bytes(token)
+    stopping = Stopping(options.tokens, stop_tokens, strings)
+    bytes_of = None if tokenizer is None else _bytes_behind(tokenizer, prompt)
     characters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def take(data: bytes) -> None:
@@ -118,26 +115,59 @@ def generate_files(
             emit(characters.decode(data))
 
     def emit_token(token: int) -> None:
-        if emit is not None and stream is None:
+        if emit is not None and tokenizer is None:
             emit(f"{token} ")
 
     if emit is not None and options.prompt is not None:
         emit(options.prompt)
     written = write_text(
         opened.build, prompt, settings, stopping, opened.where, port=options.port, emulator=options.emulator,
-        bytes_of=None if stream is None else stream.feed_bytes, emit=emit_token, take=take,
+        bytes_of=bytes_of, emit=emit_token, take=take,
     )  # fmt: skip
+    if emit is not None:
+        emit(characters.decode(b"", final=True))
     found = written.generated
     count = len(found.tokens)
-    text = found.text.decode("utf-8", "replace") if stream is not None else None
     return {
         "tokens": list(found.tokens),
-        "text": text,
+        "text": None if tokenizer is None else found.text.decode("utf-8", "replace"),
         "end": ENDS[found.end],
         "prompt_tokens": len(prompt),
         "tokens_per_second": count / written.cost.seconds if written.cost.seconds > 0 else None,
         **_figures(opened, written.cost),
     }
+
+
+def _check_options(options: GenerateOptions) -> None:
+    """Raise ConfigError for options that would do nothing."""
+    if options.beams == 1:
+        return
+    if options.stops:
+        raise ConfigError("--stop does not go with --beams: texts of a search end at tokens, see --stop-ids")
+    drawn = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    given = next((name for name, unset in drawn.items() if getattr(options, name) != unset), None)
+    if given is not None:
+        raise ConfigError(f"--{given.replace('_', '-')} does not go with --beams, which draw no token; leave one out")
+
+
+def _utf8(option: str, text: str) -> bytes:
+    """The bytes of a text of the command line, whose bytes that are no UTF-8 arrive as half surrogate pairs."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError(f"{option} holds bytes that are no UTF-8; convert it") from None
+
+
+def _bytes_behind(tokenizer: TextTokenizer, prompt: Sequence[int]) -> Callable[[int], bytes]:
+    """What each token adds to a text behind `prompt`; tokens that only the model has, to fill up its table, nothing."""
+    stream = tokenizer.stream()
+
+    def bytes_of(token: int) -> bytes:
+        return stream.feed_bytes(token) if token < tokenizer.vocab_size else b""
+
+    for token in prompt:
+        bytes_of(token)
+    return bytes_of
 
 
 def _search(
@@ -147,8 +177,6 @@ def _search(
     stop_tokens: tuple[int, ...],
     emit: Callable[[str], None] | None,
 ) -> dict[str, Any]:
-    if options.stops:
-        raise ConfigError("--stop does not go with --beams: texts of a search end at tokens, see --stop-ids")
     early: Any = {"false": False, "true": True, "never": "never"}[options.early_stopping]
     settings = BeamSettings(options.beams, options.length_penalty, early, options.tokens, tuple(stop_tokens))
     found, cost = beam_texts(opened.build, prompt, settings, opened.where, port=options.port, emulator=options.emulator)
@@ -157,11 +185,8 @@ def _search(
     def text_of(tokens: tuple[int, ...]) -> str | None:
         if tokenizer is None:
             return None
-        stream = tokenizer.stream()
-        for token in prompt:
-            stream.feed_bytes(token)
-        data = b"".join(stream.feed_bytes(token) for token in tokens if token not in stop_tokens)
-        return data.decode("utf-8", "replace")
+        bytes_of = _bytes_behind(tokenizer, prompt)
+        return b"".join(bytes_of(token) for token in tokens if token not in stop_tokens).decode("utf-8", "replace")
 
     texts: list[dict[str, Any]] = [
         {"tokens": list(text.tokens), "text": text_of(text.tokens), "log_probability": text.log_probability}
@@ -176,6 +201,7 @@ def _search(
         "text": texts[0]["text"],
         "texts": texts,
         "prompt_tokens": len(prompt),
+        "instructions_of_search": cost.search,
         **_figures(opened, cost),
     }
 
@@ -228,7 +254,7 @@ def _prompt(options: GenerateOptions, record: DecoderRecord, tokenizer: TextToke
         return begin
     if tokenizer is None:
         raise ConfigError("--prompt needs a tokenizer; give --tokenizer, or --prompt-ids")
-    ids = tokenizer.encode_sequence(options.prompt)
+    ids = [*tokenizer.prefix, *tokenizer.encode(_utf8("--prompt", options.prompt))]
     return ids if ids[: len(begin)] == begin else [*begin, *ids] if _begins(tokenizer) else ids
 
 
@@ -310,12 +336,16 @@ _DECIDES = ("scheme", "context", "block", "beams", "target", "toolchain")
 
 
 def read_tokens(path: Path, tokenizer: TextTokenizer) -> Any:
-    """The tokens of a text file, int32 (n,). Raises DataError for one that cannot be read."""
+    """The tokens of a text file, int32 (n,). Raises DataError for one that cannot be read or is no UTF-8."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); give a text file") from None
-    return np.asarray(tokenizer.encode(data), np.int32)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is no UTF-8; convert the text") from None
+    return np.asarray(tokenizer.encode(text), np.int32)
 
 
 def load_tokenizer(path: Path | None, vocabulary: int) -> TextTokenizer | None:

@@ -52,7 +52,7 @@ def perplexity_files(
     record: dict[str, Any] = {"windows": len(windows), "tokens": tokens, "characters": characters}
     for name, nats in _forms(opened, options, windows, progress):
         record[f"{name}_perplexity"] = math.exp(nats / tokens)
-        record[f"{name}_bits_per_character"] = nats / math.log(2) / characters
+        record[f"{name}_bits_per_character"] = nats / math.log(2) / characters if characters else None
     return record
 
 

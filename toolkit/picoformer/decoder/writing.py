@@ -33,15 +33,16 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Cost:
-    """What text took: instructions of the prompt and, a token on average, of what followed; seconds on the clock of
-    this machine. None: not counted."""
+    """What text took: instructions of the prompt and, a token on average, of what followed, or of a whole search;
+    seconds on the clock of this machine. None: not counted."""
 
-    prompt: int | None
-    per_token: float | None
     seconds: float
-    stack: int | None
-    emulator: str
-    uncounted: str
+    emulator: str = ""
+    uncounted: str = "the reference is not counted"
+    stack: int | None = None
+    prompt: int | None = None
+    per_token: float | None = None
+    search: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Written:
 
     generated: Generated
     cost: Cost
+
+
+def vocabulary_of(graph: Graph) -> int:
+    """How many logits a token has."""
+    return graph.types[LOGITS].shape[-1]
 
 
 def logits_scale(graph: Graph) -> float | None:
@@ -90,7 +96,7 @@ def write_text(
             reference_session(graph), prompt, settings, logits_scale(graph), stopping, bytes_of=bytes_of, emit=emit,
             take=take,
         )  # fmt: skip
-        return Written(found, Cost(None, None, time.monotonic() - begun, None, "", "the reference is not counted"))
+        return Written(found, Cost(time.monotonic() - begun))
     with open_text(build, where, port, emulator) as (device, text):
         begun = time.monotonic()
         text.begin(sampler_bytes(IntegerSampler.from_settings(settings, logits_scale(graph))))
@@ -112,7 +118,8 @@ def write_text(
         steps = counts[1:]
         per_token = float(np.mean(steps)) if steps else None
         stack = device.device.stack().used
-        return Written(found, Cost(of_prompt, per_token, seconds, stack, device.emulator, device.uncounted))
+        cost = Cost(seconds, device.emulator, device.uncounted, stack, of_prompt, per_token)
+        return Written(found, cost)
 
 
 def beam_texts(
@@ -131,12 +138,20 @@ def beam_texts(
     begun = time.monotonic()
     if where == REFERENCE:
         found = integers.search(reference_session(graph), prompt)
-        return found, Cost(None, None, time.monotonic() - begun, None, "", "the reference is not counted")
+        return found, Cost(time.monotonic() - begun)
     if settings.beams > build.record.slots:
         raise DataError(
             f"{settings.beams} beams need a firmware built with --beams {settings.beams}; this one has room for "
             f"{build.record.slots}"
         )
+    from picoformer.backends.c.emit import BEAM_STOP_TOKENS, LONGEST_BEAM
+
+    if settings.max_tokens > LONGEST_BEAM or len(settings.stop_tokens) > BEAM_STOP_TOKENS:
+        raise DataError(
+            f"a search on a device writes up to {LONGEST_BEAM} tokens and looks for {BEAM_STOP_TOKENS} stop tokens, "
+            f"not {settings.max_tokens} and {len(settings.stop_tokens)}; lower --tokens, or take --target reference"
+        )
+    integers.check(vocabulary_of(graph))
     with open_text(build, where, port, emulator) as (device, text):
         begun = time.monotonic()
         text.begin(sampler_bytes(IntegerSampler.from_settings(SamplerSettings(greedy=True), logits_scale(graph))))
@@ -153,14 +168,8 @@ def beam_texts(
             settings.max_tokens,
         )
         texts = [BeamText(tokens, score) for score, tokens in text.beam(words, settings.stop_tokens, prompt)]
-        cost = Cost(
-            _last_call(device),
-            None,
-            time.monotonic() - begun,
-            device.device.stack().used,
-            device.emulator,
-            device.uncounted,
-        )
+        seconds, count = time.monotonic() - begun, _last_call(device)
+        cost = Cost(seconds, device.emulator, device.uncounted, device.device.stack().used, search=count)
     return texts, cost
 
 

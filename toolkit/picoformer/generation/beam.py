@@ -66,16 +66,21 @@ class IntegerBeam:
         below = rounding_shift(distance * np.int64(self.grid_multiplier), self.grid_shift)
         return -(below + log_of_sum(total))
 
+    def check(self, vocabulary: int) -> None:
+        """ConfigError where a vocabulary is too small for the candidates of a step."""
+        settings = self.settings
+        if settings.candidates > vocabulary:
+            raise ConfigError(
+                f"{settings.beams} beams want {settings.candidates} candidates of a vocabulary of {vocabulary}:"
+                " take fewer beams"
+            )
+
     def search(self, session: Session, prompt: Sequence[int]) -> list[BeamText]:
         """All `beams` texts, the best first. The session needs as many slots; candidates with equal scores stand in the
         order of their beams, then of their tokens."""
         settings = self.settings
         check_prompt(session, prompt)
-        if settings.candidates > session.vocabulary:
-            raise ConfigError(
-                f"{settings.beams} beams want {settings.candidates} candidates of a vocabulary of {session.vocabulary}:"
-                " take fewer beams"
-            )
+        self.check(session.vocabulary)
         if settings.beams > session.slots:
             raise ConfigError(f"{settings.beams} beams in a session of {session.slots}: build it with more slots")
         most = min(settings.max_tokens, session.context - len(prompt) + 1)

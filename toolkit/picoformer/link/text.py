@@ -15,6 +15,8 @@ SAMPLER = struct.Struct("<IiIIiIiiiIIiiQ")
 _BEAM = struct.Struct("<IiIIiiiIii")
 _TEXT = struct.Struct("<qi")
 _REBUILD = "rebuild its firmware"
+MOST_TOKENS_A_FRAME = 256
+"""Tokens of a prompt that a request carries, where a frame has room for so many."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class TextDevice:
     def feed(self, tokens: Sequence[int], told: Callable[[], None] | None = None) -> int:
         """Let it read tokens, in as many requests as it takes, `told` being called after each; returns the position of
         the next."""
-        most = (self._device.hello().frame_bytes - 2) // 4
+        most = min((self._device.hello().frame_bytes - 2) // 4, MOST_TOKENS_A_FRAME)
         position = 0
         for start in range(0, len(tokens), most):
             part = tokens[start : start + most]
@@ -58,7 +60,7 @@ class TextDevice:
         """Let it draw the next token, after it has read the one that it drew last."""
         token = _unpacked("<iI", self._device.ask(Message.TEXT_NEXT, runs=True))[0]  # and cycles
         if not 0 <= token < self._vocabulary:
-            raise DeviceError(f"the device drew token {token}, which its vocabulary of {self._vocabulary} lacks; {_REBUILD}")
+            raise DeviceError(f"the device drew token {token} of a vocabulary of {self._vocabulary}; {_REBUILD}")
         return token
 
     def beam(
@@ -81,6 +83,8 @@ class TextDevice:
                 at += 4 * length
         except struct.error:
             raise DeviceError(f"the device's texts are cut short; {_REBUILD}") from None
+        if not found:
+            raise DeviceError(f"the device found no text; {_REBUILD}")
         return found
 
 

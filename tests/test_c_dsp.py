@@ -15,6 +15,7 @@ from operator_cases import CASES, Case, of, then_activation, then_residual
 from picoformer.ir.operator import Operand
 from picoformer.ir.types import DType, QuantParams, TensorType
 from picoformer.ops import Attention, Linear, LoweredInterpolatedTable
+from picoformer.ops.fixedpoint import short_factors
 from test_c_ops import ALIASES
 
 DSP = ["dsp", "generic"]
@@ -202,8 +203,8 @@ def test_int16_weights_of_every_small_size(y: DType, core: ArmLibrary) -> None:
         case = linear_case(row, weight.astype(np.int16), y, factor, S16)
         if index % 4 == 2:  # as beside an output of a far larger scale
             shift = 17 + index % 15
-            small = rng.integers(0, 2 + (1 << shift - 17), n).astype(np.int32)
-            object.__setattr__(case, "lowered", dataclasses.replace(case.lowered, shift=shift, multiplier=small))
+            small = short_factors(rng.integers(0, 2 + (1 << shift - 17), n))
+            object.__setattr__(case, "lowered", dataclasses.replace(case.lowered, shift=shift, factor=small))
         for then in (None, S8, S16):
             table, expected = (None, case.expected) if then is None else then_activation(case, then)
             waiting.append((case.note, execute(core, case.lowered, row, then=table)[1], expected))

@@ -14,6 +14,7 @@ from operator_cases import Case, of, then_activation, then_residual
 from picoformer.ir.operator import Operand
 from picoformer.ir.types import DType, TensorType
 from picoformer.ops import CachedAttention, KvAppend, Mul, RmsNorm, Rope
+from picoformer.ops.fixedpoint import short_factors
 from picoformer.ops.normalization import row_factor
 from picoformer.ops.rope import ROTATION_QUANT
 from test_c_dsp import linear_case
@@ -133,8 +134,8 @@ def test_int16_weights_of_every_small_size(y: DType, core: ArmLibrary) -> None:
         case = linear_case(row, weight.astype(np.int16), y, factor, S16)
         if index % 4 == 2:  # as beside an output of a far larger scale
             shift = 17 + index % 15
-            small = rng.integers(0, 2 + (1 << shift - 17), n).astype(np.int32)
-            object.__setattr__(case, "lowered", dataclasses.replace(case.lowered, shift=shift, multiplier=small))
+            small = short_factors(rng.integers(0, 2 + (1 << shift - 17), n))
+            object.__setattr__(case, "lowered", dataclasses.replace(case.lowered, shift=shift, factor=small))
         for then in (None, S8, S16):
             table, expected = (None, case.expected) if then is None else then_activation(case, then)
             waiting.append((case.note, execute(core, case.lowered, row, then=table)[1], expected))

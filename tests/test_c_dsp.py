@@ -72,6 +72,22 @@ def test_linear_added_to_a_residual(symbol: str, core: ArmLibrary) -> None:
         np.testing.assert_array_equal(result, expected, note)
 
 
+@pytest.mark.parametrize("size", [(1, 5), (3, 33), (5, 64), (67, 64), (21, 130)])
+@pytest.mark.parametrize("factor", [0.01, 2.0**15])
+@pytest.mark.parametrize("dtype", [S8, S16])
+def test_linear_over_its_input(dtype: DType, factor: float, size: tuple[int, int], core: ArmLibrary) -> None:
+    """As `in_place` of the layout says: rows as long as those of the input, in one block and in more."""
+    assert core.layout.linear(dtype).in_place
+    rng = np.random.default_rng(6)
+    rows, k = size
+    data = rng.integers(dtype.minimum, dtype.maximum + 1, (rows, k)).astype(dtype.numpy)
+    weight = rng.integers(-127, 128, (k, k)).astype(np.int8)
+    case = linear_case(data, weight, dtype, factor / (1 if dtype is S8 else 256))
+    result = execute(core, case.lowered, *case.activations, alias=0)[1]
+    core.run()
+    np.testing.assert_array_equal(result, case.expected, case.note)
+
+
 @pytest.mark.parametrize("size", [(1, 1, 5), (3, 5, 33), (5, 2, 64)])
 def test_residual_of_sums_that_may_not_be_shifted_left(size: tuple[int, int, int], core: ArmLibrary) -> None:
     rng = np.random.default_rng(5)

@@ -47,7 +47,7 @@ class HostTokenizer:
         self, text: bytes, max_ids: int | None = None, scratch_bytes: int | None = None, name: str = "encode"
     ) -> list[int] | int:
         """The ids, or the negative error."""
-        max_ids = 4 * len(text) + 16 if max_ids is None else max_ids
+        max_ids = 8 * len(text) + 16 if max_ids is None else max_ids
         scratch_bytes = self.scratch_bytes(len(text)) if scratch_bytes is None else scratch_bytes
         ids = np.full(4 * max_ids + 2 * _FENCE, 0xA5, np.uint8)
         scratch = np.full(scratch_bytes + 2 * _FENCE + 8, 0xA5, np.uint8)
@@ -83,10 +83,12 @@ class HostTokenizer:
 
 LANGUAGES = (
     "The quick brown fox doesn't jump over the lazy dog; it's 1234567 o'clock, they'll say I'D've WE'RE 'tis.",
-    "Ärger, Öl und Übermut – straße & Straße, naïve façade, Ångström, Señor Muñoz, œuvre, Čeština, Łódź, İstanbul ıI.",
+    "Ärger, Öl und Übermut – straße & Straße, naïve façade, Ångström, Señor Muñoz, œuvre, Čeština, Łódź, İstanbul,"
+    " Friſt iſt'ſt ſtand.",
     "Voilà ce qu'il n'a pas dit : « déjà-vu » coûte 12,50 € l'été, ½ ¾ ² ³ № ™ © … ‰ ﬁ ﬂ Å K Ω.",
     "Быстрая коричневая лиса прыгает. Ελληνικά κείμενα, ἀρχή ᾳ ᾼ ΰ Σίσυφος. Հայերեն. ქართული.",
-    "敏捷的棕色狐狸跳过懒狗。日本語のテキスト、ひらがなとカタカナ、がぎぐげご。ﾊﾝｶｸｶﾀｶﾅ 한국어 텍스트입니다. 𠀀𠀁㐀豈",
+    "敏捷的棕色狐狸跳过懒狗。日本語のテキスト、ひらがなとカタカナ、がぎぐげご。ﾊﾝｶｸ 한국어 텍스트입니다. 𠀀𠀁㐀豈"
+    " 나\u302e나\u1b44",
     "مرحبا بالعالم، هذا نص عربي ١٢٣. שָׁלוֹם עוֹלָם. فارسی‌نویسی. ܫܠܡܐ",
     "नमस्ते दुनिया १२३, বাংলা লেখা, தமிழ் உரை, తెలుగు, ಕನ್ನಡ, ภาษาไทย ทดสอบ, ລາວ, မြန်မာ, ខ្មែរ, བོད་ཡིག",
     "👍🏽 👨‍👩‍👧‍👦 🏳️‍🌈 🇩🇪🇫🇷 😀😃😄 ❤️ ☃ ✓ → ∑∫√ 𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𝟘𝟙𝟚 ⅷ Ⅻ ①②",
@@ -192,6 +194,8 @@ def edge_texts() -> list[str]:
         "a" * 1000,
         " " * 1000,
         "\ufdfa" * 50,
+        "나\u302e\u1b44 나\u1b44\u0301\u302e나\u302e\u200d\u1b44",
+        "das iſt'ſtand",
     ]
     return [*ends, *LANGUAGES, *(" " + text for text in LANGUAGES), documentation()[150_000:170_000]]
 

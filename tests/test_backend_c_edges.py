@@ -126,10 +126,11 @@ def test_the_dsp_layout_takes_rows_in_pairs_and_fills_up() -> None:
     packed = layout.linear(DType.INT8).pack_weight(weight).tolist()
     assert packed[:16] == [1, 2, 3, 4, 6, 7, 8, 9, 5, 0, 0, 0, 10, 0, 0, 0]
     assert packed[16:] == [11, 12, 13, 14, 0, 0, 0, 0, 15, 0, 0, 0, 0, 0, 0, 0]
-    assert layout.linear(DType.INT16).pack_weight(weight).tolist() == packed
-    assert layout.linear(DType.INT16, wide=True).pack_weight(weight).tolist() == list(range(1, 16)), (
-        "the kernel is the generic one"
-    )
+    halfwords = [1 + 256 * 6, 2 + 256 * 7, 3 + 256 * 8, 4 + 256 * 9, 5 + 256 * 10, 0, 0, 0, *range(11, 16), 0, 0, 0]
+    for wide in (False, True):
+        assert layout.linear(DType.INT16, wide=wide).pack_weight(weight).view("<i2").tolist() == halfwords
+    minus = layout.linear(DType.INT16).pack_weight(np.array([[-1], [2]], np.int8)).view("<i2").tolist()
+    assert minus == [-1 + 256 * 2, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

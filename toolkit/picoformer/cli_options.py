@@ -96,6 +96,11 @@ QUANTIZE_OPTIONS: dict[str, Callable[[Any], Any]] = {
         show_default=True,
         help="Share of the multiply-accumulates that may read values widened to 16 bits.",
     ),
+    "wide_weights": click.option(
+        "--wide-weights",
+        type=click.FloatRange(0, 4),
+        help="Share of the constants' bytes that weights may grow by for more bits; 0, and 0.25 for small decoders.",
+    ),
     "inputs": click.option(
         "--inputs-dtype",
         "inputs",
@@ -196,9 +201,9 @@ def quantize_settings(**given: Any) -> QuantizeSettings:
 
     from picoformer.config import QuantizationSection
 
-    for key in ("percentile", "widen"):
-        if not math.isfinite(given[key]):
-            raise ConfigError(f"--{key} {given[key]}: give a finite number")
+    for key in ("percentile", "widen", "wide_weights"):
+        if given[key] is not None and not math.isfinite(given[key]):
+            raise ConfigError(f"--{key.replace('_', '-')} {given[key]}: give a finite number")
     try:
         return QuantizationSection(**given).settings()
     except ValidationError as error:

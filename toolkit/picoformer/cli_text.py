@@ -81,7 +81,7 @@ def model_options(function: Any) -> Any:
 @model_options
 @json_option
 def generate(model: Path, as_json: bool, **options: Any) -> None:
-    """Write text with a language model: here, in an emulator, or on a board.
+    """Write text with a language model, here or on a board.
 
     MODEL is a checkpoint (a Hugging Face folder, a llama2.c .bin, a .safetensors of picoformer) or the folder of a
     build. The same flags and the same seed give the same text on every machine.

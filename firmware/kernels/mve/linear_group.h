@@ -32,22 +32,29 @@ typedef struct group {
 #define GROUP_ADDS       "116"
 typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 && offsetof(group, adds) == 116 ? 1 : -1];
 
-/* Eight sums with the vectors of x in q4 to q7: 4, 3, 2 or 1 vectors of each row of weights. */
+/* Four or three vectors of weights into q0 to q3: as they lie, or int8 as int16. */
+#define WHOLE_4  " vldmia r1!, {d0-d7}\n"
+#define WHOLE_3  " vldmia r1!, {d0-d5}\n"
+#define NARROW_3 " vldrb.s16 q0, [r1], #8\n vldrb.s16 q1, [r1], #8\n vldrb.s16 q2, [r1], #8\n"
+#define NARROW_4 NARROW_3 " vldrb.s16 q3, [r1], #8\n"
+
+/* Eight sums with the vectors of x in q4 to q7: 4, 3, 2 or 1 vectors of each row of weights, loaded with LOAD. */
 #define SUMS " .irp sum, r0, r2, r4, r6, r8, r10, r12, lr\n"
-#define EIGHT_OF_4(T)                                                                                                            \
-    SUMS " vldmia r1!, {d0-d7}\n vmladava." T " \\sum, q0, q4\n vmladava." T " \\sum, q1, q5\n vmladava." T                      \
-         " \\sum, q2, q6\n vmladava." T " \\sum, q3, q7\n .endr\n"
-#define EIGHT_OF_3(T)                                                                                                            \
-    SUMS " vldmia r1!, {d0-d5}\n vmladava." T " \\sum, q0, q4\n vmladava." T " \\sum, q1, q5\n vmladava." T                      \
-         " \\sum, q2, q6\n .endr\n"
-#define TWO_OF_2(T, A, B)                                                                                                        \
-    " vldmia r1!, {d0-d7}\n vmladava." T " " A ", q0, q4\n vmladava." T " " A ", q1, q5\n vmladava." T " " B                     \
-    ", q2, q4\n vmladava." T " " B ", q3, q5\n"
-#define EIGHT_OF_2(T) TWO_OF_2(T, "r0", "r2") TWO_OF_2(T, "r4", "r6") TWO_OF_2(T, "r8", "r10") TWO_OF_2(T, "r12", "lr")
-#define FOUR_OF_1(T, A, B, C, D)                                                                                                 \
-    " vldmia r1!, {d0-d7}\n vmladava." T " " A ", q0, q4\n vmladava." T " " B ", q1, q4\n vmladava." T " " C                     \
-    ", q2, q4\n vmladava." T " " D ", q3, q4\n"
-#define EIGHT_OF_1(T) FOUR_OF_1(T, "r0", "r2", "r4", "r6") FOUR_OF_1(T, "r8", "r10", "r12", "lr")
+#define EIGHT_OF_4(T, LOAD)                                                                                                      \
+    SUMS LOAD " vmladava." T " \\sum, q0, q4\n vmladava." T " \\sum, q1, q5\n vmladava." T " \\sum, q2, q6\n vmladava." T        \
+              " \\sum, q3, q7\n .endr\n"
+#define EIGHT_OF_3(T, LOAD)                                                                                                      \
+    SUMS LOAD " vmladava." T " \\sum, q0, q4\n vmladava." T " \\sum, q1, q5\n vmladava." T " \\sum, q2, q6\n .endr\n"
+#define TWO_OF_2(T, LOAD, A, B)                                                                                                  \
+    LOAD " vmladava." T " " A ", q0, q4\n vmladava." T " " A ", q1, q5\n vmladava." T " " B ", q2, q4\n vmladava." T " " B       \
+         ", q3, q5\n"
+#define EIGHT_OF_2(T, LOAD)                                                                                                      \
+    TWO_OF_2(T, LOAD, "r0", "r2")                                                                                                \
+    TWO_OF_2(T, LOAD, "r4", "r6") TWO_OF_2(T, LOAD, "r8", "r10") TWO_OF_2(T, LOAD, "r12", "lr")
+#define FOUR_OF_1(T, LOAD, A, B, C, D)                                                                                           \
+    LOAD " vmladava." T " " A ", q0, q4\n vmladava." T " " B ", q1, q4\n vmladava." T " " C ", q2, q4\n vmladava." T " " D       \
+         ", q3, q4\n"
+#define EIGHT_OF_1(T, LOAD) FOUR_OF_1(T, LOAD, "r0", "r2", "r4", "r6") FOUR_OF_1(T, LOAD, "r8", "r10", "r12", "lr")
 
 #define NO_SHIFT " vldmia r5, {d4-d7}\n"
 #define SHIFT    " vldmia r5, {d4-d9}\n vshl.s32 q0, q0, q4\n vshl.s32 q1, q1, q4\n"
@@ -58,62 +65,65 @@ typedef char group_is_as_the_loop_reads_it[offsetof(group, multiplier) == 68 && 
 
 /* T: s8 or s16, the elements of x and of the weights as they lie here. Sums in r0, r2, … r12, lr; r1 weights, r3 x, r11 its
  * end, r5 parameters, r7 y, r9 pieces left. On the stack: w, pieces, where a row starts, y_step, zero_point, adds. */
-#define DEFINE_GROUP(NAME, T, OUT, SHIFT)                                                                                        \
+#define DEFINE_GROUP(NAME, T, OUT, SHIFT, LOAD_4, LOAD_3)                                                                        \
     __attribute__((naked, noinline, aligned(4))) static void NAME(const group *g __attribute__((unused))) {                      \
-        __asm__ volatile(" push {r4-r11, lr}\n"                                                                                  \
-                         " vpush {d8-d15}\n"                                                                                     \
-                         " ldm r0, {r1, r2, r4}\n"                                                                               \
-                         " ldrd r3, r11, [r0, #12]\n"                                                                            \
-                         " ldrd r7, r6, [r0, #20]\n"                                                                             \
-                         " ldrd r8, r9, [r0, #28]\n"                                                                             \
-                         " add r5, r0, #" GROUP_MULTIPLIER "\n"                                                                  \
-                         " vctp.16 r9\n"                                                                                         \
-                         " adr r9, 9f\n"                                                                                         \
-                         " ldr r4, [r9, r4, lsl #2]\n"                                                                           \
-                         " add r4, r4, r9\n"                                                                                     \
-                         " ldr r10, [r0, #" GROUP_ADDS "]\n"                                                                     \
-                         " push {r1, r2, r4, r6, r8, r10}\n"                                                                     \
-                         " 1: ldmdb r5, {r0, r2, r4, r6, r8, r10, r12, lr}\n"                                                    \
-                         " ldm sp, {r1, r9, pc}\n"                                                                               \
-                         " .align 2\n"                                                                                           \
-                         " 9: .word 2f - 9b + 1, 10f - 9b + 1, 20f - 9b + 1, 30f - 9b + 1, 5f - 9b + 1\n"                        \
-                         "10: vldmia r3!, {d8-d9}\n" EIGHT_OF_1(                                                                 \
-                             T) " b 4f\n"                                                                                        \
-                                "20: vldmia r3!, {d8-d11}\n" EIGHT_OF_2(                                                         \
-                                    T) " b 4f\n"                                                                                 \
-                                       "30: vldmia r3!, {d8-d13}\n" EIGHT_OF_3(                                                  \
-                                           T) "4: cmp r9, #0\n"                                                                  \
-                                              " blt 3f\n"                                                                        \
-                                              " beq 5f\n"                                                                        \
-                                              "2: vldmia r3!, {d8-d15}\n" EIGHT_OF_4(                                            \
-                                                  T) " subs r9, #1\n"                                                            \
-                                                     " bne 2b\n"                                                                 \
-                                                     "5: vldmia r3!, {d8-d15}\n" EIGHT_OF_4(                                     \
-                                                         T) "3:\n"                                                               \
-                                                            " vmov q0[2], q0[0], r0, r8\n"                                       \
-                                                            " vmov q0[3], q0[1], r4, r12\n"                                      \
-                                                            " vmov q1[2], q1[0], r2, r10\n"                                      \
-                                                            " vmov q1[3], q1[1], r6, lr\n" SHIFT " vrmulh.s32 q0, q0, q2\n"      \
-                                                            " vrmulh.s32 q1, q1, q3\n"                                           \
-                                                            " ldrd r0, r2, [sp, #12]\n"                                          \
-                                                            " vqmovnb.s32 q0, q0\n"                                              \
-                                                            " vqmovnt.s32 q0, q1\n" STORE_##OUT " add r7, r0\n"                  \
-                                                                                                " cmp r3, r11\n"                 \
-                                                                                                " bne 1b\n"                      \
-                                                                                                " add sp, #24\n"                 \
-                                                                                                " vpop {d8-d15}\n"               \
-                                                                                                " pop {r4-r11, pc}\n");          \
+        __asm__ volatile(                                                                                                        \
+            " push {r4-r11, lr}\n"                                                                                               \
+            " vpush {d8-d15}\n"                                                                                                  \
+            " ldm r0, {r1, r2, r4}\n"                                                                                            \
+            " ldrd r3, r11, [r0, #12]\n"                                                                                         \
+            " ldrd r7, r6, [r0, #20]\n"                                                                                          \
+            " ldrd r8, r9, [r0, #28]\n"                                                                                          \
+            " add r5, r0, #" GROUP_MULTIPLIER "\n"                                                                               \
+            " vctp.16 r9\n"                                                                                                      \
+            " adr r9, 9f\n"                                                                                                      \
+            " ldr r4, [r9, r4, lsl #2]\n"                                                                                        \
+            " add r4, r4, r9\n"                                                                                                  \
+            " ldr r10, [r0, #" GROUP_ADDS "]\n"                                                                                  \
+            " push {r1, r2, r4, r6, r8, r10}\n"                                                                                  \
+            " 1: ldmdb r5, {r0, r2, r4, r6, r8, r10, r12, lr}\n"                                                                 \
+            " ldm sp, {r1, r9, pc}\n"                                                                                            \
+            " .align 2\n"                                                                                                        \
+            " 9: .word 2f - 9b + 1, 10f - 9b + 1, 20f - 9b + 1, 30f - 9b + 1, 5f - 9b + 1\n"                                     \
+            "10: vldmia r3!, {d8-d9}\n" EIGHT_OF_1(                                                                              \
+                T, LOAD_4) " b 4f\n"                                                                                             \
+                           "20: vldmia r3!, {d8-d11}\n" EIGHT_OF_2(                                                              \
+                               T, LOAD_4) " b 4f\n"                                                                              \
+                                          "30: vldmia r3!, {d8-d13}\n" EIGHT_OF_3(                                               \
+                                              T, LOAD_3) "4: cmp r9, #0\n"                                                       \
+                                                         " blt 3f\n"                                                             \
+                                                         " beq 5f\n"                                                             \
+                                                         "2: vldmia r3!, {d8-d15}\n" EIGHT_OF_4(                                 \
+                                                             T, LOAD_4) " subs r9, #1\n"                                         \
+                                                                        " bne 2b\n"                                              \
+                                                                        "5: vldmia r3!, {d8-d15}\n" EIGHT_OF_4(                  \
+                                                                            T, LOAD_4) "3:\n"                                    \
+                                                                                       " vmov q0[2], q0[0], r0, r8\n"            \
+                                                                                       " vmov q0[3], q0[1], r4, r12\n"           \
+                                                                                       " vmov q1[2], q1[0], r2, r10\n"           \
+                                                                                       " vmov q1[3], q1[1], r6, lr\n" SHIFT      \
+                                                                                       " vrmulh.s32 q0, q0, q2\n"                \
+                                                                                       " vrmulh.s32 q1, q1, q3\n"                \
+                                                                                       " ldrd r0, r2, [sp, #12]\n"               \
+                                                                                       " vqmovnb.s32 q0, q0\n"                   \
+                                                                                       " vqmovnt.s32 q0, q1\n" STORE_##OUT       \
+            " add r7, r0\n"                                                                                                      \
+            " cmp r3, r11\n"                                                                                                     \
+            " bne 1b\n"                                                                                                          \
+            " add sp, #24\n"                                                                                                     \
+            " vpop {d8-d15}\n"                                                                                                   \
+            " pop {r4-r11, pc}\n");                                                                                              \
     }
 
-/* Both loops for one pair of types: without a left shift, which is the rule, and with it. */
-#define DEFINE_GROUPS(T, OUT)                                                                                                    \
-    DEFINE_GROUP(plain_##OUT, T, OUT, NO_SHIFT)                                                                                  \
-    DEFINE_GROUP(shifted_##OUT, T, OUT, SHIFT)                                                                                   \
-    static void group_##OUT(const group *g) {                                                                                    \
+/* Both loops for one pair of types: without a left shift, which is the rule, and with it. WIDTH: how weights are loaded. */
+#define DEFINE_GROUPS(NAME, T, OUT, WIDTH)                                                                                       \
+    DEFINE_GROUP(plain_##NAME, T, OUT, NO_SHIFT, WIDTH##_4, WIDTH##_3)                                                           \
+    DEFINE_GROUP(shifted_##NAME, T, OUT, SHIFT, WIDTH##_4, WIDTH##_3)                                                            \
+    static void group_##NAME(const group *g) {                                                                                   \
         if (g->left[0] == 0) {                                                                                                   \
-            plain_##OUT(g);                                                                                                      \
+            plain_##NAME(g);                                                                                                     \
         } else {                                                                                                                 \
-            shifted_##OUT(g);                                                                                                    \
+            shifted_##NAME(g);                                                                                                   \
         }                                                                                                                        \
     }
 

@@ -58,7 +58,7 @@ __attribute__((noinline)) static void interpolated_s8(group g, void (*loop)(cons
 /* WEIGHT_VECTORS: vectors that a group of weights takes in the scratch for each of a row. WEIGHTS(p, i, vectors, scratch): the
  * group of rows from i on. Rows of x that are no whole vectors go through the scratch, a block of them at a time. Where a sum
  * may pass 32 bits when shifted left, it is rescaled by a 64-bit product. */
-#define DEFINE_LINEAR(SYMBOL, PARAMETERS, IN, OUT, WEIGHT_VECTORS, WEIGHTS)                                                      \
+#define DEFINE_LINEAR(STORAGE, SYMBOL, PARAMETERS, IN, OUT, WEIGHT_VECTORS, WEIGHTS)                                             \
     __attribute__((noinline)) static void exact_##OUT(const group *g, const PARAMETERS *p, const PF_TYPE_##IN *x, int32_t row,   \
                                                       PF_TYPE_##OUT *y, int32_t i, int32_t rows) {                               \
         const int32_t entries = IS_FAR_##OUT(p->entries) || PF_IS_RESIDUAL_##OUT(p->entries) ? p->entries : 0;                   \
@@ -69,7 +69,7 @@ __attribute__((noinline)) static void interpolated_s8(group g, void (*loop)(cons
             }                                                                                                                    \
         }                                                                                                                        \
     }                                                                                                                            \
-    void SYMBOL(const PARAMETERS *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                     \
+    STORAGE void SYMBOL(const PARAMETERS *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {             \
         const int32_t n = p->n, k = p->k, lanes = 16 / (int32_t)sizeof *x, vectors = (k + lanes - 1) / lanes;                    \
         const int32_t left = 32 - p->shift, row = vectors * lanes;                                                               \
         PF_TYPE_##IN *const filled = (PF_TYPE_##IN *)scratch + WEIGHT_VECTORS * row;                                             \

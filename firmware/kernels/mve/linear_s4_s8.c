@@ -32,7 +32,7 @@ static const int8_t *weights(const pf_linear_s4 *p, int32_t i, int32_t vectors, 
 }
 
 DEFINE_SUM(s8)
-DEFINE_GROUPS("s8", s8)
-DEFINE_GROUPS("s8", s16)
-DEFINE_LINEAR(pf_linear_s4_s8_s8, pf_linear_s4, s8, s8, GROUP, weights)
-DEFINE_LINEAR(pf_linear_s4_s8_s16, pf_linear_s4, s8, s16, GROUP, weights)
+DEFINE_GROUPS(s8, "s8", s8, WHOLE)
+DEFINE_GROUPS(s16, "s8", s16, WHOLE)
+DEFINE_LINEAR(, pf_linear_s4_s8_s8, pf_linear_s4, s8, s8, GROUP, weights)
+DEFINE_LINEAR(, pf_linear_s4_s8_s16, pf_linear_s4, s8, s16, GROUP, weights)

@@ -15,8 +15,8 @@ from picoformer.ir.operator import Array
 from picoformer.reference import lower_graph, run_float, run_integer
 from picoformer.reference.session import float_session
 
-BATCH = 8
-"""Windows that are computed at a time."""
+BATCH_LOGITS = 1 << 20
+"""Windows are computed together up to so many logits."""
 
 
 def foretold_nats(graph: Graph, windows: Array, wanted: Array, tick: Callable[[int], None] | None = None) -> Array:
@@ -28,16 +28,22 @@ def foretold_nats(graph: Graph, windows: Array, wanted: Array, tick: Callable[[i
     whole = every_token(graph, windows.shape[1])
     lowered = None if graph.types[LOGITS].quant is None else lower_graph(whole)
     found = []
-    for start in range(0, len(windows), BATCH):
+    size = max(1, BATCH_LOGITS // (windows.shape[1] * graph.types[LOGITS].width))
+    for start in range(0, len(windows), size):
         if tick:
             tick(start)
-        inputs = window_inputs(whole, windows[start : start + BATCH])
+        inputs = window_inputs(whole, windows[start : start + size])
         values = run_float(whole, inputs) if lowered is None else run_integer(lowered, inputs)
-        logits = real_logits(graph, values[LOGITS]).astype(np.float64)
-        logits -= logits.max(axis=-1, keepdims=True)
-        chosen = np.take_along_axis(logits, wanted[start : start + BATCH, :, None].astype(np.int64), axis=-1)[..., 0]
-        found.append(np.log(np.exp(logits).sum(axis=-1)) - chosen)
+        found.append(nats_of(real_logits(graph, values[LOGITS]), wanted[start : start + size]))
     return np.concatenate(found)
+
+
+def nats_of(logits: Array, wanted: Array) -> Array:
+    """−ln of the probability that softmax gives each token `wanted` (…), of real logits (…, vocabulary)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    chosen = np.take_along_axis(shifted, np.asarray(wanted, np.int64)[..., None], axis=-1)[..., 0]
+    found: Array = np.log(np.exp(shifted).sum(axis=-1)) - chosen
+    return found
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import numpy as np
 
 from picoformer.decoder.calibration import WINDOW, text_windows
 from picoformer.decoder.generating import ModelOptions, Opened, open_model, read_tokens
+from picoformer.decoder.judging import foretold_nats, nats_of
 from picoformer.decoder.sessions import DeviceSession, context_of, real_logits
-from picoformer.decoder.writing import REFERENCE, open_text, reference_session
+from picoformer.decoder.writing import REFERENCE, open_text
 from picoformer.errors import ConfigError
 from picoformer.generation.session import Session
 from picoformer.ir import Graph
@@ -21,22 +22,16 @@ from picoformer.ir.operator import Array
 Progress = Callable[[str, int, int], None]
 
 
-def nats_of(logits: Array, token: int) -> float:
-    """−ln of the probability that softmax gives `token`, of real logits (vocabulary,)."""
-    values = logits.astype(np.float64)
-    top = values.max()
-    return float(top + math.log(np.exp(values - top).sum()) - values[token])
-
-
-def text_nats(session: Session, graph: Graph, windows: Array, tick: Callable[[int], None]) -> float:
-    """The sum over all tokens but the first of each window (n, length), fed one by one."""
-    total = 0.0
+def device_nats(session: Session, graph: Graph, windows: Array, wanted: Array, tick: Callable[[int], None]) -> Array:
+    """−ln of the probability of each token `wanted` (n, length) behind those of `windows` (n, length), which the device
+    gets one by one: float64 (n, length)."""
+    found = np.zeros(wanted.shape)
     for index, window in enumerate(windows.tolist()):
         tick(index)
-        for position in range(len(window) - 1):
-            logits = session.decode(window[position : position + 1], position)
-            total += nats_of(real_logits(graph, logits), window[position + 1])
-    return total
+        for position, token in enumerate(window):
+            logits = real_logits(graph, session.decode([token], position))
+            found[index, position] = nats_of(logits, wanted[index, position])
+    return found
 
 
 def perplexity_files(
@@ -65,17 +60,17 @@ def _forms(
     opened: Opened, options: ModelOptions, windows: Array, progress: Progress | None
 ) -> Sequence[tuple[str, float]]:
     build = opened.build.build
+    given, wanted = windows[:, :-1], windows[:, 1:]
 
     def ticker(name: str) -> Callable[[int], None]:
         return lambda done: progress(f"foretelling, {name}", done, len(windows)) if progress else None
 
-    found = [
-        ("float", text_nats(reference_session(build.float_graph), build.float_graph, windows, ticker("float model")))
-    ]
+    found = [("float", foretold_nats(build.float_graph, given, wanted, ticker("float model")))]
     if build.manifest.scheme != "float32":
-        found.append((REFERENCE, text_nats(reference_session(build.graph), build.graph, windows, ticker(REFERENCE))))
+        found.append((REFERENCE, foretold_nats(build.graph, given, wanted, ticker(REFERENCE))))
     if opened.where != REFERENCE:
         with open_text(opened.build, opened.where, options.port, options.emulator) as (device, _):
             session = DeviceSession(device.device, build.graph)
-            found.append(("device", text_nats(session, build.graph, windows, ticker(opened.where or "device"))))
-    return found
+            tick = ticker(opened.where or "device")
+            found.append(("device", device_nats(session, build.graph, given, wanted, tick)))
+    return [(name, float(nats.sum())) for name, nats in found]

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 DECODER_SCHEMES = ("float32", "int8x16", "int4x16")
 """Schemes that language models are built in: text takes 16-bit activations."""
 WIDE_WEIGHTS = 0.25
-"""Share of their bytes that constants may grow by for weights of 16 bits, where nothing else is said."""
+"""Share of their bytes that constants may grow by for wider weights, where nothing else is said."""
+WIDE_MACS = 500_000_000
+"""Multiply-accumulates of a window up to which that is so: every weight is tried, which takes as many runs again."""
 
 
 def window_inputs(graph: Graph, windows: Array) -> dict[str, Array]:
@@ -72,7 +74,7 @@ def quantize_decoder(
     settings = dataclasses.replace(
         settings or QuantizeSettings(), activations=chosen.activations, weights=chosen.weights
     )
-    if settings.wide_weights is None and settings.budget is None:
+    if settings.wide_weights is None and settings.budget is None and graph.macs <= WIDE_MACS:
         settings = dataclasses.replace(settings, wide_weights=WIDE_WEIGHTS)
     inputs = window_inputs(graph, windows)
     try:

@@ -16,7 +16,8 @@ from picoformer.decoder.build import DecoderBuild, build_decoder, open_decoder
 from picoformer.decoder.calibration import WINDOW
 from picoformer.decoder.generating import ENDS, load_tokenizer
 from picoformer.decoder.judging import foretold_nats, parting
-from picoformer.decoder.sessions import DeviceSession, context_of, real_logits
+from picoformer.decoder.perplexity import device_nats
+from picoformer.decoder.sessions import DeviceSession, context_of
 from picoformer.decoder.verify import verify_decoder
 from picoformer.decoder.writing import REFERENCE, Written, open_text, write_text
 from picoformer.errors import ConfigError, DeviceError
@@ -148,27 +149,14 @@ def _bits(
     few = min(judging.device_windows, len(windows))
     if few:
         own = nats.get(REFERENCE, nats["float"])[:few]
-        device = _device_nats(build, windows[:few], wanted[:few], emulator, tick("device", few))
+        with open_text(build, "", None, emulator) as (opened, _):
+            session = DeviceSession(opened.device, build.build.graph)
+            device = device_nats(session, build.build.graph, windows[:few], wanted[:few], tick("device", few))
         found |= {
             "device_tokens": int(wanted[:few].size),
             "device_bits_per_character": float(device.mean() * per_character),
             "device_expected_bits_per_character": float(own.mean() * per_character),
         }
-    return found
-
-
-def _device_nats(build: DecoderBuild, windows: Any, wanted: Any, emulator: str, tick: Callable[[int], None]) -> Any:
-    """The same as `foretold_nats` of the build's firmware on its target, token by token."""
-    graph = build.build.graph
-    found = np.zeros(wanted.shape)
-    with open_text(build, "", None, emulator) as (device, _):
-        session = DeviceSession(device.device, graph)
-        for index, window in enumerate(windows.tolist()):
-            tick(index)
-            for position, token in enumerate(window):
-                logits = real_logits(graph, session.decode([token], position)).astype(np.float64)
-                top = logits.max()
-                found[index, position] = top + math.log(np.exp(logits - top).sum()) - logits[wanted[index, position]]
     return found
 
 

@@ -18,6 +18,7 @@ from picoformer.ops import (
     Add,
     Attention,
     CachedAttention,
+    Embedding,
     ExpertLinear,
     KvAppend,
     LayerNorm,
@@ -82,12 +83,17 @@ def constant_bytes(typed: Graph, refined: bool = False) -> int:
         if isinstance(node.op, Linear):
             kept_apart = ("weight", "block_multiplier")
             weight = typed.constants[node.inputs[1]]
-            owner = node.name if refined else node.inputs[1]
+            tied = any(isinstance(reader.op, Embedding) for reader in typed.consumers[node.inputs[1]])
+            owner = node.name if refined and not tied else node.inputs[1]
             found[f"weight of {owner}", weight.tobytes()] = typed.types[node.inputs[1]].bytes
         if isinstance(node.op, ExpertLinear):
             kept_apart = ("weight", "block_multiplier")
             name = node.inputs[2]
             found[f"weight of {name}", typed.constants[name].tobytes()] = typed.types[name].bytes
+        if isinstance(node.op, Embedding):  # a table that a Linear reads too is there once
+            kept_apart = ("table",)
+            table = typed.constants[node.inputs[1]]
+            found[f"weight of {node.inputs[1]}", table.tobytes()] = table.nbytes
         for field, value in _arrays(lowered):
             if field not in kept_apart:
                 is_own = refined and isinstance(node.op, Linear) and field == "bias"

@@ -4,12 +4,14 @@ bits where rounding costs them most for what they take."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph
 from picoformer.ir.operator import Array
 from picoformer.ops import Embedding, Linear
 from picoformer.quantize.observe import RunFloat
+from picoformer.quantize.rounding import is_tied
 from picoformer.quantize.sensitivity import few_samples
 from picoformer.quantize.simulate import Simulation
 
@@ -64,6 +66,8 @@ def choose_weights(
 
 
 WIDER = {DType.INT4: DType.INT8, DType.INT8: DType.INT16}
+LEFT = 0.25
+"""Share of the noise of nearest rounding that GPTQ leaves in a language model's logits (see docs/decisions.md)."""
 
 
 def widen_weights(
@@ -74,40 +78,61 @@ def widen_weights(
     count: Callable[[Graph], int],
     share: float,
     centred: bool = False,
+    left: float = 1.0,
 ) -> dict[str, DType]:
     """Weights and tables to widen, each with its type: what lessens the noise at the outputs most per byte, first.
 
-    Each is widened alone, and the noise that goes measured; then one after the other while `count` says that constants
-    have grown by no more than `share` of what they are. What does not fit is passed over. A tied table is one, whoever
-    reads it.
+    Each is widened alone, and the noise that goes measured. Of what a Linear's weight adds only the part `left` counts,
+    for its integers will be chosen anew (LEFT by GPTQ); a table that an Embedding reads stays as it is rounded. Then
+    one after the other is taken while `count` says that constants have grown by no more than `share` of what they are;
+    what does not fit is passed over.
     """
     base = build({})
-    size = count(base)
-    budget = int(size * (1.0 + share))
+    budget = int(count(base) * (1.0 + share))
     simulation = Simulation(graph, few_samples(graph, calibration), run_float, base, centred)
-    steps: list[tuple[float, dict[str, DType]]] = []
-    for name in _tables(graph):
-        typed_name = _typed_name(graph, base, name)
-        dtype, noise, bytes_before = base.types[typed_name].dtype, simulation.base_noise, size
-        best = 0.0
-        while dtype in WIDER:
-            dtype = WIDER[dtype]
-            typed = build({name: dtype})
-            gained, grown = noise - simulation.noise(typed), max(count(typed) - bytes_before, 1)
-            noise, bytes_before = noise - gained, bytes_before + grown
-            # A further step must not come before the one that it stands on.
-            best = gained / grown if not best else min(best, gained / grown)
-            steps.append((best, {name: dtype}))
+    found = {name: _widenings(name, graph, base, build, simulation, count) for name in _tables(graph)}
+    ranked = [
+        (step.noise / step.bytes * (1.0 if is_tied(graph, name) else left), name, step.dtype)
+        for name, steps in found.items()
+        for step in steps
+    ]
     chosen: dict[str, DType] = {}
     passed: set[str] = set()
-    for worth, step in sorted(steps, key=lambda pair: -pair[0]):
-        if worth <= 0.0 or passed.intersection(step):
+    for worth, name, dtype in sorted(ranked, key=lambda entry: -entry[0]):  # the steps of one weight stay in order
+        if worth <= 0.0 or name in passed:
             continue
-        if count(build({**chosen, **step})) <= budget:
-            chosen |= step
+        if count(build({**chosen, name: dtype})) <= budget:
+            chosen[name] = dtype
         else:
-            passed |= set(step)
+            passed.add(name)
     return chosen
+
+
+@dataclass(frozen=True)
+class _Widening:
+    """A weight one type wider: the noise that goes by it, the bytes that come."""
+
+    dtype: DType
+    noise: float
+    bytes: int
+
+
+def _widenings(
+    name: str, graph: Graph, base: Graph, build: Build, simulation: Simulation, count: Callable[[Graph], int]
+) -> list[_Widening]:
+    """The steps from the type of a weight to 16 bits; none is worth more a byte than the one that it stands on."""
+    dtype = base.types[_typed_name(graph, base, name)].dtype
+    noise, size, steps = simulation.base_noise, count(base), []
+    while dtype in WIDER:
+        dtype = WIDER[dtype]
+        typed = build({name: dtype})
+        after, larger = simulation.noise(typed), count(typed)
+        gained, grown = noise - after, max(larger - size, 1)
+        if steps:
+            gained = min(gained, steps[-1].noise * grown / steps[-1].bytes)
+        steps.append(_Widening(dtype, gained, grown))
+        noise, size = after, larger
+    return steps
 
 
 def _tables(graph: Graph) -> list[str]:

@@ -32,7 +32,7 @@ from picoformer.quantize.cost import constant_bytes
 from picoformer.quantize.equalize import Equalization, equalize
 from picoformer.quantize.grids import LAYOUT, assign_grids, ends
 from picoformer.quantize.int4 import quantize_int4
-from picoformer.quantize.mixed import choose_weights, widen_weights
+from picoformer.quantize.mixed import LEFT, choose_weights, widen_weights
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.rounding import Rounding, refine
 from picoformer.quantize.sensitivity import choose_wide
@@ -133,7 +133,14 @@ def _choose_types(
         )
     elif settings.wide_weights:
         chosen = widen_weights(
-            graph, calibration, run_float, lambda more: build(wide, more), count, settings.wide_weights, centred
+            graph,
+            calibration,
+            run_float,
+            lambda more: build(wide, more),
+            count,
+            settings.wide_weights,
+            centred,
+            LEFT if settings.rounding == "gptq" else 1.0,
         )
     return build(wide, chosen)
 

@@ -148,7 +148,7 @@ def refine(
             for values, walk in zip(live, walks, strict=True):
                 moments.add(dequantize(values[node.inputs[0]], quant), walk.value(read))
             real = [graph.constants[name] for name in real_names]
-            own = "nearest" if _stays(typed, node.inputs[1]) else rounding
+            own = "nearest" if is_tied(typed, node.inputs[1]) else rounding
             chosen = _linear_constants(typed, node, real, moments, own, bias_correction)
             names = [
                 name if typed.is_used_once(name) or value is typed.constants[name] else f"{name}_{node.name}"
@@ -180,11 +180,9 @@ def refine(
     )
 
 
-def _stays(typed: Graph, name: str) -> bool:
-    """Whether a weight keeps the integers it has: one that is an Embedding's table too, so that both read the same
-    bytes, and one of 16 bits, whose rounding is far below that of what it meets."""
-    tied = any(isinstance(node.op, Embedding) for node in typed.consumers[name])
-    return tied or typed.types[name].dtype is DType.INT16
+def is_tied(graph: Graph, name: str) -> bool:
+    """Whether a weight is an Embedding's table. It keeps the integers that it has, so that all read the same bytes."""
+    return any(isinstance(node.op, Embedding) for node in graph.consumers[name])
 
 
 class _FloatWalk:
@@ -232,7 +230,11 @@ def _linear_constants(
     corrects = bias_correction and len(real) > 1
     if rounding == "gptq":
         wanted = compensated(real[0], moments, centred=corrects)
-        steps = gptq(wanted, scales, moments.hessian(centred=corrects), WEIGHT_LIMITS[weight.dtype])
+        limit = WEIGHT_LIMITS[weight.dtype]
+        if weight.dtype is DType.INT16:  # its own rounding is far below that of what it meets
+            steps = np.clip(np.rint(wanted / scales), -limit, limit).astype(np.int16)
+        else:
+            steps = gptq(wanted, scales, moments.hessian(centred=corrects), limit)
     if len(real) == 1:
         return [steps]
     bias = typed.constants[node.inputs[2]]

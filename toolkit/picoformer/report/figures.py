@@ -105,13 +105,13 @@ def _text_builds(report: Report) -> Figures:
         ("float", True),
         ("integers", True),
         ("", True),
-        ("device", True),
+        ("on device", True),
         ("instr./token", True),
         ("RAM", True),
         ("flash", True),
     )
     judged = "; ".join(
-        f"{build.name}: {count(build.judged_tokens)} tokens, on the device {count(build.device_tokens)}"
+        f"{build.name}: {count(build.judged_tokens)} tokens, on the device the first {count(build.device_tokens)} alone"
         for build in report.texts
     )
     return Figures("Bits per character of held-back text", columns, rows, note=judged)

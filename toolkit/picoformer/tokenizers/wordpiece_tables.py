@@ -18,8 +18,8 @@ BLOCK = 4096
 BETWEEN = "0"
 """Stands between characters that are normalized together: nothing becomes it, and no mark joins with it."""
 HANGUL = range(0xAC00, 0xD7A4)
-HIGH_MARK, LOW_MARK = "\u302e", "\U00016ff0"
-"""Spacing marks of combining classes 224 and 6: beside them, others show which side they sort to."""
+HIGH_MARK, LOW_MARK = "\u302e", "\u1b44"
+"""Spacing marks of combining classes 224 and 9: beside one of them, any other that is sorted changes its place."""
 
 
 def normalized_characters(normalizer: Any) -> list[str]:
@@ -42,7 +42,8 @@ def combining_order(normalizer: Any, made: list[str]) -> Runs:
     """Combining classes, as ranks, of the characters that the normalizer sorts and keeps."""
 
     def swaps(first: str, second: str) -> bool:
-        return bool(normalizer.normalize_str(f"a{first}{second}") == f"a{second}{first}")
+        made = normalizer.normalize_str(f"a{first}{second}")
+        return first != second and bool(made == f"a{second}{first}")
 
     text = every_character()
     kept = [c for c, result in zip(text, made, strict=True) if result == c != BETWEEN]
@@ -56,7 +57,8 @@ def combining_order(normalizer: Any, made: list[str]) -> Runs:
             for c, pair, result in zip(part, pairs, results, strict=True):
                 if result != pair:
                     found.add(c)
-    found |= {mark for mark in (HIGH_MARK, LOW_MARK) if found and made[text.index(mark)] == mark}
+    if swaps(HIGH_MARK, LOW_MARK):
+        found |= {HIGH_MARK, LOW_MARK}
     rank = {ord(c): 1 + sum(swaps(c, other) for other in found) for c in found}
     runs: list[tuple[int, int]] = []
     for point in sorted(rank):

@@ -9,7 +9,7 @@ from picoformer.backends.c.literals import c_type, float_literal
 from picoformer.backends.c.names import Names, identifier
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.ir import DType, Graph, Node, TensorType
-from picoformer.ops import Attention, ReduceMean
+from picoformer.ops import Attention, KvAppend, ReduceMean, Reshape
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def check_prefix(prefix: str) -> None:
 
 def ports_of(graph: Graph, prefix: str) -> tuple[Port, ...]:
     """Inputs, then outputs, of a graph, its states left out; UnsupportedError for one that has no place in a header."""
-    aliases = {node.output: node.inputs[0] for node in graph.nodes if node.op.kind == "Reshape"}
+    aliases = {node.output: node.inputs[0] for node in graph.nodes if isinstance(node.op, Reshape | KvAppend)}
     ports = []
     for is_output, values in zip((False, True), graph.ports, strict=True):
         names = Names()

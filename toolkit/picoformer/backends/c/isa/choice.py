@@ -31,6 +31,10 @@ INSTRUCTION_SETS: dict[str, InstructionSet] = {
 }
 """Every name a target's `isa` list may hold, and what the kernels in the directory of that name want."""
 
+_FEW_PRODUCTS = 1 << 14
+"""Up to so many, single rows are not worth the code of a kernel for many: plain C takes 2.6 instructions for each on a
+Cortex-M3, and a token of a language model has far more than a classifier's head."""
+
 
 class Layout(InstructionSet):
     """The kernels of a target, file by file, and what a step of a graph takes of them."""
@@ -59,8 +63,14 @@ class Layout(InstructionSet):
         assert isinstance(lowered, LoweredLinear)
         if lowered.wide or lowered.weight_dtype is not DType.INT8 or self.linear_s16 is GENERIC.linear_s16:
             return lowered.wide
-        linears = [graph.types[other.inputs[0]] for other in graph.nodes if isinstance(other.op, Linear)]
-        return lowered.shift >= WIDE_SHIFT_MIN and all(x.rows == 1 for x in linears if x.dtype is DType.INT16)
+        if lowered.shift < WIDE_SHIFT_MIN:
+            return False
+        linears = [node for node in graph.nodes if isinstance(node.op, Linear)]
+        wide_inputs = [node for node in linears if graph.types[node.inputs[0]].dtype is DType.INT16]
+        if any(graph.types[other.inputs[0]].rows > 1 for other in wide_inputs):
+            return False
+        is_beside = isinstance(self.linear_wide_s16, type(self.linear_s16))  # one row takes the same loop in both
+        return is_beside or sum(graph.types[other.inputs[1]].elements for other in wide_inputs) <= _FEW_PRODUCTS
 
     def attention(self, dtype: DType) -> AttentionLayout:
         """The scratch for queries, keys and values of one type; float takes a word per key everywhere."""

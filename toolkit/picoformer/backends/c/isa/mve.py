@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout, TableLayout, padded, up
+from picoformer.backends.c.isa.layout import (
+    AttentionLayout,
+    CachedAttentionLayout,
+    InstructionSet,
+    LinearLayout,
+    TableLayout,
+    padded,
+    up,
+)
 from picoformer.ir.operator import Array
 
 _ROWS = 8
@@ -72,6 +80,15 @@ class MveAttentionLayout(AttentionLayout):
         return 16 * vectors * (up(keys, 16) + 4) + (2 * up(value_size, 8) + 4 * 2 + 4) * up(keys, 32)
 
 
+class MveCachedAttentionLayout(CachedAttentionLayout):
+    """The scores of a head, their numerators, and a query that has lost its low bits, whole eights of all."""
+
+    mac_instructions, reload_instructions = 0.6, 0.0
+
+    def scratch_bytes(self, keys: int, head_size: int, value_size: int) -> int:
+        return (4 + 2) * up(keys, 8) + 2 * up(head_size, 8)
+
+
 MVE = InstructionSet(
     linear_s8=MveLinearLayout(1, 8),
     linear_s16=MveLinearLayout(2, 8),
@@ -80,4 +97,6 @@ MVE = InstructionSet(
     linear_s4_s16=MveLinearLayout(2, 4),
     attention_head_s8=MveAttentionLayout(1),
     attention_head_s16=MveAttentionLayout(2),
+    cached_attention_group_s8=MveCachedAttentionLayout(),
+    cached_attention_group_s16=MveCachedAttentionLayout(),
 )

@@ -179,7 +179,7 @@ def export(
         from picoformer.targets import load_target
 
         if form != "c":
-            raise ConfigError("a language model that writes text is exported as C: give --format c")
+            raise ConfigError(f"{model}: a language model that writes text is exported as C; give --format c")
         scheme = scheme if is_given("scheme") else DECODER_SCHEME
         with progress() as tick:
             record = export_decoder_files(

@@ -408,8 +408,8 @@ def _write(context: dict[str, Any], draft: Draft, out: Path, text: TextExample) 
     written["sources.json"] = json.dumps(listing, indent=2) + "\n"
     own = [*model_sources[:-1], *(f"firmware/{name}" for name in sources)]
     written["sources.txt"] = "\n".join([*own, ""])
-    for name, text in written.items():
-        atomic_write_text(out / name, text)
+    for name, content in written.items():
+        atomic_write_text(out / name, content)
     return CModel(
         out,
         prefix,

@@ -150,7 +150,7 @@ def test_sources_lists_what_the_folder_holds(tmp_path: Path) -> None:
     assert all((FIRMWARE / name).is_dir() for name in listed["include"])
     text = (tmp_path / "weights.c").read_text()
     counts = [int(n) for n in re.findall(r"^const \w+ \w+\[(\d+)\]", text, re.MULTILINE)]
-    assert len(counts) == 8 and model.weights_bytes == 48 + 24 + 8 * 4 * 2 + 3 * 4 * 2 + 256 + EXP_ENTRIES * 2
+    assert len(counts) == 8 and model.weights_bytes == 48 + 24 + (8 + 3) * (4 + 2) + 256 + EXP_ENTRIES * 2
 
 
 def test_golden_model_reads_as_before(tmp_path: Path) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from arm_library import M4, M55, ArmLibrary
 from c_library import execute
 from decode_cases import NUMBER
-from operator_cases import Case, of
+from operator_cases import Case, of, then_activation, then_residual
 from picoformer.ir.operator import Operand
 from picoformer.ir.types import DType, TensorType
 from picoformer.ops import CachedAttention, KvAppend, Mul, RmsNorm, Rope
+from picoformer.ops.fixedpoint import short_factors
 from picoformer.ops.normalization import row_factor
 from picoformer.ops.rope import ROTATION_QUANT
+from test_c_dsp import linear_case
 
 S8, S16 = DType.INT8, DType.INT16
 
@@ -67,6 +71,82 @@ def attention_case(
     out = of((1, heads * value_size), y, fit * 3.0 / -y.minimum)
     op = CachedAttention(heads, kv_heads, 1.0 / np.sqrt(size), bits, slopes)
     return Case(f"{sizes} {index}", op, inputs, out, (q, k, v, np.int32(position)))
+
+
+@pytest.mark.parametrize("weight", [S8, DType.INT4])
+@pytest.mark.parametrize("y", [S8, S16])
+def test_one_row_of_every_small_size(y: DType, weight: DType, core: ArmLibrary) -> None:
+    """K in every rest of the loops and around a turn of them, odd and even N, extremes, rows off words; sums of 32 and
+    of 64 bits, with every kind of ending, left shifts that are allowed and others."""
+    rng = np.random.default_rng(6)
+    most = 127 if weight is S8 else 7
+    waiting = []
+    for index, k in enumerate((*range(1, 42), 63, 64, 65, 100, 124, 127, 128, 129, 136, 172, 256, 260, 1000, 1031)):
+        n = (1, 2, 3, 16, 17, 18, k if k < 200 else 33)[index % 7]
+        for wide in (False, True) if weight is S8 else (False,):
+            extreme = wide or index % 3 == 0
+            values = rng.choice([-most, most], (n, k)) if extreme else rng.integers(-most, most + 1, (n, k))
+            values[:, ::2] //= 1 if wide or k < 500 else 20
+            data = rng.choice([-32768, 32767], (2, k)) if extreme else rng.integers(-32768, 32768, (2, k))
+            blocks = rng.integers(1, 16, (n, -(-k // 32))).tolist() if weight is DType.INT4 and index % 4 else ()
+            factor = (2.0**15 if index % 5 == 0 and not wide else (1.0, 0.01, 0.0001)[index % 3]) / 256
+            if k > 1000:  # all of one sign: past 31 bits, 20000 in the end
+                signs = np.where(np.arange(n) % 3 == 0, -1, 1)[:, None]
+                values, data, factor = np.full((n, k), most) * signs, np.full((2, k), -32768), 2.0**-18
+            layout = core.layout.linear(S16, weight, wide)
+            start = index % 2 if layout.in_place else 0  # vectors are loaded from words
+            row = data.astype(np.int16).reshape(-1)[start:][:k].reshape(1, k)
+            case = linear_case(row, values.astype(np.int8), y, factor, weight, tuple(map(tuple, blocks)))
+            if not wide and case.lowered.wide:
+                continue
+            lowered = dataclasses.replace(case.lowered, wide=wide)
+            for then in (None, S8, S16):
+                table, expected = (None, case.expected) if then is None else then_activation(case, then)
+                waiting.append((f"{case.note} {wide}", execute(core, lowered, row, then=table)[1], expected))
+            if n == k and y is S16 and layout.in_place:
+                waiting.append((f"{case.note} in place", execute(core, lowered, row, alias=0)[1], case.expected))
+            if y is S16:
+                residual, expected = then_residual(case)
+                waiting.append((f"{case.note} added", execute(core, lowered, row, residual=residual)[1], expected))
+            if core.is_full:
+                core.run()
+    core.run()
+    assert len(waiting) > 100
+    for note, result, expected in waiting:
+        np.testing.assert_array_equal(result, expected, note)
+
+
+@pytest.mark.parametrize("y", [S8, S16])
+def test_int16_weights_of_every_small_size(y: DType, core: ArmLibrary) -> None:
+    """K in every rest of the loop and around a turn of it, odd ones too, rows off words; sums of 47 bits that saturate,
+    left shifts, every kind of ending."""
+    rng = np.random.default_rng(7)
+    waiting = []
+    for index, k in enumerate((*range(1, 34), 158, 160, 162, 164, 166, 168, 170, 172, 320, 4000)):
+        n = (1, 2, 3, 15, 16, 17)[index % 6]
+        extreme = index % 2 == 0
+        weight = rng.choice([-32767, 32767], (n, k)) if extreme else rng.integers(-32767, 32768, (n, k))
+        data = rng.choice([-32768, 32767], (2, k)) if extreme else rng.integers(-32768, 32768, (2, k))
+        if k == 4000:
+            weight, data = np.full((n, k), 32767) * (1 - 2 * (np.arange(n) % 2))[:, None], np.full((2, k), -32768)
+        row = data.astype(np.int16).reshape(-1)[index % 4 // 3 :][:k].reshape(1, k)
+        factor = (2.0**-16, 2.0**-22, 2.0**-18, 2.0**-32)[index % 4]
+        case = linear_case(row, weight.astype(np.int16), y, factor, S16)
+        if index % 4 == 2:  # as beside an output of a far larger scale
+            shift = 17 + index % 15
+            small = short_factors(rng.integers(0, 2 + (1 << shift - 17), n))
+            object.__setattr__(case, "lowered", dataclasses.replace(case.lowered, shift=shift, factor=small))
+        for then in (None, S8, S16):
+            table, expected = (None, case.expected) if then is None else then_activation(case, then)
+            waiting.append((case.note, execute(core, case.lowered, row, then=table)[1], expected))
+        if y is S16:
+            residual, expected = then_residual(case)
+            waiting.append((f"{case.note} added", execute(core, case.lowered, row, residual=residual)[1], expected))
+        if core.is_full:
+            core.run()
+    core.run()
+    for note, result, expected in waiting:
+        np.testing.assert_array_equal(result, expected, note)
 
 
 @pytest.mark.parametrize("types", [(S16, S16, S16), (S16, S16, S8), (S16, S8, S16), (S8, S16, S16), (S8, S8, S8)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 from pathlib import Path
 
@@ -73,6 +72,22 @@ def test_linear_added_to_a_residual(symbol: str, core: ArmLibrary) -> None:
         np.testing.assert_array_equal(result, expected, note)
 
 
+@pytest.mark.parametrize("size", [(1, 5), (3, 33), (5, 64), (67, 64), (21, 130)])
+@pytest.mark.parametrize("factor", [0.01, 2.0**15])
+@pytest.mark.parametrize("dtype", [S8, S16])
+def test_linear_over_its_input(dtype: DType, factor: float, size: tuple[int, int], core: ArmLibrary) -> None:
+    """As `in_place` of the layout says: rows as long as those of the input, in one block and in more."""
+    assert core.layout.linear(dtype).in_place
+    rng = np.random.default_rng(6)
+    rows, k = size
+    data = rng.integers(dtype.minimum, dtype.maximum + 1, (rows, k)).astype(dtype.numpy)
+    weight = rng.integers(-127, 128, (k, k)).astype(np.int8)
+    case = linear_case(data, weight, dtype, factor / (1 if dtype is S8 else 256))
+    result = execute(core, case.lowered, *case.activations, alias=0)[1]
+    core.run()
+    np.testing.assert_array_equal(result, case.expected, case.note)
+
+
 @pytest.mark.parametrize("size", [(1, 1, 5), (3, 5, 33), (5, 2, 64)])
 def test_residual_of_sums_that_may_not_be_shifted_left(size: tuple[int, int, int], core: ArmLibrary) -> None:
     rng = np.random.default_rng(5)
@@ -125,80 +140,6 @@ def test_linear_of_every_small_size(x: DType, y: DType, core: ArmLibrary) -> Non
         data = rng.choice(extremes, (rows, k)).astype(x.numpy)
         weight = rng.choice([-127, 127, int(rng.integers(-127, 128))], (n, k)).astype(np.int8)
         check(core, linear_case(data, weight, y, 0.01 if x is S8 else 0.01 / 256))
-
-
-@pytest.mark.parametrize("weight", [S8, DType.INT4])
-@pytest.mark.parametrize("y", [S8, S16])
-def test_one_row_of_every_small_size(y: DType, weight: DType, core: ArmLibrary) -> None:
-    """K in every rest of the loops and around a turn of them, odd and even N, extremes, rows off words; sums of 32 and
-    of 64 bits, with every kind of ending, left shifts that are allowed and others."""
-    rng = np.random.default_rng(6)
-    most = 127 if weight is S8 else 7
-    waiting = []
-    for index, k in enumerate((*range(1, 42), 63, 64, 65, 100, 124, 127, 128, 129, 136, 172, 256, 260, 1000, 1031)):
-        n = (1, 2, 3, 16, 17, 18, k if k < 200 else 33)[index % 7]
-        for wide in (False, True) if weight is S8 else (False,):
-            extreme = wide or index % 3 == 0
-            values = rng.choice([-most, most], (n, k)) if extreme else rng.integers(-most, most + 1, (n, k))
-            values[:, ::2] //= 1 if wide or k < 500 else 20
-            data = rng.choice([-32768, 32767], (2, k)) if extreme else rng.integers(-32768, 32768, (2, k))
-            blocks = rng.integers(1, 16, (n, -(-k // 32))).tolist() if weight is DType.INT4 and index % 4 else ()
-            factor = (2.0**15 if index % 5 == 0 and not wide else (1.0, 0.01, 0.0001)[index % 3]) / 256
-            if k > 1000:  # all of one sign: past 31 bits, 20000 in the end
-                signs = np.where(np.arange(n) % 3 == 0, -1, 1)[:, None]
-                values, data, factor = np.full((n, k), most) * signs, np.full((2, k), -32768), 2.0**-18
-            row = data.astype(np.int16).reshape(-1)[index % 2 :][:k].reshape(1, k)
-            case = linear_case(row, values.astype(np.int8), y, factor, weight, tuple(map(tuple, blocks)))
-            if not wide and case.lowered.wide:
-                continue
-            lowered = dataclasses.replace(case.lowered, wide=wide)
-            for then in (None, S8, S16):
-                table, expected = (None, case.expected) if then is None else then_activation(case, then)
-                waiting.append((f"{case.note} {wide}", execute(core, lowered, row, then=table)[1], expected))
-            if n == k and y is S16:
-                waiting.append((f"{case.note} in place", execute(core, lowered, row, alias=0)[1], case.expected))
-            if y is S16:
-                residual, expected = then_residual(case)
-                waiting.append((f"{case.note} added", execute(core, lowered, row, residual=residual)[1], expected))
-            if core.is_full:
-                core.run()
-    core.run()
-    assert len(waiting) > 100
-    for note, result, expected in waiting:
-        np.testing.assert_array_equal(result, expected, note)
-
-
-@pytest.mark.parametrize("y", [S8, S16])
-def test_int16_weights_of_every_small_size(y: DType, core: ArmLibrary) -> None:
-    """K in every rest of the loop and around a turn of it, odd ones too, rows off words; sums of 47 bits that saturate,
-    left shifts, every kind of ending."""
-    rng = np.random.default_rng(7)
-    waiting = []
-    for index, k in enumerate((*range(1, 34), 158, 160, 162, 164, 166, 168, 170, 172, 320, 4000)):
-        n = (1, 2, 3, 15, 16, 17)[index % 6]
-        extreme = index % 2 == 0
-        weight = rng.choice([-32767, 32767], (n, k)) if extreme else rng.integers(-32767, 32768, (n, k))
-        data = rng.choice([-32768, 32767], (2, k)) if extreme else rng.integers(-32768, 32768, (2, k))
-        if k == 4000:
-            weight, data = np.full((n, k), 32767) * (1 - 2 * (np.arange(n) % 2))[:, None], np.full((2, k), -32768)
-        row = data.astype(np.int16).reshape(-1)[index % 4 // 3 :][:k].reshape(1, k)
-        factor = (2.0**-16, 2.0**-22, 2.0**-18, 2.0**-32)[index % 4]
-        case = linear_case(row, weight.astype(np.int16), y, factor, S16)
-        if index % 4 == 2:  # as beside an output of a far larger scale
-            shift = 17 + index % 15
-            small = rng.integers(0, 2 + (1 << shift - 17), n).astype(np.int32)
-            object.__setattr__(case, "lowered", dataclasses.replace(case.lowered, shift=shift, multiplier=small))
-        for then in (None, S8, S16):
-            table, expected = (None, case.expected) if then is None else then_activation(case, then)
-            waiting.append((case.note, execute(core, case.lowered, row, then=table)[1], expected))
-        if y is S16:
-            residual, expected = then_residual(case)
-            waiting.append((f"{case.note} added", execute(core, case.lowered, row, residual=residual)[1], expected))
-        if core.is_full:
-            core.run()
-    core.run()
-    for note, result, expected in waiting:
-        np.testing.assert_array_equal(result, expected, note)
 
 
 @pytest.mark.parametrize("y", [S8, S16])

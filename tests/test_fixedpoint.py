@@ -243,6 +243,17 @@ def test_multipliers_refuse(scales: list[float]) -> None:
         fixedpoint.quantize_multipliers(np.array(scales))
 
 
+def test_short_factors_are_near() -> None:
+    edges = [m for e in range(32) for m in ((1 << e) - 1, 1 << e, (1 << e) + 1) if m < 2**31]
+    multipliers = np.array([*MULTIPLIERS, *edges, *RNG.integers(0, 2**31, 4000), *RNG.integers(0, 2**20, 4000)])
+    factors = fixedpoint.short_factors(multipliers)
+    assert factors.dtype == np.uint16
+    kept = fixedpoint.multiplier_of(factors)
+    for m, f, k in zip(multipliers.tolist(), factors.tolist(), kept.tolist(), strict=True):
+        assert k == f << (f & 15) < 2**31
+        assert abs(m - k) <= (8 if m < 2**16 else m * 17 / 65536)
+
+
 @pytest.mark.parametrize("scale", [1.0, 0.5, 1 - 2.0**-40, 3e-9, 7e9, 1 / 3])
 def test_split_scale(scale: float) -> None:
     mantissa, exponent = fixedpoint.split_scale(scale)

@@ -41,14 +41,14 @@ def test_weights_go_down_until_it_fits_those_that_cost_least_first() -> None:
     full = constant_bytes(whole)
     assert not lowered(whole) and lowered(typed_for(full)) == set()
     assert lowered(typed_for(full - 1)) == {"quiet.w"}
-    least = constant_bytes(quantize(chain(), samples(48), run_float, QuantizeSettings(budget=full // 2 + 900)))
+    least = constant_bytes(quantize(chain(), samples(48), run_float, QuantizeSettings(budget=full // 2 + 700)))
     for budget in (full - 1, full - 1000, least):
         typed = typed_for(budget)
         assert constant_bytes(typed) <= budget
     half = typed_for(full - 800)
     assert "loud.w" not in lowered(half)
-    quality = [logits_sqnr(chain(), typed, samples(seed=2)) for typed in (whole, half, typed_for(least))]
-    assert quality == sorted(quality, reverse=True)
+    before, after, lowest = [logits_sqnr(chain(), typed, samples(seed=2)) for typed in (whole, half, typed_for(least))]
+    assert abs(before - after) < 0.5 < 2.0 < after - lowest, "the first ones cost nothing, the last ones do"
 
 
 def test_a_weight_the_others_make_needless_goes_back() -> None:

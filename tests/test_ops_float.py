@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from operator_cases import CASES, Case
 from picoformer.ir.operator import LoweringError, Operand
-from picoformer.ir.types import DType, QuantParams, TensorType
+from picoformer.ir.types import BLOCK, DType, QuantParams, TensorType
 from picoformer.ops import (
     Activation,
     Add,
@@ -236,9 +236,12 @@ def bound(case: Case) -> np.ndarray | float:
     assert output is not None
     step = output.scale_array(2).astype(np.float64)
     match low:
-        case LoweredLinear():  # half a step; half a unit of the multiplier times the sum
-            acc = np.abs(case.activations[0].astype(np.int64) @ low.weight.T.astype(np.int64) + low.bias)
-            return 0.5 + acc * 0.5**low.shift / 2 + 2 * slack
+        case LoweredLinear():  # half a step; the sum times what a multiplier is off, see short_factors
+            weight = low.weight.astype(np.int64)
+            if low.block_multiplier is not None:
+                weight *= np.repeat(low.block_multiplier, BLOCK, axis=1)[:, : weight.shape[1]]
+            acc = np.abs(case.activations[0].astype(np.int64) @ weight.T + low.bias)
+            return 0.5 + acc * np.maximum(8, low.multiplier * 17 / 65536) * 0.5**low.shift + 2 * slack
         case LoweredAdd():
             reach = (
                 np.abs(case.activations[0].astype(np.float64) - 128).max()

@@ -19,11 +19,11 @@ from picoformer.ops import Activation, Add, Attention, Linear, Mul, Reshape
 GENERIC = layout_of(["generic"])
 
 
-def replay(graph: Graph, plan: MemoryPlan, keep: tuple[str, ...] = ()) -> None:
+def replay(graph: Graph, plan: MemoryPlan, keep: tuple[str, ...] = (), linear_in_place: bool = False) -> None:
     """Run the plan on a memory that remembers whose byte each is, and which; fails when a reader finds another.
 
     Calls that go by tiles are run tile by tile, and read what they need: the same rows, or everything where the
-    operator asks for it.
+    operator asks for it. `linear_in_place`: the target's linear kernels may write over their input.
     """
     owner = np.full((plan.peak, 2), -1, np.int64)
     number = {name: index for index, name in enumerate(graph.types)}
@@ -60,6 +60,14 @@ def replay(graph: Graph, plan: MemoryPlan, keep: tuple[str, ...] = ()) -> None:
             assert (owner[scratch.offset : scratch.end] == -2).all(), f"{step.name} writes over its scratch"
         if step.node.op.kind == "Attention":
             reads = [read for read in reads if read[0] in step.node.inputs[1:]]
+        if step.residual:
+            reads = [read for read in reads if read[0] != step.residual]
+        elif (
+            linear_in_place
+            and step.node.op.kind == "Linear"
+            and plan.written(call).on == plan.read(call, step.node.inputs[0]).name
+        ):
+            reads = [read for read in reads if read[0] != step.node.inputs[0]]
         if step.node.op.kind in ("Linear", "Attention", "Softmax", "ReduceMean", "Concat", "Slice", "Transpose"):
             for _, where, mark in reads:
                 assert (owner[where] == mark).all(), f"{step.name} is not an operator that works in place"

@@ -24,11 +24,11 @@ from picoformer.ops import (
     Softmax,
     Transpose,
 )
-from picoformer.ops.fixedpoint import dequantize
+from picoformer.ops.fixedpoint import dequantize, multiplier_of, quantize_multipliers, short_factors
 from picoformer.quantize import METHODS, SCHEMES, Observation, QuantizeSettings, quantize
 from picoformer.quantize.calibrate import affine_int8, choose_range, symmetric
 from picoformer.quantize.observe import BINS, observe
-from picoformer.quantize.weights import quantize_bias, quantize_rows
+from picoformer.quantize.weights import on_factors, quantize_bias, quantize_rows
 from picoformer.reference import lower_graph, run_float, run_integer
 
 
@@ -213,6 +213,21 @@ def test_weights_round_to_nearest_and_dead_channels_are_harmless() -> None:
     assert min(quant.scale) >= max(quant.scale) * 2.0**-12 * 0.999
     real = steps * np.asarray(quant.scale)[:, None]
     assert np.abs(real - weight).max() <= max(quant.scale) / 2 * 1.0001
+
+
+def test_weights_are_rounded_on_the_grid_of_their_short_multipliers() -> None:
+    """What 16 bits hold of a multiplier is all of it, but for the rounding of a scale to float32."""
+    rng = np.random.default_rng(3)
+    _, plain = quantize_rows(rng.normal(0, rng.uniform(0.01, 1.0, (50, 1)), (50, 9)))
+    ratio = rng.uniform(0.5, 2.0, 50)
+    quant = on_factors(plain, ratio)
+    exact, _ = quantize_multipliers(np.asarray(quant.scale) * ratio)
+    kept = multiplier_of(short_factors(exact))
+    np.testing.assert_allclose(kept, exact, rtol=2.0**-22)
+    np.testing.assert_allclose(quant.scale, plain.scale, rtol=1.01 * 17 / 65536)
+    assert (kept != quantize_multipliers(np.asarray(plain.scale) * ratio)[0]).any()
+    tiny = on_factors(plain, 1e-12)
+    assert (multiplier_of(short_factors(quantize_multipliers(np.asarray(tiny.scale) * 1e-12)[0])) == 16).all()
 
 
 def test_a_huge_bias_raises_the_scale_of_its_channel() -> None:

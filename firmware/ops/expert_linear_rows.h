@@ -19,7 +19,7 @@
             PARAMS own = *linear;                                                                                                \
             own.weight += e * p->weight_bytes;                                                                                   \
             own.bias += e * n;                                                                                                   \
-            own.multiplier += e * n;                                                                                             \
+            own.factor += e * n;                                                                                                 \
             BLOCKS                                                                                                               \
             pf_linear_##NAME##IN##_##OUT(&own, x, y, 1, scratch);                                                                \
         }                                                                                                                        \

@@ -4,7 +4,7 @@
  * in   pixels: s8 2 x 6
  * out  probabilities: s8 3
  *
- * 120 multiply-accumulates, 2,464 bytes of constants
+ * 120 multiply-accumulates, 2,442 bytes of constants
  * arena 32 bytes; 32 bytes are alive at once in the best schedule
  *
  * step  operator           output                       type      from
@@ -44,7 +44,7 @@ static int8_t *s8(const model_t *m, int32_t offset)
 static const pf_linear layers_0_gelu_mul = {
     .weight = model_layers_0_linear1_matmul_output_0_weight,
     .bias = model_layers_0_gelu_mul_bias,
-    .multiplier = model_layers_0_gelu_mul_multiplier,
+    .factor = model_layers_0_gelu_mul_factor,
     .table = model_layers_0_gelu_mul_table,
     .entries = 256,
     .n = 8,
@@ -68,7 +68,7 @@ static const pf_reduce_mean pooled = {
 static const pf_linear logits = {
     .weight = model_logits_weight,
     .bias = model_logits_bias,
-    .multiplier = model_logits_multiplier,
+    .factor = model_logits_factor,
     .n = 3,
     .k = 8,
     .shift = 30,

@@ -15,6 +15,11 @@ static inline int32_t pf_interpolated(const int16_t *table, int16_t x) {
     return entry[0] + ((rise + 64) >> 7);
 }
 
+/* The multiplier that an element of `factor` stands for. */
+static inline int32_t pf_multiplier(uint32_t factor) {
+    return (int32_t)(factor << (factor & 15u));
+}
+
 /* A result and the residual that it is added to, limited. */
 static inline int16_t pf_added_s16(int16_t before, int16_t result) {
     const int32_t sum = before + result;

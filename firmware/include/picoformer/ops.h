@@ -22,12 +22,12 @@ extern "C" {
  * int16. */
 #define PF_RESIDUAL 1
 typedef struct pf_linear {
-    const int8_t *weight;      /* n x k, laid out as the instruction set's directory wants it; generic: row by row */
-    const int32_t *bias;       /* n; the zero point of the input is folded in */
-    const int32_t *multiplier; /* n */
-    const void *table;         /* of the activation, in y's type (256) or int16 (513); NULL where there is none */
-    int32_t entries;           /* of the table: 256 for results of 8 bits, 513 for 16 bits; 0 without one, PF_RESIDUAL where y
-                                  holds what the result is added to */
+    const int8_t *weight;   /* n x k, laid out as the instruction set's directory wants it; generic: row by row */
+    const int32_t *bias;    /* n; the zero point of the input is folded in */
+    const uint16_t *factor; /* n: the multipliers f << (f & 15) */
+    const void *table;      /* of the activation, in y's type (256) or int16 (513); NULL where there is none */
+    int32_t entries;        /* of the table: 256 for results of 8 bits, 513 for 16 bits; 0 without one, PF_RESIDUAL where y
+                               holds what the result is added to */
     int32_t n, k;
     int32_t shift; /* 1..32 */
     int32_t zero_point;
@@ -49,7 +49,7 @@ typedef struct pf_linear_s4 {
                                         row, (k + 1) / 2 bytes each, the earlier one in the low half */
     const uint8_t *block_multiplier; /* m, 1..15: n x (k + 31) / 32, or NULL where all are 1 */
     const int32_t *bias;             /* n; the zero point of the input is folded in */
-    const int32_t *multiplier;       /* n */
+    const uint16_t *factor;          /* n; as above */
     const void *table;               /* as above */
     int32_t entries;
     int32_t n, k;
@@ -68,10 +68,10 @@ void pf_linear_wide_s4_s16_s16(const pf_linear_s4 *p, const int16_t *x, int16_t 
 
 /* The same with weights of 16 bits, row by row, and sums of 64 bits. scratch: NULL */
 typedef struct pf_linear_w16 {
-    const int16_t *weight;     /* n x k */
-    const int32_t *bias;       /* n; the zero point of the input is folded in */
-    const int32_t *multiplier; /* n */
-    const void *table;         /* as above */
+    const int16_t *weight;  /* n x k */
+    const int32_t *bias;    /* n; the zero point of the input is folded in */
+    const uint16_t *factor; /* n; as above */
+    const void *table;      /* as above */
     int32_t entries;
     int32_t n, k;
     int32_t shift; /* 1..32; 17 or more where a sum passes 32 bits */

@@ -70,7 +70,7 @@ static inline int32_t pf_block_rows(int32_t left, int32_t rows, int32_t most) {
     static void SYMBOL##_finish(const PARAMETERS *p, int32_t i, const int32_t *sums, PF_TYPE_##OUT *y, int32_t count,            \
                                 int32_t done) {                                                                                  \
         const int32_t n = p->n, left = 32 - p->shift, is_proven = count == PF_PACKED_ROWS && left + 2 <= p->headroom;            \
-        const pf_finish f = {p->multiplier[i], left, p->zero_point};                                                             \
+        const pf_finish f = {pf_multiplier(p->factor[i]), left, p->zero_point};                                                  \
         if (is_proven && p->entries == 0) {                                                                                      \
             pf_finish_six_##OUT(sums, &f, y, n);                                                                                 \
         } else if (is_proven && p->entries == 256) {                                                                             \

@@ -185,7 +185,7 @@ static uint32_t find_numerators(const pf_cached_attention *a, int32_t *scores, i
 /* Endings of a sum of values; in C: y = clamp(narrow(sum) * multiplier + 2^(shift - 1) >> shift) for a shift above 32, `half` and
  * `shift` less by 32. */
 #define MEAN                                                                                                                     \
-    " add.w lr, sp, #" PF_DSP_WORD_OWN "\n ldm.w lr, {r1-r9}\n add r0, r3\n adds.w r12, r12, r4\n adc r11, r11, #0\n"          \
+    " add.w lr, sp, #" PF_DSP_WORD_OWN "\n ldm.w lr, {r1-r9}\n add r0, r3\n adds.w r12, r12, r4\n adc r11, r11, #0\n"            \
     " lsr.w r12, r12, r5\n lsl.w r11, r11, r6\n orr.w r12, r12, r11\n smmul r12, r12, r7\n add r12, r8\n asr.w r12, r12, r9\n"
 #define DEFINE_MEAN(NAME, BITS, STORE, STEP)                                                                                     \
     __attribute__((naked, noinline)) static void NAME(void) {                                                                    \

@@ -8,19 +8,22 @@
  *         out[0] = low(packed[0]), out[1] = low(packed[1]);
  *         out[2] = high(packed[0] - out[0]), out[3] = high(packed[1] - out[1]);
  *     } */
-#define WIDEN_JOINED_QUAD(A, B, FIRST)                                                                                           \
-    " sxtb16 " FIRST ", " A "\n sxtb16 r6, " B "\n ssub16 r7, " A ", " FIRST "\n ssub16 r8, " B ", r6\n"                         \
-    " sxtb16 r7, r7, ror #8\n sxtb16 r8, r8, ror #8\n stmia.w r1!, {" FIRST ", r6-r8}\n"
+#define WIDEN_JOINED(A, B, LOW_A, LOW_B, HIGH_A, HIGH_B)                                                                         \
+    " sxtb16 " LOW_A ", " A "\n sxtb16 " LOW_B ", " B "\n ssub16 " HIGH_A ", " A ", " LOW_A "\n ssub16 " HIGH_B ", " B           \
+    ", " LOW_B "\n sxtb16 " HIGH_A ", " HIGH_A ", ror #8\n sxtb16 " HIGH_B ", " HIGH_B ", ror #8\n"
+#define WIDEN_TWO_JOINED                                                                                                         \
+    " ldmia.w r0!, {r9-r12}\n" WIDEN_JOINED("r9", "r10", "r4", "r5", "r6", "r7")                                                 \
+        WIDEN_JOINED("r11", "r12", "r8", "r9", "r10", "r11") " stmia.w r1!, {r4-r11}\n"
 
 __attribute__((naked, noinline)) static void widen_joined(void) {
-    __asm__ volatile(" subs.w r2, r2, #2\n"
+    __asm__ volatile(" subs.w r2, r2, #4\n"
                      " blt 3f\n"
-                     "2: ldmia.w r0!, {r9-r12}\n" WIDEN_JOINED_QUAD("r9", "r10", "r5") WIDEN_JOINED_QUAD(
-                         "r11", "r12", "r5") " subs.w r2, r2, #2\n"
-                                             " bge 2b\n"
-                                             "3: lsls.w r2, r2, #31\n" /* whether one is left */
-                                             " bpl 4f\n"
-                                             " ldmia.w r0!, {r9, r10}\n" WIDEN_JOINED_QUAD("r9", "r10", "r5") "4: bx lr\n");
+                     "2: " WIDEN_TWO_JOINED WIDEN_TWO_JOINED " subs.w r2, r2, #4\n"
+                     " bge 2b\n"
+                     "3: lsls.w r2, r2, #31\n" /* bit 1 to carry, bit 0 to sign */
+                     " bcc 4f\n" WIDEN_TWO_JOINED "4: bpl 5f\n"
+                     " ldmia.w r0!, {r9, r10}\n" WIDEN_JOINED("r9", "r10", "r4", "r5", "r6", "r7") " stmia.w r1!, {r4-r7}\n"
+                                                                                                   "5: bx lr\n");
 }
 
 #endif

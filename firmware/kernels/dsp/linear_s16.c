@@ -8,5 +8,5 @@ static void one_row(const pf_dsp_layer *layer, const void *x, void *y, void *scr
     pf_dsp_vector_joined(layer, x, y, scratch, 0);
 }
 
-DEFINE_LINEAR(pf_linear_s16_s8, pf_linear, widen_joined, 0, 8, s16, s8, one_row)
-DEFINE_LINEAR(pf_linear_s16_s16, pf_linear, widen_joined, 0, 8, s16, s16, one_row)
+DEFINE_LINEAR(pf_linear_s16_s8, pf_linear, widen_joined, 0, 8, s16, s8, 3, one_row)
+DEFINE_LINEAR(pf_linear_s16_s16, pf_linear, widen_joined, 0, 8, s16, s16, 3, one_row)

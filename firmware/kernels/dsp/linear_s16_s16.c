@@ -13,12 +13,12 @@ enum { KEPT = 16 }; /* outputs whose sums are kept at a time, where plain C make
     }
 
 /* In C: y = clamp(zero_point + (((sum + bias) << left) * multiplier + 2^31 >> 32)), the product of a 64-bit sum in two parts:
- * high and low word by the multiplier. lr shows the last words of the frame: r2 bias, r3 multiplier, r4 y, r5 end, r6 left, r7
+ * high and low word by the multiplier. lr shows the last words of the frame: r2 bias, r3 factor, r4 y, r5 end, r6 left, r7
  * zero point. */
 #define SUM                                                                                                                      \
     " add.w lr, sp, #" PF_DSP_WORD_OWN                                                                                           \
     "\n ldm.w lr, {r2-r7}\n ldr.w r8, [r2], #4\n adds.w r12, r12, r8\n adc.w r11, r11, r8, asr #31\n"                            \
-    " ldr.w r8, [r3], #4\n"
+    " ldrh r8, [r3], #2\n and.w r9, r8, #15\n lsl.w r8, r8, r9\n"
 #define SHIFT " rsb.w r9, r6, #32\n lsl.w r11, r11, r6\n lsr.w r9, r12, r9\n orr.w r11, r11, r9\n lsl.w r12, r12, r6\n"
 #define RESCALE                                                                                                                  \
     " umull r9, r10, r12, r8\n movs r1, #0\n adds.w r9, r9, #0x80000000\n adc.w r10, r10, r1\n smlal r10, r1, r11, r8\n"         \
@@ -45,7 +45,7 @@ static void words(const pf_linear_w16 *p, const int16_t *x, void *y, int32_t out
     if (p->entries == 0) {
         frame.finish = code(plain[out_bytes - 1][left > 0]);
         frame.own.linear.bias = p->bias;
-        frame.own.linear.multiplier = p->multiplier;
+        frame.own.linear.factor = p->factor;
         frame.own.linear.y = y;
         frame.own.linear.end = (const char *)y + p->n * out_bytes;
         frame.own.linear.left = left;
@@ -61,7 +61,7 @@ static void words(const pf_linear_w16 *p, const int16_t *x, void *y, int32_t out
         frame.own.linear.end = sums + some;
         pf_dsp_word_rows(p->weight + i * p->k, &frame);
         for (int32_t c = 0, o = i; c < some; c++, o++) {
-            const int32_t value = p->zero_point + pf_rescale_wide(p->bias[o] + sums[c], p->multiplier[o], p->shift);
+            const int32_t value = p->zero_point + pf_rescale_wide(p->bias[o] + sums[c], pf_multiplier(p->factor[o]), p->shift);
             if (out_bytes == 1) {
                 int8_t *const to = (int8_t *)y + o;
                 *to = pf_linear_s8(p->table, p->entries, *to, value);
@@ -88,7 +88,7 @@ static void words(const pf_linear_w16 *p, const int16_t *x, void *y, int32_t out
                 for (int32_t j = 0; j < k; j++) {                                                                                \
                     sum += (int32_t)w[j] * x[j];                                                                                 \
                 }                                                                                                                \
-                const int32_t value = p->zero_point + pf_rescale_wide(sum, p->multiplier[i], p->shift);                          \
+                const int32_t value = p->zero_point + pf_rescale_wide(sum, pf_multiplier(p->factor[i]), p->shift);               \
                 y[i] = pf_linear_##OUT(p->table, p->entries, y[i], value);                                                       \
             }                                                                                                                    \
         }                                                                                                                        \

@@ -4,5 +4,5 @@
 #include "packed_rows_s4.h"
 #include "paired_rows.h"
 
-DEFINE_LINEAR(pf_linear_s4_s16_s8, pf_linear_s4, widen_packed_s4, p->block_multiplier, 4, s16, s8, pf_dsp_vector_s4)
-DEFINE_LINEAR(pf_linear_s4_s16_s16, pf_linear_s4, widen_packed_s4, p->block_multiplier, 4, s16, s16, pf_dsp_vector_s4)
+DEFINE_LINEAR(pf_linear_s4_s16_s8, pf_linear_s4, widen_packed_s4, p->block_multiplier, 4, s16, s8, 3, pf_dsp_vector_s4)
+DEFINE_LINEAR(pf_linear_s4_s16_s16, pf_linear_s4, widen_packed_s4, p->block_multiplier, 4, s16, s16, 3, pf_dsp_vector_s4)

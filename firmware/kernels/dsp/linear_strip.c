@@ -34,7 +34,9 @@ typedef struct pf_dsp_frame {
     int32_t start[4]; /* of the sums: the biases twice */
     uint32_t next;    /* `entry`; `end` while the last two rows are finished */
     const uint32_t *a;
-    const int32_t *bias, *multiplier, *bias_end;
+    const int32_t *bias;
+    const uint16_t *factor; /* at a word */
+    const int32_t *bias_end;
     int32_t step; /* bytes of two outputs */
     const uint8_t *weight, *blocks;
     int32_t quads;
@@ -67,7 +69,13 @@ __attribute__((naked, noinline)) static void pairs(const pf_dsp_frame *frame __a
                      " strd r0, r3, [sp, #44]\n"
                      " ldrd r2, r3, [sp, #28]\n"
                      " ldrd r4, r5, [r2], #8\n"
-                     " ldrd r6, r7, [r3], #8\n"
+                     " ldr r8, [r3], #4\n"
+                     " uxth r6, r8\n"
+                     " and.w r9, r6, #15\n"
+                     " lsl.w r6, r6, r9\n"
+                     " lsrs.w r7, r8, #16\n"
+                     " and.w r9, r7, #15\n"
+                     " lsl.w r7, r7, r9\n"
                      " strd r2, r3, [sp, #28]\n"
                      " strd r4, r5, [sp, #4]\n"
                      " strd r4, r5, [sp, #12]\n"
@@ -168,7 +176,7 @@ __attribute__((noinline)) static void keep_exact(const pf_dsp_layer *layer, cons
         if (n == layer->n || (c > 1 && rows[1] == rows[0])) {
             continue;
         }
-        int32_t value = layer->zero_point + pf_rescale(sums[c], layer->multiplier[n], layer->shift);
+        int32_t value = layer->zero_point + pf_rescale(sums[c], pf_multiplier(layer->factor[n]), layer->shift);
         if (layer->entries == 256) {
             const int32_t index = PF_SATURATE(s8, value) + 128;
             value = layer->out_bytes == 1 ? ((const int8_t *)layer->table)[index] : ((const int16_t *)layer->table)[index];
@@ -187,10 +195,11 @@ __attribute__((noinline)) static void keep_exact(const pf_dsp_layer *layer, cons
 
 /* Outputs i and i + second, and those behind them up to `stop`: two and two, `second` the same for all. */
 static void outputs(pf_dsp_frame *frame, pf_dsp_ending *end, const pf_dsp_layer *layer, int32_t i, int32_t stop, int32_t second) {
-    const int32_t bias[2] = {layer->bias[i], layer->bias[i]}, multiplier[2] = {layer->multiplier[i], layer->multiplier[i]};
+    const int32_t bias[2] = {layer->bias[i], layer->bias[i]};
+    const uint32_t factors = layer->factor[i] * 0x00010001u;
     const int32_t blocks = (layer->k + 31) / 32;
     frame->bias = second != 0 ? layer->bias + i : bias;
-    frame->multiplier = second != 0 ? layer->multiplier + i : multiplier;
+    frame->factor = second != 0 ? layer->factor + i : (const uint16_t *)(const void *)&factors;
     frame->bias_end = frame->bias + (second != 0 ? stop - i : 2);
     frame->weight = (const uint8_t *)layer->weight + i / 2 * frame->quads * layer->quad_bytes;
     frame->blocks = layer->block_multiplier != 0 ? layer->block_multiplier + i * blocks : 0;
@@ -232,8 +241,10 @@ static uint32_t *arrange(const pf_dsp_layer *layer, const char *x, char *y, int3
 void pf_dsp_linear(const pf_dsp_layer *layer, const void *x_rows, void *y_rows, int32_t rows, void *scratch) {
     const char *x = x_rows, *table = layer->table;
     char *y = y_rows;
-    if (rows == 1 && layer->one_row != 0) {
-        layer->one_row(layer, x, y, scratch);
+    if (rows <= layer->few_rows) {
+        for (; rows > 0; rows--, x += layer->k * layer->in_bytes, y += layer->n * layer->out_bytes) {
+            layer->one_row(layer, x, y, scratch);
+        }
         return;
     }
     const int32_t n = layer->n, k = layer->k, words = quad_words(k), left = 32 - layer->shift;

@@ -19,10 +19,12 @@ typedef struct pf_dsp_layer {
     const void *weight;
     const uint8_t *block_multiplier;
     int32_t quad_bytes; /* of a pair of rows of the weight */
-    const int32_t *bias, *multiplier;
+    const int32_t *bias;
+    const uint16_t *factor;
     const void *table;
     int32_t entries, n, k, shift, zero_point, headroom, block;
-    /* One row, from linear_vector.h; NULL where a single row is computed as many are. */
+    /* Up to so many rows are computed one by one, by a function of linear_vector.h: it takes fewer instructions then. */
+    int32_t few_rows;
     void (*one_row)(const struct pf_dsp_layer *layer, const void *x, void *y, void *scratch);
 } pf_dsp_layer;
 
@@ -31,13 +33,12 @@ typedef struct pf_dsp_layer {
 
 void pf_dsp_linear(const pf_dsp_layer *layer, const void *x, void *y, int32_t rows, void *scratch);
 
-#define DEFINE_LINEAR(SYMBOL, PARAMETERS, WIDEN, MULTIPLIERS, QUAD_BYTES, IN, OUT, ONE_ROW)                                      \
+#define DEFINE_LINEAR(SYMBOL, PARAMETERS, WIDEN, MULTIPLIERS, QUAD_BYTES, IN, OUT, FEW_ROWS, ONE_ROW)                            \
     void SYMBOL(const PARAMETERS *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                     \
         const pf_dsp_layer layer = {                                                                                             \
-            WIDEN,       pair_any_##IN, pair_words_##IN, (int32_t)sizeof *x, (int32_t)sizeof *y, p->weight,                      \
-            MULTIPLIERS, QUAD_BYTES,    p->bias,         p->multiplier,      p->table,           p->entries,                     \
-            p->n,        p->k,          p->shift,        p->zero_point,      p->headroom,        p->block,                       \
-            ONE_ROW};                                                                                                            \
+            WIDEN,      pair_any_##IN, pair_words_##IN, (int32_t)sizeof *x, (int32_t)sizeof *y, p->weight, MULTIPLIERS,          \
+            QUAD_BYTES, p->bias,       p->factor,       p->table,           p->entries,         p->n,      p->k,                 \
+            p->shift,   p->zero_point, p->headroom,     p->block,           FEW_ROWS,           ONE_ROW};                        \
         pf_dsp_linear(&layer, x, y, rows, scratch);                                                                              \
     }
 

@@ -20,10 +20,10 @@ __attribute__((naked, noinline)) void pf_dsp_vector_end(void) {
 }
 
 /* In C: sum[i] += bias[i]; y[i] = clamp(zero_point + rescale(sum[i] << left)). lr shows the last words of the frame but two: r2
- * bias, r3 multiplier, r4 y, r5 end, r6 zero point, r7 left, r8 table. */
+ * bias, r3 factors (see pf_multiplier), r4 y, r5 end, r6 zero point, r7 left, r8 table. */
 #define SUMS                                                                                                                     \
     " add.w lr, sp, #36\n ldm.w lr, {r2-r8}\n ldrd r9, r11, [r2], #8\n add.w r12, r12, r9\n add.w r10, r10, r11\n"               \
-    " ldrd r9, r11, [r3], #8\n"
+    " ldrh r9, [r3], #2\n ldrh r11, [r3], #2\n and.w r1, r9, #15\n lsl.w r9, r9, r1\n and.w r1, r11, #15\n lsl.w r11, r11, r1\n"
 #define SHIFT       " lsl.w r12, r12, r7\n lsl.w r10, r10, r7\n"
 #define RESCALE     " smmlar r12, r12, r9, r6\n smmlar r10, r10, r11, r6\n"
 #define LIMIT(BITS) " ssat r12, #" BITS ", r12\n ssat r10, #" BITS ", r10\n"
@@ -81,7 +81,7 @@ __attribute__((noinline)) static void exact(const pf_dsp_layer *layer, const pf_
         kernel->pairs((const char *)layer->weight + i / 2 * kernel->pair_bytes, frame);
         for (int32_t c = 0, o = i; c < count; c++, o++) {
             const int32_t value =
-                layer->zero_point + pf_rescale_wide(layer->bias[o] + sums[c], layer->multiplier[o], layer->shift);
+                layer->zero_point + pf_rescale_wide(layer->bias[o] + sums[c], pf_multiplier(layer->factor[o]), layer->shift);
             if (layer->out_bytes == 1) {
                 int8_t *const to = (int8_t *)y + o;
                 *to = pf_linear_s8(layer->table, layer->entries, *to, value);
@@ -97,13 +97,14 @@ __attribute__((noinline)) static void exact(const pf_dsp_layer *layer, const pf_
 /* The last output where it is alone: what is computed beside it is nobody's. */
 __attribute__((noinline)) static void alone(const pf_dsp_layer *layer, const pf_dsp_vector_kernel *kernel,
                                             pf_dsp_vector_frame *frame, void *y) {
-    const int32_t last = layer->n - 1, bias[2] = {layer->bias[last], 0}, multiplier[2] = {layer->multiplier[last], 0};
+    const int32_t last = layer->n - 1, bias[2] = {layer->bias[last], 0};
+    const uint16_t factor[2] = {layer->factor[last], 0};
     int16_t two[2] = {0, 0};
     if (layer->entries == PF_RESIDUAL) {
         two[0] = ((const int16_t *)y)[last];
     }
     frame->bias = bias;
-    frame->multiplier = multiplier;
+    frame->factor = factor;
     frame->end = bias + 2;
     frame->y = two;
     frame->blocks += last * kernel->block_bytes;
@@ -131,7 +132,7 @@ void pf_dsp_vector(const pf_dsp_layer *layer, const pf_dsp_vector_kernel *kernel
     frame->left = left;
     if (layer->n > 1) {
         frame->bias = layer->bias;
-        frame->multiplier = layer->multiplier;
+        frame->factor = layer->factor;
         frame->end = layer->bias + (layer->n & ~1);
         frame->y = y;
         kernel->pairs(layer->weight, frame);

@@ -16,7 +16,8 @@ typedef struct pf_dsp_vector_frame {
     const void *x_end; /* the kernel's own */
     uint32_t entry;    /* the kernel's own */
     uint32_t finish;   /* where to go with the sums: in r12 and r10, without a bias; r0 shows the weights of the next pair */
-    const int32_t *bias, *multiplier;
+    const int32_t *bias;
+    const uint16_t *factor;
     void *y;
     const void *end; /* of the biases; where sums are kept, of y */
     int32_t zero_point, left;

@@ -8,7 +8,7 @@
         const pf_dsp_layer layer = {.out_bytes = (int32_t)sizeof *y,                                                             \
                                     .weight = p->weight,                                                                         \
                                     .bias = p->bias,                                                                             \
-                                    .multiplier = p->multiplier,                                                                 \
+                                    .factor = p->factor,                                                                         \
                                     .table = p->table,                                                                           \
                                     .entries = p->entries,                                                                       \
                                     .n = p->n,                                                                                   \

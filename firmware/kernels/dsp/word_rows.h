@@ -16,7 +16,8 @@ typedef struct pf_dsp_word_frame {
     uint32_t finish; /* the ending: the sum is in r12, r11; r0 shows what lies behind the row */
     union {
         struct {
-            const int32_t *bias, *multiplier;
+            const int32_t *bias;
+            const uint16_t *factor;
             void *y;
             const void *end; /* of y */
             int32_t left, zero_point;

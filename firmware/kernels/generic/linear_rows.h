@@ -11,7 +11,8 @@
     void SYMBOL(const PARAMS *p, const PF_TYPE_##IN *x, PF_TYPE_##OUT *y, int32_t rows, void *scratch) {                         \
         (void)scratch;                                                                                                           \
         const int32_t n = p->n, k = p->k, shift = p->shift, zero_point = p->zero_point;                                          \
-        const int32_t *bias = p->bias, *multiplier = p->multiplier;                                                              \
+        const int32_t *bias = p->bias;                                                                                           \
+        const uint16_t *factor = p->factor;                                                                                      \
         for (int32_t r = 0; r < rows; r++, x += k, y += n) {                                                                     \
             const WEIGHT *w0 = p->weight;                                                                                        \
             int32_t i = 0;                                                                                                       \
@@ -27,7 +28,7 @@
                 }                                                                                                                \
                 const ACC sums[4] = {a0, a1, a2, a3};                                                                            \
                 for (int32_t c = 0; c < 4; c++) {                                                                                \
-                    const int32_t value = zero_point + RESCALE(sums[c], multiplier[i + c], shift);                               \
+                    const int32_t value = zero_point + RESCALE(sums[c], pf_multiplier(factor[i + c]), shift);                    \
                     y[i + c] = pf_linear_##OUT(p->table, p->entries, y[i + c], value);                                           \
                 }                                                                                                                \
             }                                                                                                                    \
@@ -36,7 +37,7 @@
                 for (int32_t j = 0; j < k; j++) {                                                                                \
                     sum += w0[j] * (ACC)x[j];                                                                                    \
                 }                                                                                                                \
-                const int32_t value = zero_point + RESCALE(sum, multiplier[i], shift);                                           \
+                const int32_t value = zero_point + RESCALE(sum, pf_multiplier(factor[i]), shift);                                \
                 y[i] = pf_linear_##OUT(p->table, p->entries, y[i], value);                                                       \
             }                                                                                                                    \
         }                                                                                                                        \

@@ -27,7 +27,7 @@ static inline void pf_unpack_s4(const uint8_t *packed, const uint8_t *multiplier
         for (int32_t i = 0; i < n; i++) {                                                                                        \
             const uint8_t *m = p->block_multiplier != 0 ? p->block_multiplier + i * ((k + 31) / 32) : 0;                         \
             pf_unpack_s4(p->weight + i * ((k + 1) / 2), m, k, w);                                                                \
-            const int32_t bias = p->bias[i], multiplier = p->multiplier[i];                                                      \
+            const int32_t bias = p->bias[i], multiplier = pf_multiplier(p->factor[i]);                                           \
             const PF_TYPE_##IN *x0 = x;                                                                                          \
             PF_TYPE_##OUT *to = y + i;                                                                                           \
             int32_t r = 0;                                                                                                       \

@@ -14,14 +14,15 @@
     static inline void pf_finish_##OUT(const pf_linear *p, int32_t *restrict sums, PF_TYPE_##OUT *restrict y, int32_t from,      \
                                        int32_t count) {                                                                          \
         const int32_t shift = p->shift, zero_point = p->zero_point;                                                              \
-        const int32_t *restrict bias = p->bias + from, *restrict multiplier = p->multiplier + from;                              \
+        const int32_t *restrict bias = p->bias + from;                                                                           \
+        const uint16_t *restrict factor = p->factor + from;                                                                      \
         if (shift == 32) {                                                                                                       \
             for (int32_t i = 0; i < count; i++) {                                                                                \
-                sums[i] = zero_point + pf_rounded_high(sums[i] + bias[i], multiplier[i]);                                        \
+                sums[i] = zero_point + pf_rounded_high(sums[i] + bias[i], pf_multiplier(factor[i]));                             \
             }                                                                                                                    \
         } else {                                                                                                                 \
             for (int32_t i = 0; i < count; i++) {                                                                                \
-                sums[i] = zero_point + pf_rescale(sums[i] + bias[i], multiplier[i], shift);                                      \
+                sums[i] = zero_point + pf_rescale(sums[i] + bias[i], pf_multiplier(factor[i]), shift);                           \
             }                                                                                                                    \
         }                                                                                                                        \
         if (p->entries == 0) {                                                                                                   \

@@ -8,7 +8,7 @@
 #include <arm_mve.h>
 #include <stddef.h>
 
-#include "picoformer/fixedpoint.h"
+#include "picoformer/linear_output.h"
 #include "picoformer/ops.h"
 
 #define GROUP 8
@@ -133,19 +133,22 @@ static inline int32_t start_of(int32_t vectors) {
 }
 
 /* Outputs from a first one on, zeros where there are no more. */
-static void set_outputs(group *g, const int32_t *bias, const int32_t *multiplier, int32_t n) {
+static void set_outputs(group *g, const int32_t *bias, const uint16_t *factor, int32_t n) {
     g->count = n < GROUP ? n : GROUP;
     if (n >= GROUP) {
-        const int32x4x2_t parted = vld2q_s32(multiplier);
+        const uint16x8_t factors = vld1q_u16(factor);
+        const uint16x8_t exponents = vandq_u16(factors, vdupq_n_u16(15));
+        const uint32x4_t even = vshlq_u32(vmovlbq_u16(factors), vreinterpretq_s32_u32(vmovlbq_u16(exponents)));
+        const uint32x4_t odd = vshlq_u32(vmovltq_u16(factors), vreinterpretq_s32_u32(vmovltq_u16(exponents)));
         vst1q_s32(g->bias, vld1q_s32(bias));
         vst1q_s32(g->bias + 4, vld1q_s32(bias + 4));
-        vst1q_s32(g->multiplier, parted.val[0]);
-        vst1q_s32(g->multiplier + 4, parted.val[1]);
+        vst1q_s32(g->multiplier, vreinterpretq_s32_u32(even));
+        vst1q_s32(g->multiplier + 4, vreinterpretq_s32_u32(odd));
         return;
     }
     for (int32_t c = 0; c < GROUP; c++) {
         g->bias[c] = c < n ? bias[c] : 0;
-        g->multiplier[(c & 1) * 4 + c / 2] = c < n ? multiplier[c] : 0;
+        g->multiplier[(c & 1) * 4 + c / 2] = c < n ? pf_multiplier(factor[c]) : 0;
     }
 }
 

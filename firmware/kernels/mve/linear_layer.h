@@ -64,7 +64,7 @@ __attribute__((noinline)) static void interpolated_s8(group g, void (*loop)(cons
         const int32_t entries = IS_FAR_##OUT(p->entries) || PF_IS_RESIDUAL_##OUT(p->entries) ? p->entries : 0;                   \
         for (int32_t r = 0; r < rows; r++, x += row, y += p->n) {                                                                \
             for (int32_t c = 0; c < g->count; c++) {                                                                             \
-                const int32_t value = p->zero_point + pf_rescale(sum_##IN(g, x, c), p->multiplier[i + c], p->shift);             \
+                const int32_t value = p->zero_point + pf_rescale(sum_##IN(g, x, c), pf_multiplier(p->factor[i + c]), p->shift);  \
                 y[i + c] = pf_linear_##OUT(p->table, entries, y[i + c], value);                                                  \
             }                                                                                                                    \
         }                                                                                                                        \
@@ -89,7 +89,7 @@ __attribute__((noinline)) static void interpolated_s8(group g, void (*loop)(cons
             }                                                                                                                    \
             for (int32_t i = 0; i < n; i += GROUP) {                                                                             \
                 g.w = WEIGHTS(p, i, vectors, scratch);                                                                           \
-                set_outputs(&g, p->bias + i, p->multiplier + i, n - i);                                                          \
+                set_outputs(&g, p->bias + i, p->factor + i, n - i);                                                              \
                 g.x = from;                                                                                                      \
                 g.x_end = from + count * row;                                                                                    \
                 g.y = y + i;                                                                                                     \

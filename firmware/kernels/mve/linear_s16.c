@@ -53,7 +53,7 @@ DEFINE_LINEAR(static, many_s16, pf_linear, s16, s16, GROUP, weights)
                    .adds = PF_IS_RESIDUAL_##OUT(p->entries)};                                                                    \
         for (int32_t i = 0; i < n; i += GROUP) {                                                                                 \
             g.w = p->weight + i * vectors * 8;                                                                                   \
-            set_outputs(&g, p->bias + i, p->multiplier + i, n - i);                                                              \
+            set_outputs(&g, p->bias + i, p->factor + i, n - i);                                                                  \
             g.y = y + i;                                                                                                         \
             group_narrow_##OUT(&g);                                                                                              \
         }                                                                                                                        \

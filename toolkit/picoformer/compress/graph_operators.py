@@ -29,6 +29,7 @@ from picoformer.ops import (
     LoweredCachedAttention,
     LoweredExpertWeights,
     LoweredInterpolatedTable,
+    LoweredLinear,
     LoweredSoftmax,
     Mul,
     PositionIds,
@@ -275,6 +276,13 @@ def _expert_linear(op: ExpertLinear, inputs: list[Tensor], step: Lowered | None)
 Compute = Callable[[Any, list[Tensor], Lowered | None], Tensor]
 """Operator, operands (samples, *shape) or, if constant, (*shape), its integer form if any → (samples, *shape)."""
 
+
+def _linear(op: Operator, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    """With the multipliers that the device has for its outputs."""
+    y = functional.linear(*inputs)
+    return y * torch.as_tensor(step.gain, dtype=y.dtype, device=y.device) if isinstance(step, LoweredLinear) else y
+
+
 COMPUTE: dict[type[Operator], Compute] = {
     Activation: _activation,
     Add: lambda op, inputs, _: inputs[0] + inputs[1],
@@ -286,7 +294,7 @@ COMPUTE: dict[type[Operator], Compute] = {
     ExpertWeights: _expert_weights,
     KvAppend: _kv_append,
     LayerNorm: _layer_norm,
-    Linear: lambda op, inputs, _: functional.linear(*inputs),
+    Linear: _linear,
     Mul: lambda op, inputs, _: inputs[0] * inputs[1],
     PositionIds: lambda op, inputs, _: _positions(inputs[0], op.rows),
     ReduceMean: _reduce_mean,

@@ -74,6 +74,28 @@ def quantize_multipliers(scales: Array) -> tuple[Array, int]:
     )
 
 
+def short_factors(multipliers: Array) -> Array:
+    """Compile time: multipliers below 2^31 as 16-bit factors f, which stand for f << (f & 15) (see `multiplier_of`).
+
+    Twelve bits are free, the lowest four are the shift that leaves 16 bits of a multiplier. What they stand for differs
+    from it by at most 17/65536 of it, of one below 2^16 by at most 8.
+    """
+    multipliers = np.asarray(multipliers, np.int64)
+    shift = np.maximum(bit_length(multipliers) - 16, 0)
+    free = rounding_shift(multipliers - (shift << shift), shift + 4)
+    near = np.minimum(free, 4095) << 4 | shift
+    beyond = np.where(shift < 15, 2048 << 4 | shift + 1, 0xFFFF)
+    is_beyond = (free > 4095) & (abs(multiplier_of(beyond) - multipliers) < abs(multiplier_of(near) - multipliers))
+    return np.where(is_beyond, beyond, near).astype(np.uint16)
+
+
+def multiplier_of(factors: Array) -> Array:
+    """The int32 multipliers that 16-bit factors stand for."""
+    factors = np.asarray(factors, np.int64)
+    result: Array = (factors << (factors & 15)).astype(np.int32)
+    return result
+
+
 def split_scale(scale: float) -> tuple[int, int]:
     """Compile time: (mantissa, exponent) with mantissa in [2^30, 2^31) and mantissa·2^−exponent ≈ scale > 0."""
     if not (math.isfinite(scale) and scale > 0):

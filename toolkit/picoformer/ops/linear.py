@@ -9,7 +9,13 @@ import numpy as np
 
 from picoformer.ir.operator import Array, Lowered, LoweringError, Operand, Operator
 from picoformer.ir.types import BLOCK, DType, TensorType
-from picoformer.ops.fixedpoint import exact_matmul, quantize_multipliers, requantize
+from picoformer.ops.fixedpoint import (
+    exact_matmul,
+    multiplier_of,
+    quantize_multipliers,
+    requantize,
+    short_factors,
+)
 from picoformer.ops.quantized import quant_of
 
 WIDE_SHIFT_MIN = 17
@@ -22,13 +28,15 @@ class LoweredLinear(Lowered):
 
     weight: (N, K) int8, int16 where `weight_dtype` says so, in that type's range. block_multiplier: (N, ⌈K / BLOCK⌉)
     uint8 or None; m[n,k] is that of the block k lies in, 1 where there are none. bias: (N,) int32, the input's zero
-    point already folded in. multiplier: (N,) int32. `wide` says that a sum may pass 31 bits and the accumulator is 64
-    bits. Every sum, partial ones included, times 2^headroom stays below 2^31.
+    point already folded in. factor: (N,) uint16, the multipliers as they are stored (see `multiplier_of`). `wide` says
+    that a sum may pass 31 bits and the accumulator is 64 bits. Every sum, partial ones included, times 2^headroom stays
+    below 2^31. gain: (N,) float64, about 1: what the stored multipliers are of those that the scales ask for.
     """
 
     weight: Array
     bias: Array
-    multiplier: Array
+    factor: Array
+    gain: Array
     shift: int
     zero_point: int
     input: TensorType
@@ -45,6 +53,11 @@ class LoweredLinear(Lowered):
         blocks = np.repeat(self.block_multiplier.astype(np.int64), BLOCK, axis=1)[:, : self.weight.shape[1]]
         result: Array = blocks * self.weight
         return result
+
+    @property
+    def multiplier(self) -> Array:
+        """(N,) int32."""
+        return multiplier_of(self.factor)
 
     def execute(self, *activations: Array) -> Array:
         (x,) = activations
@@ -103,7 +116,9 @@ class Linear(Operator):
             raise LoweringError("a bias passes 32 bits: the scale of its channel is too small")
         scales = np.broadcast_to(np.asarray(w_quant.scale, np.float64), (len(w),)) * x_quant.per_tensor_scale
         out_scales = np.broadcast_to(np.asarray(y_quant.scale, np.float64), (len(w),))
-        multiplier, shift = quantize_multipliers(scales / out_scales)
+        wanted = scales / out_scales
+        multiplier, shift = quantize_multipliers(wanted)
+        factor = short_factors(multiplier)
         bound = accumulator_bound(w, bias, x.type.dtype)
         wide = bound >= 1 << 31
         if wide and (shift < WIDE_SHIFT_MIN or bound >= 1 << 47):
@@ -111,7 +126,8 @@ class Linear(Operator):
         return LoweredLinear(
             weight.constant,
             bias.astype(np.int32),
-            multiplier,
+            factor,
+            np.ldexp(multiplier_of(factor).astype(np.float64), -shift) / wanted,
             shift,
             y_quant.zero_point,
             x.type,

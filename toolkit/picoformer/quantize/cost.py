@@ -81,7 +81,7 @@ def constant_bytes(typed: Graph, refined: bool = False) -> int:
         lowered = node.op.lower(typed.operands(node), typed.types[node.output])
         kept_apart: tuple[str, ...] = ()
         if isinstance(node.op, Linear):
-            kept_apart = ("weight", "block_multiplier")
+            kept_apart = ("weight", "block_multiplier", "gain")  # the last is not on the device
             weight = typed.constants[node.inputs[1]]
             tied = any(isinstance(reader.op, Embedding) for reader in typed.consumers[node.inputs[1]])
             owner = node.name if refined and not tied else node.inputs[1]

@@ -31,12 +31,19 @@ from picoformer.quantize.calibrate import Method, affine_int8, choose_range, sym
 from picoformer.quantize.cost import constant_bytes
 from picoformer.quantize.equalize import Equalization, equalize
 from picoformer.quantize.grids import LAYOUT, assign_grids, ends
-from picoformer.quantize.int4 import quantize_int4
+from picoformer.quantize.int4 import element_scales, quantize_int4
 from picoformer.quantize.mixed import LEFT, choose_weights, widen_weights
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.rounding import Rounding, refine
 from picoformer.quantize.sensitivity import choose_wide
-from picoformer.quantize.weights import WEIGHT_LIMITS, bias_scale_floor, quantize_bias, quantize_constant, quantize_rows
+from picoformer.quantize.weights import (
+    WEIGHT_LIMITS,
+    bias_scale_floor,
+    on_factors,
+    quantize_bias,
+    quantize_constant,
+    quantize_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -293,10 +300,21 @@ class _Builder:
         floor = None if bias is None else bias_scale_floor(bias, x_scale)
         dtype = self._weight_type(node)
         if dtype is DType.INT4:
-            steps, quant = quantize_int4(weight, floor, self.settings.block)
+            quant = quantize_int4(weight, floor, self.settings.block)[1]
         else:
-            steps, quant = quantize_rows(weight, floor, dtype)
-        result = [*names[:first], self._store(weight_name, steps, TensorType(weight.shape, dtype, quant))]
+            quant = quantize_rows(weight, floor, dtype)[1]
+        stored = self.types.get(weight_name)
+        tied = weight_name in self.constants and stored is not None and stored.dtype is dtype
+        if tied and stored is not None and stored.quant is not None:  # an embedding's table: stored once, on its grid
+            quant, name = stored.quant, weight_name
+        else:
+            out_quant = self.assigned[node.output].quant
+            assert out_quant is not None
+            quant = on_factors(quant, x_scale / np.asarray(out_quant.scale, np.float64))
+            limit = WEIGHT_LIMITS[dtype]
+            steps = np.clip(np.rint(weight / element_scales(quant, weight.shape)), -limit, limit).astype(dtype.numpy)
+            name = self._store(weight_name, steps, TensorType(weight.shape, dtype, quant))
+        result = [*names[:first], name]
         if bias is not None:
             bias_steps, bias_quant = quantize_bias(bias, x_scale, quant)
             result.append(self._store(rest[0], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant)))

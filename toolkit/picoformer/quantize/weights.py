@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from picoformer.ir import DType, QuantParams
-from picoformer.ops.fixedpoint import Array
+from picoformer.ops.fixedpoint import Array, multiplier_of, quantize_multipliers, short_factors
 
 WEIGHT_LIMIT = 127
 """Weights keep to [−127, 127], so that their range is symmetric and products of two lanes stay bounded."""
@@ -30,6 +31,18 @@ def quantize_rows(weight: Array, floor: Array | None = None, dtype: DType = DTyp
     quant = QuantParams(tuple(float(s) for s in scales), 0, -2)
     steps = np.rint(weight / quant.scale_array(2).astype(np.float64))
     return np.clip(steps, -limit, limit).astype(dtype.numpy), quant
+
+
+def on_factors(quant: QuantParams, ratio: Array | float) -> QuantParams:
+    """Parameters of a weight with scales a little off, so that their products with `ratio` (N,), the input's scale over
+    the output's, are multipliers that 16 bits hold: weights are rounded on the grid that the device multiplies with.
+
+    By 17/65536 at most, and more where a multiplier is below 2^16; none becomes 0.
+    """
+    multipliers, shift = quantize_multipliers(np.asarray(quant.scale, np.float64) * ratio)
+    kept = multiplier_of(np.maximum(short_factors(multipliers), 16))
+    scales = np.ldexp(kept.astype(np.float64), -shift) / ratio
+    return replace(quant, scale=tuple(float(s) for s in scales))
 
 
 def bias_scale_floor(bias: Array, input_scale: float) -> Array:

@@ -230,7 +230,7 @@ def expert_linear(site: Site) -> str:
         weight=site.array("weight", packed, f"weights of {op.experts} experts, {layout.weight_order}"),
         **blocks,
         bias=site.array("bias", each.bias.astype(np.int32), "bias, the zero point of the input folded in"),
-        multiplier=site.array("multiplier", each.multiplier.astype(np.int32), "multiplier of each output"),
+        factor=site.array("factor", each.factor, "multiplier of each output"),
         table="NULL",
         entries=0,
         n=n,

@@ -97,7 +97,7 @@ def linear(site: Site) -> str:
         weight=site.weight(1),
         **blocks,
         bias=site.array("bias", _int32(low.bias), "bias, the zero point of the input folded in"),
-        multiplier=site.array("multiplier", _int32(low.multiplier), "multiplier of each output"),
+        factor=site.array("factor", low.factor, "factor of each output"),
         **then,
         n=n,
         k=k,

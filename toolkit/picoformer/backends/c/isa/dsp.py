@@ -19,6 +19,9 @@ from picoformer.ir.types import BLOCK
 _ENDING_WORDS = 9
 """What becomes of sums, behind a pair of weight rows: pf_dsp_ending."""
 
+_FEW_ROWS = 3
+"""Up to so many rows of int16 are computed one by one: FEW_ROWS of linear_s16.c and linear_s4_s16.c."""
+
 
 def _row_bytes(k: int) -> int:
     """A row of int16, filled up."""
@@ -53,13 +56,14 @@ class DspJoinedLinearLayout(DspLinearLayout):
     """Rows in pairs, both in a halfword, 256 · second + first, which one row of int16 is multiplied with as it is."""
 
     weight_order = "rows in pairs, 256 times the second added to the first, filled up with zeros"
+    reload_instructions = 1.25
 
     def pack_weight(self, weight: Array) -> Array:
         filled = padded(weight.astype(np.int16), 2, 4)
         return (256 * filled[1::2] + filled[0::2]).astype("<i2").reshape(-1).view(np.int8)
 
     def scratch_bytes(self, rows: int, k: int) -> int:
-        return _row_bytes(k) if rows == 1 else super().scratch_bytes(rows, k)
+        return _row_bytes(k) if rows <= _FEW_ROWS else super().scratch_bytes(rows, k)
 
 
 class DspWideLinearLayout(DspJoinedLinearLayout):
@@ -100,7 +104,7 @@ class DspInt4PairsLinearLayout(DspInt4LinearLayout):
 
     def scratch_bytes(self, rows: int, k: int) -> int:
         """One row is a stream: columns in pairs, four words more for each block and at the end."""
-        return _row_bytes(k) + 16 * (up(k, BLOCK) // BLOCK + 1) if rows == 1 else super().scratch_bytes(rows, k)
+        return _row_bytes(k) + 16 * (up(k, BLOCK) // BLOCK + 1) if rows <= _FEW_ROWS else super().scratch_bytes(rows, k)
 
 
 class DspAttentionLayout(AttentionLayout):

@@ -109,7 +109,7 @@ static uint8_t run(const call *in) {
     if (input_bytes_written < needed) return PF_INPUT_MISSING;
     input_bytes_written = 0;
     outputs_are_there = 0;
-    const uint8_t status = pf_run(&reply, in->sequence, flags, until);
+    const uint8_t status = pf_wire_run(&reply, in->sequence, flags, until);
     outputs_are_there = status == PF_ACCEPTED && (until == PF_ALL_STEPS || until + 1u == pf_device.step_count);
     return status;
 }

@@ -40,7 +40,7 @@ class Estimate:
     table: CostTable | None
 
     @property
-    def needs(self) -> tuple[Need, Need]:
+    def needs(self) -> tuple[Need, ...]:
         """Flash and RAM, as linked: the whole stack that is reserved, and the wire."""
         return needs(self.draft, self.target, self.sizes)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from picoformer.backends.c.block import Block, block_of
 from picoformer.backends.c.interface import Port, check_prefix, ports_of
-from picoformer.backends.c.isa import layout_of
+from picoformer.backends.c.isa import layout_for
 from picoformer.backends.c.literals import array_body, c_type
 from picoformer.backends.c.names import Names, comment, identifier, string
 from picoformer.backends.c.operators import EMITTERS, FUSED, Unsupported
@@ -128,7 +128,7 @@ def draft_c(
     """Decide everything about a model's C without writing it; raises as `emit_c` does. `slots`: see Draft."""
     check_prefix(prefix)
     tile = check_tile(tile)
-    layout = layout_of(target_isa)
+    layout = layout_for(graph, target_isa)
     lowered = _lower(graph)
     _refuse(graph)
     ports = ports_of(graph, prefix)
@@ -148,7 +148,7 @@ def draft_c(
         emitter = EMITTERS[step.kind] if len(step.nodes) == 1 else FUSED[step.kind]
         assert callable(emitter)
         rows.append(_row(site, emitter(site)))
-    sources = sources_of(parts.functions, target_isa)
+    sources = sources_of(parts.functions, target_isa, layout.plain)
     if block:
         parts.accessors.add(DType.INT32)
         sources = tuple(sorted({*sources, *TEXT_SOURCES}))

@@ -192,6 +192,18 @@ def test_a_plain_run_after_a_text_asks_for_its_inputs(opened: Opened, build: Dec
         session.device.read_output(0)
 
 
+def test_a_refused_request_of_text_leaves_a_plain_run_alone(opened: Opened, build: DecoderBuild) -> None:
+    session, _ = opened
+    decoder = DeviceSession(session.device, build.build.graph)
+    decoder.write([3], 0)
+    refused(session, Message.TEXT_NEXT, b"", Status.STALE)
+    refused(session, Message.TEXT_FEED, b"\1", Status.BAD_LENGTH)
+    result = session.device.run(outputs=True)
+    assert result.outputs is not None
+    refused(session, Message.TEXT_NEXT, b"", Status.STALE)
+    assert session.device.read_output(0) == result.outputs[0]
+
+
 def test_a_plain_run_after_beams_reads_the_first_text(opened: Opened, build: DecoderBuild) -> None:
     """The beams leave the model at the caches of the last of them."""
     session, _ = opened

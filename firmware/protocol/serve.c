@@ -163,8 +163,6 @@ static uint8_t text(const call *in) {
     uint8_t status;
     of_text = *in;
     open_ok(in);
-    input_bytes_written = 0; /* the text's own inputs are in the arena from now on */
-    outputs_are_there = 0;
     switch (in->type) {
     case PF_TEXT_BEGIN:
         status = pf_text_begin(&reply, in->payload, in->bytes);
@@ -178,6 +176,10 @@ static uint8_t text(const call *in) {
     default:
         status = pf_text_beam(&reply, in->payload, in->bytes, next_frame);
         break;
+    }
+    if (status != PF_BAD_LENGTH && status != PF_STALE) { /* the text's own inputs are in the arena from now on */
+        input_bytes_written = 0;
+        outputs_are_there = 0;
     }
     if (status == PF_ACCEPTED) pf_reply_send(&reply);
     return status;

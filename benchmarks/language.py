@@ -24,6 +24,7 @@ from picoformer.decoder.build import open_decoder
 from picoformer.decoder.stages import TextBuild, TextJudging, build_text, verify_text
 from picoformer.files import atomic_write_text
 from picoformer.generation import SamplerSettings
+from picoformer.models.importers import load_decoder
 from picoformer.ops import Embedding, Linear
 from picoformer.stages import tokenizer_path
 from picoformer.targets import load_target
@@ -63,8 +64,8 @@ def measure(folder: Path) -> dict[str, Any]:
     data, checkpoint = folder / "data.npz", folder / "student.safetensors"
     rows = []
     for row in ROWS:
-        settings = dataclasses.replace(pipeline.quantization.settings(), wide_weights=row.wide_weights)
-        wanted = TextBuild(load_target(row.target), row.scheme, row.context, row.block)
+        settings = pipeline.quantization.settings()
+        wanted = TextBuild(load_target(row.target), row.scheme, row.context, row.block, row.wide_weights)
         judging = TextJudging(pipeline.generation.prompts, TOKENS, SamplerSettings(greedy=True), compared=1)
         with tempfile.TemporaryDirectory() as place:
             built, record = Path(place) / "firmware", Path(place) / "verify.json"
@@ -77,7 +78,7 @@ def measure(folder: Path) -> dict[str, Any]:
             types = weight_types(built)
         rows.append({**dataclasses.asdict(row), "weights": types, **verified["text"]})
         print(f"{row.target}, {row.name}: done", file=sys.stderr, flush=True)
-    return {"rows": rows}
+    return {"parameters": sum(weight.size for weight in load_decoder(checkpoint).weights.values()), "rows": rows}
 
 
 def weight_types(folder: Path) -> dict[str, list[str]]:
@@ -114,7 +115,7 @@ best logits lie apart at that place.
 def page(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
     rows = found["rows"]
-    text = INTRODUCTION.format(parameters=rows[0]["parameters"])
+    text = INTRODUCTION.format(parameters=found["parameters"])
     for row in rows:
         base, bits = row["float_bits_per_character"], row["reference_bits_per_character"]
         cells = (

@@ -48,6 +48,7 @@ def _tuple(value: Any) -> Any:
 
 Scheme = Annotated[str, AfterValidator(_known_scheme)]
 Positive = Annotated[int, Field(gt=0)]
+WideWeights = Annotated[float, Field(ge=0, le=4)] | None
 TEXT_SCHEMES = ("float32", "int8x16", "int4x16")
 """Those in picoformer.decoder.quantize (a test compares them)."""
 
@@ -176,7 +177,7 @@ class QuantizationSection(_Section):
     budget: Annotated[Positive | None, BeforeValidator(read_bytes)] = None
     block: Literal[0, 32] = 32  # int4 weights that share a multiplier; 0: a scale per output only
     # Bytes, as a share of all constants, that weights may grow by being widened; unless given, a language model's 0.25.
-    wide_weights: Annotated[float, Field(ge=0, le=4)] | None = None
+    wide_weights: WideWeights = None
 
     def settings(self) -> QuantizeSettings:
         """The same for the quantizer."""
@@ -213,6 +214,7 @@ class FurtherBuild(_Section):
     scheme: str = ""
     context: Annotated[int, Field(ge=0)] = 0
     block: Annotated[int, Field(ge=0)] = 0
+    wide_weights: WideWeights = None
 
 
 class GenerationSection(_Section):

@@ -23,6 +23,7 @@ def text_builds(pipeline: Pipeline) -> dict[str, TextBuild]:
         file.quantization.scheme,
         generation.context or data.sequence,
         min(generation.block, generation.context or data.sequence),
+        file.quantization.wide_weights,
     )
     found = {"": first}
     for further in generation.also:
@@ -30,7 +31,9 @@ def text_builds(pipeline: Pipeline) -> dict[str, TextBuild]:
         if further.target:
             target = load_pipeline_target(pipeline, pipeline.target_path(further.target), "[generation] also")
         context = further.context or first.context
-        build = TextBuild(target, further.scheme or first.scheme, context, min(further.block or first.block, context))
+        wide = first.wide_weights if further.wide_weights is None else further.wide_weights
+        scheme, block = further.scheme or first.scheme, min(further.block or first.block, context)
+        build = TextBuild(target, scheme, context, block, wide)
         name = f"-{build.scheme}-{target.name}" + (f"-{context}" if context != first.context else "")
         if build == first or name in found:
             raise ConfigError(f"{pipeline.path}: [generation] also names one build twice; remove it or change it")
@@ -95,7 +98,7 @@ def _build_stages(
             file.quantization.settings(), training, file.name, file.firmware.prefix, tools.toolchain, progress,
         )  # fmt: skip
 
-    chosen = [wanted.target.model_dump(), wanted.scheme, wanted.context, wanted.block]
+    chosen = [wanted.target.model_dump(), wanted.scheme, wanted.context, wanted.block, wanted.wide_weights]
     settings = [chosen, file.quantization.model_dump(), training, file.firmware.prefix, file.name, file.seed]
     settings += [] if tools.toolchain == "auto" else [tools.toolchain]
     asked = [judging, *([] if tools.emulator == "auto" else [tools.emulator])]

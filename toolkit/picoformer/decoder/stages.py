@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -37,12 +38,14 @@ Progress = Callable[[str, int, int, float], None]
 
 @dataclass(frozen=True)
 class TextBuild:
-    """What is built: for which target, in which numbers, and for how many tokens at a time."""
+    """What is built: for which target, in which numbers, for how many tokens at a time, and how much constants may grow
+    by for wider weights."""
 
     target: Target
     scheme: str
     context: int
     block: int
+    wide_weights: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ def build_text(
     trained on them); returns its figures."""
     model, found = load_decoder(checkpoint), load_dataset(data)
     load_tokenizer(tokenizer, model.config.vocab_size)
+    settings = dataclasses.replace(settings, wide_weights=wanted.wide_weights)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(found.x_train))[:samples])
     build = build_decoder(
         model, wanted.target, folder, wanted.scheme, wanted.context, wanted.block, found.x_train[chosen], settings,

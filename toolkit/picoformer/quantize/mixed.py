@@ -122,7 +122,8 @@ def _widenings(
 ) -> list[_Widening]:
     """The steps from the type of a weight to 16 bits; none is worth more a byte than the one that it stands on."""
     dtype = base.types[_typed_name(graph, base, name)].dtype
-    noise, size, steps = simulation.base_noise, count(base), []
+    noise, size = simulation.base_noise, count(base)
+    steps: list[_Widening] = []
     while dtype in WIDER:
         dtype = WIDER[dtype]
         typed = build({name: dtype})

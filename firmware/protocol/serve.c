@@ -4,6 +4,9 @@
 #include "picoformer/device.h"
 #include "picoformer/port.h"
 #include "wire_internal.h"
+#ifdef PF_TEXT
+#include "picoformer/text_device.h"
+#endif
 
 #ifndef PF_CLOCK_HZ
 #define PF_CLOCK_HZ 0u
@@ -140,6 +143,9 @@ static uint8_t stack(const call *in) {
 static uint8_t reset(const call *in) {
     if (in->bytes != 0) return PF_BAD_LENGTH;
     leave_text();
+#ifdef PF_TEXT
+    memset(pf_text.states, 0, pf_text.state_bytes);
+#endif
     pf_device.init(pf_device.state);
     pf_port_stack_forget();
     input_bytes_written = 0;

@@ -176,3 +176,13 @@ def test_the_example_writes_what_the_reference_writes(
         assert written and data.startswith(written) and data[len(written)] == 0
     else:
         assert np.frombuffer(data, "<i4").tolist() == [*tokens, 16]
+
+
+def test_the_documented_example_compiles(place: Path, arm_tools: None, tmp_path: Path) -> None:
+    """The code of docs/firmware-api.md on language models, against what a build writes."""
+    page = (FIRMWARE.parent / "docs" / "firmware-api.md").read_text("utf-8")
+    section = page[page.index("## A language model") :]
+    (tmp_path / "own.c").write_text(section.split("```c\n", 1)[1].split("```", 1)[0])
+    source = built(place, "float32", "host").build.folder / "host" / "source"
+    for compiler in ("gcc", "arm-none-eabi-gcc"):
+        run(compiler, *STRICT, "-fsyntax-only", f"-I{FIRMWARE / 'include'}", f"-I{source}", tmp_path / "own.c")

@@ -229,7 +229,10 @@ def write_build(
             _write_memory(model.plan, folder / board.name)
             place = folder / board.name
             if board.is_library:
-                compiler = build_library(place / "source", board, place, prefix, model.arena_bytes).compiler
+                kept = drafts[tuple(board.isa)].state_bytes
+                compiler = build_library(
+                    place / "source", board, place, prefix, model.arena_bytes, state_bytes=kept
+                ).compiler
             else:
                 compiler = build_firmware(place / "source", board, place, toolchain=toolchain).compiler
             if compiler:

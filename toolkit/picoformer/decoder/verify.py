@@ -190,6 +190,7 @@ def _device_form(
     firmware: Any = None if board.is_library else build.build.firmware(board)
     steps = build.build.steps(board)
     with open_device(firmware, board, port, identity=graph_identity(graph)[:16], emulator=emulator) as session:
+        session.device.reset()  # a board may hold rows of another text
         decoder = DeviceSession(session.device, graph)
         for index, run in enumerate(runs):
             tick(f"running on {form.name}", index)

@@ -20,7 +20,6 @@ from c_host import Host
 from picoformer.decoder.graph import COUNT, LOGITS, POSITION, TOKENS, decoder_graph
 from picoformer.decoder.quantize import quantize_decoder, step_graph
 from picoformer.decoder.sessions import block_inputs
-from picoformer.decoder.verify import Run
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
 from picoformer.models.config import TransformerConfig
@@ -162,11 +161,6 @@ def device_trace(device: Any, write: Callable[[Sequence[int], int], None], token
         result = device.run(crc=True, outputs=True)
         found.append(Trace(result.step_crcs, result.outputs[0]))
     return found
-
-
-def as_runs(tokens: Sequence[int]) -> list[Run]:
-    """`runs()` as verify has them."""
-    return [Run(tuple(tokens[position : position + count]), position) for position, count in runs()]
 
 
 def with_config(model: ImportedModel, **keys: Any) -> ImportedModel:

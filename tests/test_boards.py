@@ -22,12 +22,15 @@ import graphs
 from picoformer.backends.c import emit_c
 from picoformer.backends.onnx import export_onnx
 from picoformer.cli import main
+from picoformer.decoder.writing import write_text
 from picoformer.errors import FitError
 from picoformer.firmware import build_firmware
+from picoformer.generation import SamplerSettings, Stopping
 from picoformer.library import build_library
 from picoformer.reference import lower_graph, run_integer
 from picoformer.targets import list_targets, load_target
 from picoformer.verification import verify_files
+from text_models import built
 
 BOARDS = [name for name in list_targets() if load_target(name).stands_in]
 IMAGES = [name for name in BOARDS if not load_target(name).is_library]
@@ -165,6 +168,33 @@ def test_a_program_with_the_library_is_verified_on_a_port(model: Path, tmp_path:
     assert found["passed"] and found["ran_on_stand_in"] is None
     assert found["links"][-2]["equal"] and found["links"][-2]["to"].startswith("socket://")
     assert found["ram_bytes"]["stack"] is None and found["instructions"]["per_inference"] is None
+
+
+def test_a_program_with_a_language_model_writes_on_a_port(place: Path, tmp_path: Path, riscv_tools: None) -> None:
+    """The folders hold all that its text takes: the seam, sampler, tokenizer, and the wire's messages."""
+    build = built(place, "int8x16", "esp32-s3")
+    folders = [build.build.folder / "esp32-s3" / name for name in ("model", "model_wire")]
+    assert (folders[0] / "include" / "picoformer" / "generate.h").is_file()
+    assert (folders[0] / "include" / "model_tokenizer.h").is_file()
+    program = _compile_for_this_machine(folders, _SERVE, tmp_path / "program")
+    greedy, prompt = SamplerSettings(greedy=True), [1, 40, 41]
+    wanted = write_text(build, prompt, greedy, Stopping(5), "reference").generated
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        listener.settimeout(30)
+        port = f"socket://127.0.0.1:{listener.getsockname()[1]}"
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(write_text, build, prompt, greedy, Stopping(5), port=port)
+            line, _ = listener.accept()
+            with line, subprocess.Popen([program], stdin=line, stdout=line) as process:
+                found = future.result(60)
+                process.kill()
+    assert found.generated == wanted and found.cost.per_token is None
+    main_c = (
+        '#include "model_decoder.h"\n#include "model_tokenizer.h"\nint main(void) { return model_tokenizer.size == 0; }'
+    )
+    _compile_for_this_machine(folders[:1], main_c, tmp_path / "user")  # what a program of its own includes
 
 
 _SERVE = """

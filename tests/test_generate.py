@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +13,11 @@ from command_line import refuses, succeeds
 from picoformer.decoder.build import DecoderBuild
 from picoformer.decoder.generating import GenerateOptions, generate_files
 from picoformer.decoder.writing import REFERENCE, beam_texts, write_text
-from picoformer.emulator.host import HostEmulator
 from picoformer.errors import DataError, PicoformerError
 from picoformer.generation import BeamSettings, End, SamplerSettings, Stopping
 from picoformer.models.importers import load_decoder
-from picoformer.targets import load_target
 from picoformer.tokenizers import load_text_tokenizer
-from text_models import CONTEXT, TEXT, TOKENS, built, model_folder
+from text_models import CONTEXT, TEXT, TOKENS, bridge, built, model_folder
 
 PROMPT = [1, 40, 41, 42, 43, 44, 45, 46, 47, 48, 200]
 """More than a block."""
@@ -319,40 +313,6 @@ def test_a_build_that_was_changed_by_hand_is_refused(build: DecoderBuild, tmp_pa
 
 
 # --- a serial port ------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def bridge(build: DecoderBuild) -> Iterator[str]:
-    """The build's firmware on this machine behind a TCP port, as a serial server has it."""
-    target = load_target("host")
-    running = HostEmulator().start(build.build.firmware(target).elf, target)
-    server = socket.create_server(("127.0.0.1", 0))
-    is_over = threading.Event()
-
-    def serve() -> None:
-        line, _ = server.accept()
-        line.settimeout(0.02)
-        with line:
-            while not is_over.is_set():
-                try:
-                    data = line.recv(4096)
-                    if not data:
-                        return
-                    running.transport.write(data, 5)
-                except TimeoutError:
-                    pass
-                if answer := running.transport.read(0.02):
-                    line.sendall(answer)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    try:
-        yield f"socket://127.0.0.1:{server.getsockname()[1]}"
-    finally:
-        is_over.set()
-        thread.join(5)
-        server.close()
-        running.close()
 
 
 def test_a_board_on_a_port_writes_the_same_text(build: DecoderBuild) -> None:

@@ -64,7 +64,7 @@ __attribute__((noinline)) static void forget_calls(void) {
     for (uint32_t i = 0; i < sizeof stale / sizeof *stale; i++) stale[i] = 0;
 }
 
-uint8_t pf_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until) {
+uint8_t pf_wire_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until) {
     stream out = {reply, sequence};
     uint32_t missing = until == PF_ALL_STEPS ? 1u : pf_device.steps[until].bytes; /* of the last step wanted */
     int more = 1;

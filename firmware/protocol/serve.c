@@ -4,6 +4,9 @@
 #include "picoformer/device.h"
 #include "picoformer/port.h"
 #include "wire_internal.h"
+#ifdef PF_TEXT
+#include "picoformer/text_device.h"
+#endif
 
 #ifndef PF_CLOCK_HZ
 #define PF_CLOCK_HZ 0u
@@ -109,7 +112,7 @@ static uint8_t run(const call *in) {
     if (input_bytes_written < needed) return PF_INPUT_MISSING;
     input_bytes_written = 0;
     outputs_are_there = 0;
-    const uint8_t status = pf_run(&reply, in->sequence, flags, until);
+    const uint8_t status = pf_wire_run(&reply, in->sequence, flags, until);
     outputs_are_there = status == PF_ACCEPTED && (until == PF_ALL_STEPS || until + 1u == pf_device.step_count);
     return status;
 }
@@ -140,6 +143,9 @@ static uint8_t stack(const call *in) {
 static uint8_t reset(const call *in) {
     if (in->bytes != 0) return PF_BAD_LENGTH;
     leave_text();
+#ifdef PF_TEXT
+    memset(pf_text.states, 0, pf_text.state_bytes);
+#endif
     pf_device.init(pf_device.state);
     pf_port_stack_forget();
     input_bytes_written = 0;
@@ -163,8 +169,6 @@ static uint8_t text(const call *in) {
     uint8_t status;
     of_text = *in;
     open_ok(in);
-    input_bytes_written = 0; /* the text's own inputs are in the arena from now on */
-    outputs_are_there = 0;
     switch (in->type) {
     case PF_TEXT_BEGIN:
         status = pf_text_begin(&reply, in->payload, in->bytes);
@@ -178,6 +182,10 @@ static uint8_t text(const call *in) {
     default:
         status = pf_text_beam(&reply, in->payload, in->bytes, next_frame);
         break;
+    }
+    if (status != PF_BAD_LENGTH && status != PF_STALE) { /* the text's own inputs are in the arena from now on */
+        input_bytes_written = 0;
+        outputs_are_there = 0;
     }
     if (status == PF_ACCEPTED) pf_reply_send(&reply);
     return status;

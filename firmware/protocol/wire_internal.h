@@ -43,7 +43,7 @@ void pf_reply_u32(pf_reply *reply, uint32_t value);
 void pf_reply_send(pf_reply *reply);
 
 /* Run the model and send the reply frames; the request was checked. Returns the status, PF_ACCEPTED when it replied. */
-uint8_t pf_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until);
+uint8_t pf_wire_run(pf_reply *reply, uint8_t sequence, uint32_t flags, uint32_t until);
 
 /* The step that runs now, for a fault frame; PF_NO_STEP outside a run. */
 extern volatile uint16_t pf_running_step;

@@ -20,7 +20,7 @@ from picoformer.samples import check_calibration, fit_samples, load_samples, spl
 from picoformer.targets import Target, load_target, stand_in
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import Draft, MemoryPlan, Step, Tile
+    from picoformer.backends.c import Draft, MemoryPlan, Step, TextExample, Tile
     from picoformer.quantize import QuantizeSettings
 
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
@@ -164,17 +164,18 @@ def write_build(
     source_sha256: str = "",
     files: Mapping[str, bytes] | None = None,
     slots: int = 1,
+    text: TextExample | None = None,
 ) -> Build:
     """Write the build folder `out` whole or not at all: graphs, QDQ ONNX, C sources, firmware for host and target.
 
     `source` is the ONNX file or its bytes; `source_sha256` says where these came from, if from another file. `files`:
     name → content of what is to lie in the folder beside. `slots`: texts that a
-    language model's device keeps side by side.
+    language model's device keeps side by side; `text`: what is known of its text, for the C.
 
     With calibration `samples`, or a folder `quantized` that was made with some, quantization.json says what each
     rounding costs. `toolchain`: gcc, clang, zig or auto. `tile` says what goes by tiles of rows (backends/c/tiling.py).
     """
-    from picoformer.backends.c import draft_c, write_c
+    from picoformer.backends.c import TextExample, draft_c, write_c
     from picoformer.backends.onnx import export_onnx
     from picoformer.estimate.tiles import draft_for
     from picoformer.frontends.onnx_load import self_contained
@@ -223,11 +224,15 @@ def write_build(
         compilers: dict[str, str] = {}
         for number, board in enumerate(boards, start=1):
             tick(board.name, number)
-            model = write_c(drafts[tuple(board.isa)], folder / board.name / "source", card=card)
+            source_folder = folder / board.name / "source"
+            model = write_c(drafts[tuple(board.isa)], source_folder, card=card, text=text or TextExample())
             _write_memory(model.plan, folder / board.name)
             place = folder / board.name
             if board.is_library:
-                compiler = build_library(place / "source", board, place, prefix, model.arena_bytes).compiler
+                kept = drafts[tuple(board.isa)].state_bytes
+                compiler = build_library(
+                    place / "source", board, place, prefix, model.arena_bytes, state_bytes=kept
+                ).compiler
             else:
                 compiler = build_firmware(place / "source", board, place, toolchain=toolchain).compiler
             if compiler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from picoformer.cli_output import progress, show, show_figures
 from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
 from picoformer.cli_text import DECODER_SCHEME, ONLY_DECODERS, ONLY_ENCODERS, decoder_options
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
-from picoformer.errors import DeviceError, ModelError, PicoformerError
+from picoformer.errors import ConfigError, DeviceError, ModelError, PicoformerError
 
 
 class _Group(click.Group):
@@ -102,6 +103,13 @@ for command in (*TRAINING_COMMANDS, *TEXT_COMMANDS):
     main.add_command(command)
 
 
+def _is_decoder(model: Path, options: Mapping[str, Any]) -> bool:
+    """Whether a model is a language model's checkpoint; ConfigError for options that do not go with what it is."""
+    found: bool = options["decoder"] or model.is_dir() or model.suffix == ".bin"
+    refuse_given(ONLY_ENCODERS if found else ONLY_DECODERS, "a language model's" if found else "this model's")
+    return found
+
+
 @main.command()
 @click.argument("model", type=FILE)
 @quantize_options
@@ -131,8 +139,9 @@ def quantize(
 
 
 @main.command()
-@click.argument("model", type=FILE)
+@click.argument("model", type=ANY)
 @quantize_options
+@decoder_options
 @click.option(
     "--format", "form", type=click.Choice(["onnx", "c"]), default="onnx", show_default=True, help="What to write."
 )
@@ -157,13 +166,28 @@ def export(
     tile: str,
     output: Path,
     as_json: bool,
+    **decoder: Any,
 ) -> None:
     """Write a model as float or quantized ONNX, or as C.
 
-    MODEL is an ONNX file or a checkpoint (.safetensors).
+    MODEL is an ONNX file or a checkpoint (.safetensors). Of a language model, given as for `build`, there is the C.
     """
     from picoformer.exporting import export_files
 
+    if _is_decoder(model, decoder):
+        from picoformer.decoder.build_command import export_decoder_files
+        from picoformer.targets import load_target
+
+        if form != "c":
+            raise ConfigError(f"{model}: a language model that writes text is exported as C; give --format c")
+        scheme = scheme if is_given("scheme") else DECODER_SCHEME
+        with progress() as tick:
+            record = export_decoder_files(
+                model, load_target(target), output, scheme, calibration, settings, prefix, decoder,
+                lambda what, done, total: tick(what, done, total, 0.0),
+            )  # fmt: skip
+        show(record, as_json, lambda: show_figures(record))
+        return
     with progress() as tick:
         record = export_files(
             model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized,
@@ -212,9 +236,7 @@ def build(
     from picoformer.targets import load_target
 
     board = load_target(target)
-    is_decoder = decoder["decoder"] or model.is_dir() or model.suffix == ".bin"
-    refuse_given(ONLY_ENCODERS if is_decoder else ONLY_DECODERS, "a language model's" if is_decoder else "this model's")
-    if is_decoder:
+    if _is_decoder(model, decoder):
         from picoformer.decoder.build_command import build_decoder_files
 
         scheme = scheme if is_given("scheme") else DECODER_SCHEME

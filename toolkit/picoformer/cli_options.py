@@ -158,7 +158,7 @@ def tile_option(function: F) -> F:
         show_default=True,
         metavar="auto|4%|least|none|ROWS",
         help="Compute rows in tiles: the least memory for about 3.5 % more instructions, for at most another part by "
-        "the core's measured costs, for any number of them; no tiles; or so many rows at a time where that saves memory.",
+        "the core's measured costs, for any number of them; no tiles; or so many rows at a time where it saves memory.",
     )(function)
 
 

@@ -18,10 +18,10 @@ DECODER_SCHEMES = click.Choice(["float32", "int8x16", "int4x16"])
 DECODER_SCHEME = "int8x16"
 """Where none is given."""
 ONLY_DECODERS = {"beams": "--beams", "block": "--block", "context": "--context", "tokenizer": "--tokenizer"}
-"""Options of `build` that other models have no use for."""
+"""Options of `build` and `export` that other models have no use for."""
 ONLY_ENCODERS = {"shapes": "--shape", "valid_length": "--valid-length", "quantized": "--quantized", "tile": "--tile",
                  "equalization": "--equalization"}  # fmt: skip
-"""Options of `build` that a language model has no use for."""
+"""Options of `build` and `export` that a language model has no use for."""
 
 _DECODER_OPTIONS = (
     click.option("--beams", type=click.IntRange(1, 64), default=1, show_default=True, help="Beams of a search."),

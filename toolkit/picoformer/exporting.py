@@ -143,6 +143,8 @@ def emulate_files(
 
     build = open_build(folder)
     graph, target = build.graph, build.target
+    if graph.states:
+        raise UnsupportedError(f"{folder}: is a language model's build, which runs on text: use generate or verify")
     runs = stand_in(target)
     arrays, labels = split_labels(load_samples(inputs_path), inputs_path)
     inputs = fit_samples(graph, with_full_length(graph, arrays), inputs_path)

@@ -27,6 +27,9 @@ from picoformer.link_map import read_map
 from picoformer.targets import LIBRARY, Target, resource_root
 from picoformer.toolchain import compile_units, run_tool
 
+TEXT = ("generate.h", "tokenizer.h")
+"""Headers of the firmware that a program includes to make a language model write."""
+
 
 @dataclass(frozen=True)
 class LibraryBuild:
@@ -45,19 +48,27 @@ class LibraryBuild:
 
 
 def build_library(
-    model_dir: Path, target: Target, out: Path, prefix: str, arena_bytes: int, *, strict: bool = False
+    model_dir: Path,
+    target: Target,
+    out: Path,
+    prefix: str,
+    arena_bytes: int,
+    *,
+    state_bytes: int = 0,
+    strict: bool = False,
 ) -> LibraryBuild:
     """Write the library `prefix` for `target` into `out`: its folder, one for the wire, its archive and size.json.
 
     `model_dir` holds the generated C. Sizes are of what is reachable from the functions in <prefix>.h, which is what a
-    linker keeps; the arena is the caller's, and `arena_bytes` is what it has to be. Raises FitError when the model
-    alone is larger than the board, ToolError when the compiler is there and fails.
+    linker keeps; the arena is the caller's, and `arena_bytes` is what it has to be; so is what a language model keeps
+    of its texts, `state_bytes`. Raises FitError when the model alone is larger than the board, ToolError when the
+    compiler is there and fails.
     """
     folder = _write_model(model_dir, target, out / prefix, prefix)
     wire = _write_wire(model_dir, target, out / f"{prefix}_wire", prefix)
     archive, sizes, reason, compiler, program = None, None, "", "", target.toolchain.program
     if shutil.which(program):
-        archive, sizes = _compile(folder, model_dir, target, out, prefix, arena_bytes, strict)
+        archive, sizes = _compile(folder, model_dir, target, out, prefix, (arena_bytes, state_bytes), strict)
         _refuse_overflow(sizes, target)
         compiler = named_compiler(program).version
         record: dict[str, Any] = {**asdict(sizes), "compiler": compiler}
@@ -91,7 +102,12 @@ def _write_model(model_dir: Path, target: Target, folder: Path, prefix: str) -> 
         wanted += [(path, Path("firmware") / place / path.name) for path in sorted((firmware / place).glob("*.h"))]
     wanted += _headers(firmware, Path("firmware/include"))
     wanted += [(model_dir / name, Path(name)) for name in (*own, f"{prefix}_weights.h")]
-    wanted.append((model_dir / f"{prefix}.h", Path("include") / f"{prefix}.h"))
+    if (model_dir / "weights.bin").is_file():
+        wanted.append((model_dir / "weights.bin", Path("weights.bin")))
+    public = [f"{prefix}{part}.h" for part in ("", "_decoder", "_tokenizer")]
+    wanted += [(model_dir / name, Path("include") / name) for name in public if (model_dir / name).is_file()]
+    if f"{prefix}_decoder.c" in own:  # its header stands on these
+        wanted += [(path, Path("include") / place) for path, place in _headers(firmware, Path()) if path.name in TEXT]
     says = (f"Model {prefix} for {target.description}; include/{prefix}.h says how to run it.",)
     sources = (*own, *(f"firmware/{name}" for name in listed["sources"]))
     return _write(folder, wanted, _Part(prefix, says, sources, (".", "firmware/include")), target)
@@ -113,8 +129,14 @@ def _write_wire(model_dir: Path, target: Target, folder: Path, prefix: str) -> P
         "may be defined: a stack that is measured, cycles that are counted.",
     )
     sources = tuple(str(place) for _, place in wanted if place.suffix == ".c")
-    defines = (f"PF_CLOCK_HZ={target.clock_hz}u", f"PF_FRAME_BYTES={target.frame_bytes}u")
+    defines = (f"PF_CLOCK_HZ={target.clock_hz}u", f"PF_FRAME_BYTES={target.frame_bytes}u", *_defines(model_dir))
     return _write(folder, wanted, _Part(f"{prefix}_wire", says, sources, (".",), prefix, defines), target)
+
+
+def _defines(model_dir: Path) -> list[str]:
+    """Macros that the runtime of this model is compiled with."""
+    found: list[str] = json.loads((model_dir / "sources.json").read_text("utf-8")).get("defines", [])
+    return found
 
 
 def _headers(firmware: Path, to: Path) -> list[tuple[Path, Path]]:
@@ -168,7 +190,7 @@ def _esp_idf(part: _Part, target: Target) -> dict[str, str]:
 
 
 def _compile(
-    folder: Path, model_dir: Path, target: Target, out: Path, prefix: str, arena_bytes: int, strict: bool
+    folder: Path, model_dir: Path, target: Target, out: Path, prefix: str, memory: tuple[int, int], strict: bool
 ) -> tuple[Path, SizeReport]:
     """lib<prefix>.a beside the sources, from the very files in `folder`, and what is reachable of it."""
     tools = target.toolchain
@@ -183,7 +205,8 @@ def _compile(
         objects = compile_units(compiler, flags, includes, units, build)
         names = [str(path) for path in objects]
         run_tool([find_program(f"{tools.prefix}ar"), "rcsD", archive.name, *names], build, archive.name)
-        roots = [f"-Wl,-u,{name}" for name in _functions(build / "model" / f"{prefix}.o")]
+        own = [build / "model" / f"{prefix}{part}.o" for part in ("", "_decoder")]
+        roots = [f"-Wl,-u,{name}" for path in own if path.is_file() for name in _functions(path)]
         bare = [flag for flag in compiler.compile if not flag.startswith("--specs")]  # they bring a linker script
         link = [*bare, "-r", "-nostdlib", "-Wl,--gc-sections", *roots]
         run_tool([*link, "-Wl,-Map,map", "-o", "reachable.o", *names], build, "the library's reachable part")
@@ -191,6 +214,7 @@ def _compile(
         (build / archive.name).replace(archive)
     flash, data = attribute(pieces, is_stored=_is_stored, is_writable=_is_writable)
     total = flash["model"] + flash["code"]
+    arena_bytes, data = memory[0], data + memory[1]
     return archive, SizeReport(
         FlashSizes(flash["model"], flash["code"], 0, total), RamSizes(arena_bytes, data, 0, 0, arena_bytes + data)
     )

@@ -11,6 +11,8 @@ typedef struct pf_text_model {
     int32_t sampler_bytes, beam_bytes;    /* beam_bytes 0: no room for beams */
     int32_t longest_beam;                 /* tokens of a text that beam_scratch has room for */
     int32_t block;                        /* tokens that one run of the model takes */
+    uint8_t *states;                      /* what is kept of the texts, the first one first */
+    uint32_t state_bytes;                 /* of all of them */
 } pf_text_model;
 
 extern const pf_text_model pf_text;

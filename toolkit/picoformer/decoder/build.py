@@ -15,15 +15,17 @@ from picoformer.decoder.calibration import SAMPLES, WINDOW, text_windows, writte
 from picoformer.decoder.graph import LOGITS, decoder_graph
 from picoformer.decoder.quantize import DECODER_SCHEMES, quantize_decoder, step_graph
 from picoformer.decoder.sessions import context_of
-from picoformer.errors import ConfigError, FitError, ModelError
+from picoformer.errors import ConfigError, FitError, ModelError, UnsupportedError
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
 from picoformer.models.importers import ImportedModel
 from picoformer.targets import Target
 
 if TYPE_CHECKING:
+    from picoformer.backends.c import TextExample
     from picoformer.compress.settings import QatSettings
     from picoformer.quantize import QuantizeSettings
+    from picoformer.tokenizers import TextTokenizer
 
 RECORD = "decoder.json"
 BLOCK = 8
@@ -204,8 +206,33 @@ def build_decoder(
         source_sha256=model.sha256,
         files=files,
         slots=slots,
+        text=text_example(model, tokenizer),
     )
     return DecoderBuild(built, record)
+
+
+def text_example(model: ImportedModel, tokenizer: Path | None) -> TextExample:
+    """What the generated C is to know of a model's text. A tokenizer that a device cannot have is left out."""
+    from picoformer.backends.c import TextExample
+    from picoformer.tokenizers import load_text_tokenizer
+
+    begin = () if model.bos is None else (model.bos,)
+    if tokenizer is None:
+        return TextExample(begin)
+    loaded = load_text_tokenizer(tokenizer)
+    try:
+        return TextExample(tuple(beginning(loaded, model.bos)), loaded.tables())
+    except UnsupportedError:
+        return TextExample(begin)
+
+
+def beginning(tokenizer: TextTokenizer, bos: int | None) -> list[int]:
+    """The ids in front of a text: those that its tokenizer puts there. Where these are none, texts of SentencePiece's
+    begin with the model's own token all the same."""
+    begin = [] if bos is None else [bos]
+    if tokenizer.prefix:
+        return list(tokenizer.prefix)
+    return begin if tokenizer.kind in ("sentencepiece_bpe", "unigram") else []
 
 
 def refuse_early(model: ImportedModel, target: Target, scheme: str, context: int, slots: int) -> None:

@@ -16,6 +16,7 @@ from picoformer.build_folder import Build, Manifest
 from picoformer.decoder.build import (
     DecoderBuild,
     DecoderRecord,
+    beginning,
     build_decoder,
     decoder_graphs,
     is_decoder,
@@ -247,20 +248,13 @@ def _prompt(options: GenerateOptions, record: DecoderRecord, tokenizer: TextToke
         if not options.prompt_ids:
             raise ConfigError("--prompt-ids is empty; give at least one token")
         return list(options.prompt_ids)
-    begin = [] if record.bos is None else [record.bos]
     if options.prompt is None or options.prompt == "":
-        if not begin:
+        if record.bos is None:
             raise ConfigError("this model has no token that begins a text; give --prompt or --prompt-ids")
-        return begin
+        return [record.bos]
     if tokenizer is None:
         raise ConfigError("--prompt needs a tokenizer; give --tokenizer, or --prompt-ids")
-    ids = [*tokenizer.prefix, *tokenizer.encode(_utf8("--prompt", options.prompt))]
-    return ids if ids[: len(begin)] == begin else [*begin, *ids] if _begins(tokenizer) else ids
-
-
-def _begins(tokenizer: TextTokenizer) -> bool:
-    """Whether texts of a tokenizer begin with a token of their own though it puts none there: SentencePiece's do."""
-    return tokenizer.kind in ("sentencepiece_bpe", "unigram")
+    return [*beginning(tokenizer, record.bos), *tokenizer.encode(_utf8("--prompt", options.prompt))]
 
 
 def open_model(model: Path, options: ModelOptions, progress: Progress | None = None) -> Opened:

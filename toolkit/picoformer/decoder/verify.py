@@ -190,6 +190,7 @@ def _device_form(
     firmware: Any = None if board.is_library else build.build.firmware(board)
     steps = build.build.steps(board)
     with open_device(firmware, board, port, identity=graph_identity(graph)[:16], emulator=emulator) as session:
+        session.device.reset()  # a board may hold rows of another text
         decoder = DeviceSession(session.device, graph)
         for index, run in enumerate(runs):
             tick(f"running on {form.name}", index)
@@ -203,9 +204,12 @@ def _device_form(
                 wrong = next((i for i, pair in enumerate(zip(result.step_crcs, reference.crcs[index], strict=True))
                               if pair[0] != pair[1]), None)  # fmt: skip
                 if wrong is not None:
+                    decoder.write(run.tokens, run.position)  # the caches get the same rows again
+                    expected = _reference_value(graph, runs[: index + 1], steps[wrong].output)
+                    found = session.device.run_for_step(wrong, expected.nbytes)
                     form.failure = (
                         f"reference → {form.name}: step {wrong} '{steps[wrong].name}', tensor '{steps[wrong].output}', "
-                        f"at position {run.position} of run {index}: other bytes"
+                        f"at position {run.position} of run {index}{_first_element(expected, found)}"
                     )
                     break
         tick(f"running on {form.name}", len(runs))
@@ -216,6 +220,24 @@ def _device_form(
         for i, step in enumerate(steps)
     )
     return form, measured, costs
+
+
+def _reference_value(graph: Graph, runs: Sequence[Run], name: str) -> Array:
+    """A value of the last of `runs`, computed once more."""
+    session = integer_session(lower_graph(graph))
+    for run in runs:
+        session.run(block_inputs(run.tokens, run.position))
+    return session.values[name]
+
+
+def _first_element(expected: Array, data: bytes) -> str:
+    """Where the bytes of a step are not those of the reference, in words."""
+    found = np.frombuffer(data, expected.dtype.newbyteorder("<")).reshape(expected.shape)
+    differing = np.argwhere(found != expected)
+    if not len(differing):
+        return ": other bytes, which were the right ones when they were asked for again"
+    at = tuple(int(n) for n in differing[0])
+    return f", element {list(at)}: expected {expected[at]}, found {found[at]}"
 
 
 def _links(graph: Graph, forms: Sequence[Form], quantized: bool, least_sqnr_db: float) -> tuple[list[Link], list[str]]:

@@ -66,12 +66,12 @@ def _kernels(folder: Path, isa: Sequence[str]) -> set[Path]:
     found: set[Path] = set()
     taken: set[str] = set()
     for name in isa:
-        names = (
-            {path.name for path in (folder / name).glob("*.c")} - taken - {Path(file).name for file in BESIDE.values()}
-        )
+        beside = {file for shared in BESIDE.values() for file in shared}
+        names = {path.name for path in (folder / name).glob("*.c")} - taken - beside
         taken |= names
         files = [f"kernels/{name}/{file}" for file in names]
-        files += [shared for start, shared in BESIDE.items() if any(file.startswith(start) for file in files)]
+        starts = [start for start in BESIDE if any(file.startswith(start) for file in files)]
+        files += [f"kernels/{name}/{file}" for start in starts for file in BESIDE[start]]
         todo = [folder.parent / file for file in files]
         while todo:
             path = todo.pop()

@@ -40,7 +40,7 @@ class Estimate:
     table: CostTable | None
 
     @property
-    def needs(self) -> tuple[Need, Need]:
+    def needs(self) -> tuple[Need, ...]:
         """Flash and RAM, as linked: the whole stack that is reserved, and the wire."""
         return needs(self.draft, self.target, self.sizes)
 
@@ -123,7 +123,7 @@ def record_of(found: Estimate, float_graph: Graph) -> dict[str, Any]:
     """An estimate as the JSON object that is printed; names of sizes as `verify --json` has them."""
     sizes, target, cycles = found.sizes, found.target, found.cycles
     known = found.stack is not None
-    flash, ram = found.needs
+    flash, *_, ram = found.needs
     image = {need.memory.lower(): {"bytes": need.needed, "available": need.available} for need in (flash, ram)}
     ram_total = sizes.ram.arena + sizes.ram.data + (found.stack or 0)
     return {

@@ -1,6 +1,6 @@
 """The C backend: a memory plan, and C that reads like a person wrote it."""
 
-from picoformer.backends.c.emit import CModel, Draft, draft_c, emit_c, write_c
+from picoformer.backends.c.emit import CModel, Draft, TextExample, draft_c, emit_c, write_c
 from picoformer.backends.c.interface import check_prefix
 from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
 from picoformer.backends.c.schedule import Step, steps_of
@@ -12,6 +12,7 @@ __all__ = [
     "MemoryPlan",
     "PlacedValue",
     "Step",
+    "TextExample",
     "Tile",
     "check_prefix",
     "check_tile",

@@ -12,7 +12,7 @@ import numpy as np
 
 from picoformer.backends.c.block import Block, block_of
 from picoformer.backends.c.interface import Port, check_prefix, ports_of
-from picoformer.backends.c.isa import layout_of
+from picoformer.backends.c.isa import layout_for
 from picoformer.backends.c.literals import array_body, c_type
 from picoformer.backends.c.names import Names, comment, identifier, string
 from picoformer.backends.c.operators import EMITTERS, FUSED, Unsupported
@@ -20,11 +20,13 @@ from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
 from picoformer.backends.c.site import Parts, Site, describe, dimensions
 from picoformer.backends.c.sources import sources_of
 from picoformer.backends.c.tiling import Tile, check_tile
+from picoformer.backends.c.tokenizer import write_tokenizer_c
 from picoformer.errors import UnsupportedError
 from picoformer.files import atomic_write_bytes, atomic_write_text, content_hash
 from picoformer.ir import DType, Graph, Lowered
 from picoformer.ir.operator import LoweringError
 from picoformer.ops.graph_file import graph_identity
+from picoformer.tokenizers.tables import TokenizerTables
 
 IDENTITY_BYTES = 16
 LARGEST_TEXT = 1 << 20
@@ -33,6 +35,8 @@ TEXT_SOURCES = tuple(
     f"text/{name}.c" for name in ("beam", "generate", "logarithm", "random", "sampler", "stop_strings", "weights")
 )
 """What turns logits into text on the device."""
+EXAMPLE_TEXT, EXAMPLE_TOKENS = "The", 16
+"""What main.c begins with, where there is a tokenizer, and how many tokens it writes at most."""
 LONGEST_BEAM, BEAM_STOP_TOKENS = 128, 8
 """Tokens that a beam search over the wire may write, and stop tokens that it may look for."""
 
@@ -78,6 +82,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class TextExample:
+    """What is known of a language model's text: the tokens that begin one, and the tables of its tokenizer, whose C is
+    written beside the model's then."""
+
+    begin: tuple[int, ...] = ()
+    tokenizer: TokenizerTables | None = None
+
+
+@dataclass(frozen=True)
 class Draft:
     """A model's C before it is written: all that decides what it takes, nothing that costs time to print."""
 
@@ -115,7 +128,7 @@ def draft_c(
     """Decide everything about a model's C without writing it; raises as `emit_c` does. `slots`: see Draft."""
     check_prefix(prefix)
     tile = check_tile(tile)
-    layout = layout_of(target_isa)
+    layout = layout_for(graph, target_isa)
     lowered = _lower(graph)
     _refuse(graph)
     ports = ports_of(graph, prefix)
@@ -135,7 +148,7 @@ def draft_c(
         emitter = EMITTERS[step.kind] if len(step.nodes) == 1 else FUSED[step.kind]
         assert callable(emitter)
         rows.append(_row(site, emitter(site)))
-    sources = sources_of(parts.functions, target_isa)
+    sources = sources_of(parts.functions, target_isa, layout.plain)
     if block:
         parts.accessors.add(DType.INT32)
         sources = tuple(sorted({*sources, *TEXT_SOURCES}))
@@ -156,9 +169,11 @@ def emit_c(
     return write_c(draft_c(graph, target_isa, prefix, tile), out, card=card)
 
 
-def write_c(draft: Draft, out: Path, *, card: Sequence[str] = ()) -> CModel:
-    """Write a draft into the folder `out`; see `emit_c`."""
-    return _write(_context(draft, card), draft, out)
+def write_c(
+    draft: Draft, out: Path, *, card: Sequence[str] = (), text: TextExample = TextExample()
+) -> CModel:  # fmt: skip
+    """Write a draft into the folder `out`; see `emit_c`. `text`: what a language model's example begins with."""
+    return _write(_context(draft, card), draft, out, text)
 
 
 def _lower(graph: Graph) -> dict[str, Lowered | None]:
@@ -333,7 +348,21 @@ def _binary_weights(draft: Draft, out: Path) -> dict[str, Any]:
     return {"placed_arrays": placed, "weights_sha256": content_hash(bytes(data))}
 
 
-def _write(context: dict[str, Any], draft: Draft, out: Path) -> CModel:
+def _text_context(draft: Draft, out: Path, text: TextExample) -> dict[str, Any]:
+    """What the example of a language model is made of; writes its tokenizer."""
+    tokenizer = None if text.tokenizer is None else write_tokenizer_c(text.tokenizer, out, draft.prefix)
+    context = draft.block.context if draft.block else 1
+    begin = text.begin[: max(1, context - 1)]
+    return {
+        "tokenizer": tokenizer,
+        "begin": begin,
+        "text": EXAMPLE_TEXT,
+        "text_bytes": len(EXAMPLE_TEXT),
+        "written": min(EXAMPLE_TOKENS, context),
+    }
+
+
+def _write(context: dict[str, Any], draft: Draft, out: Path, text: TextExample) -> CModel:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     prefix, sources = draft.prefix, draft.sources
@@ -355,8 +384,9 @@ def _write(context: dict[str, Any], draft: Draft, out: Path) -> CModel:
         f"{prefix}_device.c": "device.c.j2",
         "main.c": "main.c.j2",
     }
-    binary = draft.weights_bytes > LARGEST_TEXT
-    if binary:
+    others: list[str] = []
+    if draft.weights_bytes > LARGEST_TEXT:
+        others.append("weights.bin")
         model_sources = (f"{prefix}.c", "weights.S", f"{prefix}_device.c")
         texts["weights.S"] = "weights.S.j2"
         del texts["weights.c"]
@@ -364,6 +394,12 @@ def _write(context: dict[str, Any], draft: Draft, out: Path) -> CModel:
     if draft.block:
         model_sources = (*model_sources[:2], f"{prefix}_decoder.c", model_sources[2])
         texts |= {f"{prefix}_decoder.h": "decoder.h.j2", f"{prefix}_decoder.c": "decoder.c.j2"}
+        texts["main.c"] = "main_text.c.j2"
+        context |= _text_context(draft, out, text)
+        if (tokenizer := context["tokenizer"]) is not None:
+            model_sources = (*model_sources[:-1], *tokenizer.sources, model_sources[-1])
+            sources = tuple(sorted({*sources, *tokenizer.firmware}))
+            others += [*tokenizer.sources, *tokenizer.headers]
     written = {name: environment.get_template(template).render(context) for name, template in texts.items()}
     listing: dict[str, Any] = {"model_sources": list(model_sources), "sources": list(sources), "include": ["include"]}
     listing["weights_bytes"], listing["prefix"] = draft.weights_bytes, prefix
@@ -372,12 +408,12 @@ def _write(context: dict[str, Any], draft: Draft, out: Path) -> CModel:
     written["sources.json"] = json.dumps(listing, indent=2) + "\n"
     own = [*model_sources[:-1], *(f"firmware/{name}" for name in sources)]
     written["sources.txt"] = "\n".join([*own, ""])
-    for name, text in written.items():
-        atomic_write_text(out / name, text)
+    for name, content in written.items():
+        atomic_write_text(out / name, content)
     return CModel(
         out,
         prefix,
-        (*written, *(["weights.bin"] if binary else [])),
+        (*written, *others),
         model_sources,
         sources,
         draft.plan,

@@ -86,12 +86,17 @@ BESIDE: dict[str, tuple[str, ...]] = {
 """How a kernel file of one instruction set starts → the files in its directory that such ones share."""
 
 
-def sources_of(functions: Iterable[str], target_isa: Sequence[str]) -> tuple[str, ...]:
-    """C files, relative to the firmware folder, sorted; UnsupportedError for a kernel that no instruction set has."""
+def sources_of(
+    functions: Iterable[str], target_isa: Sequence[str], plain: frozenset[str] = frozenset()
+) -> tuple[str, ...]:
+    """C files, relative to the firmware folder, sorted; UnsupportedError for a kernel that no instruction set has.
+
+    `plain`: kernel files that are to be those of plain C.
+    """
     found: set[str] = set()
     for file in {file for function in functions for file in files_behind(function)}:
-        is_kernel = file.startswith("kernels/")
-        found.update(kernel_files(file.removeprefix("kernels/"), target_isa) if is_kernel else (file,))
+        name = file.removeprefix("kernels/")
+        found.update((file,) if name == file else kernel_files(name, ["generic"] if name in plain else target_isa))
     return tuple(sorted(found))
 
 

@@ -39,6 +39,9 @@ Cortex-M3, and a token of a language model has far more than a classifier's head
 class Layout(InstructionSet):
     """The kernels of a target, file by file, and what a step of a graph takes of them."""
 
+    plain: frozenset[str] = frozenset()
+    """Kernel files that are those of plain C though the target has others: see `layout_for`."""
+
     def linear(self, dtype: DType, weight: DType = DType.INT8, wide: bool = False) -> LinearLayout:
         """The layout for inputs of one type and a weight of another; `wide`: of the kernel with sums of 64 bits, which
         weights of 16 bits have everywhere."""
@@ -121,3 +124,17 @@ def layout_of(target_isa: Sequence[str]) -> Layout:
         for kernel in fields(InstructionSet)
     }
     return Layout(**chosen)
+
+
+def layout_for(graph: Graph, target_isa: Sequence[str]) -> Layout:
+    """`layout_of` for one graph: where few products have sums of 64 bits, as a classifier's head on a pooled row has,
+    plain C takes less flash than a kernel made for language models, and next to no time."""
+    layout = layout_of(target_isa)
+    linears = [node for node in graph.nodes if isinstance(node.op, Linear) and layout.is_wide(graph, node)]
+    products = sum(graph.types[node.inputs[0]].rows * graph.types[node.inputs[1]].elements for node in linears)
+    if not linears or products > _FEW_PRODUCTS or layout.linear_wide_s16 is GENERIC.linear_wide_s16:
+        return layout
+    chosen = {kernel.name: getattr(layout, kernel.name) for kernel in fields(InstructionSet)}
+    found = Layout(**{**chosen, "linear_wide_s16": GENERIC.linear_wide_s16})
+    object.__setattr__(found, "plain", frozenset({"linear_wide_s16.c"}))
+    return found

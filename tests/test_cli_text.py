@@ -1,0 +1,333 @@
+"""Bad input to the commands on language models: one line that names the culprit, exit code 1, nothing half written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import hugging_face
+import test_llama2c
+from command_line import picoformer, refuses, succeeds
+from picoformer.cli_text import DECODER_SCHEMES as OFFERED
+from picoformer.decoder import build as decoder_build
+from picoformer.decoder.quantize import DECODER_SCHEMES
+from text_models import CONTEXT, TEXT, TOKENS, built, model_folder
+
+Words = list[Any]
+
+
+@pytest.fixture
+def folder(place: Path, tmp_path: Path) -> Path:
+    """A copy of the model's folder to do harm to."""
+    return Path(shutil.copytree(model_folder(place), tmp_path / "model"))
+
+
+def commands(model: Path, out: Path, text: Path) -> list[Words]:
+    """Every command that reads a checkpoint."""
+    text.write_text(TEXT)
+    return [
+        ["generate", model, "--prompt-ids", "1", "--tokens", "2"],
+        ["perplexity", model, "--text", text],
+        ["build", model, "--target", "host", "-o", out],
+        ["export", model, "--format", "c", "-o", out],
+    ]
+
+
+def refused_by_all(model: Path, place: Path, *said: str) -> None:
+    for words in commands(model, place / "out", place / "text.txt"):
+        refuses(words, *said)
+        assert not (place / "out").exists()
+        assert not [path for path in place.iterdir() if path.name.startswith(".out")]
+
+
+# --- checkpoints --------------------------------------------------------------------------------------------
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+
+
+def poison(value: float) -> Callable[[dict[str, Any]], None]:
+    def change(tensors: dict[str, Any]) -> None:
+        tensors["model.norm.weight"][3] = value
+
+    return change
+
+
+@pytest.mark.parametrize("kept", [0.5, 0.99])
+def test_a_truncated_checkpoint(kept: float, folder: Path, tmp_path: Path) -> None:
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    refused_by_all(folder, tmp_path, "model.safetensors")
+
+
+def test_an_oversized_checkpoint(folder: Path, tmp_path: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes() + bytes(64))
+    refused_by_all(folder, tmp_path, "model.safetensors")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_numbers_that_are_none(value: float, folder: Path, tmp_path: Path) -> None:
+    change_weights(folder, poison(value))
+    refused_by_all(folder, tmp_path, "model.norm.weight", "NaN or infinite")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"hidden_size": 24}, "config.json asks for"),
+        ({"vocab_size": TOKENS + 1}, "has shape"),
+        ({"num_hidden_layers": 2}, "is missing"),
+        ({"num_key_value_heads": 2}, "kv_heads[0] = 2"),
+        ({"model_type": "mamba"}, "'mamba' is not covered"),
+        ({"num_hidden_layers": 1 << 40}, "num_hidden_layers"),
+    ],
+)
+def test_a_configuration_of_another_model(keys: dict[str, Any], said: str, folder: Path, tmp_path: Path) -> None:
+    hugging_face.change_config(folder, **keys)
+    refused_by_all(folder, tmp_path, said)
+
+
+def test_a_file_of_llama2c_that_is_cut_or_goes_on(tmp_path: Path) -> None:
+    shape = test_llama2c.Shape()
+    data = test_llama2c.write(tmp_path / "model.bin", shape, test_llama2c.random_weights(shape), 1)
+    for wrong in (data[:-4], data + bytes(4), data[:100], b""):
+        (tmp_path / "model.bin").write_bytes(wrong)
+        refused_by_all(tmp_path / "model.bin", tmp_path, "model.bin")
+
+
+def test_what_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model.onnx").write_bytes(b"onnx")
+    for name in ("empty", "model.onnx", "missing", "missing.bin"):
+        for words in commands(tmp_path / name, tmp_path / "out", tmp_path / "text.txt")[:2]:
+            refuses(words, name)
+
+
+def test_weights_of_16_bits_are_read(folder: Path, tmp_path: Path) -> None:
+    """float16 is what many checkpoints are stored in; its largest numbers are no infinities."""
+
+    def halve(tensors: dict[str, Any]) -> None:
+        for name in tensors:
+            tensors[name] = tensors[name].astype(np.float16)
+
+    change_weights(folder, halve)
+    words: Words = ["generate", folder, "--prompt-ids", "1", "--tokens", "2", "--scheme", "float32", "--json"]
+    assert len(succeeds(*words).record["tokens"]) == 2
+
+
+# --- texts --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "the text has 0 tokens, fewer than a window of 64"),
+        (b"short", "fewer than a window of 64"),
+        (b"abc \xff def" * 100, "byte 4 is no UTF-8"),
+        (b"abc \xed\xa0\x80" * 100, "byte 4 is no UTF-8"),
+    ],
+)
+def test_a_text_that_does_not_serve(data: bytes, said: str, place: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_bytes(data)
+    model, out = model_folder(place), tmp_path / "out"
+    refuses(["perplexity", model, "--text", text, "--scheme", "float32"], said)
+    refuses(["build", model, "--target", "host", "--calibration", text, "-o", out], said)
+    refuses(["generate", model, "--prompt", "a", "--calibration", text], said)
+    assert not out.exists()
+
+
+def test_a_text_that_is_not_there(place: Path, tmp_path: Path) -> None:
+    model = model_folder(place)
+    refuses(["perplexity", model, "--text", tmp_path / "no.txt", "--scheme", "float32"], "no.txt")
+    refuses(["build", model, "--target", "host", "--calibration", tmp_path / "no.txt", "-o", tmp_path / "o"], "no.txt")
+    refuses(["build", model, "--target", "host", "--calibration", tmp_path / "no.npz", "-o", tmp_path / "o"], "no.npz")
+
+
+@pytest.mark.parametrize("window", [1, CONTEXT + 1])
+def test_a_window_outside_the_context(window: int, place: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    words: Words = ["perplexity", model_folder(place), "--text", tmp_path / "text.txt", "--scheme", "float32"]
+    refuses([*words, "--window", str(window)], f"--window {window}: use 2 to {CONTEXT}")
+
+
+def test_perplexity_of_a_text(place: Path, tmp_path: Path) -> None:
+    """Float, reference and device; a window may have no characters at all."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    words: Words = [
+        "perplexity",
+        built(place, "int8x16", "mps2-an386", 3).build.folder,
+        "--text",
+        tmp_path / "text.txt",
+    ]
+    record = succeeds(*words, "--window", "12", "--windows", "3", "--target", "host", "--json").record
+    assert record["tokens"] == 33 and record["windows"] == 3
+    assert record["device_perplexity"] == record["reference_perplexity"] != record["float_perplexity"]
+    assert record["reference_perplexity"] == pytest.approx(record["float_perplexity"], rel=0.02)
+    assert record["float_perplexity"] > 20  # a random model knows nothing
+    bits = np.log2(record["float_perplexity"]) * record["tokens"] / record["characters"]
+    assert record["float_bits_per_character"] == pytest.approx(bits)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 3), np.float32), np.zeros((1, 2, 3), np.int32), np.zeros((0, 4), np.int32),
+        np.full((1, 80), 1 << 40), np.full((1, 80), -1), np.full((1, 80), TOKENS),
+    ],
+    ids=["float", "rank 3", "empty", "huge", "negative", "past the vocabulary"],
+)  # fmt: skip
+def test_tokens_that_are_none(array: Any, place: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "tokens.npz", tokens=array)
+    words: Words = ["build", model_folder(place), "--target", "host", "--calibration", tmp_path / "tokens.npz"]
+    refuses([*words, "-o", tmp_path / "out"], "token")
+    assert not (tmp_path / "out").exists()
+    refuses(["verify", built(place, "int8x16", "mps2-an386", 3).build.folder, "--inputs", tmp_path / "tokens.npz"],
+            "token")  # fmt: skip
+
+
+# --- options ------------------------------------------------------------------------------------------------
+
+
+def test_the_schemes_on_offer_are_those_there_are() -> None:
+    assert tuple(OFFERED.choices) == DECODER_SCHEMES
+
+
+@pytest.mark.parametrize("command", ["generate", "build"])
+def test_another_scheme(command: str, place: Path, tmp_path: Path) -> None:
+    words: Words = {
+        "generate": ["generate", model_folder(place), "--prompt", "a"],
+        "build": ["build", model_folder(place), "--target", "host", "-o", tmp_path / "out"],
+    }[command]
+    answer = picoformer(*words, "--scheme", "int3")
+    assert answer.code == 2 and "int3" in answer.err
+    if command == "build":
+        refuses([*words, "--scheme", "int8"], "scheme 'int8' is not for language models; use one of float32, int8x16")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--context", str(CONTEXT * 4), "--block", "600"], "a block of 600"),
+        (["--block", str(CONTEXT + 1)], f"a block of {CONTEXT + 1} tokens does not go with a context of {CONTEXT}"),
+        (["--prefix", "9x"], "9x"),
+        (["--tile", "4%"], "--tile says nothing about a language model's build"),
+        (["--shape", "x=1,2"], "--shape says nothing"),
+        (["--valid-length"], "--valid-length says nothing"),
+        (["--equalization", "on"], "--equalization says nothing"),
+    ],
+)
+def test_options_that_do_not_go_with_a_language_model(words: list[str], said: str, place: Path, tmp_path: Path) -> None:
+    refuses(["build", model_folder(place), "--target", "host", "-o", tmp_path / "out", *words], said)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [["--beams", "2"], ["--block", "4"], ["--context", "9"], ["--tokenizer", "x.json"]])
+def test_options_that_only_language_models_have(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    refuses(["build", tmp_path / "model.onnx", "--target", "host", "-o", tmp_path / "out", *words],
+            f"{words[0]} says nothing about this model's build")  # fmt: skip
+
+
+def test_a_model_that_is_too_large_is_refused_before_it_writes_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With bytes, the three largest constants and what would mend it."""
+    keys = {"vocab_size": 1000, "hidden_size": 128, "num_attention_heads": 8, "num_key_value_heads": 8,
+            "intermediate_size": 512, "num_hidden_layers": 4, "max_position_embeddings": 512}  # fmt: skip
+    hugging_face.save(hugging_face.Case("Llama", hugging_face.LLAMA, keys), tmp_path / "large")
+
+    def never(*words: Any, **more: Any) -> Any:
+        raise AssertionError("it was calibrated")
+
+    monkeypatch.setattr(decoder_build, "written_windows", never)
+    line = refuses(
+        ["build", tmp_path / "large", "--target", "microbit", "-o", tmp_path / "out"], "does not fit microbit", "flash",
+        "embedding.token.weight 128,000", "head.weight 128,000", "feed_forward", "RAM", "--context", "int4x16",
+    )  # fmt: skip
+    assert line.count("layers.0.feed_forward") <= 1
+    refuses(["generate", tmp_path / "large", "--prompt-ids", "1", "--target", "microbit"], "does not fit microbit")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_files_of_a_person_is_left_alone(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for words in (["build", model_folder(place), "--target", "host"], ["export", model_folder(place), "--format", "c"]):
+        refuses([*words, "-o", tmp_path / "mine"], "holds other files")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_build_of_another_kind_writes_no_text(place: Path, tmp_path: Path) -> None:
+    folder = built(place, "int8x16", "mps2-an386", 3).build.folder
+    np.savez(tmp_path / "tokens.npz", tokens=np.ones((1, 3), np.int32))
+    for words in (["emulate", folder, "--inputs", tmp_path / "tokens.npz"],):
+        refuses(words, "language model", "generate")
+    shutil.copytree(folder, tmp_path / "copy")
+    (tmp_path / "copy" / "decoder.json").unlink()
+    refuses(["generate", tmp_path / "copy", "--prompt", "a"], "copy")
+
+
+# --- export -------------------------------------------------------------------------------------------------
+
+
+def test_export_writes_the_c_of_a_language_model(place: Path, tmp_path: Path) -> None:
+    words: Words = ["export", model_folder(place), "--scheme", "float32", "--context", "16"]
+    record = succeeds(*words, "--format", "c", "--prefix", "tale", "-o", tmp_path / "c", "--json").record
+    assert record["scheme"] == "float32" and record["state_bytes"] == 2 * 16 * 6 * 4
+    names = {path.name for path in (tmp_path / "c").iterdir()}
+    assert {"tale.c", "tale.h", "tale_decoder.c", "tale_decoder.h", "tale_tokenizer.c", "main.c"} <= names
+    listed = json.loads((tmp_path / "c" / "sources.json").read_text())
+    assert "tale_tokenizer.c" in listed["model_sources"] and "text/tokenizer.c" in listed["sources"]
+    refuses([*words, "--format", "onnx", "-o", tmp_path / "model.onnx"], "--format c")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+# --- verify -------------------------------------------------------------------------------------------------
+
+
+def test_verify_takes_texts(place: Path, tmp_path: Path) -> None:
+    folder = built(place, "int8x16", "mps2-an386", 3).build.folder
+    tokens = np.random.default_rng(0).integers(0, TOKENS, (2, 20)).astype(np.int32)
+    np.savez(tmp_path / "tokens.npz", tokens=tokens)
+    record = succeeds("verify", folder, "--inputs", tmp_path / "tokens.npz", "--json", "--min-sqnr", "5").record
+    links = {(link["from"], link["to"]): link for link in record["links"]}
+    assert links["reference", "host"]["equal"] and links["host", "mps2-an386"]["equal"]
+    assert record["instructions"]["per_inference"] > 10_000 and record["samples"] == 2 * (2 + 10)
+    np.savez(tmp_path / "tokens.npz", tokens=np.ones((1, CONTEXT + 1), np.int32))
+    refuses(["verify", folder, "--inputs", tmp_path / "tokens.npz"], f"more than the context of {CONTEXT}")
+
+
+def test_verify_names_the_element_that_differs(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Firmware of another weight: its first step that differs, with its numbers."""
+    from picoformer.decoder.build import open_decoder
+    from picoformer.decoder.verify import verify_decoder
+    from picoformer.firmware import build_firmware
+    from picoformer.targets import load_target
+
+    copy = tmp_path / "copy"
+    shutil.copytree(built(place, "int8x16", "mps2-an386", 3).build.folder, copy)
+    source = copy / "host" / "source"
+    text = (source / "model.c").read_text()
+    before, after = text.split(".query_drop = ", 1)
+    (source / "model.c").write_text(f"{before}.query_drop = 1{after}")  # more bits than any
+    build_firmware(source, load_target("host"), copy / "host")
+    report = verify_decoder(open_decoder(copy), [[1, 5, 9, 200, 7]], 4, with_onnx=False).report
+    assert not report.passed
+    failure = next(line for line in report.failures if line.startswith("reference → host"))
+    for part in ("layers.0.attention.context", "position 0", "element [", "expected", "found"):
+        assert part in failure

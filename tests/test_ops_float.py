@@ -226,6 +226,11 @@ def test_sums_products_and_choices() -> None:
 # ---- integers against their own float meaning, in steps of the output
 
 
+def short_factor_error(multiplier: np.ndarray) -> np.ndarray:
+    """The most that a multiplier of 16 bits is off, see `short_factors`."""
+    return np.maximum(8, multiplier.astype(np.float64) * 17 / 65536)
+
+
 def bound(case: Case) -> np.ndarray | float:
     """How far the integer result may be from the float meaning, in steps: the rounding, and what each operator adds."""
     low = case.lowered
@@ -241,7 +246,7 @@ def bound(case: Case) -> np.ndarray | float:
             if low.block_multiplier is not None:
                 weight *= np.repeat(low.block_multiplier, BLOCK, axis=1)[:, : weight.shape[1]]
             acc = np.abs(case.activations[0].astype(np.int64) @ weight.T + low.bias)
-            return 0.5 + acc * np.maximum(8, low.multiplier * 17 / 65536) * 0.5**low.shift + 2 * slack
+            return 0.5 + acc * short_factor_error(low.multiplier) * 0.5**low.shift + 2 * slack
         case LoweredAdd():
             reach = (
                 np.abs(case.activations[0].astype(np.float64) - 128).max()
@@ -266,7 +271,7 @@ def bound(case: Case) -> np.ndarray | float:
             chosen = ids[:, low.slot, None] * n + np.arange(n)
             weight = low.linear.expanded_weight().astype(np.int64)[chosen]
             acc = np.abs((weight @ x.astype(np.int64)[:, :, None])[..., 0] + low.linear.bias[chosen])
-            return 0.5 + acc * 0.5**low.linear.shift / 2 + 2 * slack
+            return 0.5 + acc * short_factor_error(low.linear.multiplier)[chosen] * 0.5**low.linear.shift + 2 * slack
         case LoweredScaleRows():
             product = np.abs(case.activations[0].astype(np.float64) - low.mul.zero_a) * 32768.0
             return 0.5 + product * 0.5**low.mul.shift / 2 + slack

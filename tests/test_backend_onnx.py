@@ -49,6 +49,7 @@ from picoformer.ops import (
     Where,
 )  # fmt: skip
 from picoformer.ops.fixedpoint import dequantize, quantize_real
+from picoformer.quantize.weights import on_factors
 from picoformer.reference import lower_graph, run_float, run_integer
 
 SAMPLES = 6
@@ -169,6 +170,9 @@ def quantized(graph: Graph, inputs: dict[str, Array], wide: Sequence[str] = ()) 
             if isinstance(node.op, (Linear, Embedding)) and position == 1:
                 channel = np.maximum(np.abs(value).max(axis=1), 1e-3) / 127
                 quant, dtype = QuantParams(tuple(channel.tolist()), 0, -2), DType.INT8
+                x, out = types[node.inputs[0]].quant, types[node.output].quant
+                if isinstance(node.op, Linear) and x and out:  # as the quantizer has it: multipliers that 16 bits hold
+                    quant = on_factors(quant, x.per_tensor_scale / np.asarray(out.scale, np.float64))
             elif isinstance(node.op, Linear):
                 weight, x = types[node.inputs[1]].quant, types[node.inputs[0]].quant
                 assert weight and x

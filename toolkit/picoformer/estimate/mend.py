@@ -16,6 +16,8 @@ from picoformer.quantize import SCHEMES
 from picoformer.targets import Target, in_binary, list_targets, load_target
 
 _MOST_BOARDS = 3
+_SPARE = 0.05
+"""Share of the context that is held back from what would fit: the linker may find more than the estimate."""
 
 
 def mends(float_graph: Graph, scheme: str, target: Target, sizes: SizeReport) -> str:
@@ -42,9 +44,12 @@ def decoder_mends(draft: Draft, target: Target, sizes: SizeReport) -> str:
     block = draft.block
     if block is not None and not ram.fits:
         each = draft.state_bytes // block.context
-        context = block.context - -(-(ram.needed - ram.available) // each)
+        room = ram.available - (ram.needed - draft.state_bytes)
+        context = int(room // each * (1 - _SPARE))
         if context >= block.rows:
-            ways.append(f"--context {context} fits the RAM")
+            ways.append(f"--context {context} should fit the RAM")
+        if block.rows > 1:
+            ways.append("--block 1 takes less RAM and reads prompts slower")
     ways.append("take --scheme int4x16, a model with fewer parameters, or a board with more memory")
     return "; ".join(ways)
 

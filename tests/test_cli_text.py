@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,9 @@ from command_line import picoformer, refuses, succeeds
 from picoformer.cli_text import DECODER_SCHEMES as OFFERED
 from picoformer.decoder import build as decoder_build
 from picoformer.decoder.quantize import DECODER_SCHEMES
+from picoformer.errors import FitError
+from picoformer.firmware import _refuse_overflow
+from picoformer.targets import load_target
 from text_models import CONTEXT, TEXT, TOKENS, built, model_folder
 
 Words = list[Any]
@@ -185,7 +189,7 @@ def test_perplexity_of_a_text(place: Path, tmp_path: Path) -> None:
     ]
     record = succeeds(*words, "--window", "12", "--windows", "3", "--target", "host", "--json").record
     assert record["tokens"] == 33 and record["windows"] == 3
-    assert 0 < record["share_of_text"] == pytest.approx(36 / len(load_tokens(place))) < 1
+    assert record["share_of_text"] == 36 / len(load_tokens(place)) < 1
     assert record["device_perplexity"] == record["reference_perplexity"] != record["float_perplexity"]
     assert record["reference_perplexity"] == pytest.approx(record["float_perplexity"], rel=0.02)
     assert record["float_perplexity"] > 20  # a random model knows nothing
@@ -273,6 +277,23 @@ def test_a_model_that_is_too_large_is_refused_before_it_writes_a_word(
     assert line.count("layers.0.feed_forward") <= 1
     refuses(["generate", tmp_path / "large", "--prompt-ids", "1", "--target", "microbit"], "does not fit microbit")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_context_that_is_proposed_fits(tmp_path: Path) -> None:
+    keys = {"vocab_size": TOKENS, "max_position_embeddings": 4096, "num_hidden_layers": 1}
+    hugging_face.save(hugging_face.Case("Llama", hugging_face.LLAMA, keys), tmp_path / "long")
+    words: Words = ["build", tmp_path / "long", "--target", "microbit", "--scheme", "float32", "-o", tmp_path / "out"]
+    line = refuses([*words, "--context", "300"], "RAM (ram) needs", "--block 1 takes less RAM")
+    context = re.search(r"--context (\d+) should fit the RAM", line)
+    assert context is not None and 100 < int(context[1]) < 300
+    succeeds(*words, "--context", context[1])
+
+
+def test_the_linker_refuses_in_words_of_language_models() -> None:
+    output = "region `ram' overflowed by 40 bytes"
+    for is_text, said in ((True, "a smaller --context, --block 1, --scheme int4x16"), (False, "prune, fewer rows")):
+        with pytest.raises(FitError, match=said):
+            _refuse_overflow(output, load_target("microbit"), [], is_text)
 
 
 def test_a_folder_with_files_of_a_person_is_left_alone(place: Path, tmp_path: Path) -> None:
@@ -415,7 +436,6 @@ def test_verify_names_the_element_that_differs(place: Path, tmp_path: Path, monk
     from picoformer.decoder.build import open_decoder
     from picoformer.decoder.verify import verify_decoder
     from picoformer.firmware import build_firmware
-    from picoformer.targets import load_target
 
     copy = tmp_path / "copy"
     shutil.copytree(built(place, "int8x16", "mps2-an386", 3).build.folder, copy)

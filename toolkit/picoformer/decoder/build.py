@@ -268,7 +268,7 @@ def refuse_early(model: ImportedModel, target: Target, scheme: str, context: int
         fits = max(0, (ram.length - target.stack_bytes) * context // caches)
         short.append(
             f"RAM ({ram.name}) has {ram.length:,} bytes, keys and values of {context} tokens take {caches:,}; "
-            f"--context {fits} or less may fit"
+            f"only a --context below {fits} can fit"
         )
     if short:
         raise FitError(

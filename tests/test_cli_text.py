@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,9 @@ from command_line import picoformer, refuses, succeeds
 from picoformer.cli_text import DECODER_SCHEMES as OFFERED
 from picoformer.decoder import build as decoder_build
 from picoformer.decoder.quantize import DECODER_SCHEMES
+from picoformer.errors import FitError
+from picoformer.firmware import _refuse_overflow
+from picoformer.targets import load_target
 from text_models import CONTEXT, TEXT, TOKENS, built, model_folder
 
 Words = list[Any]
@@ -164,6 +169,15 @@ def test_a_window_outside_the_context(window: int, place: Path, tmp_path: Path) 
     refuses([*words, "--window", str(window)], f"--window {window}: use 2 to {CONTEXT}")
 
 
+def load_tokens(place: Path) -> list[int]:
+    """TEXT as the model's tokenizer has it."""
+    from picoformer.tokenizers import load_text_tokenizer
+
+    tokenizer = built(place, "int8x16", "mps2-an386", 3).tokenizer
+    assert tokenizer is not None
+    return load_text_tokenizer(tokenizer).encode(TEXT)
+
+
 def test_perplexity_of_a_text(place: Path, tmp_path: Path) -> None:
     """Float, reference and device; a window may have no characters at all."""
     (tmp_path / "text.txt").write_text(TEXT)
@@ -175,6 +189,7 @@ def test_perplexity_of_a_text(place: Path, tmp_path: Path) -> None:
     ]
     record = succeeds(*words, "--window", "12", "--windows", "3", "--target", "host", "--json").record
     assert record["tokens"] == 33 and record["windows"] == 3
+    assert record["share_of_text"] == 36 / len(load_tokens(place)) < 1
     assert record["device_perplexity"] == record["reference_perplexity"] != record["float_perplexity"]
     assert record["reference_perplexity"] == pytest.approx(record["float_perplexity"], rel=0.02)
     assert record["float_perplexity"] > 20  # a random model knows nothing
@@ -264,6 +279,23 @@ def test_a_model_that_is_too_large_is_refused_before_it_writes_a_word(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_context_that_is_proposed_fits(tmp_path: Path) -> None:
+    keys = {"vocab_size": TOKENS, "max_position_embeddings": 4096, "num_hidden_layers": 1}
+    hugging_face.save(hugging_face.Case("Llama", hugging_face.LLAMA, keys), tmp_path / "long")
+    words: Words = ["build", tmp_path / "long", "--target", "microbit", "--scheme", "float32", "-o", tmp_path / "out"]
+    line = refuses([*words, "--context", "300"], "RAM (ram) needs", "--block 1 takes less RAM")
+    context = re.search(r"--context (\d+) should fit the RAM", line)
+    assert context is not None and 100 < int(context[1]) < 300
+    succeeds(*words, "--context", context[1])
+
+
+def test_the_linker_refuses_in_words_of_language_models() -> None:
+    output = "region `ram' overflowed by 40 bytes"
+    for is_text, said in ((True, "a smaller --context, --block 1, --scheme int4x16"), (False, "prune, fewer rows")):
+        with pytest.raises(FitError, match=said):
+            _refuse_overflow(output, load_target("microbit"), [], is_text)
+
+
 def test_a_folder_with_files_of_a_person_is_left_alone(place: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
@@ -280,6 +312,88 @@ def test_a_build_of_another_kind_writes_no_text(place: Path, tmp_path: Path) -> 
     shutil.copytree(folder, tmp_path / "copy")
     (tmp_path / "copy" / "decoder.json").unlink()
     refuses(["generate", tmp_path / "copy", "--prompt", "a"], "copy")
+
+
+def test_a_build_is_what_it_is(place: Path, tmp_path: Path) -> None:
+    """Options that ask for another build than the one that is there."""
+    folder = built(place, "int8x16", "mps2-an386", 3).build.folder
+    (tmp_path / "text.txt").write_text(TEXT)
+    generate: Words = ["generate", folder, "--prompt", "the", "--tokens", "2"]
+    perplexity: Words = ["perplexity", folder, "--text", tmp_path / "text.txt"]
+    for words in (generate, perplexity):
+        refuses([*words, "--scheme", "float32"], "--scheme float32", "was built with int8x16")
+        refuses([*words, "--context", "9"], "--context 9", f"was built with {CONTEXT}")
+        refuses([*words, "--block", "1"], "--block 1", "was built with 8")
+        refuses([*words, "--calibration", tmp_path / "text.txt"], "--calibration", "is built already")
+        refuses(
+            [*words, "--target", "microbit"], "was built for mps2-an386; give --target mps2-an386, host or reference"
+        )
+    refuses([*perplexity, "--beams", "2"], "--beams 2", "was built with 3")
+    succeeds(*generate, "--scheme", "int8x16", "--context", str(CONTEXT), "--block", "8")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--greedy", "--temperature", "1"], "--temperature does nothing with --greedy"),
+        (["--greedy", "--top-k", "0"], "--top-k does nothing with --greedy"),
+        (["--greedy", "--min-p", "0.1"], "--min-p does nothing with --greedy"),
+        (["--length-penalty", "1"], "--length-penalty does nothing with one beam"),
+        (["--early-stopping", "never"], "--early-stopping does nothing with one beam"),
+    ],
+)
+def test_options_that_would_do_nothing(words: list[str], said: str, place: Path) -> None:
+    refuses(["generate", model_folder(place), "--prompt", "the", "--scheme", "float32", *words], said)
+
+
+def test_the_table_of_generate_has_what_was_measured(place: Path) -> None:
+    folder = built(place, "int8x16", "mps2-an386", 3).build.folder
+    words: Words = ["generate", folder, "--prompt", "the", "--tokens", "3", "--seed", "1"]
+    record = succeeds(*words, "--target", "mps2-an386", "--json").record
+    lines = succeeds(*words, "--target", "mps2-an386").out.splitlines()
+    for title, number in (
+        ("ram, bytes", record["ram_bytes"]["total"]),
+        ("flash, bytes", record["flash_bytes"]["total"]),
+        ("instructions per token", round(record["instructions_per_token"])),
+    ):
+        assert f"  {title:<26} {number:,}" in lines
+    lines = succeeds(*words).out.splitlines()
+    assert f"  {'instructions':<26} not counted: the reference is not counted" in lines
+    assert not any("not measured" in line or "flash" in line for line in lines)
+
+
+def test_a_port_that_is_not_there_prints_no_prompt(place: Path) -> None:
+    folder = built(place, "int8x16", "mps2-an386", 3).build.folder
+    answer = picoformer("generate", folder, "--prompt", "the", "--port", "/dev/none")
+    assert answer.code == 1 and answer.out == "" and "/dev/none" in answer.err
+
+
+def test_a_context_past_the_trained_positions_is_told(place: Path, tmp_path: Path) -> None:
+    said = f"picoformer: a context of {2 * CONTEXT} is more than the {CONTEXT} positions the model was trained for"
+    more = ["--scheme", "float32", "--context", str(2 * CONTEXT)]
+    for words in (
+        ["generate", model_folder(place), "--prompt", "the", "--tokens", "2"],
+        ["build", model_folder(place), "--target", "host", "-o", tmp_path / "out"],
+    ):
+        answer = picoformer(*words, *more)
+        assert answer.code == 0 and answer.err.startswith(said) and answer.err.count("\n") == 1
+
+
+def test_inspect_says_who_knows_of_language_models(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(b"")
+    for model in (model_folder(place), built(place, "int8x16", "mps2-an386", 3).build.folder, tmp_path / "model.bin"):
+        refuses(["inspect", model], "is a language model; `build` says")
+
+
+def test_a_reader_that_has_enough_is_no_error(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind `| head`."""
+
+    def closed(*words: Any, **more: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("picoformer.cli.show", closed)
+    answer = picoformer("targets")
+    assert answer.err == "" and answer.out == ""
 
 
 # --- export -------------------------------------------------------------------------------------------------
@@ -309,7 +423,12 @@ def test_verify_takes_texts(place: Path, tmp_path: Path) -> None:
     assert links["reference", "host"]["equal"] and links["host", "mps2-an386"]["equal"]
     assert record["instructions"]["per_inference"] > 10_000 and record["samples"] == 2 * (2 + 10)
     np.savez(tmp_path / "tokens.npz", tokens=np.ones((1, CONTEXT + 1), np.int32))
-    refuses(["verify", folder, "--inputs", tmp_path / "tokens.npz"], f"more than the context of {CONTEXT}")
+    refuses(["verify", folder, "--inputs", tmp_path / "tokens.npz"], f"more than the context of {CONTEXT}",
+            "tokens.npz", "shorten the texts")  # fmt: skip
+    np.savez(tmp_path / "tokens.npz", tokens=np.full((2, 3), TOKENS))
+    refuses(["verify", folder, "--inputs", tmp_path / "tokens.npz"], "tokens.npz: text 0: ", "outside the vocabulary")
+    np.savez(tmp_path / "tokens.npz", tokens=np.ones((2, 3)))
+    refuses(["verify", folder, "--inputs", tmp_path / "tokens.npz"], "tokens.npz", "token ids are integers")
 
 
 def test_verify_names_the_element_that_differs(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +436,6 @@ def test_verify_names_the_element_that_differs(place: Path, tmp_path: Path, monk
     from picoformer.decoder.build import open_decoder
     from picoformer.decoder.verify import verify_decoder
     from picoformer.firmware import build_firmware
-    from picoformer.targets import load_target
 
     copy = tmp_path / "copy"
     shutil.copytree(built(place, "int8x16", "mps2-an386", 3).build.folder, copy)

@@ -280,7 +280,7 @@ def test_beams_on_the_command_line(build: DecoderBuild) -> None:
         (["--prompt", "x", "--repetition-penalty", "0"], "repetition_penalty 0.0"),
         (["--prompt", "x", "--seed", "-1"], "seed -1"),
         (["--prompt", "x", "--target", "microbit"], "was built for mps2-an386"),
-        (["--prompt", "x", "--stop", ""], "stop string b''"),
+        (["--prompt", "x", "--stop", ""], "--stop is empty"),
         (["--prompt", "\udcff"], "--prompt holds bytes that are no UTF-8"),
         (["--prompt", "x", "--stop", "\udcff"], "--stop holds bytes that are no UTF-8"),
         (["--prompt", "x" * 200], f"more than the context of {CONTEXT}"),

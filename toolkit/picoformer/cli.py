@@ -20,6 +20,7 @@ from picoformer.cli_options import (
     is_given,
     json_option,
     quantize_options,
+    quantize_or_text_options,
     quantized_option,
     read_shapes,
     refuse_given,
@@ -28,7 +29,7 @@ from picoformer.cli_options import (
     toolchain_option,
     valid_length_option,
 )
-from picoformer.cli_output import progress, show, show_figures
+from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
 from picoformer.cli_text import DECODER_SCHEME, ONLY_DECODERS, ONLY_ENCODERS, decoder_options
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
@@ -52,6 +53,8 @@ class _Group(click.Group):
             click.echo("picoformer: stopped; nothing half-written is left", err=True)
             exec("")  # an interrupt inside an exec of text, as imports do, is remembered as unhandled until the next
             ctx.exit(130)
+        except BrokenPipeError:
+            raise  # whoever read the output has enough; click ends without a word
         except OSError as error:
             click.echo(f"picoformer: {error.filename or 'file system'}: {error.strerror or error}", err=True)
         except MemoryError:
@@ -140,7 +143,7 @@ def quantize(
 
 @main.command()
 @click.argument("model", type=ANY)
-@quantize_options
+@quantize_or_text_options
 @decoder_options
 @click.option(
     "--format", "form", type=click.Choice(["onnx", "c"]), default="onnx", show_default=True, help="What to write."
@@ -198,7 +201,7 @@ def export(
 
 @main.command()
 @click.argument("model", type=ANY)
-@quantize_options
+@quantize_or_text_options
 @decoder_options
 @click.option("--target", required=True, help="A target's name or its TOML file.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
@@ -243,7 +246,7 @@ def build(
         with progress() as tick:
             written = build_decoder_files(
                 model, board, output, scheme, calibration, settings, prefix, toolchain, decoder,
-                lambda what, done, total: tick(what, done, total, 0.0),
+                lambda what, done, total: tick(what, done, total, 0.0), notice,
             )  # fmt: skip
         record = {**build_record(written.build, board), **written.record.figures()}
         show(record, as_json, lambda: print_build(record))
@@ -260,7 +263,9 @@ def build(
 
 @main.command()
 @click.argument("folder", type=FOLDER)
-@click.option("--inputs", type=FILE, required=True, help='.npz of samples; an array "labels" gives accuracy.')
+@click.option("--inputs", type=FILE, required=True,
+              help='.npz of samples; an array "labels" gives accuracy. Of a language model an array "tokens" of ids, '
+              "(texts, length).")  # fmt: skip
 @click.option("--port", help="Serial port of a board that runs this build, in place of the emulator.")
 @click.option("--checkpoint", type=FILE, help="Put the torch model of this checkpoint in front of the chain.")
 @click.option("--samples", type=COUNT, default=0, help="Use only the first so many samples; 0: all.")
@@ -356,6 +361,10 @@ def inspect(
     folder of a build or of `quantize`, show what each tensor was rounded to and what that costs. With --target estimate
     flash, RAM, instructions and time without compiling anything: the exit code is 1 when the model does not fit.
     """
+    from picoformer.decoder.build import is_decoder
+
+    if is_decoder(model) or (model / "config.json").is_file() or (model.suffix == ".bin" and model.is_file()):
+        raise ModelError(f"{model}: is a language model; `build` says what it takes on a board, `verify` shows a build")
     if target is not None:
         inspect_on_target(model, target, scheme, calibration, read_shapes(shapes), as_json, tile, toolchain)
         return

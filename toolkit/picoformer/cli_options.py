@@ -51,8 +51,9 @@ def refuse_given(options: Mapping[str, str], whose: str) -> None:
             raise ConfigError(f"{option} says nothing about {whose} build; leave it out")
 
 
-def quantize_options(function: F) -> F:
-    """Adds all that says how a model is quantized; the command gets it as one argument `settings`."""
+def quantize_options(function: F, more_of: tuple[str, str] = ("", "")) -> F:
+    """Adds all that says how a model is quantized; the command gets it as one argument `settings`. `more_of`: what the
+    help says besides of --scheme and of --calibration."""
 
     @functools.wraps(function)
     def with_settings(**options: Any) -> Any:
@@ -67,13 +68,22 @@ def quantize_options(function: F) -> F:
     command: Any = with_settings
     for option in (
         *QUANTIZE_OPTIONS.values(),
-        click.option("--scheme", type=SCHEMES, default="int8", show_default=True, help="What the numbers become."),
-        click.option("--calibration", type=FILE, help=".npz with samples of the model's inputs."),
+        click.option(
+            "--scheme", type=SCHEMES, default="int8", show_default=True, help=f"What the numbers become{more_of[0]}."
+        ),
+        click.option("--calibration", type=FILE, help=f".npz with samples of the model's inputs{more_of[1]}."),
         shape_option,
     ):
         command = option(command)
     result: F = command
     return result
+
+
+def quantize_or_text_options(function: F) -> F:
+    """`quantize_options` of a command that takes language models too."""
+    return quantize_options(
+        function, ("; of a language model int8x16 where none is given", "; of a language model a text, or its tokens")
+    )
 
 
 QUANTIZE_OPTIONS: dict[str, Callable[[Any], Any]] = {

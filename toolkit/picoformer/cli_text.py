@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
-from picoformer.cli_options import ANY, COUNT, FILE, emulator_option, json_option, toolchain_option
-from picoformer.cli_output import progress, show, show_figures
+from picoformer.cli_options import ANY, COUNT, FILE, emulator_option, is_given, json_option, toolchain_option
+from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.errors import ConfigError
 
 DECODER_SCHEMES = click.Choice(["float32", "int8x16", "int4x16"])
@@ -97,19 +98,37 @@ def generate(model: Path, as_json: bool, **options: Any) -> None:
             **options,
             "prompt_ids": _ids("--prompt-ids", options["prompt_ids"]),
             "stop_ids": _ids("--stop-ids", options["stop_ids"]),
+            "given": _given(options),
         }
     )
     with progress() as tick:
         record = generate_files(
-            model, chosen, None if as_json else emit, lambda what, done, total: tick(what, done, total, 0.0)
+            model, chosen, None if as_json else emit, lambda what, done, total: tick(what, done, total, 0.0), notice
         )
 
     def figures() -> None:
         click.echo()
-        hidden = ("tokens", "text", "texts")
-        show_figures({key: value for key, value in record.items() if key not in hidden})
+        for title, figure in generation_rows(record):
+            click.echo(f"  {title:<26} {figure}")
 
     show(record, as_json, figures)
+
+
+def generation_rows(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What `generate` says below its text: figures that were measured, and one reason where no instruction was."""
+    rows = []
+    for key, value in record.items():
+        title = key.replace("_", " ")
+        if isinstance(value, dict):
+            title, value = f"{title.removesuffix(' bytes')}, bytes", value["total"]
+        if value is None or key in ("tokens", "text", "texts"):
+            continue
+        if key == "instructions_uncounted":
+            title, value = "instructions", f"not counted: {value}"
+        elif isinstance(value, float):
+            value = f"{value:,.{1 if key == 'tokens_per_second' else 0}f}"
+        rows.append((title, f"{value:,}" if isinstance(value, int) else str(value)))
+    return rows
 
 
 @click.command()
@@ -128,12 +147,17 @@ def perplexity(model: Path, text: Path, window: int, windows: int, as_json: bool
     from picoformer.decoder.generating import ModelOptions
     from picoformer.decoder.perplexity import perplexity_files
 
-    chosen = ModelOptions(**options)
+    chosen = ModelOptions(**options, given=_given(options))
     with progress() as tick:
         record = perplexity_files(
             model, text, chosen, window, windows, lambda what, done, total: tick(what, done, total, 0.0)
         )
     show(record, as_json, lambda: show_figures(record))
+
+
+def _given(options: Mapping[str, Any]) -> frozenset[str]:
+    """Which of the running command's options stand on its command line."""
+    return frozenset(name for name in options if is_given(name))
 
 
 def _ids(option: str, text: str | None) -> tuple[int, ...] | None:

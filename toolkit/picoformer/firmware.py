@@ -113,7 +113,7 @@ def build_firmware(
                 compiler.environment,
             )
         except CompilerFailure as error:
-            _refuse_overflow(error.output, target, [build / path for path in objects])
+            _refuse_overflow(error.output, target, [build / path for path in objects], writes_text(model_dir))
             raise
         if compiler.prints_map:
             (build / "firmware.map").write_text(printed, encoding="utf-8")
@@ -288,8 +288,21 @@ def linker_script(target: Target) -> str:
     return template
 
 
-def _refuse_overflow(output: str, target: Target, objects: Sequence[Path]) -> None:
-    """Raise FitError when the linker's output says that a memory region overflowed."""
+def writes_text(model_dir: Path) -> bool:
+    """Whether generated C is that of a language model."""
+    listed = json.loads((model_dir / "sources.json").read_text(encoding="utf-8"))
+    return "PF_TEXT" in listed.get("defines", [])
+
+
+def larger_or_smaller(is_text: bool) -> str:
+    """What to take where a board has too little memory; `is_text`: for a language model."""
+    if is_text:
+        return "a smaller --context, --block 1, --scheme int4x16, or a larger target"
+    return "a larger target or make the model smaller (prune, fewer rows, --scheme int8)"
+
+
+def _refuse_overflow(output: str, target: Target, objects: Sequence[Path], is_text: bool = False) -> None:
+    """Raise FitError when the linker's output says that a memory region overflowed; `is_text`: of a language model."""
     found = {name: int(by) for name, by in re.findall(r"region [`']([^']+)':? overflowed by (\d+) bytes", output)}
     for region in target.memory:
         if region.name in found:
@@ -298,7 +311,7 @@ def _refuse_overflow(output: str, target: Target, objects: Sequence[Path]) -> No
             raise FitError(
                 f"the model does not fit {target.name}: {holds} ({region.name}) needs "
                 f"{region.length + found[region.name]:,} bytes and has {region.length:,}; biggest: {biggest}; "
-                "take a larger target or make the model smaller (prune, fewer rows, --scheme int8)"
+                f"take {larger_or_smaller(is_text)}"
             )
 
 

@@ -21,7 +21,9 @@ from picoformer.firmware import (
     RamSizes,
     SizeReport,
     attribute,
+    larger_or_smaller,
     model_units,
+    writes_text,
 )
 from picoformer.link_map import read_map
 from picoformer.targets import LIBRARY, Target, resource_root
@@ -69,7 +71,7 @@ def build_library(
     archive, sizes, reason, compiler, program = None, None, "", "", target.toolchain.program
     if shutil.which(program):
         archive, sizes = _compile(folder, model_dir, target, out, prefix, (arena_bytes, state_bytes), strict)
-        _refuse_overflow(sizes, target)
+        _refuse_overflow(sizes, target, writes_text(model_dir))
         compiler = named_compiler(program).version
         record: dict[str, Any] = {**asdict(sizes), "compiler": compiler}
     else:
@@ -241,12 +243,12 @@ def _functions(path: Path) -> list[str]:
         ]
 
 
-def _refuse_overflow(sizes: SizeReport, target: Target) -> None:
+def _refuse_overflow(sizes: SizeReport, target: Target, is_text: bool) -> None:
     for holds, needed in (("code", sizes.flash.total), ("data", sizes.ram.total)):
         region = target.region("code" if holds == "code" else "data")
         if needed > region.length:
             what = "flash" if holds == "code" else "RAM"
             raise FitError(
                 f"the model does not fit {target.name}: {what} ({region.name}) needs {needed:,} bytes and has "
-                f"{region.length:,}; take a larger target or make the model smaller (prune, fewer rows, --scheme int8)"
+                f"{region.length:,}; take {larger_or_smaller(is_text)}"
             )

@@ -235,6 +235,17 @@ def beginning(tokenizer: TextTokenizer, bos: int | None) -> list[int]:
     return begin if tokenizer.kind in ("sentencepiece_bpe", "unigram") else []
 
 
+def beyond_training(model: ImportedModel, context: int) -> str:
+    """One line where a context, which positions allow, is longer than the texts that a model learned from; else ""."""
+    trained = model.config.sequence
+    if context <= trained or model.config.positions in ("learned", "sinusoidal"):
+        return ""
+    return (
+        f"a context of {context} is more than the {trained} positions the model was trained for; text past them may be "
+        "poor"
+    )
+
+
 def refuse_early(model: ImportedModel, target: Target, scheme: str, context: int, slots: int) -> None:
     """Raise FitError where constants or caches alone are more than a board has, before anything is calibrated."""
     if target.is_host or scheme not in DECODER_SCHEMES:
@@ -257,7 +268,7 @@ def refuse_early(model: ImportedModel, target: Target, scheme: str, context: int
         fits = max(0, (ram.length - target.stack_bytes) * context // caches)
         short.append(
             f"RAM ({ram.name}) has {ram.length:,} bytes, keys and values of {context} tokens take {caches:,}; "
-            f"--context {fits} or less may fit"
+            f"only a --context below {fits} can fit"
         )
     if short:
         raise FitError(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from picoformer.build_folder import refuse_to_replace
-from picoformer.decoder.build import DecoderBuild, build_decoder, decoder_graphs, text_example
+from picoformer.decoder.build import DecoderBuild, beyond_training, build_decoder, decoder_graphs, text_example
 from picoformer.decoder.generating import load_tokenizer, read_tokens
 from picoformer.errors import ConfigError, DataError
 from picoformer.files import atomic_folder
@@ -36,13 +36,18 @@ def build_decoder_files(
     toolchain: str,
     options: Mapping[str, Any],
     progress: Progress | None = None,
+    told: Callable[[str], None] | None = None,
 ) -> DecoderBuild:
-    """A checkpoint to the folder `out`. `options`: context, block, beams and tokenizer, as the command has them."""
+    """A checkpoint to the folder `out`. `options`: context, block, beams and tokenizer, as the command has them; `told`
+    gets what somebody should know of the build."""
     opened = _open(model, calibration, options)
-    return build_decoder(
+    built = build_decoder(
         opened.model, target, out, scheme, options["context"], options["block"], opened.calibration, settings,
         opened.tokenizer, prefix, opened.name, toolchain, progress, options["beams"],
     )  # fmt: skip
+    if told is not None and (line := beyond_training(opened.model, options["context"])):
+        told(line)
+    return built
 
 
 def export_decoder_files(
@@ -112,7 +117,9 @@ def token_rows(path: Path) -> Any:
     """The array `tokens` of an .npz, or the only one it has: int32 (texts, length). Raises DataError for another."""
     arrays = load_samples(path)
     found = arrays.get("tokens", next(iter(arrays.values())) if len(arrays) == 1 else None)
-    if found is None or found.dtype.kind not in "iu" or not 1 <= found.ndim <= 2 or found.size == 0:
+    if found is not None and found.dtype.kind not in "iu":
+        raise DataError(f"{path}: 'tokens' holds {found.dtype}, and token ids are integers; save it as int32")
+    if found is None or not 1 <= found.ndim <= 2 or found.size == 0:
         raise DataError(f"{path}: has no array 'tokens' of token ids, (texts, length); save one under this name")
     if found.min() < 0 or found.max() >= 1 << 31:
         raise DataError(f"{path}: holds numbers that are no token ids")

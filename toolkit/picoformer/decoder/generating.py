@@ -17,6 +17,7 @@ from picoformer.decoder.build import (
     DecoderBuild,
     DecoderRecord,
     beginning,
+    beyond_training,
     build_decoder,
     decoder_graphs,
     is_decoder,
@@ -59,6 +60,8 @@ class ModelOptions:
     port: str | None = None
     emulator: str = "auto"
     toolchain: str = "auto"
+    given: frozenset[str] = frozenset()
+    """Those that somebody asked for, which is more than that they have a value."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +91,27 @@ class Opened:
     build: DecoderBuild
     where: str
     tokenizer: TextTokenizer | None
+    notice: str = ""
+    """One line about it for somebody to read."""
 
 
 def generate_files(
-    model: Path, options: GenerateOptions, emit: Callable[[str], None] | None = None, progress: Progress | None = None
+    model: Path,
+    options: GenerateOptions,
+    emit: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
+    told: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """The record of `generate --json`. `emit` gets the text as it is written; without a tokenizer token ids.
+    """The record of `generate --json`. `emit` gets the text as it is written, the prompt in front once there is a
+    token behind it; without a tokenizer token ids. `told` gets what somebody should know of the model.
 
     Raises a PicoformerError naming what is wrong with the model, the prompt or the settings.
     """
     settings, strings = _sampler(options), tuple(_utf8("--stop", stop) for stop in options.stops)
     _check_options(options)
     opened = open_model(model, options, progress)
+    if told is not None and opened.notice:
+        told(opened.notice)
     record, tokenizer = opened.build.record, opened.tokenizer
     prompt = _prompt(options, record, tokenizer)
     stop_tokens = record.eos if options.stop_ids is None else options.stop_ids
@@ -111,22 +123,26 @@ def generate_files(
     bytes_of = None if tokenizer is None else _bytes_behind(tokenizer, prompt)
     characters = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def take(data: bytes) -> None:
+    before = options.prompt or ""
+
+    def say(text: str) -> None:
+        nonlocal before
         if emit is not None:
-            emit(characters.decode(data))
+            emit(before + text)
+            before = ""
+
+    def take(data: bytes) -> None:
+        say(characters.decode(data))
 
     def emit_token(token: int) -> None:
-        if emit is not None and tokenizer is None:
-            emit(f"{token} ")
+        if tokenizer is None:
+            say(f"{token} ")
 
-    if emit is not None and options.prompt is not None:
-        emit(options.prompt)
     written = write_text(
         opened.build, prompt, settings, stopping, opened.where, port=options.port, emulator=options.emulator,
         bytes_of=bytes_of, emit=emit_token, take=take,
     )  # fmt: skip
-    if emit is not None:
-        emit(characters.decode(b"", final=True))
+    say(characters.decode(b"", final=True))
     found = written.generated
     count = len(found.tokens)
     return {
@@ -141,7 +157,14 @@ def generate_files(
 
 def _check_options(options: GenerateOptions) -> None:
     """Raise ConfigError for options that would do nothing."""
+    if "" in options.stops:
+        raise ConfigError("--stop is empty; give the text to end at")
+    if options.greedy:
+        _refuse_idle(
+            options, ("temperature", "top_k", "top_p", "min_p"), "--greedy, which draws no token; leave it out"
+        )
     if options.beams == 1:
+        _refuse_idle(options, ("length_penalty", "early_stopping"), "one beam; leave it out, or give --beams 2 or more")
         return
     if options.stops:
         raise ConfigError("--stop does not go with --beams: texts of a search end at tokens, see --stop-ids")
@@ -149,6 +172,13 @@ def _check_options(options: GenerateOptions) -> None:
     given = next((name for name, unset in drawn.items() if getattr(options, name) != unset), None)
     if given is not None:
         raise ConfigError(f"--{given.replace('_', '-')} does not go with --beams, which draw no token; leave one out")
+
+
+def _refuse_idle(options: GenerateOptions, names: Sequence[str], beside: str) -> None:
+    """Raise ConfigError for one of the options `names` that was asked for."""
+    found = next((name for name in names if name in options.given), None)
+    if found is not None:
+        raise ConfigError(f"--{found.replace('_', '-')} does nothing with {beside}")
 
 
 def _utf8(option: str, text: str) -> bytes:
@@ -264,14 +294,19 @@ def open_model(model: Path, options: ModelOptions, progress: Progress | None = N
     """
     if model.is_dir() and is_decoder(model):
         build = open_decoder(model)
+        _refuse_other(model, build, options)
         manifest = build.build.manifest
         where = options.target or ("" if options.port is not None else REFERENCE)
         if where not in (REFERENCE, "host", "", manifest.target):
-            raise ConfigError(f"{model} was built for {manifest.target}; build it for {where}, or leave --target out")
+            places = ", ".join(dict.fromkeys([manifest.target, "host"]))
+            raise ConfigError(
+                f"--target {where}: {model} was built for {manifest.target}; give --target {places} or {REFERENCE}"
+            )
         if where == manifest.target or options.port is not None:
             where = ""
         return Opened(build, where, load_tokenizer(options.tokenizer or build.tokenizer, build.record.vocabulary))
     imported = load_decoder(model)
+    notice = beyond_training(imported, options.context)
     path = options.tokenizer or imported.tokenizer
     tokenizer = load_tokenizer(path, imported.config.vocab_size)
     calibration = None
@@ -281,7 +316,7 @@ def open_model(model: Path, options: ModelOptions, progress: Progress | None = N
         calibration = read_tokens(options.calibration, tokenizer)
     name = (model.stem if model.is_file() else model.name) or "decoder"
     if options.target in (None, REFERENCE) and options.port is None:
-        return Opened(_in_memory(imported, options, calibration, name, progress), REFERENCE, tokenizer)
+        return Opened(_in_memory(imported, options, calibration, name, progress), REFERENCE, tokenizer, notice)
     if options.target is None:
         raise ConfigError("--port needs --target: the board whose firmware is to be built")
     target = load_target(options.target)
@@ -292,7 +327,21 @@ def open_model(model: Path, options: ModelOptions, progress: Progress | None = N
             path if path is not None and path.is_file() else None, name=name, toolchain=options.toolchain,
             progress=progress, slots=options.beams,
         )  # fmt: skip
-    return Opened(open_decoder(folder), "", tokenizer)
+    return Opened(open_decoder(folder), "", tokenizer, notice)
+
+
+def _refuse_other(model: Path, build: DecoderBuild, options: ModelOptions) -> None:
+    """Raise ConfigError for an option that asks for another build than the one in the folder `model`."""
+    if "calibration" in options.given:
+        raise ConfigError(f"--calibration: {model} is built already; leave it out, or give the checkpoint")
+    record = build.record
+    built: dict[str, Any] = {"scheme": build.build.manifest.scheme, "context": record.context, "block": record.block}
+    if not isinstance(options, GenerateOptions):  # where texts are searched for, beams say how
+        built["beams"] = record.slots
+    for name, value in built.items():
+        asked = getattr(options, name)
+        if name in options.given and asked != value:
+            raise ConfigError(f"--{name} {asked}: {model} was built with {value}; leave it out, or give the checkpoint")
 
 
 def _in_memory(

@@ -46,10 +46,12 @@ def perplexity_files(
     size = window or min(WINDOW, context_of(graph))
     if not 2 <= size <= context_of(graph):
         raise ConfigError(f"--window {size}: use 2 to {context_of(graph)}, the model's context")
-    windows = text_windows(read_tokens(text, opened.tokenizer), size, count)
+    whole = read_tokens(text, opened.tokenizer)
+    windows = text_windows(whole, size, count)
     characters = sum(len(opened.tokenizer.decode(row[1:])) for row in windows.tolist())
     tokens = windows.shape[0] * (size - 1)
     record: dict[str, Any] = {"windows": len(windows), "tokens": tokens, "characters": characters}
+    record["share_of_text"] = windows.size / len(whole)
     for name, nats in _forms(opened, options, windows, progress):
         record[f"{name}_perplexity"] = math.exp(nats / tokens)
         record[f"{name}_bits_per_character"] = nats / math.log(2) / characters if characters else None

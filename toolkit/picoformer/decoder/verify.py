@@ -14,7 +14,7 @@ import numpy as np
 from picoformer.decoder.build import DecoderBuild, open_decoder
 from picoformer.decoder.build_command import token_rows
 from picoformer.decoder.graph import LOGITS, TOKENS, macs_per_token
-from picoformer.decoder.sessions import DeviceSession, block_inputs, check_tokens
+from picoformer.decoder.sessions import DeviceSession, block_inputs, check_tokens, context_of
 from picoformer.decoder.writing import runs_on
 from picoformer.emulator.session import open_device
 from picoformer.errors import DataError
@@ -290,6 +290,17 @@ def verify_decoder_files(
     build = open_decoder(folder)
     rows = token_rows(inputs)
     texts = (rows[:limit] if limit else rows).tolist()
+    graph = build.build.graph
+    if rows.shape[1] > context_of(graph):
+        raise DataError(
+            f"{inputs}: texts of {rows.shape[1]} tokens are more than the context of {context_of(graph)}; shorten the "
+            "texts"
+        )
+    for index, text in enumerate(texts):
+        try:
+            check_tokens(graph, text, 0)
+        except DataError as error:
+            raise DataError(f"{inputs}: text {index}: {error}") from None
     half = rows.shape[1] // 2
     return verify_decoder(
         build, texts, half, port=port, emulator=emulator, least_sqnr_db=least_sqnr_db, progress=progress

@@ -16,6 +16,13 @@ from picoformer.quantize import SCHEMES
 from picoformer.targets import Target, in_binary, list_targets, load_target
 
 _MOST_BOARDS = 3
+_TEXT_BYTES = 1200
+"""RAM of firmware that writes text beside the estimate, a bit for each token of the vocabulary not counted: the wire's
+buffers of text and the sampler's bins, at most 1,157 bytes as the linker found on a Cortex-M0."""
+_BEAM_BYTES = 768
+"""And for each of several beams: its tokens, candidates and finished text in PF_BEAM_SCRATCH, about 700."""
+_SPARE = 0.05
+"""Share of the context that is held back from what would fit: the linker may find more than the estimate."""
 
 
 def mends(float_graph: Graph, scheme: str, target: Target, sizes: SizeReport) -> str:
@@ -42,9 +49,14 @@ def decoder_mends(draft: Draft, target: Target, sizes: SizeReport) -> str:
     block = draft.block
     if block is not None and not ram.fits:
         each = draft.state_bytes // block.context
-        context = block.context - -(-(ram.needed - ram.available) // each)
+        seen = draft.graph.types[draft.graph.outputs[0]].shape[-1] // 8  # a bit for each token of the vocabulary
+        room = ram.available - (ram.needed - draft.state_bytes) - _TEXT_BYTES - seen
+        room -= _BEAM_BYTES * draft.slots if draft.slots > 1 else 0
+        context = int(room // each * (1 - _SPARE))
         if context >= block.rows:
-            ways.append(f"--context {context} fits the RAM")
+            ways.append(f"--context {context} should fit the RAM")
+        if block.rows > 1:
+            ways.append("--block 1 takes less RAM and reads prompts slower")
     ways.append("take --scheme int4x16, a model with fewer parameters, or a board with more memory")
     return "; ".join(ways)
 

@@ -59,12 +59,12 @@ class TableLayout:
     of the head too is stored once."""
 
     def __init__(self, linear: LinearLayout) -> None:
-        self.linear = linear
+        self._linear = linear
         self.order = linear.weight_order
 
     def pack(self, table: Array) -> Array:
         """The (rows, width) table as the kernel reads it, flat."""
-        return self.linear.pack_weight(table)
+        return self._linear.pack_weight(table)
 
 
 class AttentionLayout:

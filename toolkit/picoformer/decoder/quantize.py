@@ -14,7 +14,7 @@ from picoformer.ir import Graph, Node, TensorType, verify
 from picoformer.ir.operator import Array, LoweringError
 from picoformer.metrics import IGNORED
 from picoformer.models.config import TransformerConfig
-from picoformer.ops import PositionIds, TakeRow
+from picoformer.ops import KvAppend, PositionIds, TakeRow
 from picoformer.quantize import SCHEMES, QuantizeSettings, quantize
 from picoformer.reference import lower_graph, run_float
 
@@ -123,18 +123,17 @@ def _resized(graph: Graph, block: int, context: int, every: bool) -> Graph:
     types = dict(graph.types)
     types[TOKENS] = dataclasses.replace(types[TOKENS], shape=(block,))
     nodes: list[Node] = []
-    caches = dict(graph.states)
     moved: dict[str, str] = {}
     for node in graph.nodes:
         node = dataclasses.replace(node, inputs=tuple(moved.get(name, name) for name in node.inputs))
         if isinstance(node.op, TakeRow) and every:
             moved[node.output] = node.inputs[0]
             continue
-        if node.output in caches.values():
+        if isinstance(node.op, KvAppend):
             before = node.inputs[0]
-            old = types[before]
-            shape = (old.shape[0], context) if node.op.attributes()["transposed"] else (context, old.shape[1])
-            types[before] = dataclasses.replace(old, shape=shape)
+            shape = list(types[before].shape)
+            shape[node.op.axis] = context
+            types[before] = dataclasses.replace(types[before], shape=tuple(shape))
         if isinstance(node.op, PositionIds):
             node = dataclasses.replace(node, op=PositionIds(block))
         if node.output == LOGITS and not every and not isinstance(graph.producers[node.inputs[0]].op, TakeRow):

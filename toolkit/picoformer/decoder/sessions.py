@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from picoformer.decoder.graph import COUNT, LOGITS, POSITION, TOKENS
-from picoformer.errors import DataError
+from picoformer.errors import DataError, ModelError
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
 from picoformer.link.device import Device
+from picoformer.ops import KvAppend
 from picoformer.parity import little_endian
 from picoformer.reference.session import StateSession
 
@@ -32,9 +33,12 @@ def check_tokens(graph: Graph, tokens: Sequence[int], position: int) -> None:
 
 
 def context_of(graph: Graph) -> int:
-    """How many positions a decoder's caches hold."""
-    node = graph.producers[graph.states[0][1]]
-    return graph.types[node.output].shape[-1 if node.op.attributes()["transposed"] else -2]
+    """How many positions a decoder's caches hold; raises ModelError for states that are no caches."""
+    after = graph.states[0][1]
+    op = graph.producers[after].op
+    if not isinstance(op, KvAppend):
+        raise ModelError(f"model '{graph.name}': its state '{after}' is no cache of keys or values; build again")
+    return graph.types[after].shape[op.axis]
 
 
 def block_inputs(tokens: Sequence[int], position: int) -> dict[str, Array]:

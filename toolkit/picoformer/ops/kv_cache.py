@@ -54,6 +54,11 @@ class KvAppend(Operator):
     kind = "KvAppend"
     keeps_rows = False
 
+    @property
+    def axis(self) -> int:
+        """Which axis of the cache its positions are."""
+        return -1 if self.transposed else -2
+
     def __post_init__(self) -> None:
         if type(self.transposed) is not bool or type(self.bits) is not int or not 2 <= self.bits <= 16:
             raise ValueError(f"transposed {self.transposed}, {self.bits} bits: a cache has 2 to 16 bits")

@@ -29,11 +29,7 @@ def block_of(graph: Graph) -> Block | None:
         return None
     appends = [graph.producers[after] for _, after in graph.states if after in graph.producers]
     places = {node.inputs[2:4] for node in appends if isinstance(node.op, KvAppend)}
-    lengths = {
-        graph.types[node.output].shape[-1 if node.op.transposed else -2]
-        for node in appends
-        if isinstance(node.op, KvAppend)
-    }
+    lengths = {graph.types[node.output].shape[node.op.axis] for node in appends if isinstance(node.op, KvAppend)}
     known = all(isinstance(node.op, KvAppend) for node in appends) and len(appends) == len(graph.states)
     rows = {graph.types[name].shape[0] for name in graph.ports[0] if graph.types[name].shape}
     if not known or len(places) != 1 or len(lengths) != 1 or len(rows) != 1:

@@ -422,6 +422,9 @@ def test_verify_takes_texts(place: Path, tmp_path: Path) -> None:
     links = {(link["from"], link["to"]): link for link in record["links"]}
     assert links["reference", "host"]["equal"] and links["host", "mps2-an386"]["equal"]
     assert record["instructions"]["per_inference"] > 10_000 and record["samples"] == 2 * (2 + 10)
+    operators = record["instructions"]["per_operator"]
+    # One more token's, over full caches, on both sides: this build reads three tokens a run.
+    assert sum(operator["macs"] for operator in operators) == record["macs"]
     np.savez(tmp_path / "tokens.npz", tokens=np.ones((1, CONTEXT + 1), np.int32))
     refuses(["verify", folder, "--inputs", tmp_path / "tokens.npz"], f"more than the context of {CONTEXT}",
             "tokens.npz", "shorten the texts")  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -290,10 +290,15 @@ class _Builder:
 
 
 def macs_per_token(graph: Graph) -> int:
-    """Multiply-accumulates of one more token over full caches; of a block only one row goes through the head."""
+    """Multiply-accumulates of one more token over full caches."""
+    return token_macs(graph, graph.nodes)
+
+
+def token_macs(graph: Graph, nodes: Iterable[Node]) -> int:
+    """The part that some of its nodes have in `macs_per_token`. What stands behind the block, the head, has one row."""
     rows = graph.types[TOKENS].shape[0]
     total = 0
-    for node in graph.nodes:
+    for node in nodes:
         macs = node.op.macs([graph.types[name] for name in node.inputs], graph.types[node.output])
         total += macs // rows if node.output in graph.block else macs
     return total

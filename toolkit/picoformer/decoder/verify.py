@@ -13,7 +13,7 @@ import numpy as np
 
 from picoformer.decoder.build import DecoderBuild, open_decoder
 from picoformer.decoder.build_command import token_rows
-from picoformer.decoder.graph import LOGITS, TOKENS, macs_per_token
+from picoformer.decoder.graph import LOGITS, TOKENS, macs_per_token, token_macs
 from picoformer.decoder.sessions import DeviceSession, block_inputs, check_tokens, context_of
 from picoformer.decoder.writing import runs_on
 from picoformer.emulator.session import open_device
@@ -216,7 +216,9 @@ def _device_form(
         counted = session.instructions
         measured = Measured(counted, session.uncounted, session.device.stack().used, session.emulator)
     costs = tuple(
-        OperatorCost(step.output, step.kind, None if counted is None else counted.per_step[i], step.macs(graph))
+        OperatorCost(
+            step.output, step.kind, None if counted is None else counted.per_step[i], token_macs(graph, step.nodes)
+        )
         for i, step in enumerate(steps)
     )
     return form, measured, costs

@@ -161,10 +161,14 @@ class Difference:
     found: int | float | None = None
 
     def __str__(self) -> str:
-        where = f"step {self.step} '{self.node}', tensor '{self.tensor}', sample {self.sample}"
+        return f"step {self.step} '{self.node}', tensor '{self.tensor}', sample {self.sample}{self.element}"
+
+    @property
+    def element(self) -> str:
+        """The first differing element in words, behind a place; empty where its bytes were not fetched or are equal."""
         if self.index is None:
-            return where
-        return f"{where}, element {list(self.index)}: expected {self.expected}, found {self.found}"
+            return ""
+        return f", element {list(self.index)}: expected {self.expected}, found {self.found}"
 
 
 def first_difference(

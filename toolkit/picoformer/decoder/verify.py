@@ -25,10 +25,12 @@ from picoformer.ops.graph_file import graph_identity
 from picoformer.parity import (
     FLOAT_DEVICE_TOLERANCE,
     FLOAT_TOLERANCE,
+    Difference,
     Link,
     OperatorCost,
     ParityReport,
     compare,
+    first_element,
     little_endian,
 )
 from picoformer.reference import lower_graph
@@ -37,6 +39,9 @@ from picoformer.targets import Target
 from picoformer.verification import LEAST_SQNR_DB, Measured, Verification, flash_bytes, ram_bytes
 
 Progress = Callable[[str, int, int, float], None]
+
+
+_RIGHT_WHEN_ASKED_AGAIN = ": other bytes, which were the right ones when they were asked for again"
 
 
 @dataclass(frozen=True)
@@ -207,9 +212,11 @@ def _device_form(
                     decoder.write(run.tokens, run.position)  # the caches get the same rows again
                     expected = _reference_value(graph, runs[: index + 1], steps[wrong].output)
                     found = session.device.run_for_step(wrong, expected.nbytes)
+                    place = Difference(0, wrong, steps[wrong].name, steps[wrong].output)
+                    element = first_element(place, {place.tensor: expected[None]}, found).element
                     form.failure = (
-                        f"reference → {form.name}: step {wrong} '{steps[wrong].name}', tensor '{steps[wrong].output}', "
-                        f"at position {run.position} of run {index}{_first_element(expected, found)}"
+                        f"reference → {form.name}: step {wrong} '{place.node}', tensor '{place.tensor}', at position "
+                        f"{run.position} of run {index}{element or _RIGHT_WHEN_ASKED_AGAIN}"
                     )
                     break
         tick(f"running on {form.name}", len(runs))
@@ -230,16 +237,6 @@ def _reference_value(graph: Graph, runs: Sequence[Run], name: str) -> Array:
     for run in runs:
         session.run(block_inputs(run.tokens, run.position))
     return session.values[name]
-
-
-def _first_element(expected: Array, data: bytes) -> str:
-    """Where the bytes of a step are not those of the reference, in words."""
-    found = np.frombuffer(data, expected.dtype.newbyteorder("<")).reshape(expected.shape)
-    differing = np.argwhere(found != expected)
-    if not len(differing):
-        return ": other bytes, which were the right ones when they were asked for again"
-    at = tuple(int(n) for n in differing[0])
-    return f", element {list(at)}: expected {expected[at]}, found {found[at]}"
 
 
 def _links(graph: Graph, forms: Sequence[Form], quantized: bool, least_sqnr_db: float) -> tuple[list[Link], list[str]]:

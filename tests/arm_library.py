@@ -16,6 +16,7 @@ from c_library import FIRMWARE, FLAGS, Guarded, Library, of_kind, preprocessed_h
 from picoformer.backends.c.isa import layout_of
 from picoformer.backends.c.sources import kernel_files
 from picoformer.ir.operator import Array, Lowered
+from semihosting import ASK, MEMORY
 
 FLAGS_M0 = ["-mthumb", "-mcpu=cortex-m0", "-ffreestanding", "-O2"]
 FLAGS_M3 = ["-mthumb", "-mcpu=cortex-m3", "-ffreestanding", "-O2"]
@@ -60,23 +61,7 @@ typedef void function(w, w, w, w, w, w, w, w, w, w);
 static function *const functions[] = {@FUNCTIONS@};
 typedef struct call { uint32_t function, words[10]; } call;
 typedef struct image { uint32_t bytes, count; call calls[]; } image;
-static uint32_t ask(uint32_t operation, const void *block)
-{
-    register uint32_t r0 __asm__("r0") = operation;
-    register const void *r1 __asm__("r1") = block;
-    __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
-    return r0;
-}
-void *memcpy(void *to, const void *from, size_t n)
-{
-    for (size_t i = 0; i < n; i++) ((volatile char *)to)[i] = ((const char *)from)[i];
-    return to;
-}
-void *memset(void *to, int value, size_t n)
-{
-    for (size_t i = 0; i < n; i++) ((volatile char *)to)[i] = (char)value;
-    return to;
-}
+@SEMIHOSTING@
 void start(void)
 {
     *(volatile uint32_t *)0xE000ED88u |= 0xF00000u; /* floating point and vectors */
@@ -118,7 +103,11 @@ class ArmLibrary(Library):
         self._names = [name for name in prototypes(header) if not name.endswith("_f32")]
         self._folder = folder
         table = ", ".join(f"(function *)(void *){name}" for name in self._names)
-        main = _MAIN.replace("@FUNCTIONS@", table).replace("@IMAGE@", hex(core.image))
+        main = (
+            _MAIN.replace("@SEMIHOSTING@", ASK + MEMORY)
+            .replace("@FUNCTIONS@", table)
+            .replace("@IMAGE@", hex(core.image))
+        )
         (folder / "main.c").write_text(main.replace("@RAM@", hex(core.ram)))
         (folder / "link.ld").write_text(_LINK.replace("@RAM@", hex(core.ram)))
         sources = [

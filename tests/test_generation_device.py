@@ -13,6 +13,7 @@ from generation_library import FIRMWARE, TEXT, ToyModel, c_beam_settings, c_sett
 from picoformer.emulator.counting import plugin_for
 from picoformer.generation import BeamSettings, IntegerBeam, IntegerSampler, RandomNumbers, SamplerSettings
 from picoformer.generation.scores import Array
+from semihosting import ASK, MEMORY
 
 SCALE = 0.001
 DRAWS = 3
@@ -47,23 +48,7 @@ SECTIONS { .text : { KEEP(*(.vectors)) *(.text*) *(.rodata*) } > code  .ARM.exid
 _MAIN = r"""
 #include <string.h>
 #include "picoformer/generate.h"
-static uint32_t ask(uint32_t operation, const void *block)
-{
-    register uint32_t r0 __asm__("r0") = operation;
-    register const void *r1 __asm__("r1") = block;
-    __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
-    return r0;
-}
-void *memcpy(void *to, const void *from, size_t n)
-{
-    for (size_t i = 0; i < n; i++) ((volatile char *)to)[i] = ((const char *)from)[i];
-    return to;
-}
-void *memset(void *to, int value, size_t n)
-{
-    for (size_t i = 0; i < n; i++) ((volatile char *)to)[i] = (char)value;
-    return to;
-}
+@SEMIHOSTING@
 __asm__(".syntax unified\n.thumb\n.global counted, region_begin, region_end\n.thumb_func\n"
         "counted:\n push {r4, lr}\nregion_begin:\n bl pf_sample\nregion_end:\n pop {r4, pc}\n");
 int32_t counted(pf_sampler *s, const pf_logits *logits);
@@ -175,6 +160,7 @@ def run_on(machine: Machine, vocabulary: int, folder: Path) -> tuple[Array, list
     beam, stops = c_beam_settings(IntegerBeam.from_settings(BEAM, SCALE), False)
     main = _MAIN
     for name, value in (
+        ("SEMIHOSTING", ASK + MEMORY),
         ("SETTINGS", ", ".join(f"{{{initializer(c_settings(s))}}}" for s in samplers())),
         ("STOPS", ", ".join(map(str, stops))),
         ("BEAM_VOCABULARY", BEAM_VOCABULARY),

@@ -11,6 +11,7 @@ import pytest
 from c_host import FIRMWARE, STRICT, run
 from c_tokenizer import LANGUAGES, Made, edge_texts, random_bytes, random_texts
 from picoformer.backends.c.tokenizer import write_tokenizer_c
+from semihosting import ASK
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "t5"])
@@ -89,12 +90,6 @@ _DEVICE = r"""
 static uint64_t scratch[0x20000];
 static int32_t ids[0x8000];
 static uint8_t out[0x8000];
-static uint32_t ask(uint32_t operation, const void *block) {
-    register uint32_t r0 __asm__("r0") = operation;
-    register const void *r1 __asm__("r1") = block;
-    __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
-    return r0;
-}
 static void write(uint32_t handle, const void *from, uint32_t bytes) {
     const uint32_t block[3] = {handle, (uint32_t)from, bytes};
     ask(5, block);
@@ -140,7 +135,7 @@ def test_a_cortex_m3_gives_the_same_bytes(made: Callable[[str], Made], name: str
     (tmp_path / "texts.h").write_text(
         f"static const uint8_t texts[] = {{{joined}}};\nstatic const uint32_t lengths[] = {{{lengths}}};\n"
     )
-    (tmp_path / "main.c").write_text(_DEVICE)
+    (tmp_path / "main.c").write_text(ASK + _DEVICE)
     (tmp_path / "link.ld").write_text(_MEMORY)
     sources = [tmp_path / source for source in written.sources] + [FIRMWARE / source for source in written.firmware]
     image = tmp_path / "image.elf"

@@ -24,11 +24,11 @@ from picoformer.datasets import Dataset, next_tokens, python_documentation, spli
 from picoformer.ir import DType, Graph
 from picoformer.models.checkpoint import load_checkpoint, save_checkpoint
 from picoformer.models.export import export_onnx
-from picoformer.models.tokenizer import train_tokenizer
 from picoformer.models.transformer import Transformer
 from picoformer.quantize import SCHEMES, QuantizeSettings, quantize
 from picoformer.reference import lower_graph, run_float, run_integer
 from picoformer.stages import judge_model
+from picoformer.tokenizers.training import train_tokenizer
 
 Result = dict[str, Any]
 BATCH = 64

@@ -185,7 +185,7 @@ def test_without_a_tokenizer_ids_go_in_and_out(place: Path, tmp_path: Path) -> N
 
 def test_tokens_that_only_the_model_has_are_no_text(place: Path, tmp_path: Path) -> None:
     """A table has often more rows than there are tokens."""
-    from picoformer.models.tokenizer import save_tokenizer, train_tokenizer
+    from picoformer.tokenizers.training import save_tokenizer, train_tokenizer
 
     save_tokenizer(train_tokenizer(TEXT, "character"), tmp_path / "tokenizer.json")
     few = load_text_tokenizer(tmp_path / "tokenizer.json").vocab_size
@@ -195,7 +195,7 @@ def test_tokens_that_only_the_model_has_are_no_text(place: Path, tmp_path: Path)
 
 
 def test_a_tokenizer_of_another_model_is_refused(place: Path, tmp_path: Path) -> None:
-    from picoformer.models.tokenizer import save_tokenizer, train_tokenizer
+    from picoformer.tokenizers.training import save_tokenizer, train_tokenizer
 
     save_tokenizer(train_tokenizer(TEXT * 2, "bpe", 330), tmp_path / "tokenizer.json")
     words: list[Any] = ["generate", model_folder(place), "--tokenizer", tmp_path / "tokenizer.json"]

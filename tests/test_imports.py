@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": {"ir", "ops"},
     "backends": {"ir", "ops", "targets", "tokenizers"},
     "tokenizers": set(),
-    "models": {"tokenizers"},
+    "models": set(),
     "compress": {"ir", "models", "ops", "metrics"},
     "metrics": set(),
     "datasets": {"metrics"},

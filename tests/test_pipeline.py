@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -18,8 +19,15 @@ import pytest
 
 import picoformer as api
 from command_line import CLASSES, Answer, Workshop, open_workshop, picoformer, refuses, samples, succeeds
+from picoformer.compress.distill import distill
+from picoformer.compress.factorize import factorize
+from picoformer.compress.prune import prune
+from picoformer.compress.train import train
+from picoformer.models.transformer import Transformer
 from picoformer.pipeline import FINETUNING_ROOMS, TRAINING_ROOMS, code_hash
+from picoformer.stages import make_dataset
 from picoformer.targets import resource_root
+from picoformer.tokenizers.training import train_tokenizer
 
 TINY = """\
 name = "tiny"
@@ -187,6 +195,9 @@ def test_the_code_that_a_stage_depends_on_is_there() -> None:
     for rooms in (TRAINING_ROOMS, FINETUNING_ROOMS):
         for room in rooms:
             assert code_hash(rooms) != code_hash(tuple(other for other in rooms if other != room))
+    package = Path(api.__file__).parent
+    for part in (train_tokenizer, make_dataset, train, distill, prune, factorize, Transformer):
+        assert Path(inspect.getfile(part)).relative_to(package).parts[0] in TRAINING_ROOMS
     with pytest.raises(FileNotFoundError, match="attic"):
         code_hash((*TRAINING_ROOMS, "attic.py"))
 

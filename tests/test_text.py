@@ -28,7 +28,6 @@ from picoformer.files import file_hash
 from picoformer.metrics import IGNORED, judge
 from picoformer.models.checkpoint import load_checkpoint, save_checkpoint, trained_tokenizer
 from picoformer.models.config import TransformerConfig
-from picoformer.models.tokenizer import hash_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 from picoformer.models.transformer import Transformer
 from picoformer.stages import (
     TextSettings,
@@ -44,6 +43,7 @@ from picoformer.stages import (
     tokenizer_path,
     train_model,
 )
+from picoformer.tokenizers.training import hash_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
 TEXT = python_documentation()[:20_000]
 FOREIGN = "naïve 日本 🙂\n\ttabs\x00 and «quotes»"

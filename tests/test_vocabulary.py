@@ -20,8 +20,8 @@ from picoformer.errors import ConfigError, DataError
 from picoformer.metrics import IGNORED
 from picoformer.models.checkpoint import load_checkpoint, save_checkpoint
 from picoformer.models.config import TransformerConfig
-from picoformer.models.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from picoformer.models.transformer import Transformer
+from picoformer.tokenizers.training import load_tokenizer, save_tokenizer, train_tokenizer
 
 torch.set_num_threads(1)
 

@@ -17,9 +17,9 @@ from picoformer.emulator.host import HostEmulator
 from picoformer.link.device import Device
 from picoformer.link.text import TextDevice
 from picoformer.models.importers import load_decoder
-from picoformer.models.tokenizer import save_tokenizer, train_tokenizer
 from picoformer.quantize import QuantizeSettings
 from picoformer.targets import load_target
+from picoformer.tokenizers.training import save_tokenizer, train_tokenizer
 
 TOKENS, CONTEXT = 280, 64
 MODEL = hugging_face.Case(

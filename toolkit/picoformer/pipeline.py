@@ -28,7 +28,9 @@ Progress = Callable[[str, int, int, float], None]
 Announce = Callable[[str, str], None]
 """Stage, and what becomes of it: "running", "unchanged" or "done"."""
 
-TRAINING_ROOMS = ("models", "compress", "datasets.py", "metrics.py", "stages", "config.py", "files.py")
+TRAINING_ROOMS = (
+    "models", "compress", "tokenizers", "datasets.py", "metrics.py", "stages", "config.py", "files.py",
+)  # fmt: skip
 FINETUNING_ROOMS = (
     "ir", "ops", "frontends", "passes", "quantize", "reference", "compress", "build_folder.py", "config.py", "files.py",
     "finetuning.py", "metrics.py", "quantization_report.py", "quantized_folder.py", "samples.py", "stages",

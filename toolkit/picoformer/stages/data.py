@@ -81,7 +81,7 @@ def _text_only(text: TextSettings | None) -> str:
 
 
 def _make_text_dataset(source: str, out: Path, seed: int, test_fraction: float, wanted: TextSettings) -> dict[str, Any]:
-    from picoformer.models.tokenizer import hash_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
+    from picoformer.tokenizers.training import hash_tokenizer, load_tokenizer, save_tokenizer, train_tokenizer
 
     text = python_documentation() if source == "python_documentation" else read_text(Path(source))
     train, test = split_text(text, seed, test_fraction)

@@ -101,7 +101,7 @@ def prune_vocabulary_files(
     """Keep the tokens that the texts `corpus` use, in a checkpoint and its tokenizer.json; returns sizes."""
     from picoformer.compress.vocabulary import prune_vocabulary
     from picoformer.models.checkpoint import load_checkpoint, save_checkpoint, trained_tokenizer
-    from picoformer.models.tokenizer import hash_tokenizer, load_tokenizer, save_tokenizer
+    from picoformer.tokenizers.training import hash_tokenizer, load_tokenizer, save_tokenizer
 
     model, extra = load_checkpoint(checkpoint)
     tokenizer, trained_on = load_tokenizer(tokenizer_file), trained_tokenizer(extra)

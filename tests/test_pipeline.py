@@ -24,7 +24,8 @@ from picoformer.compress.factorize import factorize
 from picoformer.compress.prune import prune
 from picoformer.compress.train import train
 from picoformer.models.transformer import Transformer
-from picoformer.pipeline import FINETUNING_ROOMS, TRAINING_ROOMS, code_hash
+from picoformer.pipeline import FINETUNING_ROOMS, TRAINING_ROOMS
+from picoformer.pipeline_stage import code_hash
 from picoformer.stages import make_dataset
 from picoformer.targets import resource_root
 from picoformer.tokenizers.training import train_tokenizer

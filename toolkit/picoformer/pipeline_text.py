@@ -9,7 +9,8 @@ from typing import Any
 from picoformer.config import Pipeline
 from picoformer.decoder.stages import TextBuild, TextJudging, build_text, verify_text
 from picoformer.errors import ConfigError
-from picoformer.pipeline import Progress, Stage, Tools, load_pipeline_target
+from picoformer.pipeline import Progress, Tools, load_pipeline_target
+from picoformer.pipeline_stage import Stage
 from picoformer.stages import tokenizer_path
 
 

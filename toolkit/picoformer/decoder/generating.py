@@ -29,7 +29,7 @@ from picoformer.errors import ConfigError, DataError
 from picoformer.files import cache_root, content_hash, file_hash
 from picoformer.generation import BeamSettings, End, SamplerSettings, Stopping
 from picoformer.models.importers import ImportedModel, load_decoder
-from picoformer.pipeline import code_hash
+from picoformer.pipeline_stage import code_hash
 from picoformer.targets import load_target
 from picoformer.verification import Measured, flash_bytes, ram_bytes
 

@@ -148,6 +148,17 @@ def decoder_graphs(
     return DecoderGraphs(float_graph, step_graph(typed, block, context).replace(name=name), told)
 
 
+def record_of(
+    model: ImportedModel, graphs: DecoderGraphs, context: int, block: int, slots: int, tokenizer: str = ""
+) -> DecoderRecord:
+    """What there is to say of a build of `model`; `context` 0 is what the model was trained for."""
+    config = model.config
+    return DecoderRecord(
+        model.family, model.source, context or config.sequence, block, config.vocab_size, model.bos, tuple(model.eos),
+        tokenizer, graphs.calibration, slots,
+    )  # fmt: skip
+
+
 def build_decoder(
     model: ImportedModel,
     target: Target,
@@ -179,18 +190,7 @@ def build_decoder(
     files: dict[str, bytes] = {}
     if tokenizer is not None:
         files["tokenizer" + tokenizer.suffix] = tokenizer.read_bytes()
-    record = DecoderRecord(
-        model.family,
-        model.source,
-        context or model.config.sequence,
-        block,
-        model.config.vocab_size,
-        model.bos,
-        tuple(model.eos),
-        next(iter(files), ""),
-        graphs.calibration,
-        slots,
-    )
+    record = record_of(model, graphs, context, block, slots, next(iter(files), ""))
     files[RECORD] = (json.dumps(asdict(record), indent=1) + "\n").encode()
     content = onnx_bytes(decoder_graph(model.config, model.weights, 1, record.context, name=name))
     built = write_build(

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from picoformer import __version__
 from picoformer.build_folder import Build, Manifest
 from picoformer.decoder.build import (
@@ -22,13 +20,15 @@ from picoformer.decoder.build import (
     decoder_graphs,
     is_decoder,
     open_decoder,
+    record_of,
 )
 from picoformer.decoder.graph import macs_per_token
+from picoformer.decoder.opening import Checkpoint, load_tokenizer, open_checkpoint
 from picoformer.decoder.writing import REFERENCE, Cost, beam_texts, write_text
-from picoformer.errors import ConfigError, DataError
+from picoformer.errors import ConfigError
 from picoformer.files import cache_root, content_hash, file_hash
 from picoformer.generation import BeamSettings, End, SamplerSettings, Stopping
-from picoformer.models.importers import ImportedModel, load_decoder
+from picoformer.models.importers import ImportedModel
 from picoformer.pipeline_stage import code_hash
 from picoformer.targets import load_target
 from picoformer.verification import Measured, flash_bytes, ram_bytes
@@ -305,29 +305,21 @@ def open_model(model: Path, options: ModelOptions, progress: Progress | None = N
         if where == manifest.target or options.port is not None:
             where = ""
         return Opened(build, where, load_tokenizer(options.tokenizer or build.tokenizer, build.record.vocabulary))
-    imported = load_decoder(model)
-    notice = beyond_training(imported, options.context)
-    path = options.tokenizer or imported.tokenizer
-    tokenizer = load_tokenizer(path, imported.config.vocab_size)
-    calibration = None
-    if options.calibration is not None:
-        if tokenizer is None:
-            raise ConfigError("--calibration is a text: give --tokenizer too")
-        calibration = read_tokens(options.calibration, tokenizer)
-    name = (model.stem if model.is_file() else model.name) or "decoder"
+    opened = open_checkpoint(model, options.tokenizer, options.calibration)
+    notice = beyond_training(opened.model, options.context)
     if options.target in (None, REFERENCE) and options.port is None:
-        return Opened(_in_memory(imported, options, calibration, name, progress), REFERENCE, tokenizer, notice)
+        return Opened(_in_memory(opened, options, progress), REFERENCE, opened.tokenizer, notice)
     if options.target is None:
         raise ConfigError("--port needs --target: the board whose firmware is to be built")
     target = load_target(options.target)
-    folder = cache_root() / "decoders" / _key(imported, options, path)
+    folder = cache_root() / "decoders" / _key(opened.model, options, opened.tokenizer_file)
     if not is_decoder(folder):
         build_decoder(
-            imported, target, folder, options.scheme, options.context, options.block, calibration, None,
-            path if path is not None and path.is_file() else None, name=name, toolchain=options.toolchain,
-            progress=progress, slots=options.beams,
+            opened.model, target, folder, options.scheme, options.context, options.block, opened.calibration, None,
+            opened.tokenizer_file, name=opened.name, toolchain=options.toolchain, progress=progress,
+            slots=options.beams,
         )  # fmt: skip
-    return Opened(open_decoder(folder), "", tokenizer, notice)
+    return Opened(open_decoder(folder), "", opened.tokenizer, notice)
 
 
 def _refuse_other(model: Path, build: DecoderBuild, options: ModelOptions) -> None:
@@ -344,29 +336,24 @@ def _refuse_other(model: Path, build: DecoderBuild, options: ModelOptions) -> No
             raise ConfigError(f"--{name} {asked}: {model} was built with {value}; leave it out, or give the checkpoint")
 
 
-def _in_memory(
-    imported: ImportedModel, options: ModelOptions, calibration: Any, name: str, progress: Progress | None
-) -> DecoderBuild:
+def _in_memory(opened: Checkpoint, options: ModelOptions, progress: Progress | None) -> DecoderBuild:
     """What the reference needs of a build, without a folder."""
+    model, name = opened.model, opened.name
     graphs = decoder_graphs(
-        imported, options.scheme, options.context, options.block, calibration, None, progress, name
+        model, options.scheme, options.context, options.block, opened.calibration, None, progress, name
     )  # fmt: skip
-    config = imported.config
-    record = DecoderRecord(
-        imported.family, imported.source, options.context or config.sequence, options.block, config.vocab_size,
-        imported.bos, tuple(imported.eos), "", graphs.calibration, options.beams,
-    )  # fmt: skip
+    record = record_of(model, graphs, options.context, options.block, options.beams)
     macs = graphs.float_graph.macs
     manifest = Manifest(
-        name, options.scheme, REFERENCE, "model", imported.sha256, __version__, graphs.float_graph.parameters, macs
+        name, options.scheme, REFERENCE, "model", model.sha256, __version__, graphs.float_graph.parameters, macs
     )  # fmt: skip
     return DecoderBuild(Build(Path(), manifest, graphs.float_graph, graphs.graph), record)
 
 
-def _key(imported: ImportedModel, options: ModelOptions, tokenizer: Path | None) -> str:
+def _key(model: ImportedModel, options: ModelOptions, tokenizer: Path | None) -> str:
     """The name of a build in the cache: a hash of all that decides it, this program included."""
     parts: dict[str, Any] = {key: str(value) for key, value in asdict(options).items() if key in _DECIDES}
-    parts["checkpoint"] = imported.sha256
+    parts["checkpoint"] = model.sha256
     parts["program"] = code_hash(())
     for name, path in (("calibration", options.calibration), ("tokenizer", tokenizer)):
         parts[name] = file_hash(path) if path is not None and path.is_file() else ""
@@ -376,27 +363,3 @@ def _key(imported: ImportedModel, options: ModelOptions, tokenizer: Path | None)
 
 
 _DECIDES = ("scheme", "context", "block", "beams", "target", "toolchain")
-
-
-def read_tokens(path: Path, tokenizer: TextTokenizer) -> Any:
-    """The tokens of a text file, int32 (n,). Raises DataError for one that cannot be read or is no UTF-8."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a text file") from None
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is no UTF-8; convert the text") from None
-    return np.asarray(tokenizer.encode(text), np.int32)
-
-
-def load_tokenizer(path: Path | None, vocabulary: int) -> TextTokenizer | None:
-    """The tokenizer of a file, if there is one; DataError where it does not go with a vocabulary."""
-    if path is None:
-        return None
-    from picoformer.tokenizers import load_text_tokenizer
-
-    found = load_text_tokenizer(path)
-    found.check_vocabulary(vocabulary)
-    return found

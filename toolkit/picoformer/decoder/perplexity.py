@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from picoformer.decoder.calibration import WINDOW, text_windows
-from picoformer.decoder.generating import ModelOptions, Opened, open_model, read_tokens
+from picoformer.decoder.generating import ModelOptions, Opened, open_model
 from picoformer.decoder.judging import foretold_nats, nats_of
+from picoformer.decoder.opening import read_tokens
 from picoformer.decoder.sessions import DeviceSession, context_of, real_logits
 from picoformer.decoder.writing import REFERENCE, open_text
 from picoformer.errors import ConfigError

@@ -15,8 +15,9 @@ import numpy as np
 from picoformer.datasets import Dataset, load_dataset
 from picoformer.decoder.build import DecoderBuild, build_decoder, open_decoder
 from picoformer.decoder.calibration import WINDOW
-from picoformer.decoder.generating import ENDS, load_tokenizer
+from picoformer.decoder.generating import ENDS
 from picoformer.decoder.judging import foretold_nats, parting
+from picoformer.decoder.opening import load_tokenizer
 from picoformer.decoder.perplexity import device_nats
 from picoformer.decoder.sessions import DeviceSession, context_of
 from picoformer.decoder.verify import verify_decoder

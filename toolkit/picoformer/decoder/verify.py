@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from picoformer.decoder.build import DecoderBuild, open_decoder
-from picoformer.decoder.build_command import token_rows
 from picoformer.decoder.graph import LOGITS, TOKENS, macs_per_token, token_macs
+from picoformer.decoder.opening import token_rows
 from picoformer.decoder.sessions import DeviceSession, block_inputs, check_tokens, context_of
 from picoformer.decoder.writing import runs_on
 from picoformer.emulator.session import open_device

@@ -1,6 +1,5 @@
-/* New keys or values into their cache, each brought to the cache's grid by one rounded high word. */
-#include "picoformer/fixedpoint.h"
-#include "picoformer/kernels.h"
+/* New keys or values into their cache, each rescaled by one rounded high word. */
+#include "picoformer/kv_append.h"
 
 /* pf_rescale of a number of 17 bits: a shift of 18 and more leaves room for it to go left by the rest. */
 static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift) {
@@ -8,27 +7,7 @@ static inline int32_t rescaled(int32_t value, int32_t multiplier, int32_t shift)
                        : pf_rescale(value, multiplier, shift);
 }
 
-#define DEFINE_KV_APPEND(IN, OUT)                                                                                                \
-    int pf_kv_append_##IN##_##OUT(const pf_kv_append *p, const PF_TYPE_##IN *rows, PF_TYPE_##OUT *cache, int32_t position,       \
-                                  int32_t count) {                                                                               \
-        const int32_t width = p->width, limit = (int32_t)1 << (p->bits - 1);                                                     \
-        const int32_t multiplier = p->multiplier, shift = p->shift, zero_in = p->zero_in;                                        \
-        if (position < 0 || count < 0 || count > p->block || count > p->positions || position > p->positions - count) {          \
-            return PF_ERROR_INDEX;                                                                                               \
-        }                                                                                                                        \
-        const int32_t step = p->transposed ? p->positions : 1;                                                                   \
-        cache += p->transposed ? position : position * width;                                                                    \
-        for (int32_t r = 0; r < count; r++, rows += width, cache += p->transposed ? 1 : width) {                                 \
-            PF_TYPE_##OUT *to = cache;                                                                                           \
-            for (int32_t i = 0; i < width; i++, to += step) {                                                                    \
-                const int32_t value = rescaled(rows[i] - zero_in, multiplier, shift);                                            \
-                *to = (PF_TYPE_##OUT)(value < -limit ? -limit : value >= limit ? limit - 1 : value);                             \
-            }                                                                                                                    \
-        }                                                                                                                        \
-        return PF_OK;                                                                                                            \
-    }
-
-DEFINE_KV_APPEND(s8, s8)
-DEFINE_KV_APPEND(s8, s16)
-DEFINE_KV_APPEND(s16, s8)
-DEFINE_KV_APPEND(s16, s16)
+PF_DEFINE_KV_APPEND(s8, s8, rescaled)
+PF_DEFINE_KV_APPEND(s8, s16, rescaled)
+PF_DEFINE_KV_APPEND(s16, s8, rescaled)
+PF_DEFINE_KV_APPEND(s16, s16, rescaled)

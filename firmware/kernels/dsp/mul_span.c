@@ -1,6 +1,5 @@
 /* Products of two lines of elements, each on its own grid; int16 in words four at a time, rescaled by one rounded high word. */
-#include "picoformer/fixedpoint.h"
-#include "picoformer/kernels.h"
+#include "picoformer/mul_span.h"
 
 /* `fours` times four elements at words; in C: y[i] = clamp(rounded high word of a[i] * b[i] * multiplier), fours > 0. */
 __attribute__((naked, noinline)) static void multiply_fours(const int16_t *a __attribute__((unused)),
@@ -24,8 +23,7 @@ __attribute__((naked, noinline)) static void multiply_fours(const int16_t *a __a
 }
 
 /* Elements that go four at a time; returns how many that were. */
-static inline int32_t fours_s16_s16_s16(const pf_mul *p, const int16_t *a, const int16_t *b, int32_t b_step, int16_t *y,
-                                        int32_t count) {
+static inline int32_t fours(const pf_mul *p, const int16_t *a, const int16_t *b, int32_t b_step, int16_t *y, int32_t count) {
     const int32_t is_plain = b_step == 1 && p->shift == 32 && (p->zero_a | p->zero_b | p->zero_point) == 0;
     if (!is_plain || count < 4 || (((uintptr_t)a | (uintptr_t)b | (uintptr_t)y) & 3u) != 0u) {
         return 0;
@@ -33,37 +31,12 @@ static inline int32_t fours_s16_s16_s16(const pf_mul *p, const int16_t *a, const
     multiply_fours(a, b, y, count / 4, p->multiplier);
     return count & ~3;
 }
-#define NO_FOURS(A, B, OUT)                                                                                                      \
-    static inline int32_t fours_##A##_##B##_##OUT(const pf_mul *p, const PF_TYPE_##A *a, const PF_TYPE_##B *b, int32_t b_step,   \
-                                                  PF_TYPE_##OUT *y, int32_t count) {                                             \
-        (void)p, (void)a, (void)b, (void)b_step, (void)y, (void)count;                                                           \
-        return 0;                                                                                                                \
-    }
 
-#define DEFINE_MUL(A, B, OUT)                                                                                                    \
-    void pf_mul_span_##A##_##B##_##OUT(const pf_mul *p, const PF_TYPE_##A *a, const PF_TYPE_##B *b, int32_t b_step,              \
-                                       PF_TYPE_##OUT *y, int32_t count) {                                                        \
-        const int32_t zero_a = p->zero_a, zero_b = p->zero_b, zero_point = p->zero_point;                                        \
-        const int32_t multiplier = p->multiplier, shift = p->shift;                                                              \
-        int32_t i = fours_##A##_##B##_##OUT(p, a, b, b_step, y, count);                                                          \
-        for (b += b_step * i; i < count; i++, b += b_step) {                                                                     \
-            const int32_t value = zero_point + pf_rescale((a[i] - zero_a) * (*b - zero_b), multiplier, shift);                   \
-            y[i] = PF_SATURATE(OUT, value);                                                                                      \
-        }                                                                                                                        \
-    }
-
-NO_FOURS(s8, s8, s8)
-NO_FOURS(s8, s8, s16)
-NO_FOURS(s8, s16, s8)
-NO_FOURS(s8, s16, s16)
-NO_FOURS(s16, s8, s8)
-NO_FOURS(s16, s8, s16)
-NO_FOURS(s16, s16, s8)
-DEFINE_MUL(s8, s8, s8)
-DEFINE_MUL(s8, s8, s16)
-DEFINE_MUL(s8, s16, s8)
-DEFINE_MUL(s8, s16, s16)
-DEFINE_MUL(s16, s8, s8)
-DEFINE_MUL(s16, s8, s16)
-DEFINE_MUL(s16, s16, s8)
-DEFINE_MUL(s16, s16, s16)
+PF_DEFINE_MUL_SPAN(s8, s8, s8, PF_NO_PRODUCTS)
+PF_DEFINE_MUL_SPAN(s8, s8, s16, PF_NO_PRODUCTS)
+PF_DEFINE_MUL_SPAN(s8, s16, s8, PF_NO_PRODUCTS)
+PF_DEFINE_MUL_SPAN(s8, s16, s16, PF_NO_PRODUCTS)
+PF_DEFINE_MUL_SPAN(s16, s8, s8, PF_NO_PRODUCTS)
+PF_DEFINE_MUL_SPAN(s16, s8, s16, PF_NO_PRODUCTS)
+PF_DEFINE_MUL_SPAN(s16, s16, s8, PF_NO_PRODUCTS)
+PF_DEFINE_MUL_SPAN(s16, s16, s16, fours)

@@ -1,28 +1,7 @@
-/* New keys or values into their cache, each brought to the cache's grid. */
-#include "picoformer/fixedpoint.h"
-#include "picoformer/kernels.h"
+/* New keys or values into their cache. */
+#include "picoformer/kv_append.h"
 
-#define DEFINE_KV_APPEND(IN, OUT)                                                                                                \
-    int pf_kv_append_##IN##_##OUT(const pf_kv_append *p, const PF_TYPE_##IN *rows, PF_TYPE_##OUT *cache, int32_t position,       \
-                                  int32_t count) {                                                                               \
-        const int32_t width = p->width, limit = (int32_t)1 << (p->bits - 1);                                                     \
-        const int32_t multiplier = p->multiplier, shift = p->shift, zero_in = p->zero_in;                                        \
-        if (position < 0 || count < 0 || count > p->block || count > p->positions || position > p->positions - count) {          \
-            return PF_ERROR_INDEX;                                                                                               \
-        }                                                                                                                        \
-        const int32_t step = p->transposed ? p->positions : 1;                                                                   \
-        cache += p->transposed ? position : position * width;                                                                    \
-        for (int32_t r = 0; r < count; r++, rows += width, cache += p->transposed ? 1 : width) {                                 \
-            PF_TYPE_##OUT *to = cache;                                                                                           \
-            for (int32_t i = 0; i < width; i++, to += step) {                                                                    \
-                const int32_t value = pf_rescale(rows[i] - zero_in, multiplier, shift);                                          \
-                *to = (PF_TYPE_##OUT)(value < -limit ? -limit : value >= limit ? limit - 1 : value);                             \
-            }                                                                                                                    \
-        }                                                                                                                        \
-        return PF_OK;                                                                                                            \
-    }
-
-DEFINE_KV_APPEND(s8, s8)
-DEFINE_KV_APPEND(s8, s16)
-DEFINE_KV_APPEND(s16, s8)
-DEFINE_KV_APPEND(s16, s16)
+PF_DEFINE_KV_APPEND(s8, s8, pf_rescale)
+PF_DEFINE_KV_APPEND(s8, s16, pf_rescale)
+PF_DEFINE_KV_APPEND(s16, s8, pf_rescale)
+PF_DEFINE_KV_APPEND(s16, s16, pf_rescale)

@@ -93,13 +93,13 @@ __attribute__((section(".vectors"), used)) static void *const vectors[16] = {
 class ArmLibrary(Library):
     """A Library whose calls happen on the emulated core, all at once, in `run`; until then results are undefined."""
 
-    def __init__(self, folder: Path, target_isa: list[str], core: Core = M4) -> None:
+    def __init__(self, folder: Path, target_isa: list[str], core: Core = M4, single_rows: bool = False) -> None:
         self._core = core
         header = preprocessed_header()
-        self.layout = layout_of(target_isa)
+        self.layout = layout_of(target_isa, single_rows)
         self.structures = _narrow(structures(header))
         names = [path.name for path in sorted((FIRMWARE / "kernels" / "generic").glob("*.c"))]
-        kernels = sorted({FIRMWARE / file for name in names for file in kernel_files(name, target_isa)})
+        kernels = sorted({FIRMWARE / file for name in names for file in kernel_files(name, target_isa, single_rows)})
         self._names = [name for name in prototypes(header) if not name.endswith("_f32")]
         self._folder = folder
         table = ", ".join(f"(function *)(void *){name}" for name in self._names)

@@ -15,7 +15,7 @@ import numpy as np
 
 import decode_calls
 from picoformer.backends.c.isa import layout_of
-from picoformer.backends.c.sources import kernel_isa
+from picoformer.backends.c.sources import kernel_place
 from picoformer.ir.operator import Array, Lowered
 from picoformer.ir.types import DType, TensorType
 from picoformer.ops import (
@@ -58,7 +58,7 @@ RESIDUAL = 1
 def sources_for(target_isa: Sequence[str]) -> list[Path]:
     """Every operator, and each kernel file of the first instruction set that has it."""
     kernels = [path.name for path in SOURCES if path.parent.name == "generic"]
-    chosen = [FIRMWARE / "kernels" / kernel_isa(name, target_isa) / name for name in kernels]
+    chosen = [FIRMWARE / "kernels" / "/".join(kernel_place(name, target_isa)) for name in kernels]
     return [*(FIRMWARE / "ops").glob("*.c"), *chosen]
 
 

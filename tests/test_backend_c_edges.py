@@ -127,8 +127,10 @@ def test_the_dsp_layout_takes_rows_in_pairs_and_fills_up() -> None:
     assert packed[:16] == [1, 2, 3, 4, 6, 7, 8, 9, 5, 0, 0, 0, 10, 0, 0, 0]
     assert packed[16:] == [11, 12, 13, 14, 0, 0, 0, 0, 15, 0, 0, 0, 0, 0, 0, 0]
     halfwords = [1 + 256 * 6, 2 + 256 * 7, 3 + 256 * 8, 4 + 256 * 9, 5 + 256 * 10, 0, 0, 0, *range(11, 16), 0, 0, 0]
-    for wide in (False, True):
-        assert layout.linear(DType.INT16, wide=wide).pack_weight(weight).view("<i2").tolist() == halfwords
+    single = layout_of(["dsp", "generic"], single_rows=True)
+    for order in (layout.linear(DType.INT16), *(single.linear(DType.INT16, wide=wide) for wide in (False, True))):
+        assert order.pack_weight(weight).view("<i2").tolist() == halfwords
+    assert layout.linear(DType.INT16, wide=True) is layout_of(["generic"]).linear(DType.INT16, wide=True)
     minus = layout.linear(DType.INT16).pack_weight(np.array([[-1], [2]], np.int8)).view("<i2").tolist()
     assert minus == [-1 + 256 * 2, 0, 0, 0]
 

@@ -32,7 +32,7 @@ ATTENTIONS = [
 ]
 
 
-CORES = {"dsp": (["dsp", "generic"], M4), "mve": (["mve", "dsp", "generic"], M55)}
+CORES = {"dsp": (["dsp", "generic"], M4, True), "mve": (["mve", "dsp", "generic"], M55, True)}
 
 
 @pytest.fixture(scope="module", params=CORES)

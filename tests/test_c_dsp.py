@@ -20,9 +20,9 @@ DSP = ["dsp", "generic"]
 S8, S16 = DType.INT8, DType.INT16
 
 
-@pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory, arm_tools: None) -> ArmLibrary:
-    return ArmLibrary(tmp_path_factory.mktemp("core"), DSP)
+@pytest.fixture(scope="module", params=[False, True], ids=["many rows", "single rows"])
+def core(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, arm_tools: None) -> ArmLibrary:
+    return ArmLibrary(tmp_path_factory.mktemp("core"), DSP, single_rows=request.param)
 
 
 @pytest.mark.parametrize("symbol", CASES)

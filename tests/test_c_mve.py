@@ -24,7 +24,7 @@ S8, S16 = DType.INT8, DType.INT16
 
 @pytest.fixture(scope="module")
 def core(tmp_path_factory: pytest.TempPathFactory, arm_tools: None) -> ArmLibrary:
-    return ArmLibrary(tmp_path_factory.mktemp("core"), MVE, M55)
+    return ArmLibrary(tmp_path_factory.mktemp("core"), MVE, M55, single_rows=True)
 
 
 class Waiting:

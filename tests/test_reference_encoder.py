@@ -91,8 +91,7 @@ def test_int8_is_equal_down_the_chain(encoder: Trained, dialect: str, tmp_path: 
     assert record["instructions"]["per_inference"] > 1_000_000
     assert len(record["instructions"]["per_operator"]) == 23  # activations and residuals belong to their linear layers
     ram, flash = record["ram_bytes"], record["flash_bytes"]
-    # The aim is 16,000 bytes: 4 KB are kernels for one row that the strip kernel links, for language models alone.
-    assert ram["total"] == ram["arena"] + ram["stack"] + ram["data"] and flash["code"] <= 17_200
+    assert ram["total"] == ram["arena"] + ram["stack"] + ram["data"] and flash["code"] <= 16_000
     assert found.accuracy["mps2-an386"] == found.accuracy["reference"]
 
 

@@ -23,7 +23,8 @@ typedef struct pf_dsp_layer {
     const uint16_t *factor;
     const void *table;
     int32_t entries, n, k, shift, zero_point, headroom, block;
-    /* Up to so many rows are computed one by one, by a function of linear_vector.h: it takes fewer instructions then. */
+    /* Up to so many rows are computed one by one, by a function of linear_vector.h: it takes fewer instructions then, and
+     * code that only a model with single rows is given. */
     int32_t few_rows;
     void (*one_row)(const struct pf_dsp_layer *layer, const void *x, void *y, void *scratch);
 } pf_dsp_layer;

@@ -148,7 +148,7 @@ def draft_c(
         emitter = EMITTERS[step.kind] if len(step.nodes) == 1 else FUSED[step.kind]
         assert callable(emitter)
         rows.append(_row(site, emitter(site)))
-    sources = sources_of(parts.functions, target_isa, layout.plain)
+    sources = sources_of(parts.functions, target_isa, layout.single_rows)
     if block:
         parts.accessors.add(DType.INT32)
         sources = tuple(sorted({*sources, *TEXT_SOURCES}))

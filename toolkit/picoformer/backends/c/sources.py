@@ -76,9 +76,11 @@ the first instruction set that has the file."""
 
 BESIDE: dict[str, tuple[str, ...]] = {
     "kernels/dsp/cached_attention_group_s": ("word_rows.c",),
-    "kernels/dsp/linear_s16.c": ("linear_strip.c", "linear_vector.c", "linear_vector_joined.c"),
+    "kernels/dsp/linear_s16.c": ("linear_strip.c",),
     "kernels/dsp/linear_s16_s16": ("word_rows.c",),
-    "kernels/dsp/linear_s4_s16": ("linear_strip.c", "linear_vector.c", "linear_vector_s4.c"),
+    "kernels/dsp/linear_s16_single": ("linear_strip.c", "linear_vector.c", "linear_vector_joined.c"),
+    "kernels/dsp/linear_s4_s16": ("linear_strip.c",),
+    "kernels/dsp/linear_s4_s16_single": ("linear_vector.c", "linear_vector_s4.c"),
     "kernels/dsp/linear_s4_s8": ("linear_strip.c",),
     "kernels/dsp/linear_s8": ("linear_strip.c",),
     "kernels/dsp/linear_wide_s16": ("linear_vector.c", "linear_vector_joined.c"),
@@ -86,17 +88,15 @@ BESIDE: dict[str, tuple[str, ...]] = {
 """How a kernel file of one instruction set starts → the files in its directory that such ones share."""
 
 
-def sources_of(
-    functions: Iterable[str], target_isa: Sequence[str], plain: frozenset[str] = frozenset()
-) -> tuple[str, ...]:
+def sources_of(functions: Iterable[str], target_isa: Sequence[str], single_rows: bool = False) -> tuple[str, ...]:
     """C files, relative to the firmware folder, sorted; UnsupportedError for a kernel that no instruction set has.
 
-    `plain`: kernel files that are to be those of plain C.
+    `single_rows`: kernels that are for these where there are such.
     """
     found: set[str] = set()
     for file in {file for function in functions for file in files_behind(function)}:
         name = file.removeprefix("kernels/")
-        found.update((file,) if name == file else kernel_files(name, ["generic"] if name in plain else target_isa))
+        found.update((file,) if name == file else kernel_files(name, target_isa, single_rows))
     return tuple(sorted(found))
 
 
@@ -108,20 +108,24 @@ def files_behind(function: str) -> tuple[str, ...]:
     return FILES[max(starts, key=len)]
 
 
-def kernel_isa(name: str, target_isa: Sequence[str]) -> str:
-    """The first instruction set of a target's list that has the kernel file `name`; UnsupportedError when none has."""
+def kernel_place(name: str, target_isa: Sequence[str], single_rows: bool = False) -> tuple[str, str]:
+    """The first instruction set of a target's list that has the kernel file `name`, and the file's name there, which
+    for `single_rows` ends in `_single` where there are both; UnsupportedError when none has it."""
     kernels = resource_root("firmware") / "kernels"
+    single = f"{name.removesuffix('.c')}_single.c"
     for isa in target_isa:
-        if (kernels / isa / name).is_file():
-            return isa
+        for file in (single, name) if single_rows else (name,):
+            if (kernels / isa / file).is_file():
+                return isa, file
     raise UnsupportedError(
         f"no kernel {name} for the instruction sets {', '.join(target_isa)}; put 'generic' last in the target's list"
     )
 
 
-def kernel_files(name: str, target_isa: Sequence[str]) -> tuple[str, ...]:
+def kernel_files(name: str, target_isa: Sequence[str], single_rows: bool = False) -> tuple[str, ...]:
     """The kernel file `name` for a target and what it shares with others, relative to the firmware folder."""
-    file = f"kernels/{kernel_isa(name, target_isa)}/{name}"
-    folder = file.rpartition("/")[0]
+    isa, found = kernel_place(name, target_isa, single_rows)
+    folder = f"kernels/{isa}"
+    file = f"{folder}/{found}"
     shared = (name for start, names in BESIDE.items() if file.startswith(start) for name in names)
     return (file, *(f"{folder}/{name}" for name in shared))

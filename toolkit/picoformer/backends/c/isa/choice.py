@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 from picoformer.backends.c.isa.armv6m import ARMV6M
 from picoformer.backends.c.isa.armv7m import ARMV7M
-from picoformer.backends.c.isa.dsp import DSP
+from picoformer.backends.c.isa.dsp import DSP, DSP_SINGLE
 from picoformer.backends.c.isa.generic import GENERIC
 from picoformer.backends.c.isa.host import HOST
 from picoformer.backends.c.isa.layout import AttentionLayout, InstructionSet, LinearLayout
 from picoformer.backends.c.isa.mve import MVE
 from picoformer.backends.c.isa.word import WORD
-from picoformer.backends.c.sources import kernel_isa
+from picoformer.backends.c.sources import kernel_place
 from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node
 from picoformer.ir.operator import Operand
@@ -31,16 +31,20 @@ INSTRUCTION_SETS: dict[str, InstructionSet] = {
 }
 """Every name a target's `isa` list may hold, and what the kernels in the directory of that name want."""
 
+SINGLE_ROWS: dict[str, InstructionSet] = {"dsp": DSP_SINGLE}
+"""The same for those that have kernels of their own for single rows."""
+
 _FEW_PRODUCTS = 1 << 14
 """Up to so many, single rows are not worth the code of a kernel for many: plain C takes 2.6 instructions for each on a
 Cortex-M3, and a token of a language model has far more than a classifier's head."""
 
 
+@dataclass(frozen=True)
 class Layout(InstructionSet):
     """The kernels of a target, file by file, and what a step of a graph takes of them."""
 
-    plain: frozenset[str] = frozenset()
-    """Kernel files that are those of plain C though the target has others: see `layout_for`."""
+    single_rows: bool = False
+    """Whether they are those for single rows, where an instruction set has such."""
 
     def linear(self, dtype: DType, weight: DType = DType.INT8, wide: bool = False) -> LinearLayout:
         """The layout for inputs of one type and a weight of another; `wide`: of the kernel with sums of 64 bits, which
@@ -108,8 +112,9 @@ class Layout(InstructionSet):
         return head.scratch_bytes(types[1].shape[-2], types[1].width // heads, types[2].width // heads)
 
 
-def layout_of(target_isa: Sequence[str]) -> Layout:
-    """What a target's list of instruction sets wants: each kernel file is that of the first one that has it.
+def layout_of(target_isa: Sequence[str], single_rows: bool = False) -> Layout:
+    """What a target's list of instruction sets wants: each kernel file is that of the first one that has it, with
+    `single_rows` the one for these.
 
     Raises ConfigError for a name that is not known.
     """
@@ -119,22 +124,20 @@ def layout_of(target_isa: Sequence[str]) -> Layout:
             raise ConfigError(f"instruction set '{name}' is not known; use one of {known}")
     if not target_isa:
         raise ConfigError("the list of instruction sets is empty; give at least 'generic'")
-    chosen = {
-        kernel.name: getattr(INSTRUCTION_SETS[kernel_isa(f"{kernel.name}.c", target_isa)], kernel.name)
-        for kernel in fields(InstructionSet)
-    }
-    return Layout(**chosen)
+    chosen = {}
+    for kernel in fields(InstructionSet):
+        isa, file = kernel_place(f"{kernel.name}.c", target_isa, single_rows)
+        sets = INSTRUCTION_SETS if file == f"{kernel.name}.c" else SINGLE_ROWS
+        chosen[kernel.name] = getattr(sets[isa], kernel.name)
+    return Layout(**chosen, single_rows=single_rows)
 
 
 def layout_for(graph: Graph, target_isa: Sequence[str]) -> Layout:
-    """`layout_of` for one graph: where few products have sums of 64 bits, as a classifier's head on a pooled row has,
-    plain C takes less flash than a kernel made for language models, and next to no time."""
-    layout = layout_of(target_isa)
+    """`layout_of` for one graph. A language model runs on single rows. So do layers with sums of 64 bits; where these
+    have few products, as a classifier's head on a pooled row has, plain C takes less flash and next to no time."""
+    layout = layout_of(target_isa, single_rows=bool(graph.states))
+    if graph.states:
+        return layout
     linears = [node for node in graph.nodes if isinstance(node.op, Linear) and layout.is_wide(graph, node)]
     products = sum(graph.types[node.inputs[0]].rows * graph.types[node.inputs[1]].elements for node in linears)
-    if not linears or products > _FEW_PRODUCTS or layout.linear_wide_s16 is GENERIC.linear_wide_s16:
-        return layout
-    chosen = {kernel.name: getattr(layout, kernel.name) for kernel in fields(InstructionSet)}
-    found = Layout(**{**chosen, "linear_wide_s16": GENERIC.linear_wide_s16})
-    object.__setattr__(found, "plain", frozenset({"linear_wide_s16.c"}))
-    return found
+    return layout if products <= _FEW_PRODUCTS else layout_of(target_isa, single_rows=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from picoformer.backends.c.isa.layout import (
@@ -20,7 +22,7 @@ _ENDING_WORDS = 9
 """What becomes of sums, behind a pair of weight rows: pf_dsp_ending."""
 
 _FEW_ROWS = 3
-"""Up to so many rows of int16 are computed one by one: FEW_ROWS of linear_s16.c and linear_s4_s16.c."""
+"""Up to so many rows of int16 are computed one by one: FEW_ROWS of linear_s16_single.c and linear_s4_s16_single.c."""
 
 
 def _row_bytes(k: int) -> int:
@@ -53,7 +55,7 @@ class DspLinearLayout(LinearLayout):
 
 
 class DspJoinedLinearLayout(DspLinearLayout):
-    """Rows in pairs, both in a halfword, 256 · second + first, which one row of int16 is multiplied with as it is."""
+    """Rows in pairs, both in a halfword, 256 · second + first."""
 
     weight_order = "rows in pairs, 256 times the second added to the first, filled up with zeros"
     reload_instructions = 1.25
@@ -62,11 +64,15 @@ class DspJoinedLinearLayout(DspLinearLayout):
         filled = padded(weight.astype(np.int16), 2, 4)
         return (256 * filled[1::2] + filled[0::2]).astype("<i2").reshape(-1).view(np.int8)
 
+
+class DspSingleLinearLayout(DspJoinedLinearLayout):
+    """The same weights, which one row of int16 is multiplied with as it is; a few rows go one by one."""
+
     def scratch_bytes(self, rows: int, k: int) -> int:
         return _row_bytes(k) if rows <= _FEW_ROWS else super().scratch_bytes(rows, k)
 
 
-class DspWideLinearLayout(DspJoinedLinearLayout):
+class DspWideLinearLayout(DspSingleLinearLayout):
     """The same weights, rows of the input one by one; scratch for one that does not begin and end at words."""
 
     mac_instructions, reload_instructions, rows = 1.0, 0.0, 1
@@ -101,6 +107,10 @@ class DspInt4PairsLinearLayout(DspInt4LinearLayout):
     def pack_weight(self, weight: Array) -> Array:
         filled = padded(weight, 2, 4)
         return super().pack_weight(filled.reshape(len(filled), -1, 4)[:, :, [0, 2, 1, 3]].reshape(filled.shape))
+
+
+class DspInt4SingleLinearLayout(DspInt4PairsLinearLayout):
+    """The same weights; a few rows go one by one."""
 
     def scratch_bytes(self, rows: int, k: int) -> int:
         """One row is a stream: columns in pairs, four words more for each block and at the end."""
@@ -141,10 +151,16 @@ DSP = InstructionSet(
     linear_s8=DspLinearLayout(),
     linear_s16=DspJoinedLinearLayout(),
     embedding_row_s8=TableLayout(DspJoinedLinearLayout()),
-    linear_wide_s16=DspWideLinearLayout(),
     linear_s4_s8=DspInt4LinearLayout(),
     linear_s4_s16=DspInt4PairsLinearLayout(),
     attention_head_s8=DspInt8AttentionLayout(),
     attention_head_s16=DspAttentionLayout(),
     cached_attention_group_s16=DspCachedAttentionLayout(),
 )
+DSP_SINGLE = replace(
+    DSP,
+    linear_s16=DspSingleLinearLayout(),
+    linear_wide_s16=DspWideLinearLayout(),
+    linear_s4_s16=DspInt4SingleLinearLayout(),
+)
+"""With the kernels that have `_single` at the end of their names."""

@@ -46,8 +46,8 @@ def compile_units(
 ) -> list[Path]:
     """Compile `units` into `build`; returns the objects' paths relative to it, in order.
 
-    An object whose source, headers, flags and compiler were seen before comes from the cache; as an operator includes no
-    header of a model, of any model. Raises ToolError naming the first error line of the compiler.
+    An object whose source, headers, flags and compiler were seen before comes from the cache; an operator includes no
+    header of a model, so it serves any. Raises ToolError naming the first error line of the compiler.
     """
     base = "\0".join([compiler.version, *compiler.compile[1:], *flags])
     # The assembler knows only the older of the two options.

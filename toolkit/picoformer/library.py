@@ -26,12 +26,9 @@ from picoformer.firmware import (
     writes_text,
 )
 from picoformer.link_map import read_map
+from picoformer.packages.sources import collect
 from picoformer.targets import LIBRARY, Target, resource_root
 from picoformer.toolchain import compile_units, run_tool
-
-TEXT = ("generate.h", "tokenizer.h")
-"""Headers of the firmware that a program includes to make a language model write."""
-
 
 @dataclass(frozen=True)
 class LibraryBuild:
@@ -96,22 +93,16 @@ class _Part:
 
 def _write_model(model_dir: Path, target: Target, folder: Path, prefix: str) -> Path:
     """Every file that the model needs, and the build file in the form that the SDK takes up."""
-    firmware = resource_root("firmware")
-    listed = json.loads((model_dir / "sources.json").read_text("utf-8"))
-    own = [name for name in listed["model_sources"] if not name.endswith("_device.c")]
-    wanted = [(firmware / name, Path("firmware") / name) for name in listed["sources"]]
-    for place in sorted({Path(name).parent for name in listed["sources"]}):
-        wanted += [(path, Path("firmware") / place / path.name) for path in sorted((firmware / place).glob("*.h"))]
-    wanted += _headers(firmware, Path("firmware/include"))
-    wanted += [(model_dir / name, Path(name)) for name in (*own, f"{prefix}_weights.h")]
-    if (model_dir / "weights.bin").is_file():
-        wanted.append((model_dir / "weights.bin", Path("weights.bin")))
-    public = [f"{prefix}{part}.h" for part in ("", "_decoder", "_tokenizer")]
-    wanted += [(model_dir / name, Path("include") / name) for name in public if (model_dir / name).is_file()]
-    if f"{prefix}_decoder.c" in own:  # its header stands on these
-        wanted += [(path, Path("include") / place) for path, place in _headers(firmware, Path()) if path.name in TEXT]
+    files = collect(model_dir)
+    places = {"public": "include/", "operator": "firmware/"}
+    wanted = []
+    for file in files:
+        place = places.get(file.role, "")
+        if file.role == "header":
+            place = "firmware/include/" if file.name.startswith("picoformer/") else "firmware/"
+        wanted.append((file.origin, Path(place + file.name)))
     says = (f"Model {prefix} for {target.description}; include/{prefix}.h says how to run it.",)
-    sources = (*own, *(f"firmware/{name}" for name in listed["sources"]))
+    sources = tuple(str(place) for _, place in wanted if place.suffix in (".c", ".S"))
     return _write(folder, wanted, _Part(prefix, says, sources, (".", "firmware/include")), target)
 
 

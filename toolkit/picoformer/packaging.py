@@ -32,9 +32,8 @@ from picoformer.samples import (
 )
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import Draft, TextExample, Tile
-    from picoformer.packages.description import Accuracy, Origin, Package, Sample, Text
-    from picoformer.targets import Target
+    from picoformer.backends.c import TextExample, Tile
+    from picoformer.packages.description import Accuracy, Origin, Package, Sample
 
 CHUNK = 64
 """Samples that the reference runs at a time: it keeps every value of each."""
@@ -210,12 +209,3 @@ def _made_up(graph: Graph) -> dict[str, Array]:
             rows = min((graph.types[node.inputs[1]].shape[0] for node in tables), default=1)
             found[name] = (np.arange(type_.elements, dtype=np.int32) % rows).reshape(type_.shape)
     return found
-
-
-def text_package(
-    form: str, draft: Draft, board: Target, origin: Origin, text: Text, parameters: int
-) -> Package:  # fmt: skip
-    """The package of a language model, not yet written."""
-    from picoformer.packages.description import Package
-
-    return Package(form, draft, board, origin, text=text, float_parameters=parameters)

@@ -11,7 +11,11 @@ from picoformer.errors import ConfigError
 from picoformer.files import atomic_folder, atomic_write_bytes
 from picoformer.packages.arduino import write_arduino
 from picoformer.packages.cmake import write_cmake
+from picoformer.packages.cmsis_pack import write_cmsis_pack
 from picoformer.packages.description import Package
+from picoformer.packages.esp_idf import write_esp_idf
+from picoformer.packages.platformio import write_platformio
+from picoformer.packages.zephyr import write_zephyr
 from picoformer.targets import Target, load_target
 
 GENERIC = "generic"
@@ -30,6 +34,10 @@ class Form:
 FORMS: dict[str, Form] = {
     "c": Form(write_cmake, GENERIC, "library with CMakeLists.txt"),
     "arduino": Form(write_arduino, GENERIC, "Arduino library"),
+    "platformio": Form(write_platformio, GENERIC, "PlatformIO library"),
+    "esp-idf": Form(write_esp_idf, "esp32-c3", "ESP-IDF component"),
+    "zephyr": Form(write_zephyr, GENERIC, "Zephyr module"),
+    "cmsis-pack": Form(write_cmsis_pack, GENERIC, "folder for a CMSIS pack"),
 }
 """What --format may say beside ONNX and the like; cli_options.py repeats the names (a test compares them)."""
 

@@ -15,6 +15,7 @@ from picoformer.packages.cmsis_pack import write_cmsis_pack
 from picoformer.packages.description import Package
 from picoformer.packages.esp_idf import write_esp_idf
 from picoformer.packages.platformio import write_platformio
+from picoformer.packages.single import write_single
 from picoformer.packages.zephyr import write_zephyr
 from picoformer.targets import Target, load_target
 
@@ -33,6 +34,7 @@ class Form:
 
 FORMS: dict[str, Form] = {
     "c": Form(write_cmake, GENERIC, "library with CMakeLists.txt"),
+    "c-single": Form(write_single, GENERIC, "one .c and one .h"),
     "arduino": Form(write_arduino, GENERIC, "Arduino library"),
     "platformio": Form(write_platformio, GENERIC, "PlatformIO library"),
     "esp-idf": Form(write_esp_idf, "esp32-c3", "ESP-IDF component"),

@@ -30,6 +30,7 @@ from picoformer.packages.sources import collect
 from picoformer.targets import LIBRARY, Target, resource_root
 from picoformer.toolchain import compile_units, run_tool
 
+
 @dataclass(frozen=True)
 class LibraryBuild:
     """Folders for the SDK's project: the model, and the `wire` for a program that is to be verified on the board.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -109,13 +110,15 @@ def packed(package: Package, out: Path, text: TextExample | None = None) -> dict
     from dataclasses import replace
 
     from picoformer.backends.c import TextExample, write_c
-    from picoformer.packages.forms import write_package
+    from picoformer.backends.c.emit import LARGEST_TEXT
+    from picoformer.packages.forms import FORMS, write_package
     from picoformer.packages.sources import collect
 
     origin = package.origin
     lines = [f"source: {origin.source}", f"source_sha256: {origin.sha256}", f"scheme: {origin.scheme}"]
     with tempfile.TemporaryDirectory() as folder:
-        made = write_c(package.draft, Path(folder), card=lines, text=text or TextExample())
+        most = LARGEST_TEXT if FORMS[package.form].has_binary else sys.maxsize
+        made = write_c(package.draft, Path(folder), card=lines, text=text or TextExample(), largest_text=most)
         write_package(replace(package, files=collect(Path(folder))), out)
     record: dict[str, Any] = {
         "output": str(out),
@@ -138,7 +141,9 @@ def _built(folder: Path) -> tuple[Graph, Graph, Origin]:
 
     build = open_build(folder)
     if build.graph.states:
-        raise ConfigError(f"{folder}: is a language model's build; export its checkpoint, with the options it was built with")
+        raise ConfigError(
+            f"{folder}: is a language model's build; export its checkpoint, with the options it was built with"
+        )
     manifest = build.manifest
     return build.float_graph, build.graph, Origin(f"{manifest.name}.onnx", manifest.source_sha256, manifest.scheme)
 

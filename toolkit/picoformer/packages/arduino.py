@@ -10,8 +10,8 @@ from picoformer.packages.layout import SOURCE, entry_header, lay_example, lay_pa
 
 ARCHITECTURES = (
     "samd", "sam", "mbed", "mbed_edge", "mbed_giga", "mbed_nano", "mbed_nicla", "mbed_opta", "mbed_portenta",
-    "mbed_rp2040", "renesas", "renesas_portenta", "renesas_uno", "zephyr", "rp2040", "nrf52", "esp32", "esp8266", "stm32",
-    "teensy", "silabs",
+    "mbed_rp2040", "renesas", "renesas_portenta", "renesas_uno", "zephyr", "rp2040", "nrf52", "esp32", "esp8266",
+    "stm32", "teensy", "silabs",
 )  # fmt: skip
 """Cores with 32-bit integers: those of 8 bits have neither the memory nor an int that is wide enough."""
 
@@ -38,8 +38,8 @@ def _properties(package: Package) -> str:
         "author": "picoformer",
         "maintainer": "picoformer",
         "sentence": f"A transformer that {does} on the board, in plain C.",
-        "paragraph": f"Made by picoformer, scheme {package.origin.scheme}: {package.draft.arena_bytes:,} bytes of arena, "
-        f"{package.draft.weights_bytes:,} bytes of weights. The example prints what the reference computes.",
+        "paragraph": f"Made by picoformer, scheme {package.origin.scheme}: {package.draft.arena_bytes:,} bytes of "
+        f"arena, {package.draft.weights_bytes:,} bytes of weights. The example prints what the reference computes.",
         "category": "Data Processing",
         "url": f"https://example.com/{package.prefix}",
         "architectures": ",".join(ARCHITECTURES),
@@ -72,7 +72,7 @@ def _use(package: Package) -> str:
     name, prefix = sketch_name(package), package.prefix
     return f"""## Use
 
-In the Arduino IDE: Sketch, Include Library, Add .ZIP Library, then File, Examples, {prefix}, {name}. On the command line:
+In the Arduino IDE: Sketch, Include Library, Add .ZIP Library, then File, Examples, {prefix}, {name}. In a shell:
 
     arduino-cli config set library.enable_unsafe_install true
     arduino-cli lib install --zip-path {prefix}.zip

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from picoformer.packages.description import Package
-from picoformer.packages.layout import EXACT, compiled_paths, example_name, lay_example, lay_pages, lay_sources, lay_texts
+from picoformer.packages.layout import (
+    EXACT,
+    compiled_paths,
+    example_name,
+    lay_example,
+    lay_pages,
+    lay_sources,
+    lay_texts,
+)
 
 TOOLCHAIN = "cmake/arm-none-eabi.cmake"
 

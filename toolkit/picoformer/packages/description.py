@@ -139,7 +139,9 @@ def read_classes(given: str | None, ports: tuple[Port, ...]) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     output = class_output(ports)
     if output is None:
-        raise ConfigError("--classes says nothing about this model: its outputs are not one row of scores; leave it out")
+        raise ConfigError(
+            "--classes says nothing about this model: its outputs are not one row of scores; leave it out"
+        )
     if len(names) != output.type.width:
         raise ConfigError(f"--classes {given}: {len(names)} names, and the model has {output.type.width} classes")
     wrong = next((name for name in names if not name.isprintable()), None)

@@ -62,7 +62,9 @@ def example_files(package: Package, form: str = "c") -> dict[str, str]:
     sample = package.sample
     given = [port for port in package.inputs if not port.is_length]
     arrays = [_Array(port, _in_c(sample.inputs[port.value])) for port in given]
-    lengths = [_Length(port, int(sample.inputs[port.value].reshape(-1)[0])) for port in package.inputs if port.is_length]
+    lengths = [
+        _Length(port, int(sample.inputs[port.value].reshape(-1)[0])) for port in package.inputs if port.is_length
+    ]
     answers = [_answer(port, sample.outputs[port.value]) for port in package.outputs]
     chosen = package.class_output
     shown = (chosen,) if chosen is not None else package.outputs

@@ -10,6 +10,7 @@ from pathlib import Path
 from picoformer.errors import ConfigError
 from picoformer.files import atomic_folder, atomic_write_bytes
 from picoformer.packages.arduino import write_arduino
+from picoformer.packages.arrays import write_arrays
 from picoformer.packages.cmake import write_cmake
 from picoformer.packages.cmsis_pack import write_cmsis_pack
 from picoformer.packages.description import Package
@@ -30,11 +31,14 @@ class Form:
     write: Callable[[Package, Path], None]
     target: str
     what: str
+    has_binary: bool = True
+    """Whether the constants of a large model may lie in a binary file."""
 
 
 FORMS: dict[str, Form] = {
     "c": Form(write_cmake, GENERIC, "library with CMakeLists.txt"),
-    "c-single": Form(write_single, GENERIC, "one .c and one .h"),
+    "c-arrays": Form(write_arrays, GENERIC, "constants as C arrays"),
+    "c-single": Form(write_single, GENERIC, "one .c and one .h", has_binary=False),
     "arduino": Form(write_arduino, GENERIC, "Arduino library"),
     "platformio": Form(write_platformio, GENERIC, "PlatformIO library"),
     "esp-idf": Form(write_esp_idf, "esp32-c3", "ESP-IDF component"),
@@ -49,7 +53,9 @@ def board_of(form: str, target: str | None) -> Target:
     name = target or FORMS[form].target
     if name != GENERIC:
         return load_target(name)
-    return load_target("host").model_copy(update={"name": GENERIC, "isa": [GENERIC], "description": "any core, plain C"})
+    return load_target("host").model_copy(
+        update={"name": GENERIC, "isa": [GENERIC], "description": "any core, plain C"}
+    )
 
 
 def write_package(package: Package, out: Path) -> None:

@@ -31,9 +31,9 @@ def lay_example(package: Package, folder: Path, program: str, form: str = "c") -
     lay_texts(folder, {program if name == "program" else name: text for name, text in files.items()})
 
 
-def lay_pages(package: Package, folder: Path, use: str) -> None:
+def lay_pages(package: Package, folder: Path, use: str, intro: str = "") -> None:
     """Write what every package says of itself."""
-    lay_texts(folder, pages(package, use))
+    lay_texts(folder, pages(package, use, intro))
 
 
 def lay_texts(folder: Path, texts: Mapping[str, str]) -> None:

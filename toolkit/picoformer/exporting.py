@@ -88,7 +88,7 @@ def export_files(
     inputs: Path | None = None,
     classes: str | None = None,
 ) -> dict[str, Any]:
-    """Write ONNX (`form` "onnx": float or QDQ) or C (packages/forms.py) of an ONNX file, a checkpoint, or for C a build.
+    """Write ONNX (`form` "onnx": float or QDQ) or C (packages/forms.py) of an ONNX file, a checkpoint or, C, a build.
 
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
     computes by tiles of rows (backends/c/tiling.py). `inputs` and `classes` are for C: see packaging.py.

@@ -141,9 +141,7 @@ def _built(folder: Path) -> tuple[Graph, Graph, Origin]:
 
     build = open_build(folder)
     if build.graph.states:
-        raise ConfigError(
-            f"{folder}: is a language model's build; export its checkpoint, with the options it was built with"
-        )
+        raise ConfigError(f"{folder}: is a language model's build; export its checkpoint with the same options")
     manifest = build.manifest
     return build.float_graph, build.graph, Origin(f"{manifest.name}.onnx", manifest.source_sha256, manifest.scheme)
 

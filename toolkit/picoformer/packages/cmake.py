@@ -96,6 +96,6 @@ For a Cortex-M (`-DCORE_FLAGS=...` names another core):
     cmake -B build-arm -DCMAKE_TOOLCHAIN_FILE={TOOLCHAIN}
     cmake --build build-arm
 
-In your project: `add_subdirectory({prefix})`, then `target_link_libraries(your_program {prefix})`. Without CMake: compile
-every file of `src/` with `-Iinclude -Isrc -std=c99 -O2 {EXACT}`.
+In your project: `add_subdirectory({prefix})`, then `target_link_libraries(your_program {prefix})`. Without CMake:
+compile every file of `src/` with `-Iinclude -Isrc -std=c99 -O2 {EXACT}`.
 """

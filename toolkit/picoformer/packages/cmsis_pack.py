@@ -21,20 +21,17 @@ from picoformer.packages.layout import (
 VENDOR, SCHEMA = "picoformer", "1.7.32"
 _PLAIN = ("Cortex-M0", "Cortex-M0+", "Cortex-M1", "Cortex-M3", "Cortex-M4", "Cortex-M7", "Cortex-M23", "Cortex-M33",
           "Cortex-M35P", "Cortex-M52", "Cortex-M55", "Cortex-M85")  # fmt: skip
-_MVE = ({"Dcore": "Cortex-M52", "Dmve": "MVE"}, {"Dcore": "Cortex-M52", "Dmve": "FP_MVE"},
-        {"Dcore": "Cortex-M55", "Dmve": "MVE"}, {"Dcore": "Cortex-M55", "Dmve": "FP_MVE"},
-        {"Dcore": "Cortex-M85", "Dmve": "MVE"}, {"Dcore": "Cortex-M85", "Dmve": "FP_MVE"})  # fmt: skip
+_V7M = tuple(core for core in _PLAIN if core not in ("Cortex-M0", "Cortex-M0+", "Cortex-M1", "Cortex-M23"))
+_VECTORS = tuple({"Dcore": f"Cortex-M{n}", "Dmve": kind} for n in (52, 55, 85) for kind in ("MVE", "FP_MVE"))
 CORES: dict[str, tuple[dict[str, str], ...]] = {
-    "generic": tuple({"Dcore": core} for core in _PLAIN),
-    "word": tuple({"Dcore": core} for core in _PLAIN),
-    "host": tuple({"Dcore": core} for core in _PLAIN),
-    "armv6m": tuple({"Dcore": core} for core in _PLAIN),
-    "armv7m": tuple({"Dcore": core} for core in _PLAIN if core not in ("Cortex-M0", "Cortex-M0+", "Cortex-M1", "Cortex-M23")),
-    "dsp": ({"Dcore": "Cortex-M4"}, {"Dcore": "Cortex-M7"}, {"Dcore": "Cortex-M33", "Ddsp": "DSP"},
-            {"Dcore": "Cortex-M35P", "Ddsp": "DSP"}, {"Dcore": "Cortex-M52"}, {"Dcore": "Cortex-M55"},
-            {"Dcore": "Cortex-M85"}),
-    "mve": _MVE,
-}  # fmt: skip
+    **{isa: tuple({"Dcore": core} for core in _PLAIN) for isa in ("generic", "word", "host", "armv6m")},
+    "armv7m": tuple({"Dcore": core} for core in _V7M),
+    "dsp": (
+        *({"Dcore": core} for core in ("Cortex-M4", "Cortex-M7", "Cortex-M52", "Cortex-M55", "Cortex-M85")),
+        *({"Dcore": core, "Ddsp": "DSP"} for core in ("Cortex-M33", "Cortex-M35P")),
+    ),
+    "mve": _VECTORS,
+}
 """Instruction set → the cores that have it, as conditions of a pack name them; the first of a target's list counts."""
 
 

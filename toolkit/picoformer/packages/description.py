@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,6 @@ from picoformer.ir import DType, Graph
 from picoformer.ir.operator import Array
 from picoformer.packages.sources import SourceFile
 from picoformer.targets import Target
-
-MOST_CLASSES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,6 @@ class Package:
     classes: tuple[str, ...] = ()
     accuracy: Accuracy | None = None
     float_parameters: int = 0
-    extra: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def graph(self) -> Graph:
@@ -139,9 +136,7 @@ def read_classes(given: str | None, ports: tuple[Port, ...]) -> tuple[str, ...]:
     names = tuple(line.strip() for line in lines if line.strip())
     output = class_output(ports)
     if output is None:
-        raise ConfigError(
-            "--classes says nothing about this model: its outputs are not one row of scores; leave it out"
-        )
+        raise ConfigError("--classes says nothing about this model: it has no single row of scores; leave it out")
     if len(names) != output.type.width:
         raise ConfigError(f"--classes {given}: {len(names)} names, and the model has {output.type.width} classes")
     wrong = next((name for name in names if not name.isprintable()), None)

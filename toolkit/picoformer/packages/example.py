@@ -1,4 +1,4 @@
-"""The example of a package: a program that runs one inference, prints the prediction, and holds it to the reference's."""
+"""The example of a package: a program that runs one inference, prints what comes out, and holds it to the reference."""
 
 from __future__ import annotations
 

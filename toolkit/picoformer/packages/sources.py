@@ -13,8 +13,8 @@ from picoformer.errors import ModelError
 from picoformer.targets import resource_root
 
 Role = Literal["public", "model", "private", "binary", "operator", "header"]
-"""What a file is: a header that programs include, the model's C, its header for itself, constants in binary, the C of an
-operator, a header that operators include."""
+"""What a file is: a header that programs include, the model's C, its header for itself, constants in binary, the C of
+an operator, a header that operators include."""
 
 TEXT = ("picoformer/generate.h", "picoformer/tokenizer.h")
 """Headers of the firmware that a program includes to make a language model write."""

@@ -156,7 +156,8 @@ def _substituted(macro: Macro, arguments: Mapping[str, list[Token]], macros: Map
         if token.text == "##":
             out.append(token)
         elif token.text in arguments:
-            out += arguments[token.text] if glued else expanded(arguments[token.text], macros)
+            # Where there is nothing to paste, an empty token stands for it.
+            out += (arguments[token.text] or [Token("")]) if glued else expanded(arguments[token.text], macros)
         else:
             out.append(token)
         i += 1
@@ -173,7 +174,7 @@ def _pasted(given: Sequence[Token]) -> list[Token]:
             continue
         out.append(given[i])
         i += 1
-    return out
+    return [token for token in out if token.text]
 
 
 @dataclass

@@ -29,7 +29,7 @@ def compiled(folder: Path) -> list[Path]:
 def host_program(out: Path, sources: Sequence[Path], includes: Sequence[Path], *flags: str) -> str:
     """Compile and link with gcc, strictly, then run: what it prints."""
     folders = [f"-I{folder}" for folder in includes]
-    run("gcc", *STRICT, "-O1", "-ffp-contract=off", *flags, *folders, *sources, "-o", out)
+    run("gcc", *STRICT, "-O0", "-ffp-contract=off", *flags, *folders, *sources, "-o", out)
     return run(out)
 
 
@@ -45,7 +45,7 @@ def sketch(library: Path, name: str, out: Path) -> str:
     """Compile an Arduino library and its example against the stub core as the IDE does, and run it: what it prints."""
     out.mkdir()
     core, source = STUBS / "arduino", library / "src"
-    each("clang -w -O1 -std=gnu11".split(), source, out)
+    each(["clang", "-w", "-O1", "-std=gnu11"], source, out)
     plus = [
         "clang++",
         "-O1",

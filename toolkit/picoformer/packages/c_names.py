@@ -45,7 +45,7 @@ class Macro:
 @dataclass(frozen=True)
 class Names:
     """What a text defines at file scope: `private` names (static, types, enumerators), those of them that macros paste
-    together somewhere, names that the linker sees, and macros in the order of their definitions."""
+    together or into others, names that the linker sees, and macros in the order of their definitions."""
 
     private: frozenset[str]
     pasted: frozenset[str]
@@ -78,8 +78,10 @@ def names_of(text: str, macros: dict[str, Macro] | None = None) -> Names:
     found: list[Token] = []
     waiting: list[str] = []
 
+    operands: set[str] = set()
+
     def expand_waiting() -> None:
-        found.extend(expanded(tokens("\n".join(waiting)), known))
+        found.extend(expanded(tokens("\n".join(waiting)), known, operands))
         waiting.clear()
 
     for line in logical_lines(_COMMENT.sub(" ", _CPLUSPLUS.sub("", text))):
@@ -97,13 +99,16 @@ def names_of(text: str, macros: dict[str, Macro] | None = None) -> Names:
             defined.pop(directive[2].strip(), None)
     expand_waiting()
     private, public = _declared(found)
-    pasted = private & {token.text for token in found if token.pasted}
+    pasted = private & (operands | {token.text for token in found if token.pasted})
     return Names(frozenset(private), frozenset(pasted), frozenset(public), tuple(defined))
 
 
-def expanded(given: Sequence[Token], macros: Mapping[str, Macro]) -> list[Token]:
-    """Tokens with every macro replaced by what it stands for (C99, 6.10.3)."""
+def expanded(
+    given: Sequence[Token], macros: Mapping[str, Macro], operands: set[str] | None = None
+) -> list[Token]:  # fmt: skip
+    """Tokens with every macro replaced by what it stands for (C99, 6.10.3). `operands` gets the words at a ##."""
     rest, out = list(reversed(given)), []
+    glue: set[str] = set() if operands is None else operands
     while rest:
         token = rest.pop()
         macro = macros.get(token.text)
@@ -117,7 +122,7 @@ def expanded(given: Sequence[Token], macros: Mapping[str, Macro]) -> list[Token]
                 continue
             arguments = _arguments(rest, macro.parameters)
         hidden = token.hidden | {token.text}
-        body = _substituted(macro, arguments, macros)
+        body = _substituted(macro, arguments, macros, glue)
         rest += [Token(t.text, t.pasted, t.hidden | hidden) for t in reversed(body)]
     return out
 
@@ -142,7 +147,9 @@ def _arguments(rest: list[Token], parameters: Sequence[str]) -> dict[str, list[T
     return {name: lists[i] if i < len(lists) else [] for i, name in enumerate(parameters)}
 
 
-def _substituted(macro: Macro, arguments: Mapping[str, list[Token]], macros: Mapping[str, Macro]) -> list[Token]:
+def _substituted(
+    macro: Macro, arguments: Mapping[str, list[Token]], macros: Mapping[str, Macro], operands: set[str]
+) -> list[Token]:
     """The body of a macro with its arguments in place, those at # and ## as they stand."""
     out: list[Token] = []
     body, i = macro.body, 0
@@ -157,7 +164,9 @@ def _substituted(macro: Macro, arguments: Mapping[str, list[Token]], macros: Map
             out.append(token)
         elif token.text in arguments:
             # Where there is nothing to paste, an empty token stands for it.
-            out += (arguments[token.text] or [Token("")]) if glued else expanded(arguments[token.text], macros)
+            whole = arguments[token.text]
+            out += (whole or [Token("")]) if glued else expanded(whole, macros, operands)
+            operands.update(part.text for part in (whole[:1] + whole[-1:] if glued else []))
         else:
             out.append(token)
         i += 1

@@ -51,9 +51,9 @@ class _Section:
 def amalgamate(files: Sequence[SourceFile], prefix: str) -> tuple[str, str]:
     """(header, source) out of the files of a library; the same functions as when each is compiled by itself.
 
-    Headers that declare functions, and what these include, stand once in front of everything. Others are repeated in each
-    section that includes them, and their macros end with it. Names that two sections have get the section's name
-    behind theirs; those that macros paste together are renamed by the preprocessor, all others in the text.
+    Headers that declare functions, and what these include, stand once in front of everything. Others are repeated in
+    each section that includes them, and their macros end with it. Names that two sections have get the section's name
+    behind theirs: in the text, or by the preprocessor where macros paste them.
     """
     by_name = {file.name: file for file in files if file.role != "binary"}
     texts = {name: file.origin.read_text("utf-8") for name, file in by_name.items()}

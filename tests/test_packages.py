@@ -92,6 +92,8 @@ def expected_line(graph: Graph, sample: np.ndarray) -> str:
 
 def test_the_forms_are_those_of_the_command() -> None:
     assert set(FORMS) == set(C_FORMS)
+    page = (Path(__file__).parents[1] / "docs" / "packages.md").read_text()
+    assert all(f"| `{form}` |" in page and f"--format {form} " in page for form in FORMS)
 
 
 @pytest.mark.parametrize("form", C_FORMS)

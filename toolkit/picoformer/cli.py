@@ -176,10 +176,10 @@ def export(
     as_json: bool,
     **decoder: Any,
 ) -> None:
-    """Write a model as float or quantized ONNX, or as C: a library, one file, or a package.
+    """Write a model as ONNX, or as C: a library, a file, a package.
 
-    MODEL is an ONNX file or a checkpoint (.safetensors), or for C a folder that `build` wrote. Of a language model,
-    given as for `build`, there is C.
+    ONNX is float or quantized. MODEL is an ONNX file or a checkpoint (.safetensors), or for C a folder that `build`
+    wrote. Of a language model, given as for `build`, there is C.
     """
     from picoformer.exporting import export_files
 

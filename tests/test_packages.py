@@ -17,13 +17,17 @@ import pytest
 
 import package_checks
 from command_line import CLASSES, SAMPLES, Workshop, open_workshop, refuses, succeeds
+from graphs import CASES
 from package_programs import M33, RV32, STRICT, STUBS, arm_sketch, cmake, compiled, emulated, host_program, run, sketch
+from picoformer.backends.c import draft_c, emit
 from picoformer.build_folder import quantize_samples
 from picoformer.cli_options import C_FORMS
 from picoformer.files import file_hash
 from picoformer.ir import Graph
 from picoformer.ops.fixedpoint import dequantize
-from picoformer.packages.forms import FORMS
+from picoformer.packages.description import Origin, Package, Sample
+from picoformer.packages.forms import FORMS, board_of
+from picoformer.packaging import packed
 from picoformer.reference import lower_graph, run_float, run_integer
 from text_models import model_folder
 
@@ -316,6 +320,55 @@ def test_a_float_model_is_packed(shop: Workshop, tmp_path: Path) -> None:
     assert card["accuracy"]["measured_by"] == "float reference" and card["inputs"][0]["scale"] is None
 
 
+@pytest.mark.parametrize("name", ["postnorm_tokens", "movement", "wide_sums"])
+def test_examples_of_other_models_run(name: str, tmp_path: Path) -> None:
+    """Ids, valid lengths, outputs that are no classes: what an example prints is held to the reference here too."""
+    case = CASES[name]()
+    graph = case.quantized()
+    found = run_integer(lower_graph(graph), {key: value[:1] for key, value in case.samples.items()})
+    sample = Sample({key: value[0] for key, value in case.samples.items()}, {o: found[o][0] for o in graph.outputs}, "")
+    board = board_of("platformio", None)
+    packed(
+        Package("platformio", draft_c(graph, board.isa), board, Origin("a", "b", "int8"), sample=sample), tmp_path / "p"
+    )
+    sources = [*compiled(tmp_path / "p" / "src"), *compiled(tmp_path / "p" / "examples")]
+    printed = host_program(tmp_path / "run", sources, [tmp_path / "p" / "include", tmp_path / "p" / "src"])
+    assert printed.endswith(SAME)
+    shown = [line.split(":") for line in printed.splitlines() if not line.startswith(("prediction", "the outputs"))]
+    for output, values in shown:
+        quant = graph.types[output].quant
+        real = found[output].reshape(-1)[:8] if quant is None else dequantize(found[output].reshape(-1)[:8], quant)
+        assert [float(word) for word in values.split() if word != "..."] == pytest.approx(real, abs=0.00051)
+    assert {output for output, _ in shown} == set(graph.outputs) or printed.startswith("prediction: class ")
+
+
+def test_an_example_without_samples_runs_on_made_up_ones(shop: Workshop, tmp_path: Path) -> None:
+    succeeds("quantize", shop.model, "--calibration", shop.calibration, "--valid-length", "-o", tmp_path / "q")
+    words = ["--quantized", tmp_path / "q", "--valid-length", "--format", "platformio", "-o", tmp_path / "p"]
+    succeeds("export", shop.model, *words)
+    assert "made-up numbers" in (tmp_path / "p" / "README.md").read_text()
+    sources = [*compiled(tmp_path / "p" / "src"), *compiled(tmp_path / "p" / "examples")]
+    printed = host_program(tmp_path / "run", sources, [tmp_path / "p" / "include", tmp_path / "p" / "src"])
+    assert printed.startswith("prediction: class ") and printed.endswith(SAME)
+    sample = (tmp_path / "p" / "examples" / "predict" / "src" / "sample.h").read_text()
+    assert "#define SAMPLE_VALID_LENGTH 6\n" in sample
+
+
+def test_constants_of_a_large_model_lie_in_a_binary_file(
+    shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cmake_tools: None
+) -> None:
+    monkeypatch.setattr(emit, "LARGEST_TEXT", 100)
+    words = ["export", shop.model, "--calibration", shop.calibration, "--format"]
+    succeeds(*words, "c", "-o", tmp_path / "c")
+    assert (tmp_path / "c" / "src" / "weights.bin").is_file() and not (tmp_path / "c" / "src" / "weights.c").exists()
+    cmake(tmp_path / "c", tmp_path / "build")
+    assert run(tmp_path / "build" / "predict").endswith(SAME)
+    succeeds(*words, "c-single", "-o", tmp_path / "s")
+    assert not list((tmp_path / "s").rglob("weights.bin"))
+    program = [tmp_path / "s" / "model.c", tmp_path / "s" / "examples" / "predict.c"]
+    assert host_program(tmp_path / "run", program, [tmp_path / "s"]).endswith(SAME)
+
+
 # --- constants as arrays ------------------------------------------------------------------------------------
 
 
@@ -436,3 +489,25 @@ def test_what_cannot_be_is_refused(shop: Workshop, tmp_path: Path) -> None:
     refuses([*words, tmp_path / "a", "--inputs", tmp_path / "other.npz"], "no array 'x'")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.zip", "mine", "other.npz"]
     assert (tmp_path / "mine" / "letter.txt").read_text() == "keep"
+
+
+BROKEN: dict[str, tuple[str, str, str, str]] = {
+    "arduino": ("library.properties", "version=", "release=", "no version"),
+    "platformio": ("library.json", '"gesture.h"', '"gestures.h"', "no header"),
+    "esp-idf": ("idf_component.yml", "version:", "release:", "idf_component.yml: release"),
+    "zephyr": ("samples/predict/prj.conf", "PICOFORMER_GESTURE", "PICOFORMER_OTHER", "does not switch the module on"),
+    "cmsis-pack": ("picoformer.gesture.pdsc", 'name="src/weights.c"', 'name="src/weight.c"', "weights.c is not in"),
+}
+"""Form → a file, what is changed in it, and what a checker must say then."""
+
+
+@pytest.mark.parametrize("form", BROKEN)
+def test_the_checkers_see_what_is_wrong(form: str, export: Export, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(export(form), tmp_path / "broken"))
+    name, before, after, said = BROKEN[form]
+    text = (folder / name).read_text()
+    assert before in text
+    (folder / name).write_text(text.replace(before, after))
+    assert any(said in line for line in getattr(package_checks, form.replace("-", "_"))(folder))
+    (folder / "LICENSE").unlink()
+    assert package_checks.pages(folder) == ["no LICENSE"]

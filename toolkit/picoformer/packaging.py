@@ -148,6 +148,7 @@ def _built(folder: Path) -> tuple[Graph, Graph, Origin]:
 
 def _judged(graph: Graph, path: Path | None, is_calibration: bool) -> tuple[Sample, Accuracy | None]:
     """The example's sample, and how many of the file's labels the reference finds; a made-up one without a file."""
+    from picoformer.backends.c.names import comment
     from picoformer.packages.description import Accuracy, Sample
 
     if path is None:
@@ -157,10 +158,12 @@ def _judged(graph: Graph, path: Path | None, is_calibration: bool) -> tuple[Samp
     values = fit_samples(graph, with_full_length(graph, arrays), path)
     labels = check_labels(labels, graph, values, path)
     first = {name: value[0] for name, value in values.items()}
-    sample = Sample(first, _first(_reference(graph, _batched(first))), f"the first sample of {path.name}")
+    sample = Sample(first, _first(_reference(graph, _batched(first))), f"the first sample of {comment(path.name)}")
     if labels is None:
         return sample, None
-    told = f"{path.name}, the samples it was calibrated on" if is_calibration and graph_is_integer(graph) else path.name
+    told = comment(path.name)
+    if is_calibration and graph_is_integer(graph):
+        told += ", the samples it was calibrated on"
     value = _accuracy(graph, values, labels)
     return sample, None if value is None else Accuracy(value, len(labels.values), told)
 

@@ -92,7 +92,7 @@ def _kernels_say(package: Package) -> str:
 def _model_card(facts: Mapping[str, Any]) -> str:
     accuracy, classes, ram = facts["accuracy"], facts["classes"], facts["ram_bytes"]
     rows = [
-        ("source", f"{facts['source']['file']}, SHA-256 `{facts['source']['sha256']}`"),
+        ("source", f"{_cell(facts['source']['file'])}, SHA-256 `{facts['source']['sha256']}`"),
         ("scheme", facts["scheme"]),
         ("kernels for", f"{facts['target']} ({', '.join(facts['instruction_sets'])})"),
         ("accuracy", "not measured" if accuracy is None
@@ -122,4 +122,5 @@ def _model_card(facts: Mapping[str, Any]) -> str:
 
 def _cell(text: str) -> str:
     """Text as it may stand in a table of Markdown."""
-    return text.replace("|", "\\|").replace("`", "'")
+    plain = "".join(c if c.isprintable() else "?" for c in text)
+    return plain.replace("|", "\\|").replace("`", "'")

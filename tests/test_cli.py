@@ -150,7 +150,7 @@ def test_every_json_is_json_and_nothing_else(shop: Workshop, tmp_path: Path) -> 
     assert found["emulate"]["samples"] == SAMPLES
     assert found["quantize"]["parameter_bytes"] < found["quantize"]["float_parameter_bytes"]
     assert found["onnx"]["bytes"] == (tmp_path / "q.onnx").stat().st_size
-    assert found["c"]["weights_bytes"] > 0 and (tmp_path / "c" / "model.c").is_file()
+    assert found["c"]["weights_bytes"] > 0 and (tmp_path / "c" / "src" / "model.c").is_file()
     assert [row["name"] for row in found["inspect"]["operators"]][-1] in found["inspect"]["outputs"]
     assert {"host", "mps2-an386"} <= {row["name"] for row in found["targets"]}
     assert found["dataset"]["train"] > 0

@@ -129,5 +129,5 @@ def test_quantize_export_and_build_agree_on_a_valid_length(tmp_path: Path, shop:
     c = ["--format", "c", "--valid-length", "-o"]
     succeeds("export", shop.model, *calibration, *c, tmp_path / "direct")
     succeeds("export", shop.model, "--quantized", folder, *c, tmp_path / "from")
-    made = [(tmp_path / place / "model.h").read_text() for place in ("direct", "from")]
+    made = [(tmp_path / place / "include" / "model.h").read_text() for place in ("direct", "from")]
     assert made[0] == made[1] and "valid_length" in made[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -403,10 +402,10 @@ def test_export_writes_the_c_of_a_language_model(place: Path, tmp_path: Path) ->
     words: Words = ["export", model_folder(place), "--scheme", "float32", "--context", "16"]
     record = succeeds(*words, "--format", "c", "--prefix", "tale", "-o", tmp_path / "c", "--json").record
     assert record["scheme"] == "float32" and record["state_bytes"] == 2 * 16 * 6 * 4
-    names = {path.name for path in (tmp_path / "c").iterdir()}
-    assert {"tale.c", "tale.h", "tale_decoder.c", "tale_decoder.h", "tale_tokenizer.c", "main.c"} <= names
-    listed = json.loads((tmp_path / "c" / "sources.json").read_text())
-    assert "tale_tokenizer.c" in listed["model_sources"] and "text/tokenizer.c" in listed["sources"]
+    names = {path.name for place in ("src", "include") for path in (tmp_path / "c" / place).iterdir()}
+    assert {"tale.c", "tale.h", "tale_decoder.c", "tale_decoder.h", "tale_tokenizer.c", "tale_tokenizer.h"} <= names
+    listed = (tmp_path / "c" / "CMakeLists.txt").read_text()
+    assert "    src/tale_tokenizer.c\n" in listed and "    src/text/tokenizer.c\n" in listed
     refuses([*words, "--format", "onnx", "-o", tmp_path / "model.onnx"], "--format c")
     assert not (tmp_path / "model.onnx").exists()
 

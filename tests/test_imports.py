@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "emulator": {"link", "targets", "toolchain", "compilers"},
     "firmware": {"targets", "toolchain", "compilers", "link_map"},
     "cycles": {"emulator", "targets"},
+    "packages": {"backends", "ir", "targets"},
 }
 """Room → rooms it may import beside itself. Rooms not named orchestrate and may see all of these."""
 

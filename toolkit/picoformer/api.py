@@ -108,24 +108,29 @@ def export(
     form: str = "onnx",
     scheme: str = "float32",
     calibration: Samples | None = None,
-    target: str = "host",
+    target: str | None = None,
     prefix: str = "model",
     settings: QuantizeSettings | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     quantized: str | Path | None = None,
     tile: str | int = "auto",
+    inputs: Samples | None = None,
+    classes: str | None = None,
 ) -> dict[str, Any]:
-    """Write ONNX (`form` "onnx") or the C library ("c"), as `picoformer export` does.
+    """Write ONNX (`form` "onnx") or C ("c", "c-single", "arduino" …), as `picoformer export` does.
 
-    `quantized`, a folder that `finetune` wrote, stands for calibration and scheme; `tile` is that of `build`.
+    `quantized`, a folder that `finetune` wrote, stands for calibration and scheme; `tile` is that of `build`. For C:
+    `target` is whose kernels (None: the form's default), `inputs` what the example runs on and its labels the accuracy,
+    `classes` their names, separated by commas or in a text file.
     """
     from picoformer.exporting import export_files
 
-    with _onnx_file(model) as source, _npz_file(calibration) as samples:
+    with _onnx_file(model) as source, _npz_file(calibration) as samples, _npz_file(inputs) as given:
         folder = None if quantized is None else Path(quantized)
         return export_files(
-            source, samples, scheme, form, target, prefix, Path(out), settings, shapes, quantized=folder, tile=tile
-        )
+            source, samples, scheme, form, target, prefix, Path(out), settings, shapes, quantized=folder, tile=tile,
+            inputs=given, classes=classes,
+        )  # fmt: skip
 
 
 def finetune(

@@ -13,12 +13,15 @@ from picoformer import __version__
 from picoformer.cli_estimate import estimate_options, fits_options, inspect_on_target, list_fitting
 from picoformer.cli_options import (
     ANY,
+    C_FORMS,
     COUNT,
     FILE,
     FOLDER,
     emulator_option,
+    is_build,
     is_given,
     json_option,
+    package_options,
     quantize_options,
     quantize_or_text_options,
     quantized_option,
@@ -146,14 +149,14 @@ def quantize(
 @quantize_or_text_options
 @decoder_options
 @click.option(
-    "--format", "form", type=click.Choice(["onnx", "c"]), default="onnx", show_default=True, help="What to write."
+    "--format", "form", type=click.Choice(["onnx", *C_FORMS]), default="onnx", show_default=True, help="What to write."
 )
-@click.option("--target", default="host", show_default=True, help="For --format c: whose instruction set.")
+@package_options
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @valid_length_option
 @quantized_option
 @tile_option
-@click.option("-o", "--output", type=ANY, required=True, help="An .onnx file, or a folder for C sources.")
+@click.option("-o", "--output", type=ANY, required=True, help="An .onnx file; of C a folder, or a .zip.")
 @json_option
 def export(
     model: Path,
@@ -162,7 +165,9 @@ def export(
     scheme: str,
     settings: Any,
     form: str,
-    target: str,
+    target: str | None,
+    sample_file: Path | None,
+    classes: str | None,
     prefix: str,
     valid_length: bool,
     quantized: Path | None,
@@ -171,22 +176,22 @@ def export(
     as_json: bool,
     **decoder: Any,
 ) -> None:
-    """Write a model as float or quantized ONNX, or as C.
+    """Write a model as ONNX, or as C: a library, a file, a package.
 
-    MODEL is an ONNX file or a checkpoint (.safetensors). Of a language model, given as for `build`, there is the C.
+    ONNX is float or quantized. MODEL is an ONNX file or a checkpoint (.safetensors), or for C a folder that `build`
+    wrote. Of a language model, given as for `build`, there is C.
     """
     from picoformer.exporting import export_files
 
-    if _is_decoder(model, decoder):
+    if not is_build(model) and _is_decoder(model, decoder):
         from picoformer.decoder.build_command import export_decoder_files
-        from picoformer.targets import load_target
 
-        if form != "c":
+        if form not in C_FORMS:
             raise ConfigError(f"{model}: a language model that writes text is exported as C; give --format c")
         scheme = scheme if is_given("scheme") else DECODER_SCHEME
         with progress() as tick:
             record = export_decoder_files(
-                model, load_target(target), output, scheme, calibration, settings, prefix, decoder,
+                model, form, target, output, scheme, calibration, settings, prefix, decoder,
                 lambda what, done, total: tick(what, done, total, 0.0),
             )  # fmt: skip
         show(record, as_json, lambda: show_figures(record))
@@ -194,7 +199,7 @@ def export(
     with progress() as tick:
         record = export_files(
             model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized,
-            tile, valid_length,
+            tile, valid_length, sample_file, classes,
         )  # fmt: skip
     show(record, as_json, lambda: show_figures(record))
 

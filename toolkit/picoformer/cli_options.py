@@ -24,6 +24,8 @@ ANY = click.Path(path_type=Path)
 COUNT = click.IntRange(min=0)
 SCHEMES = click.Choice(["int8", "int8x16", "int4x8", "int4x16", "float32"])
 """The names in picoformer.quantize.SCHEMES (a test compares them: importing it would make --help slow), and float32."""
+C_FORMS = ("c", "c-arrays", "c-single", "arduino", "platformio", "esp-idf", "zephyr", "cmsis-pack")
+"""The names in picoformer.packages.forms.FORMS (a test compares them)."""
 METHODS = click.Choice(["percentile", "minmax", "mse"])
 
 
@@ -170,6 +172,41 @@ def tile_option(function: F) -> F:
         help="Compute rows in tiles: the least memory for about 3.5 % more instructions, for at most another part by "
         "the core's measured costs, for any number of them; no tiles; or so many rows at a time where it saves memory.",
     )(function)
+
+
+ONLY_MODELS = {"scheme": "--scheme", "calibration": "--calibration", "quantized": "--quantized", "shapes": "--shape",
+               "valid_length": "--valid-length", "budget": "--budget"}  # fmt: skip
+"""Options of `export` that a folder which `build` wrote has decided."""
+
+
+def is_build(model: Path) -> bool:
+    """Whether a model is a folder that `build` wrote; ConfigError for options that it has decided."""
+    found = (model / "build.json").is_file()
+    if found:
+        refuse_given(ONLY_MODELS, "this folder's")
+    return found
+
+
+def package_options(function: F) -> F:
+    """Adds what says how C is packed: --target, --inputs, --classes."""
+    for option in (
+        click.option(
+            "--classes", metavar="NAMES", help="For C: names of the classes, a,b,c or a text file with one a line."
+        ),
+        click.option(
+            "--inputs",
+            "sample_file",
+            type=FILE,
+            help="For C: .npz whose first sample the example runs on, and whose labels say the accuracy; else the "
+            "calibration samples.",
+        ),
+        click.option(
+            "--target",
+            help="For C: whose kernels; generic is plain C for any 32-bit core. Default: generic, of esp-idf esp32-c3.",
+        ),
+    ):
+        function = option(function)
+    return function
 
 
 def toolchain_option(function: F) -> F:

@@ -21,7 +21,7 @@ DECODER_SCHEME = "int8x16"
 ONLY_DECODERS = {"beams": "--beams", "block": "--block", "context": "--context", "tokenizer": "--tokenizer"}
 """Options of `build` and `export` that other models have no use for."""
 ONLY_ENCODERS = {"shapes": "--shape", "valid_length": "--valid-length", "quantized": "--quantized", "tile": "--tile",
-                 "equalization": "--equalization"}  # fmt: skip
+                 "equalization": "--equalization", "sample_file": "--inputs", "classes": "--classes"}  # fmt: skip
 """Options of `build` and `export` that a language model has no use for."""
 
 _DECODER_OPTIONS = (

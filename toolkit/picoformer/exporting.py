@@ -11,15 +11,15 @@ import numpy as np
 from picoformer.build_folder import import_model, open_build, quantize_samples, refuse_to_replace, with_full_length
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.files import atomic_folder, file_hash, save_arrays
+from picoformer.packaging import package_files
 from picoformer.quantization_report import write_quantization
 from picoformer.quantized_folder import quantized_scheme, save_quantized
 from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, split_labels
-from picoformer.targets import load_target, stand_in
+from picoformer.targets import stand_in
 
 if TYPE_CHECKING:
     from picoformer.backends.c import Tile
 
-FORMS = ("onnx", "c")
 
 Progress = Callable[[str, int, int, float], None]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -76,7 +76,7 @@ def export_files(
     calibration: Path | None,
     scheme: str,
     form: str,
-    target: str,
+    target: str | None,
     prefix: str,
     out: Path,
     settings: Any = None,
@@ -85,43 +85,35 @@ def export_files(
     quantized: Path | None = None,
     tile: Tile = "auto",
     valid_length: bool = False,
+    inputs: Path | None = None,
+    classes: str | None = None,
 ) -> dict[str, Any]:
-    """Write ONNX (`form` "onnx": float or QDQ) or the C library ("c") of an ONNX file or a checkpoint.
+    """Write ONNX (`form` "onnx": float or QDQ) or C (packages/forms.py) of an ONNX file, a checkpoint or, C, a build.
 
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
-    computes by tiles of rows (backends/c/tiling.py).
+    computes by tiles of rows (backends/c/tiling.py). `inputs` and `classes` are for C: see packaging.py.
     """
-    from picoformer.backends.c import check_prefix, check_tile, write_c
     from picoformer.backends.onnx import export_onnx
-    from picoformer.estimate.tiles import draft_for
+    from picoformer.packages.forms import FORMS
 
-    if form not in FORMS:
-        raise ConfigError(f"unknown form '{form}'; use one of {', '.join(FORMS)}")
-    if form == "onnx" and out.is_dir():
+    if form in FORMS:
+        return package_files(
+            model, calibration, scheme, form, target, prefix, out, settings, shapes, _tick(progress), quantized, tile,
+            valid_length, inputs, classes,
+        )  # fmt: skip
+    if form != "onnx":
+        raise ConfigError(f"unknown form '{form}'; use one of onnx, {', '.join(FORMS)}")
+    if out.is_dir():
         raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
-    if form == "c":
-        refuse_to_replace(out, ("sources.json",))
-        board, tile = load_target(target), check_tile(tile)
-        check_prefix(prefix)
+    if (model / "build.json").is_file():
+        raise ConfigError(f"{model}: is a build folder, which has its ONNX in it; say which C to export with --format")
     if quantized is not None:
         scheme = quantized_scheme(quantized)
     _, typed, _ = quantize_samples(
         model, calibration, scheme, settings, shapes, valid_length, progress=_tick(progress), quantized=quantized
     )
-    origin = {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}
-    if form == "onnx":
-        export_onnx(typed, out, origin)
-        return {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
-    card = [f"{key}: {value}" for key, value in origin.items()]
-    with atomic_folder(out) as folder:
-        made = write_c(draft_for(typed, board, prefix, tile), folder, card=card)
-    return {
-        "folder": str(out),
-        "files": ", ".join(made.files),
-        "arena_bytes": made.arena_bytes,
-        "weights_bytes": made.weights_bytes,
-        "scheme": scheme,
-    }
+    export_onnx(typed, out, {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme})
+    return {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
 
 
 def emulate_files(

@@ -170,10 +170,12 @@ def emit_c(
 
 
 def write_c(
-    draft: Draft, out: Path, *, card: Sequence[str] = (), text: TextExample = TextExample()
+    draft: Draft, out: Path, *, card: Sequence[str] = (), text: TextExample = TextExample(),
+    largest_text: int = LARGEST_TEXT,
 ) -> CModel:  # fmt: skip
-    """Write a draft into the folder `out`; see `emit_c`. `text`: what a language model's example begins with."""
-    return _write(_context(draft, card), draft, out, text)
+    """Write a draft into the folder `out`; see `emit_c`. `text`: what a language model's example begins with.
+    `largest_text`: bytes of constants beyond which they go into a binary file."""
+    return _write(_context(draft, card), draft, out, text, largest_text)
 
 
 def _lower(graph: Graph) -> dict[str, Lowered | None]:
@@ -362,7 +364,7 @@ def _text_context(draft: Draft, out: Path, text: TextExample) -> dict[str, Any]:
     }
 
 
-def _write(context: dict[str, Any], draft: Draft, out: Path, text: TextExample) -> CModel:
+def _write(context: dict[str, Any], draft: Draft, out: Path, text: TextExample, largest_text: int) -> CModel:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     prefix, sources = draft.prefix, draft.sources
@@ -385,7 +387,7 @@ def _write(context: dict[str, Any], draft: Draft, out: Path, text: TextExample) 
         "main.c": "main.c.j2",
     }
     others: list[str] = []
-    if draft.weights_bytes > LARGEST_TEXT:
+    if draft.weights_bytes > largest_text:
         others.append("weights.bin")
         model_sources = (f"{prefix}.c", "weights.S", f"{prefix}_device.c")
         texts["weights.S"] = "weights.S.j2"

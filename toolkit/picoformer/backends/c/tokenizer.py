@@ -272,9 +272,17 @@ const pf_tokenizer {name} = {{
 #ifndef {guard}
 #define {guard}
 
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
 #include "picoformer/tokenizer.h"
 
 extern const pf_tokenizer {name};
+
+#ifdef __cplusplus
+}}
+#endif
 
 #define {prefix.upper()}_TOKENS {size}
 

@@ -1,0 +1,11 @@
+# The CMake function of ESP-IDF that makes a component, as far as it decides what is compiled and with which folders.
+macro(idf_component_register)
+    cmake_parse_arguments(part "" "" "SRCS;INCLUDE_DIRS;PRIV_INCLUDE_DIRS;REQUIRES" ${ARGN})
+    if(part_UNPARSED_ARGUMENTS)
+        message(FATAL_ERROR "idf_component_register: ${part_UNPARSED_ARGUMENTS}")
+    endif()
+    get_filename_component(COMPONENT_LIB ${CMAKE_CURRENT_LIST_DIR} NAME)
+    add_library(${COMPONENT_LIB} STATIC ${part_SRCS})
+    target_include_directories(${COMPONENT_LIB} PUBLIC ${part_INCLUDE_DIRS} PRIVATE ${part_PRIV_INCLUDE_DIRS})
+    set(known_components ${known_components} ${COMPONENT_LIB})
+endmacro()

@@ -1,0 +1,217 @@
+"""Exporting C: from a model's files to a package with an example, its answer by the reference, and the model's card."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from picoformer.build_folder import (
+    full_length,
+    import_model,
+    open_build,
+    quantize_samples,
+    refuse_to_replace,
+    with_full_length,
+)
+from picoformer.errors import ConfigError
+from picoformer.files import file_hash
+from picoformer.ir import DType, Graph
+from picoformer.ir.operator import Array
+from picoformer.quantized_folder import quantized_scheme
+from picoformer.samples import (
+    Labels,
+    check_labels,
+    fit_samples,
+    judge_outputs,
+    load_samples,
+    split_labels,
+)
+
+if TYPE_CHECKING:
+    from picoformer.backends.c import TextExample, Tile
+    from picoformer.packages.description import Accuracy, Origin, Package, Sample
+
+CHUNK = 64
+"""Samples that the reference runs at a time: it keeps every value of each."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+Tick = Callable[[str, int, int], None]
+
+
+def package_files(
+    model: Path,
+    calibration: Path | None,
+    scheme: str,
+    form: str,
+    target: str | None,
+    prefix: str,
+    out: Path,
+    settings: Any = None,
+    shapes: Shapes | None = None,
+    progress: Tick | None = None,
+    quantized: Path | None = None,
+    tile: Tile = "auto",
+    valid_length: bool = False,
+    inputs: Path | None = None,
+    classes: str | None = None,
+) -> dict[str, Any]:
+    """Write a model as the package `form` (packages/forms.py): the folder `out`, or an archive where that ends in .zip.
+
+    `model`: an ONNX file, a checkpoint, or a folder that `build` wrote, which says scheme and numbers itself.
+    `target`: whose kernels; None for the form's default. `inputs`: an .npz whose first sample the example runs on, and
+    whose labels, if it has some, say the accuracy; without one the calibration samples serve. `classes`: their names.
+    """
+    from picoformer.backends.c import check_prefix, check_tile
+    from picoformer.estimate.tiles import draft_for
+    from picoformer.packages.description import Origin, Package, read_classes
+    from picoformer.packages.forms import board_of
+
+    board, tile = board_of(form, target), check_tile(tile)
+    check_prefix(prefix)
+    check_place(out)
+    if quantized is not None:
+        scheme = quantized_scheme(quantized)
+    if (model / "build.json").is_file():
+        float_graph, typed, origin = _built(model)
+    else:
+        _, typed, _ = quantize_samples(
+            model, calibration, scheme, settings, shapes, valid_length, progress=progress, quantized=quantized
+        )
+        float_graph = import_model(model, shapes, valid_length)
+        origin = Origin(model.name, file_hash(model), scheme)
+    draft = draft_for(typed, board, prefix, tile)
+    names = read_classes(classes, draft.ports)
+    sample, accuracy = _judged(typed, inputs or calibration, inputs is None)
+    package = Package(
+        form, draft, board, origin, sample=sample, classes=names, accuracy=accuracy,
+        float_parameters=float_graph.parameters,
+    )  # fmt: skip
+    return packed(package, out)
+
+
+def check_place(out: Path) -> None:
+    """Raise ConfigError where a package may not be written: over a person's own files."""
+    from picoformer.packages.pages import CARD
+
+    if out.suffix != ".zip":
+        refuse_to_replace(out, (CARD,))
+    elif out.is_dir():
+        raise ConfigError(f"{out}: is a folder; give the name of a .zip file")
+
+
+def packed(package: Package, out: Path, text: TextExample | None = None) -> dict[str, Any]:
+    """Generate the C of a package, write it as its form wants, and say what was written. `text`: what is known of a
+    language model's text."""
+    from dataclasses import replace
+
+    from picoformer.backends.c import TextExample, write_c
+    from picoformer.backends.c.emit import LARGEST_TEXT
+    from picoformer.packages.forms import FORMS, write_package
+    from picoformer.packages.sources import collect
+
+    origin = package.origin
+    lines = [f"source: {origin.source}", f"source_sha256: {origin.sha256}", f"scheme: {origin.scheme}"]
+    with tempfile.TemporaryDirectory() as folder:
+        most = LARGEST_TEXT if FORMS[package.form].has_binary else sys.maxsize
+        made = write_c(package.draft, Path(folder), card=lines, text=text or TextExample(), largest_text=most)
+        write_package(replace(package, files=collect(Path(folder))), out)
+    record: dict[str, Any] = {
+        "output": str(out),
+        "form": package.form,
+        "target": package.board.name,
+        "arena_bytes": made.arena_bytes,
+        "weights_bytes": made.weights_bytes,
+        "scheme": origin.scheme,
+        "accuracy": None if package.accuracy is None else package.accuracy.value,
+    }
+    if package.is_text:
+        del record["accuracy"]
+        record["state_bytes"] = made.state_bytes
+    return record
+
+
+def _built(folder: Path) -> tuple[Graph, Graph, Origin]:
+    """The graphs of a build folder and where they are from."""
+    from picoformer.packages.description import Origin
+
+    build = open_build(folder)
+    if build.graph.states:
+        raise ConfigError(f"{folder}: is a language model's build; export its checkpoint with the same options")
+    manifest = build.manifest
+    return build.float_graph, build.graph, Origin(f"{manifest.name}.onnx", manifest.source_sha256, manifest.scheme)
+
+
+def _judged(graph: Graph, path: Path | None, is_calibration: bool) -> tuple[Sample, Accuracy | None]:
+    """The example's sample, and how many of the file's labels the reference finds; a made-up one without a file."""
+    from picoformer.backends.c.names import comment
+    from picoformer.packages.description import Accuracy, Sample
+
+    if path is None:
+        made = _made_up(graph)
+        return Sample(made, _first(_reference(graph, _batched(made))), "made-up numbers"), None
+    arrays, labels = split_labels(load_samples(path), path)
+    values = fit_samples(graph, with_full_length(graph, arrays), path)
+    labels = check_labels(labels, graph, values, path)
+    first = {name: value[0] for name, value in values.items()}
+    sample = Sample(first, _first(_reference(graph, _batched(first))), f"the first sample of {comment(path.name)}")
+    if labels is None:
+        return sample, None
+    told = comment(path.name)
+    if is_calibration and graph_is_integer(graph):
+        told += ", the samples it was calibrated on"
+    value = _accuracy(graph, values, labels)
+    return sample, None if value is None else Accuracy(value, len(labels.values), told)
+
+
+def graph_is_integer(graph: Graph) -> bool:
+    """Whether a graph is quantized."""
+    return any(type_.quant is not None for type_ in graph.types.values())
+
+
+def _accuracy(graph: Graph, values: Mapping[str, Array], labels: Labels) -> float | None:
+    count = len(labels.values)
+    rows = [
+        _reference(graph, {name: value[i : i + CHUNK] for name, value in values.items()})[graph.outputs[0]]
+        for i in range(0, count, CHUNK)
+    ]
+    return judge_outputs(graph, np.concatenate(rows), labels).accuracy
+
+
+def _reference(graph: Graph, values: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs of the integer meaning, or of the float one where there is no other, (samples, *shape)."""
+    from picoformer.reference import lower_graph, run_float, run_integer
+
+    found = run_integer(lower_graph(graph), values) if graph_is_integer(graph) else run_float(graph, values)
+    return {name: found[name] for name in graph.outputs}
+
+
+def _batched(values: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: np.asarray(value)[None] for name, value in values.items()}
+
+
+def _first(values: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: value[0] for name, value in values.items()}
+
+
+def _made_up(graph: Graph) -> dict[str, Array]:
+    """An input of every kind where nobody gave one: reals from -1 to 1, ids that the tables have, the full length."""
+    from picoformer.ops import Embedding
+
+    found: dict[str, Array] = {}
+    for name in graph.inputs:
+        type_ = graph.types[name]
+        if type_.dtype is not DType.INT32 or type_.quant is not None:
+            counted = np.arange(type_.elements, dtype=np.int64) * 37 % 101 - 50
+            found[name] = (counted / 50).astype(np.float32).reshape(type_.shape)
+        elif name == "valid_length":
+            found[name] = np.full(type_.shape, full_length(graph), np.int32)
+        else:
+            tables = [node for node in graph.consumers.get(name, ()) if isinstance(node.op, Embedding)]
+            rows = min((graph.types[node.inputs[1]].shape[0] for node in tables), default=1)
+            found[name] = (np.arange(type_.elements, dtype=np.int32) % rows).reshape(type_.shape)
+    return found

@@ -12,6 +12,7 @@ from picoformer.frontends.onnx_builder import GraphBuilder, NodeReader
 from picoformer.frontends.onnx_fold import fold_node
 from picoformer.frontends.onnx_load import check_operators, one_line, opset_of, read_model
 from picoformer.frontends.onnx_nodes import CONVERTERS
+from picoformer.frontends.onnx_quantized import QUANTIZED_CONVERTERS, convert_quantized
 from picoformer.ir import DType, Graph, TensorType, verify
 
 INPUT_TYPES = {
@@ -31,8 +32,9 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
     that are not covered; both name the file and the culprit.
     """
     path = Path(path)
-    model = read_model(path, dict(shapes or {}), CONVERTERS)
-    check_operators(path, model, CONVERTERS)
+    covered = {*CONVERTERS, *QUANTIZED_CONVERTERS}
+    model = read_model(path, dict(shapes or {}), covered)
+    check_operators(path, model, covered)
     graph = model.graph
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
@@ -52,7 +54,7 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
         inputs.append(value.name)
     for proto in graph.node:
         try:
-            if not fold_node(proto, builder):
+            if not convert_quantized(proto, builder) and not fold_node(proto, builder):
                 CONVERTERS[proto.op_type](NodeReader(proto, builder))
         except PicoformerError:
             raise

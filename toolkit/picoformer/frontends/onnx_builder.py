@@ -10,10 +10,12 @@ import onnx
 import onnx.helper
 
 from picoformer.errors import ModelError, UnsupportedError
+from picoformer.frontends.onnx_integers import Steps
 from picoformer.frontends.onnx_load import check_finite
 from picoformer.ir import DType, Graph, Node, Operator, TensorType
 from picoformer.ir.operator import Array
 from picoformer.ops import Reshape
+from picoformer.ops.rounded import Dequantized
 from picoformer.ops.spelled import spelled_type
 
 
@@ -27,6 +29,8 @@ class GraphBuilder:
         self.types: dict[str, TensorType] = {}
         self.known: dict[str, Array] = {}
         """Values that are constant, as the file stores them."""
+        self.integers: dict[str, Steps] = {}
+        """Of the known values those that the file stores as integers, with their scales."""
         self._constants: dict[str, Array] = {}
         self._aliases: dict[str, str] = {}
         self._taken = set(taken)
@@ -118,6 +122,15 @@ class GraphBuilder:
         self.nodes.append(Node(label, op, tuple(names), output))
         self.types[output] = type_
         return output
+
+    def dequantized(self, wish: str, value: Array, type_: TensorType) -> str:
+        """Integers of the file, typed, as a value that no pass takes for a constant it may compute with."""
+        stored, name = self.fresh(f"{wish}_integers"), self.fresh(wish)
+        self._constants[stored], self.types[stored] = np.ascontiguousarray(value), type_
+        assert type_.quant is not None
+        self.nodes.append(Node(name, Dequantized(type_.quant, type_.dtype), (stored,), name))
+        self.types[name] = TensorType(type_.shape)
+        return name
 
     def build(self, graph_name: str, inputs: list[str], outputs: list[str]) -> Graph:
         """The finished graph; outputs keep their names even where they equal another value."""

@@ -185,10 +185,10 @@ def build_typed(
         if isinstance(node.op, LAYOUT) and any(wanted.get(name) is DType.INT16 for name in node.inputs):
             wanted[node.output] = DType.INT16
     types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, wanted)
-    return verify(_Builder(graph, seen, types, settings, wanted).build())
+    return verify(TypedBuilder(graph, seen, types, settings, wanted).build())
 
 
-class _Builder:
+class TypedBuilder:
     """Collects the nodes, types and constants of the quantized graph while walking the float one."""
 
     def __init__(

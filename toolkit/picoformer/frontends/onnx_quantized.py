@@ -1,0 +1,267 @@
+"""Files that come quantized: Quantize and DequantizeLinear, and operators that read integer constants through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+
+from picoformer.frontends.onnx_builder import GraphBuilder, NodeReader
+from picoformer.frontends.onnx_integers import (
+    Steps,
+    held_bias,
+    held_constant,
+    held_rows,
+    held_weight,
+    integer_bits,
+)
+from picoformer.frontends.onnx_load import qualified_name
+from picoformer.ir import DType, QuantParams
+from picoformer.ir.operator import Array
+from picoformer.ops import Add, Concat, Embedding, Linear, Mul, Reshape, Slice, Transpose
+from picoformer.ops.rounded import Rounded
+
+MOVES = (Reshape, Transpose, Slice, Concat)
+UNSIGNED_SHIFT = {8: 128, 16: 32768}
+"""Bits → what is taken off an unsigned integer and its zero point to make both signed: the same numbers."""
+TYPES = {8: DType.INT8, 16: DType.INT16}
+
+QuantizedConverter = Callable[[NodeReader], bool]
+"""Adds what the node becomes; False when nothing about it is quantized and the ordinary converter is to take it."""
+
+
+def convert_quantized(proto: onnx.NodeProto, builder: GraphBuilder) -> bool:
+    """Convert a node that quantizes, dequantizes, or reads integers of the file; False for any other."""
+    convert = QUANTIZED_CONVERTERS.get(qualified_name(proto))
+    return convert is not None and convert(NodeReader(proto, builder))
+
+
+def grid(node: NodeReader, scale: int, zero_point: int, shape: tuple[int, ...], axis: int) -> tuple[DType, QuantParams]:
+    """(type, parameters) of an activation, from the inputs with its scale and zero point; unsigned made signed."""
+    if int(node.attribute("block_size", 0)):
+        raise node.unsupported("quantizes an activation in blocks", "quantize it with one scale")
+    scales = node.array(scale).astype(np.float32).reshape(-1)
+    zeros = node.array(zero_point) if node.has_input(zero_point) else np.zeros(1, np.uint8)
+    bits = _bits(node, zeros)
+    if bits not in TYPES:
+        raise node.unsupported(f"makes {zeros.dtype} activations", "quantize activations to 8 or 16 bits")
+    shift = UNSIGNED_SHIFT[bits] if zeros.dtype.kind == "u" else 0
+    points = zeros.astype(np.int64).reshape(-1) - shift
+    if scales.size > 1 and points.any():
+        raise node.unsupported("has zero points per channel", "quantize activations with one scale, or symmetric")
+    if not (np.isfinite(scales).all() and (scales > 0).all()):
+        raise node.unsupported("has a scale that is not positive", "calibrate again, with data that reaches the node")
+    per_channel = node.axis(axis, len(shape)) if scales.size > 1 else None
+    quant = QuantParams(tuple(map(float, scales)), int(points[0]) if scales.size == 1 else 0, per_channel)
+    if bits == 16 and quant.zero_point:
+        raise node.unsupported(
+            f"has 16-bit activations with zero point {int(zeros.reshape(-1)[0])}",
+            "quantize them symmetric (ActivationSymmetric in extra_options, QuantType.QInt16)",
+        )
+    return TYPES[bits], quant
+
+
+def _bits(node: NodeReader, value: Array) -> int:
+    try:
+        return integer_bits(value.dtype)
+    except ValueError as error:
+        raise node.unsupported(str(error), "quantize to 4, 8 or 16 bits") from None
+
+
+def rounded(node: NodeReader, source: str, tensor: str, dtype: DType, quant: QuantParams) -> None:
+    """`tensor`, of the file, holds the integers of value `source`: it stands for their real numbers from now on."""
+    node.builder.add(node.label, Rounded(quant, dtype, tensor), [source], tensor)
+
+
+def quantize_linear(node: NodeReader) -> bool:
+    """An activation rounded to its grid; a constant at once as integers."""
+    shape = node.type(0).shape
+    axis = int(node.attribute("axis", 1))
+    if not node.builder.is_constant(node.inputs[0]):
+        rounded(node, node.inputs[0], node.output, *grid(node, 1, 2, shape, axis))
+        return True
+    zeros = node.array(2) if node.has_input(2) else np.zeros(1, np.uint8)
+    bits = _bits(node, zeros)
+    one = Steps.read(np.zeros(shape, zeros.dtype), node.array(1), zeros, axis, int(node.attribute("block_size", 0)))
+    low = 0 if zeros.dtype.kind == "u" else -(1 << (bits - 1))
+    steps = np.rint(node.array(0).astype(np.float32) / one.scale) - one.steps  # the steps of 0 are minus the zero point
+    node.builder.known[node.output] = np.clip(steps, low, low + (1 << bits) - 1).astype(zeros.dtype)
+    return True
+
+
+def dequantize_linear(node: NodeReader) -> bool:
+    """A constant off its integers, which are remembered; what QuantizeLinear rounded as it is."""
+    source = node.builder.resolve(node.inputs[0])
+    axis = int(node.attribute("axis", 1))
+    if node.builder.is_constant(source):
+        zeros = node.array(2) if node.has_input(2) else None
+        _bits(node, node.array(0))
+        block = int(node.attribute("block_size", 0))
+        if not np.isfinite(node.array(1)).all():
+            raise node.unsupported("has a scale that is not finite", "quantize the model again")
+        steps = Steps.read(node.array(0), node.array(1), zeros, axis, block)
+        node.builder.integers[node.output] = steps
+        node.builder.known[node.output] = steps.real
+        return True
+    made = _origin(node.builder, source)
+    shape = node.builder.type_of(source).shape
+    if made is None or (made.dtype, made.quant) != grid(node, 1, 2, shape, axis):
+        raise node.unsupported(
+            f"dequantizes '{source}' by other parameters than it was quantized with",
+            "give both nodes of a pair the same scale and zero point",
+        )
+    node.builder.alias(node.output, source)
+    return True
+
+
+def _origin(builder: GraphBuilder, name: str) -> Rounded | None:
+    """What rounded the integers `name`, which may have been moved since."""
+    producers = {node.output: node for node in builder.nodes}
+    while name in producers:
+        node = producers[name]
+        if isinstance(node.op, Rounded):
+            return node.op
+        if not isinstance(node.op, MOVES) or (isinstance(node.op, Concat) and len(set(node.inputs)) > 1):
+            return None
+        name = node.inputs[0]
+    return None
+
+
+def integers_of(node: NodeReader, index: int) -> Steps | None:
+    """The file's integers of a constant input, where it came through DequantizeLinear."""
+    return node.builder.integers.get(node.builder.resolve(node.inputs[index])) if node.has_input(index) else None
+
+
+def plain_name(name: str) -> str:
+    """What a constant is called without what quantizers append to its name."""
+    return name.removesuffix("_DequantizeLinear_Output").removesuffix("_dequantized").removesuffix("_quantized")
+
+
+def linear(node: NodeReader, x: str, weight: Steps, name: str, bias: str | None = None, output: str | None = None) -> None:
+    """x · weightᵀ + bias: weight (N, K) as the file's integers; `bias` names a constant (N,), integers or float."""
+    operands = [x, node.builder.dequantized(plain_name(name), *held_weight(name, weight, node.unsupported))]
+    if bias is not None:
+        steps = node.builder.integers.get(node.builder.resolve(bias))
+        if steps is not None and steps.bits == 32 and steps.steps.shape == weight.steps.shape[:1]:
+            bias = node.builder.dequantized(plain_name(bias), *held_bias(steps))
+        operands.append(bias)
+    node.finish(Linear(), operands, output)
+
+
+def matmul(node: NodeReader) -> bool:
+    """A product with an integer matrix."""
+    weight = integers_of(node, 1)
+    if weight is None or node.builder.is_constant(node.inputs[0]):
+        return False
+    k, n = weight.steps.shape[-2:] if weight.steps.ndim > 1 else (0, 0)
+    if weight.steps.size != k * n:
+        raise node.unsupported("multiplies with a stack of integer matrices", "multiply with one matrix")
+    linear(node, node.inputs[0], weight.moved(lambda v: v.reshape(k, n).T), node.inputs[1])
+    return True
+
+
+def gemm(node: NodeReader) -> bool:
+    """alpha·A·B + beta·C with an integer matrix B."""
+    weight = integers_of(node, 1)
+    if weight is None or node.builder.is_constant(node.inputs[0]):
+        return False
+    alpha, beta = float(node.attribute("alpha", 1.0)), float(node.attribute("beta", 1.0))
+    weight = weight if node.attribute("transB", 0) else weight.moved(np.transpose)
+    if alpha != 1.0:
+        weight = Steps.signed(weight.steps, weight.scale * np.float32(alpha), weight.bits)
+    x = node.inputs[0]
+    if node.attribute("transA", 0):
+        x = node.step(Transpose((-1, -2)), [x], "transposed")
+    outputs = len(weight.steps)
+    if not node.has_input(2) or beta == 0.0:
+        linear(node, x, weight, node.inputs[1])
+        return True
+    if not node.builder.is_constant(node.inputs[2]) or node.type(2).elements not in (1, outputs):
+        raise node.unsupported("adds a matrix to a product with integers", "add it in a node of its own")
+    bias = node.inputs[2]
+    if beta != 1.0 or node.type(2).shape != (outputs,):
+        value = np.broadcast_to(node.array(2).reshape(-1) * np.float32(beta), (outputs,))
+        bias = node.constant(value.astype(np.float32), "bias")
+    linear(node, x, weight, node.inputs[1], bias)
+    return True
+
+
+def elementwise(op: Add | Mul) -> QuantizedConverter:
+    """A sum or product with an integer constant. One number, or a bias of 32 bits, is taken as the real it is."""
+
+    def convert(node: NodeReader) -> bool:
+        found = [integers_of(node, index) for index in (0, 1)]
+        if all(steps is None or steps.bits == 32 or steps.steps.size == 1 for steps in found):
+            return False
+        if all(node.builder.is_constant(name) for name in node.inputs):
+            return False
+        index = next(i for i, steps in enumerate(found) if steps is not None)
+        constant, name = found[index], node.inputs[index]
+        assert constant is not None
+        held = node.builder.dequantized(plain_name(name), *held_constant(name, constant, node.unsupported))
+        node.finish(op, [*node.aligned([node.inputs[1 - index]]), held])
+        return True
+
+    return convert
+
+
+def gather(node: NodeReader) -> bool:
+    """Rows of an integer table."""
+    table = integers_of(node, 0)
+    if table is None or node.builder.is_constant(node.inputs[1]):
+        return False
+    if table.steps.ndim != 2 or node.axis(int(node.attribute("axis", 0)), 2) != -2:
+        raise node.unsupported("picks entries of an integer tensor", "pick rows of a matrix")
+    held = node.builder.dequantized(
+        plain_name(node.inputs[0]), *held_rows(node.inputs[0], table, node.unsupported)
+    )
+    node.finish(Embedding(), [node.inputs[1], held])
+    return True
+
+
+def moved_constant(node: NodeReader) -> bool:
+    """Transpose, Reshape, Squeeze, Unsqueeze, Flatten or Identity of an integer constant: still one."""
+    steps = integers_of(node, 0)
+    if steps is None or not all(node.builder.is_constant(name) for name in node.inputs if name):
+        return False
+    from picoformer.frontends.onnx_fold import fold_node
+
+    fold_node(node.node, node.builder)
+    shape = node.builder.known[node.output].shape
+    if node.node.op_type == "Transpose":
+        rank = steps.steps.ndim
+        order = node.attribute("perm", list(range(rank))[::-1])
+        moved = steps.moved(lambda value: np.transpose(value, order))
+    else:
+        moved = steps.moved(lambda value: value.reshape(shape))
+    node.builder.integers[node.output] = moved
+    return True
+
+
+def conv(node: NodeReader) -> bool:
+    """A convolution with integer weights is refused: what a device holds are float ones, rounded anew."""
+    if integers_of(node, 1) is not None:
+        raise node.unsupported(
+            "is a convolution with integer weights", "leave Conv out of op_types_to_quantize, or give the float model"
+        )
+    return False
+
+
+QUANTIZED_CONVERTERS: dict[str, QuantizedConverter] = {
+    "Add": elementwise(Add()),
+    "Conv": conv,
+    "DequantizeLinear": dequantize_linear,
+    "Flatten": moved_constant,
+    "Gather": gather,
+    "Gemm": gemm,
+    "Identity": moved_constant,
+    "MatMul": matmul,
+    "Mul": elementwise(Mul()),
+    "QuantizeLinear": quantize_linear,
+    "Reshape": moved_constant,
+    "Squeeze": moved_constant,
+    "Transpose": moved_constant,
+    "Unsqueeze": moved_constant,
+}
+"""Operator, with its domain where it is not the standard one → what it becomes in a file with integers."""

@@ -1,0 +1,77 @@
+"""The grids of a model that comes quantized, as operators: a value rounded to its grid, a constant off its integers.
+
+No pass sees through them, so no fusion can swallow a value that carries a grid unless it is taught to. They live between
+the front door and `passes.given`, which takes them out again; `Rounded` lives in simulated graphs, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from picoformer.ir.operator import Array, Operator
+from picoformer.ir.types import DType, QuantParams, TensorType
+from picoformer.ops.fixedpoint import dequantize
+
+
+@dataclass(frozen=True)
+class Rounded(Operator):
+    """Input x (…). Output: x as the integers of a grid stand for it.
+
+    `source`: the file's name of the tensor that holds these integers, for those who compare with the file.
+    """
+
+    quant: QuantParams
+    dtype: DType
+    source: str = field(default="", compare=False)
+
+    kind = "Rounded"
+
+    def infer(self, inputs: Sequence[TensorType]) -> TensorType:
+        return TensorType(inputs[0].shape)
+
+    def compute(self, *inputs: Array) -> Array:
+        zero_point = np.float32(self.quant.zero_point)
+        scale = self.quant.scale_array(inputs[0].ndim)
+        steps = np.rint(inputs[0] / scale)
+        np.clip(steps, self.dtype.minimum - zero_point, self.dtype.maximum - zero_point, out=steps)
+        result: Array = (steps * scale).astype(np.float32)
+        return result
+
+
+@dataclass(frozen=True)
+class Dequantized(Operator):
+    """Input: an integer constant. Output: the real numbers that it stands for.
+
+    Not a constant to the passes, which would otherwise compute other numbers out of it.
+    """
+
+    quant: QuantParams
+    dtype: DType
+
+    kind = "Dequantized"
+
+    def infer(self, inputs: Sequence[TensorType]) -> TensorType:
+        return TensorType(inputs[0].shape)
+
+    def compute(self, *inputs: Array) -> Array:
+        return np.asarray(dequantize(inputs[0], self.quant))  # a scalar stays an array
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a file says of its integers: value → its type, constant → its type and integers.
+
+    `sources`: value → the file's name of the tensor with its integers.
+    """
+
+    values: Mapping[str, TensorType]
+    constants: Mapping[str, tuple[TensorType, Array]]
+    sources: Mapping[str, str]
+
+    @property
+    def empty(self) -> bool:
+        """True for a float file."""
+        return not self.values and not self.constants

@@ -1,0 +1,63 @@
+"""The end of a quantized file's way through the passes: a float graph, and beside it what the file says of integers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from picoformer.ir import DType, Graph, Node, TensorType, verify
+from picoformer.ir.operator import Array
+from picoformer.ops import Requantize
+from picoformer.ops.rounded import Dequantized, Given, Rounded
+
+
+def split_given(graph: Graph) -> tuple[Graph, Given]:
+    """(the graph of the dequantized model, the grids and integers it was given).
+
+    A value that is rounded before anybody reads it is on that grid, under its own name. One that is read on several
+    grids, or as it is, keeps a Requantize for each; it has then no grid of its own. A graph without grids stays as it is.
+    """
+    values: dict[str, TensorType] = {}
+    constants: dict[str, tuple[TensorType, Array]] = {}
+    sources: dict[str, str] = {}
+    renamed: dict[str, str] = {}
+    types, floats = dict(graph.types), dict(graph.constants)
+    nodes: list[Node] = []
+
+    def final(name: str) -> str:
+        while name in renamed:
+            name = renamed[name]
+        return name
+
+    for node in graph.nodes:
+        if isinstance(node.op, Dequantized):
+            steps = graph.constants[node.inputs[0]]
+            constants[node.output] = (TensorType(steps.shape, node.op.dtype, node.op.quant), steps)
+            floats[node.output] = np.asarray(node.op.compute(steps), np.float32)
+        elif isinstance(node.op, Rounded):
+            x = node.inputs[0]
+            alone = len(graph.consumers[x]) == 1 and x not in graph.outputs and final(x) not in values
+            keeps_name = node.output not in graph.outputs
+            if alone and (keeps_name or x not in graph.inputs):
+                name, other = (x, node.output) if keeps_name else (node.output, x)
+                renamed[other] = name
+            else:
+                name = node.output
+                nodes.append(Node(node.name, Requantize(), node.inputs, name))
+            values[name] = TensorType(types[x].shape, node.op.dtype, node.op.quant)
+            sources[name] = node.op.source
+        else:
+            nodes.append(node)
+    nodes = [Node(n.name, n.op, tuple(map(final, n.inputs)), final(n.output)) for n in nodes]
+    used = {name for node in nodes for name in (*node.inputs, node.output)} | set(graph.inputs) | set(graph.outputs)
+    values = {final(name): type_ for name, type_ in values.items()}
+    split = graph.replace(
+        nodes=nodes,
+        types={name: TensorType(types[name].shape, _plain(types[name].dtype)) for name in types if name in used},
+        constants={name: value for name, value in floats.items() if name in used},
+    )
+    return verify(split), Given(values, constants, {final(name): source for name, source in sources.items()})
+
+
+def _plain(dtype: DType) -> DType:
+    """The type of a float graph's value: only masks and ids are no floats."""
+    return dtype if dtype in (DType.BOOL, DType.INT32) else DType.FLOAT32

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from command_line import Workshop, open_workshop, picoformer, succeeds
-from picoformer.build_folder import import_model
+from picoformer.importing import import_model
 from picoformer.estimate import costs, fingerprint, formulas
 from picoformer.estimate.costs import COSTS, cost_table
 from picoformer.estimate.fingerprint import kernels_fingerprint

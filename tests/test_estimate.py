@@ -15,7 +15,7 @@ from command_line import Workshop, open_workshop, picoformer, refuses, succeeds
 from picoformer import toolchain
 from picoformer.api import build, verify
 from picoformer.backends.c import draft_c
-from picoformer.build_folder import import_model
+from picoformer.importing import import_model
 from picoformer.estimate import formulas
 from picoformer.estimate.calls import calls_of
 from picoformer.estimate.costs import cost_table

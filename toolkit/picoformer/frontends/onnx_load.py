@@ -28,6 +28,11 @@ DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLST
            "MatMulIntegerToFloat", "QAttention"}  # fmt: skip
 """Operators of files whose scales are found while they run, which integers alone cannot do."""
 QDQ_PAIR = ("QuantizeLinear", "DequantizeLinear")
+INTEGER_OPERATORS = {
+    "MatMulNBits", "QGemm", "QLinearAdd", "QLinearConcat", "QLinearLeakyRelu", "QLinearMatMul", "QLinearMul",
+    "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax",
+}  # fmt: skip
+"""Operators that hold scales and integers inside."""
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 STANDARD_DOMAINS = ("", "ai.onnx")
 SHAPE_OPERATORS = {"Shape", "Size"}
@@ -149,6 +154,13 @@ def self_contained(path: Path) -> bytes:
         tensor.data_location = onnx.TensorProto.DEFAULT
         tensor.ClearField("external_data")
     return bytes(model.SerializeToString())
+
+
+def is_quantized(content: bytes) -> bool:
+    """Whether the bytes of an ONNX file hold integers or grids of their own."""
+    model = onnx.ModelProto()
+    model.ParseFromString(content)
+    return any(node.op_type in QDQ_PAIR or node.op_type in INTEGER_OPERATORS for node in _nodes(model))
 
 
 def external_files(path: Path) -> tuple[Path, ...]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from picoformer.errors import DataError
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, verify
-from picoformer.ir.operator import Array, LoweringError
+from picoformer.ir.operator import LoweringError
 from picoformer.ops import (
     Activation,
     Add,
@@ -33,12 +34,9 @@ from picoformer.quantize.calibrate import symmetric
 from picoformer.quantize.grids import LAYOUT
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.ptq import QuantizeSettings, TypedBuilder
-from picoformer.quantize.weights import BIAS_LIMIT, quantize_bias
 
 FINER = 128.0
 """A step of the int8 grid in steps of the int16 one that stands in for it: −255 to 255 of them fit, any zero point."""
-BIAS_TOLERANCE = 1e-5
-"""Two scales this close are one: files multiply input and weight scale in float32, some in float64."""
 
 
 def has_activations(graph: Graph, given: Given) -> bool:
@@ -72,7 +70,7 @@ class _GivenBuilder(TypedBuilder):
         self, graph: Graph, given: Given, seen: Mapping[str, Observation], settings: QuantizeSettings
     ) -> None:
         types = {name: self._input_type(graph, name, given, seen, settings) for name in graph.inputs}
-        super().__init__(graph, seen, types, settings, {})
+        super().__init__(graph, seen, types, replace(settings, given=given.constants), {})
         self.given = given
 
     @staticmethod
@@ -112,9 +110,6 @@ class _GivenBuilder(TypedBuilder):
         if name in self.graph.constants:
             if isinstance(node.op, Linear):
                 return name
-            if name in self.given.constants:
-                type_, steps = self.given.constants[name]
-                return self._store(name, steps, type_)
             return self._constant(node, index, name)
         type_ = self.types[name]
         if isinstance(node.op, Attention) and index < 3:
@@ -211,33 +206,6 @@ class _GivenBuilder(TypedBuilder):
         if name in self.graph.constants:
             return float(np.abs(self.graph.constants[name]).max(initial=0.0))
         return max(map(abs, self._range_of(name)))
-
-    def _linear_constants(self, node: Node, names: list[str]) -> list[str]:
-        """The file's weight; its bias as it is where it lies on the accumulators' grid, else rounded to that."""
-        weight_name, *rest = node.inputs[1:]
-        if weight_name not in self.given.constants:
-            return super()._linear_constants(node, names)
-        type_, steps = self.given.constants[weight_name]
-        return self._given_weight(node, names[0], type_, steps, rest)
-
-    def _given_weight(self, node: Node, x: str, type_: TensorType, steps: Array, rest: list[str]) -> list[str]:
-        x_quant = self.types[x].quant
-        assert x_quant is not None and type_.quant is not None
-        names = [x, self._store(node.inputs[1], steps, type_)]
-        if not rest:
-            return names
-        real = self.graph.constants[rest[0]]
-        scales = x_quant.per_tensor_scale * np.asarray(type_.quant.scale, np.float64)
-        if (np.abs(real) >= scales * BIAS_LIMIT).any():
-            raise LoweringError(f"node '{node.name}' (Linear): the bias '{rest[0]}' passes 31 bits on its grid")
-        bias, quant = quantize_bias(real, x_quant.per_tensor_scale, type_.quant)
-        if rest[0] in self.given.constants:
-            given_type, given_steps = self.given.constants[rest[0]]
-            assert given_type.quant is not None
-            if np.allclose(given_type.quant.scale, scales, rtol=BIAS_TOLERANCE, atol=0):
-                bias = given_steps
-        names.append(self._store(rest[0], bias, TensorType(bias.shape, DType.INT32, quant)))
-        return names
 
 
 def _finer_type(type_: TensorType, quant: QuantParams) -> TensorType:

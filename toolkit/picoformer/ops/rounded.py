@@ -6,8 +6,9 @@ the front door and `passes.given`, which takes them out again; `Rounded` lives i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,17 +21,30 @@ from picoformer.ops.fixedpoint import dequantize
 class Rounded(Operator):
     """Input x (…). Output: x as the integers of a grid stand for it.
 
-    `source`: the file's name of the tensor that holds these integers, for those who compare with the file.
+    `source`: the file's name of the tensor that holds these integers, for those who compare with the file; `moved`: what
+    makes that tensor this value, where passes have put the rounding elsewhere.
     """
 
     quant: QuantParams
     dtype: DType
     source: str = field(default="", compare=False)
+    moved: tuple[Operator, ...] = field(default=(), compare=False)
 
     kind = "Rounded"
 
     def infer(self, inputs: Sequence[TensorType]) -> TensorType:
         return TensorType(inputs[0].shape)
+
+    def behind(self, move: Operator) -> Rounded:
+        """The same rounding where `move` has been applied to the value."""
+        return replace(self, moved=(*self.moved, move))
+
+    def order(self, shape: tuple[int, ...]) -> Array:
+        """Where each element of this value lies in the tensor `source` of `shape`, both flat."""
+        places: Array = np.arange(math.prod(shape)).reshape(shape)
+        for move in self.moved:
+            places = move.compute(places)
+        return places.reshape(-1)
 
     def compute(self, *inputs: Array) -> Array:
         zero_point = np.float32(self.quant.zero_point)
@@ -64,12 +78,12 @@ class Dequantized(Operator):
 class Given:
     """What a file says of its integers: value → its type, constant → its type and integers.
 
-    `sources`: value → the file's name of the tensor with its integers.
+    `sources`: value → its rounding, which knows the file's tensor with the integers.
     """
 
     values: Mapping[str, TensorType]
     constants: Mapping[str, tuple[TensorType, Array]]
-    sources: Mapping[str, str]
+    sources: Mapping[str, Rounded]
 
     @property
     def empty(self) -> bool:

@@ -18,7 +18,7 @@ def split_given(graph: Graph) -> tuple[Graph, Given]:
     """
     values: dict[str, TensorType] = {}
     constants: dict[str, tuple[TensorType, Array]] = {}
-    sources: dict[str, str] = {}
+    sources: dict[str, Rounded] = {}
     renamed: dict[str, str] = {}
     types, floats = dict(graph.types), dict(graph.constants)
     nodes: list[Node] = []
@@ -36,15 +36,16 @@ def split_given(graph: Graph) -> tuple[Graph, Given]:
         elif isinstance(node.op, Rounded):
             x = node.inputs[0]
             alone = len(graph.consumers[x]) == 1 and x not in graph.outputs and final(x) not in values
-            keeps_name = node.output not in graph.outputs
-            if alone and (keeps_name or x not in graph.inputs):
-                name, other = (x, node.output) if keeps_name else (node.output, x)
+            is_output, is_input = node.output in graph.outputs, x in graph.inputs
+            if alone and not (is_output and is_input):
+                keeps_x = is_input or (not is_output and len(x) <= len(node.output))  # passes append to names
+                name, other = (x, node.output) if keeps_x else (node.output, x)
                 renamed[other] = name
             else:
                 name = node.output
                 nodes.append(Node(node.name, Requantize(), node.inputs, name))
             values[name] = TensorType(types[x].shape, node.op.dtype, node.op.quant)
-            sources[name] = node.op.source
+            sources[name] = node.op
         else:
             nodes.append(node)
     nodes = [Node(n.name, n.op, tuple(map(final, n.inputs)), final(n.output)) for n in nodes]
@@ -55,7 +56,7 @@ def split_given(graph: Graph) -> tuple[Graph, Given]:
         types={name: TensorType(types[name].shape, _plain(types[name].dtype)) for name in types if name in used},
         constants={name: value for name, value in floats.items() if name in used},
     )
-    return verify(split), Given(values, constants, {final(name): source for name, source in sources.items()})
+    return verify(split), Given(values, constants, {final(name): op for name, op in sources.items()})
 
 
 def _plain(dtype: DType) -> DType:

@@ -6,7 +6,7 @@ Inside an attention the operator computes finer than any grid of the file, so th
 
 from __future__ import annotations
 
-from picoformer.ir import Graph, Node
+from picoformer.ir import Graph, Node, Operator
 from picoformer.ops import Add, MatMul, Mul, Reshape, Slice, Softmax, Transpose, Where
 from picoformer.ops.rounded import Rounded
 from picoformer.passes.expression import constant_operand
@@ -66,7 +66,8 @@ def lift(graph: Graph, node: Node) -> Patch | None:
     if inner is None or not isinstance(inner.op, Reshape | Transpose) or _is_context(graph, node.inputs[0]):
         return None
     patch = Patch(graph, node)
-    return patch.finish(inner.op, [patch.add(node.op, inner.inputs, "rounded")])
+    back = _inverse(inner.op, graph.types[inner.inputs[0]].shape)
+    return patch.finish(inner.op, [patch.add(node.op.behind(back), inner.inputs, "rounded")])
 
 
 def sink(graph: Graph, node: Node) -> Patch | None:
@@ -79,7 +80,15 @@ def sink(graph: Graph, node: Node) -> Patch | None:
     if not _is_context(graph, inner.inputs[0]):
         return None
     patch = Patch(graph, node)
-    return patch.finish(inner.op, [patch.add(node.op, inner.inputs, "exact")])
+    return patch.finish(inner.op.behind(node.op), [patch.add(node.op, inner.inputs, "exact")])
+
+
+def _inverse(move: Reshape | Transpose, shape: tuple[int, ...]) -> Operator:
+    """What undoes a move of a value of `shape`."""
+    if isinstance(move, Reshape):
+        return Reshape(shape)
+    rank = len(shape)
+    return Transpose(tuple(move.permutation.index(axis) - rank for axis in range(-rank, 0)))
 
 
 def drop_probabilities(graph: Graph, node: Node) -> Patch | None:

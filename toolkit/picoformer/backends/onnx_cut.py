@@ -1,0 +1,120 @@
+"""A piece of a quantized ONNX file as a file of its own: integers in, the operators between, integers out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from picoformer.backends.onnx_runtime import OnnxSession
+from picoformer.errors import ModelError
+from picoformer.ir.operator import Array
+from picoformer.ops.rounded import Rounded
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The bytes of a piece, the tensors that it reads, and whether values inside it are quantized on the way."""
+
+    content: bytes
+    reads: tuple[str, ...]
+    is_rounded_inside: bool
+
+
+class QuantizedFile:
+    """A quantized file whose tensors of integers are looked at one by one. Raises ModelError for one that cannot run.
+
+    `sample`: input name → array of one sample, to learn types and shapes of the `tensors` from.
+    """
+
+    def __init__(self, path: Path, tensors: Collection[str], sample: Mapping[str, Array]) -> None:
+        self._model = onnx.load(str(path))
+        self._producers = {name: node for node in self._model.graph.node for name in node.output}
+        self._initializers = {tensor.name: tensor for tensor in self._model.graph.initializer}
+        self._inputs = {value.name: value for value in self._model.graph.input}
+        unknown = [name for name in tensors if name not in self._producers]
+        if unknown:
+            raise ModelError(f"{path}: no node computes '{unknown[0]}'")
+        probe = onnx.ModelProto()
+        probe.CopyFrom(self._model)
+        known = {value.name for value in probe.graph.output}
+        probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in tensors if name not in known)
+        values = OnnxSession(probe.SerializeToString()).run(sample)
+        self._known = {name: values[name] for name in tensors}
+
+    def integers(self, rounded: Rounded, signed: Array) -> Array:
+        """Signed integers of a value of one sample as the file holds them: in its order, unsigned where it is."""
+        like = self._known[rounded.source]
+        held = np.empty(like.size, np.int64)
+        held[rounded.order(like.shape)] = signed.reshape(-1).astype(np.int64) + _shift(like)
+        return held.astype(like.dtype).reshape(like.shape)
+
+    def signed(self, rounded: Rounded, held: Array, shape: tuple[int, ...]) -> Array:
+        """What the file holds of one sample as signed integers, int64, in our order and `shape`."""
+        return (held.reshape(-1)[rounded.order(held.shape)].astype(np.int64) - _shift(held)).reshape(shape)
+
+    def piece(self, tensor: str, bare: bool = False) -> Piece:
+        """What computes `tensor` from the nearest known tensors; `bare` takes out what is quantized in between."""
+        nodes, reads = self._walk(tensor)
+        inside = [node for node in nodes if node.op_type == "QuantizeLinear" and tensor not in node.output]
+        if bare:
+            nodes = _without_pairs(nodes, {name for node in inside for name in node.output})
+        read = dict.fromkeys(name for node in nodes for name in node.input)
+        stored = [self._initializers[name] for name in read if name in self._initializers]
+        inputs = [self._value_info(name) for name in reads]
+        outputs = [self._value_info(tensor)]
+        graph = helper.make_graph(nodes, "piece", inputs, outputs, stored)
+        model = helper.make_model(graph, opset_imports=list(self._model.opset_import))
+        model.ir_version = self._model.ir_version
+        return Piece(model.SerializeToString(), tuple(reads), bool(inside))
+
+    def _walk(self, tensor: str) -> tuple[list[onnx.NodeProto], list[str]]:
+        found: dict[int, onnx.NodeProto] = {}
+        reads: dict[str, None] = {}
+        stack = [tensor]
+        while stack:
+            name = stack.pop()
+            if (name in self._known and name != tensor) or (name in self._inputs and name not in self._initializers):
+                reads[name] = None
+            elif name in self._producers and id(self._producers[name]) not in found:
+                node = self._producers[name]
+                found[id(node)] = node
+                stack += [x for x in node.input if x]
+        return [node for node in self._model.graph.node if id(node) in found], list(reads)
+
+    def _value_info(self, name: str) -> onnx.ValueInfoProto:
+        if name not in self._known:
+            return self._inputs[name]
+        like = self._known[name]
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(like.dtype), like.shape)
+
+
+def _shift(like: Array) -> int:
+    """What an unsigned type's integers lie above those of the signed one."""
+    return 1 << (8 * like.dtype.itemsize - 1) if like.dtype.kind == "u" else 0
+
+
+def _without_pairs(nodes: list[onnx.NodeProto], quantized: set[str]) -> list[onnx.NodeProto]:
+    """The nodes without those that quantize to `quantized` and back: readers read what was quantized."""
+    same = {node.output[0]: node.input[0] for node in nodes if quantized.intersection(node.output)}
+    same |= {
+        node.output[0]: node.input[0]
+        for node in nodes
+        if node.op_type == "DequantizeLinear" and node.input[0] in quantized
+    }
+    kept = []
+    for node in nodes:
+        if node.output[0] in same:
+            continue
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for index, name in enumerate(copy.input):
+            while name in same:
+                name = same[name]
+            copy.input[index] = name
+        kept.append(copy)
+    return kept

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from picoformer.build_folder import quantize_samples, refuse_to_replace, with_full_length
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.files import atomic_folder
-from picoformer.ir.operator import LoweringError
 from picoformer.importing import import_model
+from picoformer.ir.operator import LoweringError
 from picoformer.quantization_report import write_quantization
 from picoformer.quantized_folder import save_quantized
 from picoformer.samples import check_labels, fit_samples, load_samples, split_labels

@@ -33,7 +33,7 @@ class OperatorRow:
 
 @dataclass(frozen=True)
 class QdqComparison:
-    """The rows, and the whole model: SQNR in dB of the outputs and agreement of the largest output, against the file."""
+    """The rows, and the whole model against the file: SQNR of the outputs in dB, and agreement of the largest one."""
 
     rows: tuple[OperatorRow, ...]
     samples: int
@@ -86,6 +86,10 @@ def compare_qdq(
         raise DataError(f"{path}: no activation has a grid; give a file that came quantized")
     typed = quantize_given(graph, given)
     ours = run_integer(lower_graph(typed), inputs)
+    reals = {
+        name: dequantize(ours[name], quant) for name, type_ in typed.types.items()
+        if name in ours and (quant := type_.quant) is not None
+    }  # fmt: skip
     samples = len(next(iter(inputs.values())))
     tensors = {rounded.source: (name, rounded) for name, rounded in given.sources.items()}
     file = QuantizedFile(path, list(tensors), {name: value[0] for name, value in inputs.items()})
@@ -97,23 +101,21 @@ def compare_qdq(
             if found and not piece.is_rounded_inside:
                 continue
             session = OnnxSession(piece.content)
-            theirs = []
+            far = []
             for index in range(samples):
                 feeds = {
-                    read: file.integers(tensors[read][1], ours[tensors[read][0]][index])
+                    read: file.integers(tensors[read][1], reals[tensors[read][0]][index])
                     if read in tensors
                     else inputs[read][index]
                     for read in piece.reads
                 }
-                theirs.append(file.signed(rounded, session.run(feeds)[tensor], typed.types[name].shape))
-            found.append(np.stack(theirs))
-        wanted = ours[name].astype(np.int64)
-        rows.append(_row(name, _operator(typed, name), np.abs(found[0] - wanted), False))
+                far.append(file.distance(rounded, session.run(feeds)[tensor], reals[name][index]))
+            found.append(np.stack(far))
+        rows.append(_row(name, _operator(typed, name), found[0], False))
         if len(found) > 1 and not np.array_equal(*found):
-            rows.append(_row(name, _operator(typed, name), np.abs(found[1] - wanted), True))
+            rows.append(_row(name, _operator(typed, name), found[1], True))
     whole = run_onnx(path, inputs)
-    reals = {n: dequantize(ours[n], quant) for n in graph.outputs if (quant := typed.types[n].quant) is not None}
-    return QdqComparison(tuple(rows), samples, *_whole(whole, reals))
+    return QdqComparison(tuple(rows), samples, *_whole(whole, {name: reals[name] for name in graph.outputs}))
 
 
 def _row(name: str, operator: str, distance: Array, inner: bool) -> OperatorRow:
@@ -139,4 +141,3 @@ def _whole(theirs: Mapping[str, Array], ours: Mapping[str, Array]) -> tuple[floa
         same.append((wanted.argmax(-1) == value.argmax(-1)).mean())
     sqnr = float(10 * np.log10(signal / error)) if error and signal else float("inf")
     return sqnr, float(np.mean(same))
-

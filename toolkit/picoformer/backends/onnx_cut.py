@@ -12,6 +12,7 @@ from onnx import helper
 
 from picoformer.backends.onnx_runtime import OnnxSession
 from picoformer.errors import ModelError
+from picoformer.ir import DType, QuantParams
 from picoformer.ir.operator import Array
 from picoformer.ops.rounded import Rounded
 
@@ -32,7 +33,7 @@ class QuantizedFile:
     """
 
     def __init__(self, path: Path, tensors: Collection[str], sample: Mapping[str, Array]) -> None:
-        self._model = onnx.load(str(path))
+        self._model = _shared(onnx.load(str(path)), tensors)
         self._producers = {name: node for node in self._model.graph.node for name in node.output}
         self._initializers = {tensor.name: tensor for tensor in self._model.graph.initializer}
         self._inputs = {value.name: value for value in self._model.graph.input}
@@ -46,16 +47,18 @@ class QuantizedFile:
         values = OnnxSession(probe.SerializeToString()).run(sample)
         self._known = {name: values[name] for name in tensors}
 
-    def integers(self, rounded: Rounded, signed: Array) -> Array:
-        """Signed integers of a value of one sample as the file holds them: in its order, unsigned where it is."""
-        like = self._known[rounded.source]
+    def integers(self, rounded: Rounded, real: Array) -> Array:
+        """A value of one sample as the file's integers, in its order."""
+        like, quant = self._known[rounded.source], rounded.stored or rounded.quant
         held = np.empty(like.size, np.int64)
-        held[rounded.order(like.shape)] = signed.reshape(-1).astype(np.int64) + _shift(like)
+        held[rounded.order(like.shape)] = _steps(real, quant, rounded.dtype).reshape(-1) + _shift(like)
         return held.astype(like.dtype).reshape(like.shape)
 
-    def signed(self, rounded: Rounded, held: Array, shape: tuple[int, ...]) -> Array:
-        """What the file holds of one sample as signed integers, int64, in our order and `shape`."""
-        return (held.reshape(-1)[rounded.order(held.shape)].astype(np.int64) - _shift(held)).reshape(shape)
+    def distance(self, rounded: Rounded, held: Array, real: Array) -> Array:
+        """How many steps of the file the integers `held` lie from a value of one sample, each element."""
+        found = held.reshape(-1)[rounded.order(held.shape)].astype(np.int64) - _shift(held)
+        wanted = _steps(real, rounded.stored or rounded.quant, rounded.dtype)
+        return np.abs(found.reshape(real.shape) - wanted)
 
     def piece(self, tensor: str, bare: bool = False) -> Piece:
         """What computes `tensor` from the nearest known tensors; `bare` takes out what is quantized in between."""
@@ -91,6 +94,35 @@ class QuantizedFile:
             return self._inputs[name]
         like = self._known[name]
         return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(like.dtype), like.shape)
+
+
+def _shared(model: onnx.ModelProto, tensors: Collection[str]) -> onnx.ModelProto:
+    """The model with one QuantizeLinear where several quantize a value alike, that of `tensors` if one is."""
+    values = {}
+    for tensor in model.graph.initializer:
+        plain = onnx.TensorProto()
+        plain.CopyFrom(tensor)
+        plain.name = ""
+        values[tensor.name] = plain.SerializeToString()
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            key = (node.input[0], *(values.get(name, name.encode()) for name in node.input[1:]))
+            alike.setdefault(key, []).append(node.output[0])
+    chosen = {}
+    for names in alike.values():
+        best = next((name for name in names if name in tensors), names[0])
+        chosen |= {name: best for name in names if name != best}
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = chosen.get(name, name)
+    return model
+
+
+def _steps(real: Array, quant: QuantParams, dtype: DType) -> Array:
+    """The integers of real numbers that lie on a grid, or near it, int64."""
+    steps = np.rint(real.astype(np.float64) / quant.scale_array(real.ndim)) + quant.zero_point
+    return np.clip(steps, dtype.minimum, dtype.maximum).astype(np.int64)
 
 
 def _shift(like: Array) -> int:

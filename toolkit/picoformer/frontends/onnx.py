@@ -10,9 +10,10 @@ import onnx.numpy_helper
 from picoformer.errors import ModelError, PicoformerError, UnsupportedError
 from picoformer.frontends.onnx_builder import GraphBuilder, NodeReader
 from picoformer.frontends.onnx_fold import fold_node
-from picoformer.frontends.onnx_load import check_operators, one_line, opset_of, read_model
+from picoformer.frontends.onnx_load import check_operators, one_line, opset_of, qualified_name, read_model
 from picoformer.frontends.onnx_nodes import CONVERTERS
-from picoformer.frontends.onnx_quantized import QUANTIZED_CONVERTERS, convert_quantized
+from picoformer.frontends.onnx_qoperators import QOPERATOR_CONVERTERS
+from picoformer.frontends.onnx_quantized import QUANTIZED_CONVERTERS
 from picoformer.ir import DType, Graph, TensorType, verify
 
 INPUT_TYPES = {
@@ -32,7 +33,8 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
     that are not covered; both name the file and the culprit.
     """
     path = Path(path)
-    covered = {*CONVERTERS, *QUANTIZED_CONVERTERS}
+    integers = {**QUANTIZED_CONVERTERS, **QOPERATOR_CONVERTERS}
+    covered = {*CONVERTERS, *integers}
     model = read_model(path, dict(shapes or {}), covered)
     check_operators(path, model, covered)
     graph = model.graph
@@ -54,7 +56,10 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
         inputs.append(value.name)
     for proto in graph.node:
         try:
-            if not convert_quantized(proto, builder) and not fold_node(proto, builder):
+            convert = integers.get(qualified_name(proto))
+            if convert is not None and convert(NodeReader(proto, builder)):
+                continue
+            if not fold_node(proto, builder):
                 CONVERTERS[proto.op_type](NodeReader(proto, builder))
         except PicoformerError:
             raise

@@ -125,12 +125,15 @@ def held_rows(name: str, table: Steps, refuse: Refuse) -> tuple[Array, TensorTyp
 
 
 def held_constant(name: str, constant: Steps, refuse: Refuse) -> tuple[Array, TensorType]:
-    """A constant that is added or multiplied, as int8 or int16 of one scale, exactly."""
+    """A constant that is added or multiplied, as int8 or int16 of one scale: exactly, but for 16 bits with a zero point,
+    which go on the symmetric grid of the same range as such activations do."""
     scale, largest = constant.one_scale, int(np.abs(constant.steps).max(initial=0))
-    dtype = DType.INT8 if largest <= LIMITS[DType.INT8] else DType.INT16
-    if scale is None or largest > LIMITS[dtype]:
+    if scale is None or constant.bits > 16:
         raise refuse(f"constant '{name}' has several scales or more than 16 bits", "quantize it with one scale")
-    return constant.steps.astype(dtype.numpy), TensorType(constant.steps.shape, dtype, QuantParams((scale,)))
+    dtype = DType.INT8 if largest <= LIMITS[DType.INT8] else DType.INT16
+    share = max(1.0, largest / LIMITS[dtype])
+    steps = np.rint(constant.steps / share).astype(dtype.numpy)
+    return steps, TensorType(steps.shape, dtype, QuantParams((scale * share,)))
 
 
 def held_bias(bias: Steps) -> tuple[Array, TensorType]:

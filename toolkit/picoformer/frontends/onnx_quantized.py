@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
-import onnx
 
 from picoformer.frontends.onnx_builder import GraphBuilder, NodeReader
 from picoformer.frontends.onnx_integers import (
@@ -16,7 +17,6 @@ from picoformer.frontends.onnx_integers import (
     held_weight,
     integer_bits,
 )
-from picoformer.frontends.onnx_load import qualified_name
 from picoformer.ir import DType, QuantParams
 from picoformer.ir.operator import Array
 from picoformer.ops import Add, Concat, Embedding, Linear, Mul, Reshape, Slice, Transpose
@@ -27,18 +27,18 @@ UNSIGNED_SHIFT = {8: 128, 16: 32768}
 """Bits → what is taken off an unsigned integer and its zero point to make both signed: the same numbers."""
 TYPES = {8: DType.INT8, 16: DType.INT16}
 
+log = logging.getLogger(__name__)
+
 QuantizedConverter = Callable[[NodeReader], bool]
 """Adds what the node becomes; False when nothing about it is quantized and the ordinary converter is to take it."""
 
 
-def convert_quantized(proto: onnx.NodeProto, builder: GraphBuilder) -> bool:
-    """Convert a node that quantizes, dequantizes, or reads integers of the file; False for any other."""
-    convert = QUANTIZED_CONVERTERS.get(qualified_name(proto))
-    return convert is not None and convert(NodeReader(proto, builder))
+def grid(node: NodeReader, scale: int, zero_point: int, shape: tuple[int, ...], axis: int) -> Rounded:
+    """How an activation is rounded, from the inputs with its scale and zero point; unsigned integers made signed.
 
-
-def grid(node: NodeReader, scale: int, zero_point: int, shape: tuple[int, ...], axis: int) -> tuple[DType, QuantParams]:
-    """(type, parameters) of an activation, from the inputs with its scale and zero point; unsigned made signed."""
+    16 bits with a zero point would need 17 here, where 16-bit values are symmetric: they are held on the symmetric grid
+    that spans the same range, whose step is at most twice as large.
+    """
     if int(node.attribute("block_size", 0)):
         raise node.unsupported("quantizes an activation in blocks", "quantize it with one scale")
     scales = node.array(scale).astype(np.float32).reshape(-1)
@@ -53,13 +53,14 @@ def grid(node: NodeReader, scale: int, zero_point: int, shape: tuple[int, ...], 
     if not (np.isfinite(scales).all() and (scales > 0).all()):
         raise node.unsupported("has a scale that is not positive", "calibrate again, with data that reaches the node")
     per_channel = node.axis(axis, len(shape)) if scales.size > 1 else None
+    dtype = TYPES[bits]
     quant = QuantParams(tuple(map(float, scales)), int(points[0]) if scales.size == 1 else 0, per_channel)
-    if bits == 16 and quant.zero_point:
-        raise node.unsupported(
-            f"has 16-bit activations with zero point {int(zeros.reshape(-1)[0])}",
-            "quantize them symmetric (ActivationSymmetric in extra_options, QuantType.QInt16)",
-        )
-    return TYPES[bits], quant
+    if dtype is DType.INT8 or not quant.zero_point:
+        return Rounded(quant, dtype)
+    log.warning("%s: '%s' has 16 bits and a zero point; it is held by a symmetric grid of the same range",
+                node.builder.path, node.output)  # fmt: skip
+    reach = max(dtype.maximum - quant.zero_point, quant.zero_point - dtype.minimum)
+    return Rounded(QuantParams((quant.per_tensor_scale * reach / dtype.maximum,)), dtype, stored=quant)
 
 
 def _bits(node: NodeReader, value: Array) -> int:
@@ -69,9 +70,9 @@ def _bits(node: NodeReader, value: Array) -> int:
         raise node.unsupported(str(error), "quantize to 4, 8 or 16 bits") from None
 
 
-def rounded(node: NodeReader, source: str, tensor: str, dtype: DType, quant: QuantParams) -> None:
+def rounded(node: NodeReader, source: str, tensor: str, how: Rounded) -> None:
     """`tensor`, of the file, holds the integers of value `source`: it stands for their real numbers from now on."""
-    node.builder.add(node.label, Rounded(quant, dtype, tensor), [source], tensor)
+    node.builder.add(node.label, replace(how, source=tensor), [source], tensor)
 
 
 def quantize_linear(node: NodeReader) -> bool:
@@ -79,7 +80,7 @@ def quantize_linear(node: NodeReader) -> bool:
     shape = node.type(0).shape
     axis = int(node.attribute("axis", 1))
     if not node.builder.is_constant(node.inputs[0]):
-        rounded(node, node.inputs[0], node.output, *grid(node, 1, 2, shape, axis))
+        rounded(node, node.inputs[0], node.output, grid(node, 1, 2, shape, axis))
         return True
     zeros = node.array(2) if node.has_input(2) else np.zeros(1, np.uint8)
     bits = _bits(node, zeros)
@@ -104,15 +105,20 @@ def dequantize_linear(node: NodeReader) -> bool:
         node.builder.integers[node.output] = steps
         node.builder.known[node.output] = steps.real
         return True
-    made = _origin(node.builder, source)
-    shape = node.builder.type_of(source).shape
-    if made is None or (made.dtype, made.quant) != grid(node, 1, 2, shape, axis):
-        raise node.unsupported(
-            f"dequantizes '{source}' by other parameters than it was quantized with",
-            "give both nodes of a pair the same scale and zero point",
-        )
+    check_grid(node, source, 1, 2)
     node.builder.alias(node.output, source)
     return True
+
+
+def check_grid(node: NodeReader, name: str, scale: int, zero_point: int) -> None:
+    """Raise UnsupportedError unless the integers `name` were made by the parameters that the node reads them with."""
+    made = _origin(node.builder, node.builder.resolve(name))
+    wanted = grid(node, scale, zero_point, node.builder.type_of(name).shape, int(node.attribute("axis", 1)))
+    if made != wanted:
+        raise node.unsupported(
+            f"reads the integers of '{name}' by other parameters than they were made with",
+            "give both nodes the same scale and zero point",
+        )
 
 
 def _origin(builder: GraphBuilder, name: str) -> Rounded | None:
@@ -138,7 +144,9 @@ def plain_name(name: str) -> str:
     return name.removesuffix("_DequantizeLinear_Output").removesuffix("_dequantized").removesuffix("_quantized")
 
 
-def linear(node: NodeReader, x: str, weight: Steps, name: str, bias: str | None = None, output: str | None = None) -> None:
+def linear(
+    node: NodeReader, x: str, weight: Steps, name: str, bias: str | None = None, output: str | None = None
+) -> None:
     """x · weightᵀ + bias: weight (N, K) as the file's integers; `bias` names a constant (N,), integers or float."""
     operands = [x, node.builder.dequantized(plain_name(name), *held_weight(name, weight, node.unsupported))]
     if bias is not None:
@@ -213,9 +221,7 @@ def gather(node: NodeReader) -> bool:
         return False
     if table.steps.ndim != 2 or node.axis(int(node.attribute("axis", 0)), 2) != -2:
         raise node.unsupported("picks entries of an integer tensor", "pick rows of a matrix")
-    held = node.builder.dequantized(
-        plain_name(node.inputs[0]), *held_rows(node.inputs[0], table, node.unsupported)
-    )
+    held = node.builder.dequantized(plain_name(node.inputs[0]), *held_rows(node.inputs[0], table, node.unsupported))
     node.finish(Embedding(), [node.inputs[1], held])
     return True
 

@@ -1,7 +1,7 @@
 """The grids of a model that comes quantized, as operators: a value rounded to its grid, a constant off its integers.
 
-No pass sees through them, so no fusion can swallow a value that carries a grid unless it is taught to. They live between
-the front door and `passes.given`, which takes them out again; `Rounded` lives in simulated graphs, too.
+No pass sees through them, so no fusion can swallow a value that carries a grid unless it is taught to. They live
+between the front door and `passes.given`, which takes them out again; `Rounded` lives in simulated graphs, too.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from picoformer.ops.fixedpoint import dequantize
 class Rounded(Operator):
     """Input x (…). Output: x as the integers of a grid stand for it.
 
-    `source`: the file's name of the tensor that holds these integers, for those who compare with the file; `moved`: what
-    makes that tensor this value, where passes have put the rounding elsewhere.
+    For those who compare with the file: `source` is its name of the tensor with these integers, `moved` what makes that
+    tensor this value, where passes have put the rounding elsewhere, and `stored` the file's own grid, made signed,
+    where that is another one.
     """
 
     quant: QuantParams
     dtype: DType
     source: str = field(default="", compare=False)
     moved: tuple[Operator, ...] = field(default=(), compare=False)
+    stored: QuantParams | None = field(default=None, compare=False)
 
     kind = "Rounded"
 

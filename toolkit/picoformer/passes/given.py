@@ -14,7 +14,8 @@ def split_given(graph: Graph) -> tuple[Graph, Given]:
     """(the graph of the dequantized model, the grids and integers it was given).
 
     A value that is rounded before anybody reads it is on that grid, under its own name. One that is read on several
-    grids, or as it is, keeps a Requantize for each; it has then no grid of its own. A graph without grids stays as it is.
+    grids, or as it is, keeps a Requantize for each; it has then no grid of its own. A graph without grids stays as it
+    is.
     """
     values: dict[str, TensorType] = {}
     constants: dict[str, tuple[TensorType, Array]] = {}

@@ -105,7 +105,8 @@ def sink_reshape(graph: Graph, node: Node) -> Patch | None:
     if source.rank < 2 or source.width != graph.types[inner.output].width:
         return None
     below = [consumer.op for consumer in graph.consumers.get(node.output, ())]
-    if not below or not all(isinstance(op, (Reshape, Transpose, Linear, Activation, LayerNorm, Rounded)) for op in below):
+    passing = (Reshape, Transpose, Linear, Activation, LayerNorm, Rounded)
+    if not below or not all(isinstance(op, passing) for op in below):
         return None
     patch = Patch(graph, node)
     value = patch.add(node.op, [inner.inputs[0], *node.inputs[1:]], "rows")

@@ -55,7 +55,7 @@ ORDER: tuple[Pass, ...] = (
     Pass("attention", _rules(ATTENTION), "before scales are folded: 1/√d is the attention's, wherever it is written"),
     Pass("unmerged_attention", _rules(UNMERGED_ATTENTION), "only what the pass before could not merge is left"),
     Pass("scales", _rules(SCALES, ARITHMETIC, LINEAR), "what is still multiplied by a constant goes into weights"),
-    Pass("rows", _rules((*LAYOUT, *ROUNDINGS, sink_reshape)), "after attention, so that reshapes around it find their inverse"),
+    Pass("rows", _rules(LAYOUT, ROUNDINGS, (sink_reshape,)), "after attention: reshapes around it find their inverse"),
     Pass("merge_duplicates_again", merge_duplicates, "three slices of one packed Linear may have become equal"),
     Pass("order_operands", order_operands, "the residual stands first in both dialects"),
     Pass("fold_norm_gain", fold_norm_gain, "last: it changes the meaning of a value, so nothing may match it after"),

@@ -1,7 +1,7 @@
 """Grids that a file brings along: where their roundings stand among the operators, and which of them stay.
 
 A rounding belongs right behind the operator that computes the value: moves (Reshape, Transpose) are exact on integers.
-Inside an attention the operator computes finer than any grid of the file, so those of scores and probabilities fall away.
+Inside an attention the operator computes finer than any grid of the file: those of scores and probabilities fall away.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 
 from picoformer.errors import DataError
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, verify
-from picoformer.ir.operator import LoweringError
+from picoformer.ir.operator import Array, LoweringError
 from picoformer.ops import (
     Activation,
     Add,
@@ -66,9 +66,7 @@ def quantize_given(
 class _GivenBuilder(TypedBuilder):
     """Walks the float graph as the quantizer does, with the grids and integers of the file."""
 
-    def __init__(
-        self, graph: Graph, given: Given, seen: Mapping[str, Observation], settings: QuantizeSettings
-    ) -> None:
+    def __init__(self, graph: Graph, given: Given, seen: Mapping[str, Observation], settings: QuantizeSettings) -> None:
         types = {name: self._input_type(graph, name, given, seen, settings) for name in graph.inputs}
         super().__init__(graph, seen, types, replace(settings, given=given.constants), {})
         self.given = given

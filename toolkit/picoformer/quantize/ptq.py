@@ -331,7 +331,6 @@ class TypedBuilder:
             result.append(self._store(rest[0], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant)))
         return result
 
-
     def _given_weight(self, node: Node, x_scale: float, weight: str, rest: list[str]) -> list[str]:
         """A weight as given; a given bias as it is where it lies on the accumulators' grid, else rounded to that."""
         type_, steps = self.settings.given[weight]

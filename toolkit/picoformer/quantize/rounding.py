@@ -130,7 +130,8 @@ def refine(
     """`typed`, the quantized `graph`, with the integers of every Linear chosen anew; all grids of values stay.
 
     Each Linear sees its inputs as the integer steps before it, already refined, produce them, and what they are in
-    float. `calibration`: input name → (samples, *shape). `given` weights keep their integers. Raises LoweringError naming a node that has no integer form.
+    float. `calibration`: input name → (samples, *shape). `given` weights keep their integers. Raises LoweringError
+    naming a node that has no integer form.
     """
     batches = [
         {name: value[start : start + BATCH] for name, value in calibration.items()}

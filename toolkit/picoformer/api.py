@@ -114,18 +114,22 @@ def export(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     quantized: str | Path | None = None,
     tile: str | int = "auto",
+    unsigned_activations: bool = False,
+    matmul_nbits: bool = False,
 ) -> dict[str, Any]:
     """Write ONNX (`form` "onnx") or the C library ("c"), as `picoformer export` does.
 
-    `quantized`, a folder that `finetune` wrote, stands for calibration and scheme; `tile` is that of `build`.
+    `quantized`, a folder that `finetune` wrote, stands for calibration and scheme; `tile` is that of `build`. The last
+    two say how a quantized ONNX is spelled, for the kernels that onnxruntime has.
     """
     from picoformer.exporting import export_files
 
     with _onnx_file(model) as source, _npz_file(calibration) as samples:
         folder = None if quantized is None else Path(quantized)
         return export_files(
-            source, samples, scheme, form, target, prefix, Path(out), settings, shapes, quantized=folder, tile=tile
-        )
+            source, samples, scheme, form, target, prefix, Path(out), settings, shapes, quantized=folder, tile=tile,
+            unsigned_activations=unsigned_activations, matmul_nbits=matmul_nbits,
+        )  # fmt: skip
 
 
 def finetune(

@@ -86,18 +86,24 @@ def export_files(
     quantized: Path | None = None,
     tile: Tile = "auto",
     valid_length: bool = False,
+    unsigned_activations: bool = False,
+    matmul_nbits: bool = False,
 ) -> dict[str, Any]:
     """Write ONNX (`form` "onnx": float or QDQ) or the C library ("c") of an ONNX file or a checkpoint.
 
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
-    computes by tiles of rows (backends/c/tiling.py).
+    computes by tiles of rows (backends/c/tiling.py); `unsigned_activations` and `matmul_nbits` how the ONNX is spelled
+    (backends/onnx_writer.py).
     """
     from picoformer.backends.c import check_prefix, check_tile, write_c
     from picoformer.backends.onnx import export_onnx
+    from picoformer.backends.onnx_writer import Spelling
     from picoformer.estimate.tiles import draft_for
 
     if form not in FORMS:
         raise ConfigError(f"unknown form '{form}'; use one of {', '.join(FORMS)}")
+    if (unsigned_activations or matmul_nbits) and (form != "onnx" or (scheme == "float32" and quantized is None)):
+        raise ConfigError("--unsigned-activations and --matmul-nbits spell a quantized ONNX file; give --format onnx")
     if form == "onnx" and out.is_dir():
         raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
     if form == "c":
@@ -111,7 +117,7 @@ def export_files(
     )
     origin = {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}
     if form == "onnx":
-        export_onnx(typed, out, origin)
+        export_onnx(typed, out, origin, spelling=Spelling(unsigned_activations, matmul_nbits))
         return {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
     card = [f"{key}: {value}" for key, value in origin.items()]
     with atomic_folder(out) as folder:

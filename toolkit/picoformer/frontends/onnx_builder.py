@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from picoformer.frontends.onnx_load import check_finite
 from picoformer.ir import DType, Graph, Node, Operator, TensorType
 from picoformer.ir.operator import Array
 from picoformer.ops import Reshape
-from picoformer.ops.rounded import Dequantized
+from picoformer.ops.rounded import Dequantized, Rounded
 from picoformer.ops.spelled import spelled_type
 
 
@@ -31,6 +32,8 @@ class GraphBuilder:
         """Values that are constant, as the file stores them."""
         self.integers: dict[str, Steps] = {}
         """Of the known values those that the file stores as integers, with their scales."""
+        self.called: dict[str, str] = {}
+        """Tensor of integers → what the file calls the real numbers that it stands for."""
         self._constants: dict[str, Array] = {}
         self._aliases: dict[str, str] = {}
         self._taken = set(taken)
@@ -141,7 +144,13 @@ class GraphBuilder:
             if source != output:
                 del self._aliases[output]
                 self.add(output, Reshape(self.type_of(source).shape), [source], output)
-        return Graph(graph_name, tuple(inputs), tuple(outputs), tuple(self.nodes), self.types, self._constants)
+        nodes = [
+            Node(n.name, replace(n.op, called=self.called.get(n.op.source, "")), n.inputs, n.output)
+            if isinstance(n.op, Rounded)
+            else n
+            for n in self.nodes
+        ]
+        return Graph(graph_name, tuple(inputs), tuple(outputs), tuple(nodes), self.types, self._constants)
 
 
 class NodeReader:

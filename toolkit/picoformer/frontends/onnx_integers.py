@@ -88,16 +88,18 @@ def _spread(values: Array, shape: tuple[int, ...], axis: int, block: int) -> Arr
     return values.reshape(rest)
 
 
-def held_weight(name: str, weight: Steps, refuse: Refuse) -> tuple[Array, TensorType]:
+def held_weight(name: str, weight: Steps, refuse: Refuse, hint: Array | None = None) -> tuple[Array, TensorType]:
     """A Linear's weight (N, K) in the narrowest of int4, int8 and int16 that holds each number exactly.
 
     With scales that vary inside a row (blocks of any size, zero points) a row needs one unit of which every scale is a
     whole multiple. Where there is none, int16 holds the numbers to within SHARE_MAX of the file's own step, and a
-    warning says so; a row whose scales lie too far apart for that is refused.
+    warning says so; a row whose scales lie too far apart for that is refused. `hint`: (N,) units to try first, those
+    that the file's bias is on.
     """
     steps, scale = weight.steps, weight.scale
     if not (scale == scale[:, :1]).all():
-        units = [_unit(row) for row in scale]
+        hints = [None] * len(scale) if hint is None else list(hint.astype(np.float32))
+        units = [_unit(row, first) for row, first in zip(scale, hints, strict=True)]
         if any(unit is None for unit in units):
             return _nearest(name, weight, refuse)
         unit = np.array([u for u in units if u is not None], np.float32)
@@ -125,8 +127,8 @@ def held_rows(name: str, table: Steps, refuse: Refuse) -> tuple[Array, TensorTyp
 
 
 def held_constant(name: str, constant: Steps, refuse: Refuse) -> tuple[Array, TensorType]:
-    """A constant that is added or multiplied, as int8 or int16 of one scale: exactly, but for 16 bits with a zero point,
-    which go on the symmetric grid of the same range as such activations do."""
+    """A constant that is added or multiplied, as int8 or int16 of one scale: exactly, but for 16 bits with a zero
+    point, which go on the symmetric grid of the same range as such activations do."""
     scale, largest = constant.one_scale, int(np.abs(constant.steps).max(initial=0))
     if scale is None or constant.bits > 16:
         raise refuse(f"constant '{name}' has several scales or more than 16 bits", "quantize it with one scale")
@@ -142,15 +144,23 @@ def held_bias(bias: Steps) -> tuple[Array, TensorType]:
     return bias.steps.astype(np.int32), TensorType(bias.steps.shape, DType.INT32, quant)
 
 
-def _unit(scales: Array) -> np.float32 | None:
-    """The largest float32 of which each of `scales` is, rounded to float32, a whole multiple up to UNIT_SHARES."""
+def _unit(scales: Array, hint: np.float32 | None) -> np.float32 | None:
+    """A float32 of which each of `scales` is, rounded to float32, a whole multiple up to UNIT_SHARES.
+
+    One near `hint` if that will do, else that with which the largest has the largest block multiplier, as files from
+    here do, else the largest there is.
+    """
     different = np.unique(scales)
-    for share in range(1, UNIT_SHARES + 1):
-        near = np.float32(different[-1] / np.float32(share))
-        below = np.nextafter(near, np.float32(0))
-        for unit in (near, below, np.nextafter(near, np.float32(np.inf))):
+    near = [] if hint is None else [hint]
+    near += [np.float32(different[-1] / np.float32(n)) for n in (BLOCK_MULTIPLIER_MAX, *range(1, UNIT_SHARES + 1))]
+    for value in near:
+        steps = [value]
+        for limit in (np.float32(0), np.float32(np.inf)):
+            steps += [np.nextafter(value, limit), np.nextafter(np.nextafter(value, limit), limit)]
+        for unit in steps:
             multiples = np.rint(different / unit)
-            if ((np.float64(unit) * multiples).astype(np.float32) == different).all() and multiples.min() >= 1:
+            exact = ((np.float64(unit) * multiples).astype(np.float32) == different).all()
+            if exact and multiples.min() >= 1 and multiples.max() <= UNIT_SHARES:
                 return np.float32(unit)
     return None
 

@@ -107,6 +107,7 @@ def dequantize_linear(node: NodeReader) -> bool:
         return True
     check_grid(node, source, 1, 2)
     node.builder.alias(node.output, source)
+    node.builder.called.setdefault(source, node.output)
     return True
 
 
@@ -148,12 +149,17 @@ def linear(
     node: NodeReader, x: str, weight: Steps, name: str, bias: str | None = None, output: str | None = None
 ) -> None:
     """x · weightᵀ + bias: weight (N, K) as the file's integers; `bias` names a constant (N,), integers or float."""
-    operands = [x, node.builder.dequantized(plain_name(name), *held_weight(name, weight, node.unsupported))]
+    steps = None if bias is None else node.builder.integers.get(node.builder.resolve(bias))
+    if steps is not None and (steps.bits != 32 or steps.steps.shape != weight.steps.shape[:1]):
+        steps = None
+    made = _origin(node.builder, node.builder.resolve(x))
+    hint = None
+    if steps is not None and made is not None and made.quant.axis is None:
+        hint = steps.scale / np.float32(made.quant.per_tensor_scale)
+    held = held_weight(name, weight, node.unsupported, hint)
+    operands = [x, node.builder.dequantized(plain_name(name), *held)]
     if bias is not None:
-        steps = node.builder.integers.get(node.builder.resolve(bias))
-        if steps is not None and steps.bits == 32 and steps.steps.shape == weight.steps.shape[:1]:
-            bias = node.builder.dequantized(plain_name(bias), *held_bias(steps))
-        operands.append(bias)
+        operands.append(bias if steps is None else node.builder.dequantized(plain_name(bias), *held_bias(steps)))
     node.finish(Linear(), operands, output)
 
 

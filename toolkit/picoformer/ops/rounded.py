@@ -23,7 +23,7 @@ class Rounded(Operator):
 
     For those who compare with the file: `source` is its name of the tensor with these integers, `moved` what makes that
     tensor this value, where passes have put the rounding elsewhere, and `stored` the file's own grid, made signed,
-    where that is another one.
+    where that is another one. `called` is the file's name of the real numbers behind them.
     """
 
     quant: QuantParams
@@ -31,6 +31,7 @@ class Rounded(Operator):
     source: str = field(default="", compare=False)
     moved: tuple[Operator, ...] = field(default=(), compare=False)
     stored: QuantParams | None = field(default=None, compare=False)
+    called: str = field(default="", compare=False)
 
     kind = "Rounded"
 

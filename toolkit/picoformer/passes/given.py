@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from picoformer.ir import DType, Graph, Node, TensorType, verify
@@ -39,9 +41,10 @@ def split_given(graph: Graph) -> tuple[Graph, Given]:
             alone = len(graph.consumers[x]) == 1 and x not in graph.outputs and final(x) not in values
             is_output, is_input = node.output in graph.outputs, x in graph.inputs
             if alone and not (is_output and is_input):
-                keeps_x = is_input or (not is_output and len(x) <= len(node.output))  # passes append to names
-                name, other = (x, node.output) if keeps_x else (node.output, x)
-                renamed[other] = name
+                names = [node.output] if is_output else [x] if is_input else [x, node.output, *_free(node.op, types)]
+                name = min(names, key=len)  # quantizers and passes append to names
+                types[name] = types[x]
+                renamed.update({other: name for other in (x, node.output) if other != name})
             else:
                 name = node.output
                 nodes.append(Node(node.name, Requantize(), node.inputs, name))
@@ -58,6 +61,11 @@ def split_given(graph: Graph) -> tuple[Graph, Given]:
         constants={name: value for name, value in floats.items() if name in used},
     )
     return verify(split), Given(values, constants, {final(name): op for name, op in sources.items()})
+
+
+def _free(rounded: Rounded, types: Mapping[str, TensorType]) -> list[str]:
+    """What the file calls the value behind its integers, where no value is called so."""
+    return [rounded.called] if rounded.called and rounded.called not in types else []
 
 
 def _plain(dtype: DType) -> DType:

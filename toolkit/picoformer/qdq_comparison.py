@@ -112,7 +112,7 @@ def compare_qdq(
                 far.append(file.distance(rounded, session.run(feeds)[tensor], reals[name][index]))
             found.append(np.stack(far))
         rows.append(_row(name, _operator(typed, name), found[0], False))
-        if len(found) > 1 and not np.array_equal(*found):
+        if len(found) > 1 and not np.array_equal(found[0], found[1]):
             rows.append(_row(name, _operator(typed, name), found[1], True))
     whole = run_onnx(path, inputs)
     return QdqComparison(tuple(rows), samples, *_whole(whole, {name: reals[name] for name in graph.outputs}))

@@ -36,7 +36,7 @@ class QuantizedFile:
         self._model = _shared(onnx.load(str(path)), tensors)
         self._producers = {name: node for node in self._model.graph.node for name in node.output}
         self._initializers = {tensor.name: tensor for tensor in self._model.graph.initializer}
-        self._inputs = {value.name: value for value in self._model.graph.input}
+        self._inputs: dict[str, onnx.ValueInfoProto] = {value.name: value for value in self._model.graph.input}
         unknown = [name for name in tensors if name not in self._producers]
         if unknown:
             raise ModelError(f"{path}: no node computes '{unknown[0]}'")
@@ -93,7 +93,10 @@ class QuantizedFile:
         if name not in self._known:
             return self._inputs[name]
         like = self._known[name]
-        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(like.dtype), like.shape)
+        info: onnx.ValueInfoProto = helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(like.dtype), like.shape
+        )
+        return info
 
 
 def _shared(model: onnx.ModelProto, tensors: Collection[str]) -> onnx.ModelProto:
@@ -109,7 +112,7 @@ def _shared(model: onnx.ModelProto, tensors: Collection[str]) -> onnx.ModelProto
         if node.op_type == "QuantizeLinear":
             key = (node.input[0], *(values.get(name, name.encode()) for name in node.input[1:]))
             alike.setdefault(key, []).append(node.output[0])
-    chosen = {}
+    chosen: dict[str, str] = {}
     for names in alike.values():
         best = next((name for name in names if name in tensors), names[0])
         chosen |= {name: best for name in names if name != best}
@@ -122,7 +125,8 @@ def _shared(model: onnx.ModelProto, tensors: Collection[str]) -> onnx.ModelProto
 def _steps(real: Array, quant: QuantParams, dtype: DType) -> Array:
     """The integers of real numbers that lie on a grid, or near it, int64."""
     steps = np.rint(real.astype(np.float64) / quant.scale_array(real.ndim)) + quant.zero_point
-    return np.clip(steps, dtype.minimum, dtype.maximum).astype(np.int64)
+    result: Array = np.clip(steps, dtype.minimum, dtype.maximum).astype(np.int64)
+    return result
 
 
 def _shift(like: Array) -> int:

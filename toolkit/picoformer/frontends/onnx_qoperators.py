@@ -25,7 +25,7 @@ from picoformer.ops import Activation, Add, Concat, Linear, MatMul, Mul, ReduceM
 
 def _read(node: NodeReader, index: int, axis: int) -> Steps | str:
     """Operand `index`, followed by its scale and zero point: a constant's integers, or the name of a value."""
-    name = node.inputs[index]
+    name: str = node.inputs[index]
     if not node.builder.is_constant(name):
         check_grid(node, name, index + 1, index + 2)
         return name

@@ -184,8 +184,8 @@ class _GivenBuilder(TypedBuilder):
             return reads[-1]
         if isinstance(node.op, Linear):
             weight = np.abs(self.graph.constants[node.inputs[1]].astype(np.float64)).sum(axis=1)
-            bias = np.abs(self.graph.constants[node.inputs[2]]) if len(node.inputs) > 2 else 0.0
-            return float((weight * reads[0] + bias).max())
+            shift = np.abs(self.graph.constants[node.inputs[2]]) if len(node.inputs) > 2 else np.zeros(1)
+            return float((weight * reads[0] + shift).max())
         if isinstance(node.op, Requantize):
             return reads[0]
         raise DataError(

@@ -341,10 +341,12 @@ class TypedBuilder:
             if (np.abs(real) >= scales * BIAS_LIMIT).any():
                 raise LoweringError(f"node '{node.name}' (Linear): the bias '{rest[0]}' passes 31 bits on its grid")
             bias, quant = quantize_bias(real, x_scale, type_.quant)
-            stored, integers = self.settings.given.get(rest[0], (None, None))
-            same = stored is not None and stored.quant is not None and stored.dtype is DType.INT32
-            if same and np.allclose(stored.quant.scale, scales, rtol=BIAS_TOLERANCE, atol=0):
-                bias = integers
+            if rest[0] in self.settings.given:
+                stored, integers = self.settings.given[rest[0]]
+                on_grid = stored.quant is not None and np.allclose(
+                    stored.quant.scale, scales, rtol=BIAS_TOLERANCE, atol=0
+                )
+                bias = integers if on_grid and stored.dtype is DType.INT32 else bias
             names.append(self._store(rest[0], bias, TensorType(real.shape, DType.INT32, quant)))
         return names
 

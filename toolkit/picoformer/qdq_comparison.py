@@ -95,7 +95,7 @@ def compare_qdq(
     file = QuantizedFile(path, list(tensors), {name: value[0] for name, value in inputs.items()})
     rows = []
     for tensor, (name, rounded) in tensors.items():
-        found: list[Array] = []
+        found: dict[bool, Array] = {}
         for bare in (True, False):
             piece = file.piece(tensor, bare)
             if found and not piece.is_rounded_inside:
@@ -110,10 +110,10 @@ def compare_qdq(
                     for read in piece.reads
                 }
                 far.append(file.distance(rounded, session.run(feeds)[tensor], reals[name][index]))
-            found.append(np.stack(far))
-        rows.append(_row(name, _operator(typed, name), found[0], False))
-        if len(found) > 1 and not np.array_equal(found[0], found[1]):
-            rows.append(_row(name, _operator(typed, name), found[1], True))
+            distance = np.stack(far)
+            if not any(np.array_equal(distance, other) for other in found.values()):
+                found[piece.is_rounded_inside] = distance
+        rows += [_row(name, _operator(typed, name), distance, inner) for inner, distance in found.items()]
     whole = run_onnx(path, inputs)
     return QdqComparison(tuple(rows), samples, *_whole(whole, {name: reals[name] for name in graph.outputs}))
 

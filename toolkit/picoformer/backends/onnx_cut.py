@@ -17,6 +17,10 @@ from picoformer.ir.operator import Array
 from picoformer.ops.rounded import Rounded
 
 
+INTEGER_OPERATORS = ("QGemm", "QLinearAdd", "QLinearMatMul", "QLinearMul", "QLinearSigmoid", "QLinearSoftmax")
+"""Operators whose result is rounded to a grid of their own."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """The bytes of a piece, the tensors that it reads, and whether values inside it are quantized on the way."""
@@ -64,8 +68,11 @@ class QuantizedFile:
         """What computes `tensor` from the nearest known tensors; `bare` takes out what is quantized in between."""
         nodes, reads = self._walk(tensor)
         inside = [node for node in nodes if node.op_type == "QuantizeLinear" and tensor not in node.output]
+        rounds = any(node.op_type in INTEGER_OPERATORS and tensor not in node.output for node in nodes)
         if bare:
             nodes = _without_pairs(nodes, {name for node in inside for name in node.output})
+        else:
+            rounds = rounds or bool(inside)
         read = dict.fromkeys(name for node in nodes for name in node.input)
         stored = [self._initializers[name] for name in read if name in self._initializers]
         inputs = [self._value_info(name) for name in reads]
@@ -73,7 +80,7 @@ class QuantizedFile:
         graph = helper.make_graph(nodes, "piece", inputs, outputs, stored)
         model = helper.make_model(graph, opset_imports=list(self._model.opset_import))
         model.ir_version = self._model.ir_version
-        return Piece(model.SerializeToString(), tuple(reads), bool(inside))
+        return Piece(model.SerializeToString(), tuple(reads), rounds)
 
     def _walk(self, tensor: str) -> tuple[list[onnx.NodeProto], list[str]]:
         found: dict[int, onnx.NodeProto] = {}

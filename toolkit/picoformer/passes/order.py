@@ -11,6 +11,7 @@ from picoformer.ops import Add, Binary, Conv, MatMul, Mul, Softmax, Unary, Where
 from picoformer.passes.activation import ACTIVATION
 from picoformer.passes.attention import ATTENTION, UNMERGED_ATTENTION
 from picoformer.passes.expression import ancestors
+from picoformer.passes.formulas import drop_inner_grids
 from picoformer.passes.layout import LAYOUT, sink_reshape
 from picoformer.passes.linear import LINEAR, SCALES
 from picoformer.passes.norm import NORM, fold_norm_gain
@@ -45,6 +46,7 @@ ORDER: tuple[Pass, ...] = (
     Pass("remove_dead", remove_dead, "what no output needs must not keep a fusion from seeing a single reader"),
     Pass("fold_constants", fold_constants, "weights behind a transpose or a product are only now constants"),
     Pass("arithmetic", _rules(ARITHMETIC), "every later pass then knows one spelling of each sum and product"),
+    Pass("inner_grids", drop_inner_grids, "a norm that is spelled out is only seen without the grids of its steps"),
     Pass("roundings", _rules(ROUNDINGS), "an attention is only seen when no grid of the file stands inside it"),
     Pass("layout", _rules(LAYOUT), "a mean followed by a reshape becomes the mean that LayerNorm is recognised by"),
     Pass("merge_duplicates", merge_duplicates, "x − mean computed twice must be one value before norms are matched"),

@@ -16,7 +16,6 @@ from picoformer.ir import DType, QuantParams
 from picoformer.ir.operator import Array
 from picoformer.ops.rounded import Rounded
 
-
 INTEGER_OPERATORS = ("QGemm", "QLinearAdd", "QLinearMatMul", "QLinearMul", "QLinearSigmoid", "QLinearSoftmax")
 """Operators whose result is rounded to a grid of their own."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from picoformer.frontends.onnx_nodes import CONVERTERS
 from picoformer.frontends.onnx_qoperators import QOPERATOR_CONVERTERS
 from picoformer.frontends.onnx_quantized import QUANTIZED_CONVERTERS
 from picoformer.ir import DType, Graph, TensorType, verify
+
+log = logging.getLogger(__name__)
 
 INPUT_TYPES = {
     onnx.TensorProto.FLOAT: DType.FLOAT32,
@@ -66,4 +69,11 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
         except Exception as error:  # a hostile node may break a converter or the evaluator in any way
             label = proto.name or proto.output[0]
             raise ModelError(f"{path}: node '{label}' ({proto.op_type}) is malformed: {one_line(error)}") from error
+    if builder.regridded:
+        log.warning(
+            "%s: %d values have 16 bits and a zero point; symmetric grids of the same range hold them, at up to twice "
+            "the step",
+            path,
+            len(builder.regridded),
+        )
     return verify(builder.build(path.stem, inputs, [value.name for value in graph.output]))

@@ -32,6 +32,8 @@ class GraphBuilder:
         """Values that are constant, as the file stores them."""
         self.integers: dict[str, Steps] = {}
         """Of the known values those that the file stores as integers, with their scales."""
+        self.regridded: dict[str, None] = {}
+        """Values whose grid is not the file's: 16 bits with a zero point are made symmetric."""
         self.called: dict[str, str] = {}
         """Tensor of integers → what the file calls the real numbers that it stands for."""
         self._constants: dict[str, Array] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,8 +25,6 @@ MOVES = (Reshape, Transpose, Slice, Concat)
 UNSIGNED_SHIFT = {8: 128, 16: 32768}
 """Bits → what is taken off an unsigned integer and its zero point to make both signed: the same numbers."""
 TYPES = {8: DType.INT8, 16: DType.INT16}
-
-log = logging.getLogger(__name__)
 
 QuantizedConverter = Callable[[NodeReader], bool]
 """Adds what the node becomes; False when nothing about it is quantized and the ordinary converter is to take it."""
@@ -57,8 +54,7 @@ def grid(node: NodeReader, scale: int, zero_point: int, shape: tuple[int, ...], 
     quant = QuantParams(tuple(map(float, scales)), int(points[0]) if scales.size == 1 else 0, per_channel)
     if dtype is DType.INT8 or not quant.zero_point:
         return Rounded(quant, dtype)
-    log.warning("%s: '%s' has 16 bits and a zero point; it is held by a symmetric grid of the same range",
-                node.builder.path, node.output)  # fmt: skip
+    node.builder.regridded.setdefault(node.output)
     reach = max(dtype.maximum - quant.zero_point, quant.zero_point - dtype.minimum)
     return Rounded(QuantParams((quant.per_tensor_scale * reach / dtype.maximum,)), dtype, stored=quant)
 

@@ -87,8 +87,8 @@ class _GivenBuilder(TypedBuilder):
 
     def build(self) -> Graph:
         for node in self.graph.nodes:
+            self.assigned[node.output] = self.given.values.get(node.output) or self._own_type(node)
             names = [self._operand(node, index, name) for index, name in enumerate(node.inputs)]
-            self.assigned[node.output] = self.given.values.get(node.output) or self._own_type(node, names)
             if isinstance(node.op, Linear):
                 try:
                     names = self._linear_constants(node, names)
@@ -115,9 +115,7 @@ class _GivenBuilder(TypedBuilder):
             if not all(t.dtype is DType.INT8 and t.quant is not None and t.quant.zero_point == 0 for t in read):
                 return name if type_.dtype is DType.INT16 else self._finer(name)
         if isinstance(node.op, Concat):
-            wanted = self.given.values.get(node.output)
-            others = [self.types[operand] for operand in node.inputs if operand not in self.graph.constants]
-            target = wanted or max(others, key=lambda t: t.dtype.bits)
+            target = self.assigned[node.output]
             if (type_.dtype, type_.quant) != (target.dtype, target.quant):
                 return self._moved(name, f"{node.output}_part{index}", target)
         return name
@@ -149,14 +147,15 @@ class _GivenBuilder(TypedBuilder):
             return _finer_type(wanted, wanted.quant)
         return wanted
 
-    def _own_type(self, node: Node, names: list[str]) -> TensorType:
+    def _own_type(self, node: Node) -> TensorType:
         """The type of a value that the file leaves out."""
         float_type = self.graph.types[node.output]
         if float_type.dtype is not DType.FLOAT32:
             return float_type
         if isinstance(node.op, LAYOUT):
-            first = next(self.types[name] for name in names if name not in self.constants)
-            return TensorType(float_type.shape, first.dtype, first.quant)
+            read = [self.types[name] for name in node.inputs if name not in self.graph.constants]
+            widest = max(read, key=lambda type_: type_.dtype.bits)
+            return TensorType(float_type.shape, widest.dtype, widest.quant)
         if isinstance(node.op, Softmax):
             return TensorType(float_type.shape, DType.INT16, QuantParams((2.0**-15,)))
         if node.output in self.seen:

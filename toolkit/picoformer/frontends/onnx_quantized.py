@@ -26,6 +26,10 @@ UNSIGNED_SHIFT = {8: 128, 16: 32768}
 """Bits → what is taken off an unsigned integer and its zero point to make both signed: the same numbers."""
 TYPES = {8: DType.INT8, 16: DType.INT16}
 
+BAD_SCALE = "calibrate again, and write masks with a finite number (-10000) in place of minus infinity"
+MASKED = -1.0e4
+"""A constant that reaches down to here masks scores: it is read as real numbers, and is exact."""
+
 QuantizedConverter = Callable[[NodeReader], bool]
 """Adds what the node becomes; False when nothing about it is quantized and the ordinary converter is to take it."""
 
@@ -48,7 +52,7 @@ def grid(node: NodeReader, scale: int, zero_point: int, shape: tuple[int, ...], 
     if scales.size > 1 and points.any():
         raise node.unsupported("has zero points per channel", "quantize activations with one scale, or symmetric")
     if not (np.isfinite(scales).all() and (scales > 0).all()):
-        raise node.unsupported("has a scale that is not positive", "calibrate again, with data that reaches the node")
+        raise node.unsupported("has a scale that is not a positive number", BAD_SCALE)
     per_channel = node.axis(axis, len(shape)) if scales.size > 1 else None
     dtype = TYPES[bits]
     quant = QuantParams(tuple(map(float, scales)), int(points[0]) if scales.size == 1 else 0, per_channel)
@@ -96,7 +100,7 @@ def dequantize_linear(node: NodeReader) -> bool:
         _bits(node, node.array(0))
         block = int(node.attribute("block_size", 0))
         if not np.isfinite(node.array(1)).all():
-            raise node.unsupported("has a scale that is not finite", "quantize the model again")
+            raise node.unsupported("has a scale that is not finite", BAD_SCALE)
         steps = Steps.read(node.array(0), node.array(1), zeros, axis, block)
         node.builder.integers[node.output] = steps
         node.builder.known[node.output] = steps.real
@@ -198,11 +202,14 @@ def gemm(node: NodeReader) -> bool:
 
 
 def elementwise(op: Add | Mul) -> QuantizedConverter:
-    """A sum or product with an integer constant. One number, or a bias of 32 bits, is taken as the real it is."""
+    """A sum or product with an integer constant. One number, a bias of 32 bits or a mask is taken as the real it is."""
+
+    def is_plain(steps: Steps | None) -> bool:
+        return steps is None or steps.bits == 32 or steps.steps.size == 1 or float(steps.real.min()) <= MASKED
 
     def convert(node: NodeReader) -> bool:
         found = [integers_of(node, index) for index in (0, 1)]
-        if all(steps is None or steps.bits == 32 or steps.steps.size == 1 for steps in found):
+        if all(map(is_plain, found)):
             return False
         if all(node.builder.is_constant(name) for name in node.inputs):
             return False
@@ -248,12 +255,30 @@ def moved_constant(node: NodeReader) -> bool:
 
 
 def conv(node: NodeReader) -> bool:
-    """A convolution with integer weights is refused: what a device holds are float ones, rounded anew."""
-    if integers_of(node, 1) is not None:
+    """A convolution with integer weights that cuts an image into patches: rows of pixels times a matrix."""
+    weight = integers_of(node, 1)
+    if weight is None:
+        return False
+    x_shape, kernel = node.type(0).shape, weight.steps.shape[2:]
+    whole = len(kernel) == 2 and all(size % step == 0 for size, step in zip(x_shape[2:], kernel, strict=True))
+    plain = list(kernel) == list(node.attribute("strides", [1] * len(kernel))) and int(node.attribute("group", 1)) == 1
+    still = not any(node.attribute("pads", [0])) and node.attribute("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    if not (whole and plain and still) or any(d != 1 for d in node.attribute("dilations", [1])):
         raise node.unsupported(
-            "is a convolution with integer weights", "leave Conv out of op_types_to_quantize, or give the float model"
+            "is a convolution with integer weights, and not one over whole patches",
+            "leave Conv out of op_types_to_quantize, or give the float model",
         )
-    return False
+    (n, c, height, width), (h, w) = x_shape, kernel
+    rows, columns, outputs = height // h, width // w, len(weight.steps)
+    cut = node.step(Reshape((n, c, rows, h, columns, w)), node.inputs[:1], "cut")
+    moved = node.step(Transpose((-6, -4, -2, -5, -3, -1)), [cut], "patches")
+    pixels = node.step(Reshape((n, rows * columns, c * h * w)), [moved], "pixels")
+    product = node.builder.fresh(f"{node.output}_rows")
+    bias = node.inputs[2] if node.has_input(2) else None
+    linear(node, pixels, weight.moved(lambda v: v.reshape(outputs, -1)), node.inputs[1], bias, product)
+    channels = node.step(Transpose((-3, -1, -2)), [product], "channels")
+    node.finish(Reshape((n, outputs, rows, columns)), [channels])
+    return True
 
 
 QUANTIZED_CONVERTERS: dict[str, QuantizedConverter] = {

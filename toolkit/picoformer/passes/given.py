@@ -8,12 +8,14 @@ import numpy as np
 
 from picoformer.ir import DType, Graph, Node, TensorType, verify
 from picoformer.ir.operator import Array
-from picoformer.ops import Requantize
+from picoformer.ops import Activation, Add, LayerNorm, Linear, Requantize
 from picoformer.ops.rounded import Dequantized, Given, Rounded
 
 
 def split_given(graph: Graph) -> tuple[Graph, Given]:
     """(the graph of the dequantized model, the grids and integers it was given).
+
+    Where a grid starts at zero, it takes the place of a ReLU that the file's quantizer has left out: it stands again.
 
     A value that is rounded before anybody reads it is on that grid, under its own name. One that is read on several
     grids, or as it is, keeps a Requantize for each; it has then no grid of its own. A graph without grids stays as it
@@ -40,7 +42,12 @@ def split_given(graph: Graph) -> tuple[Graph, Given]:
             x = node.inputs[0]
             alone = len(graph.consumers[x]) == 1 and x not in graph.outputs and final(x) not in values
             is_output, is_input = node.output in graph.outputs, x in graph.inputs
-            if alone and not (is_output and is_input):
+            made = graph.producers.get(x)
+            clips = _clips(node.op, values.get(final(x)), made)
+            if clips:
+                name = node.output
+                nodes.append(Node(node.name, Activation("relu"), node.inputs, name))
+            elif alone and not (is_output and is_input):
                 names = [node.output] if is_output else [x] if is_input else [x, node.output, *_free(node.op, types)]
                 name = min(names, key=len)  # quantizers and passes append to names
                 types[name] = types[x]
@@ -61,6 +68,15 @@ def split_given(graph: Graph) -> tuple[Graph, Given]:
         constants={name: value for name, value in floats.items() if name in used},
     )
     return verify(split), Given(values, constants, {final(name): op for name, op in sources.items()})
+
+
+def _clips(rounded: Rounded, before: TensorType | None, made: Node | None) -> bool:
+    """Whether a grid without negative numbers is the ReLU of what may be negative: of a sum, or on another grid."""
+    if rounded.quant.axis is not None or rounded.quant.zero_point != rounded.dtype.minimum:
+        return False
+    if before is not None:
+        return before.quant is not None and before.quant.zero_point != before.dtype.minimum
+    return made is not None and isinstance(made.op, Linear | Add | LayerNorm)
 
 
 def _free(rounded: Rounded, types: Mapping[str, TensorType]) -> list[str]:

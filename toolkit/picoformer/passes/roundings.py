@@ -6,7 +6,7 @@ Inside an attention the operator computes finer than any grid of the file: those
 
 from __future__ import annotations
 
-from picoformer.ir import Graph, Node, Operator
+from picoformer.ir import DType, Graph, Node, Operator
 from picoformer.ops import Add, MatMul, Mul, Reshape, Slice, Softmax, Transpose, Where
 from picoformer.ops.rounded import Rounded
 from picoformer.passes.expression import constant_operand
@@ -14,6 +14,8 @@ from picoformer.passes.rewrite import Patch, Rule
 
 STEPS_MAX = 12
 """Longest chain of moves and scales around a product of an attention that is walked."""
+MASK_VALUES_MAX = 64
+"""Most values that a mask is computed from."""
 
 
 def _above(graph: Graph, name: str, through: tuple[type, ...]) -> Node | None:
@@ -134,6 +136,24 @@ def drop_scaled(graph: Graph, node: Node) -> Patch | None:
     return Patch(graph, node).same_as(node.inputs[0])
 
 
+def drop_mask(graph: Graph, node: Node) -> Patch | None:
+    """What depends on lengths and constants alone is a mask, which an operator applies exactly."""
+    if not isinstance(node.op, Rounded) or node.output in graph.outputs:
+        return None
+    stack, seen = [node.inputs[0]], {node.inputs[0]}
+    while stack:
+        name = stack.pop()
+        made = graph.producers.get(name)
+        if made is None and name not in graph.constants and graph.types[name].dtype is DType.FLOAT32:
+            return None
+        above = [] if made is None else [x for x in made.inputs if x not in seen]
+        seen.update(above)
+        stack += above
+        if len(seen) > MASK_VALUES_MAX:
+            return None
+    return Patch(graph, node).same_as(node.inputs[0])
+
+
 def _makes_scores(graph: Graph, product: Node) -> bool:
     readers = _below(graph, product.output, (Rounded, Mul, Add, Where))
     return bool(readers) and all(isinstance(r.op, Softmax) and _weights_values(graph, r) for r in readers)
@@ -144,5 +164,5 @@ def _weights_values(graph: Graph, softmax: Node) -> bool:
     return bool(readers) and all(isinstance(reader.op, MatMul) for reader in readers)
 
 
-ROUNDINGS: tuple[Rule, ...] = (drop_second, drop_probabilities, drop_scores, drop_scaled, lift, sink)
+ROUNDINGS: tuple[Rule, ...] = (drop_second, drop_mask, drop_probabilities, drop_scores, drop_scaled, lift, sink)
 """Rules that leave a model without grids as it is."""

@@ -86,7 +86,12 @@ class _GivenBuilder(TypedBuilder):
         return TensorType(type_.shape, DType.INT16, symmetric(settings.headroom * seen[name].largest, DType.INT16))
 
     def build(self) -> Graph:
+        clipped = {node.inputs[0]: node for node in self.graph.nodes if self._is_clip(node)}
         for node in self.graph.nodes:
+            if node.inputs and clipped.get(node.inputs[0]) is node:
+                continue
+            if node.output in clipped:
+                node = replace(node, output=clipped[node.output].output)
             self.assigned[node.output] = self.given.values.get(node.output) or self._own_type(node)
             names = [self._operand(node, index, name) for index, name in enumerate(node.inputs)]
             if isinstance(node.op, Linear):
@@ -102,6 +107,14 @@ class _GivenBuilder(TypedBuilder):
             if output != node.output:
                 self.nodes.append(Node(f"{node.name}/grid", Requantize(), (output,), node.output))
         return self.graph.replace(nodes=self.nodes, types=self.types, constants=self.constants)
+
+    def _is_clip(self, node: Node) -> bool:
+        """A ReLU that the grid of its result is: what computes its operand, which has no grid, saturates there."""
+        wanted = self.given.values.get(node.output)
+        if wanted is None or wanted.quant is None or node.op != Activation("relu"):
+            return False
+        alone = node.inputs[0] not in self.given.values and self.graph.is_used_once(node.inputs[0])
+        return alone and node.inputs[0] in self.graph.producers and wanted.quant.zero_point == wanted.dtype.minimum
 
     def _operand(self, node: Node, index: int, name: str) -> str:
         """The name under which `node` reads this operand: a finer value, an integer constant, or the value itself."""

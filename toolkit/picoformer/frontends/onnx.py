@@ -46,6 +46,10 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
     builder = GraphBuilder(path, taken, opset_of(model))
     for tensor in graph.initializer:
         builder.known[tensor.name] = np.asarray(onnx.numpy_helper.to_array(tensor))
+    for proto in graph.node:
+        builder.protos.update(dict.fromkeys(proto.output, proto))
+        for name in proto.input:
+            builder.readers.setdefault(name, []).append(proto)
     inputs = []
     for value in graph.input:
         if value.name in builder.known:

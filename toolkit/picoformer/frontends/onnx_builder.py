@@ -32,6 +32,10 @@ class GraphBuilder:
         """Values that are constant, as the file stores them."""
         self.integers: dict[str, Steps] = {}
         """Of the known values those that the file stores as integers, with their scales."""
+        self.protos: dict[str, onnx.NodeProto] = {}
+        """Value → the node of the file that computes it."""
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        """Value → the nodes of the file that read it."""
         self.regridded: dict[str, None] = {}
         """Values whose grid is not the file's: 16 bits with a zero point are made symmetric."""
         self.called: dict[str, str] = {}

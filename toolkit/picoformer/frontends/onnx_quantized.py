@@ -153,14 +153,27 @@ def linear(
     if steps is not None and (steps.bits != 32 or steps.steps.shape != weight.steps.shape[:1]):
         steps = None
     made = _origin(node.builder, node.builder.resolve(x))
+    scales = _added_scales(node) if steps is None else steps.scale
     hint = None
-    if steps is not None and made is not None and made.quant.axis is None:
-        hint = steps.scale / np.float32(made.quant.per_tensor_scale)
+    if scales is not None and scales.shape == weight.steps.shape[:1] and made is not None and made.quant.axis is None:
+        hint = scales / np.float32(made.quant.per_tensor_scale)
     held = held_weight(name, weight, node.unsupported, hint)
     operands = [x, node.builder.dequantized(plain_name(name), *held)]
     if bias is not None:
         operands.append(bias if steps is None else node.builder.dequantized(plain_name(bias), *held_bias(steps)))
     node.finish(Linear(), operands, output)
+
+
+def _added_scales(node: NodeReader) -> Array | None:
+    """The scales of an int32 bias that the only reader of the node's output adds to it."""
+    readers, builder = node.builder.readers.get(node.output, []), node.builder
+    if len(readers) != 1 or readers[0].op_type != "Add":
+        return None
+    for name in readers[0].input:
+        made = builder.protos.get(name)
+        if made is not None and made.op_type == "DequantizeLinear" and all(x in builder.known for x in made.input[:2]):
+            return builder.known[made.input[1]].astype(np.float32).reshape(-1)
+    return None
 
 
 def matmul(node: NodeReader) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import picoformer
 from digits_student import Student, trained
@@ -168,3 +169,57 @@ def test_weights_alone(student: Student, tmp_path: Path) -> None:
     found = run_integer(lower_graph(typed), student.test)["logits"]
     wanted = run_float(graph, student.test)["logits"]
     np.testing.assert_array_equal(found.argmax(-1), wanted.argmax(-1))
+
+
+class Block(torch.nn.Module):
+    """One layer of an encoder with a head, as anybody writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn = torch.nn
+        self.embed, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+        self.query, self.key, self.value, self.out = (nn.Linear(16, 16) for _ in range(4))
+        self.first, self.second = nn.LayerNorm(16), nn.LayerNorm(16)
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x)
+        y = self.first(x)
+        q, k, v = (m(y).reshape(1, 6, 2, 8).transpose(1, 2) for m in (self.query, self.key, self.value))
+        weights = torch.softmax(q @ k.transpose(-1, -2) * 8**-0.5, -1)
+        x = x + self.out((weights @ v).transpose(1, 2).reshape(1, 6, 16))
+        x = x + self.down(torch.nn.functional.gelu(self.up(self.second(x))))
+        logits: torch.Tensor = self.head(x.mean(1))
+        return logits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantizer", ["xnnpack", "x86"])
+def test_exports_of_torchao(quantizer: str, tmp_path: Path) -> None:
+    """PT2E: one quantizer gives every value a grid, the other only what products read."""
+    import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.testing.pt2e._xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
+
+    torch.manual_seed(0)
+    example = (torch.randn(1, 6, 8),)
+    rule = (
+        XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+        if quantizer == "xnnpack"
+        else x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_quantization_config())
+    )
+    prepared = prepare_pt2e(torch.export.export(Block().eval(), example).module(), rule)
+    for _ in range(16):
+        prepared(torch.randn(1, 6, 8))
+    program = torch.export.export(convert_pt2e(prepared), example)
+    exported = torch.onnx.export(program, example, dynamo=True, opset_version=20, verbose=False)
+    assert exported is not None
+    exported.save(str(tmp_path / "q.onnx"))
+    found = compare_qdq(
+        tmp_path / "q.onnx", {"x": np.random.default_rng(0).normal(size=(8, 1, 6, 8)).astype(np.float32)}
+    )
+    kinds = {row.operator for row in found.rows}
+    wanted = {"Linear", "Add", "Attention", "Activation"} if quantizer == "xnnpack" else {"Attention", "Activation"}
+    assert wanted <= kinds
+    assert all(row.within_one >= 0.999 for row in found.rows if not row.inner)
+    assert found.sqnr_db > 25

@@ -45,7 +45,10 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
     taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
     builder = GraphBuilder(path, taken, opset_of(model))
     for tensor in graph.initializer:
-        builder.known[tensor.name] = np.asarray(onnx.numpy_helper.to_array(tensor))
+        try:
+            builder.known[tensor.name] = np.asarray(onnx.numpy_helper.to_array(tensor))
+        except Exception as error:  # integers, whose bytes nobody has counted yet
+            raise ModelError(f"{path}: holds a broken tensor '{tensor.name}': {one_line(error)}; export again") from None
     for proto in graph.node:
         builder.protos.update(dict.fromkeys(proto.output, proto))
         for name in proto.input:

@@ -73,7 +73,8 @@ def agreement(wanted: np.ndarray, found: np.ndarray) -> float:
 
 
 def sqnr(wanted: np.ndarray, found: np.ndarray) -> float:
-    return float(10 * np.log10(np.square(wanted).sum() / np.square(wanted - found).sum()))
+    error = float(np.square(wanted - found).sum())
+    return float(10 * np.log10(np.square(wanted).sum() / error)) if error else float("inf")
 
 
 def optimized(model: Path | bytes, **config: str) -> np.ndarray:

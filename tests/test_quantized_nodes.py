@@ -249,3 +249,11 @@ def test_sizes_that_lie(lie: dict[str, int], tmp_path: Path) -> None:
     with pytest.raises((ModelError, UnsupportedError), match="MatMulNBits") as caught:
         import_given(nbits(tmp_path / "m.onnx", 4, 16, True, lie=lie))
     assert "\n" not in str(caught.value)
+
+
+def test_integers_of_another_size_than_they_say(tmp_path: Path) -> None:
+    short = TensorProto(name="w", data_type=TensorProto.INT8, dims=[K, N], raw_data=b"123")
+    nodes = [make_node("DequantizeLinear", ["w", "s"], ["f"]), make_node("MatMul", ["x", "f"], ["y"])]
+    with pytest.raises(ModelError) as caught:
+        import_given(saved(tmp_path / "m.onnx", nodes, {"w": short, "s": np.float32(0.1)}))
+    assert "\n" not in str(caught.value)

@@ -48,7 +48,9 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
         try:
             builder.known[tensor.name] = np.asarray(onnx.numpy_helper.to_array(tensor))
         except Exception as error:  # integers, whose bytes nobody has counted yet
-            raise ModelError(f"{path}: holds a broken tensor '{tensor.name}': {one_line(error)}; export again") from None
+            raise ModelError(
+                f"{path}: holds a broken tensor '{tensor.name}': {one_line(error)}; export again"
+            ) from None
     for proto in graph.node:
         builder.protos.update(dict.fromkeys(proto.output, proto))
         for name in proto.input:

@@ -316,9 +316,10 @@ REFUSED = {
         [make_node("If", ["c"], ["y"], name="fork", then_branch=branch("a"), else_branch=branch("b"))],
         (2,), {"c": np.array(True)}, r"If \(node 'fork'",
     ),
-    "already quantized": (
-        [make_node("QuantizeLinear", ["x", "s"], ["q"]), make_node("DequantizeLinear", ["q", "s"], ["y"])],
-        (2,), {"s": np.float32(0.1)}, "already quantized.*float model",
+    "scales found at run time": (
+        [make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="dynamic"),
+         make_node("DequantizeLinear", ["q", "s", "z"], ["y"])],
+        (2,), {}, "run time.*'dynamic'.*quantize_static.*float model",
     ),
     "a real convolution": (
         [make_node("Conv", ["x", "w"], ["y"], name="conv")],

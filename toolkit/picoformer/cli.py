@@ -156,6 +156,8 @@ def quantize(
 @valid_length_option
 @quantized_option
 @tile_option
+@click.option("--unsigned-activations", is_flag=True, help="ONNX: 8-bit activations as uint8, fast on x86.")
+@click.option("--matmul-nbits", is_flag=True, help="ONNX: int4 weights for onnxruntime's MatMulNBits.")
 @click.option("-o", "--output", type=ANY, required=True, help="An .onnx file; of C a folder, or a .zip.")
 @json_option
 def export(
@@ -172,6 +174,8 @@ def export(
     valid_length: bool,
     quantized: Path | None,
     tile: str,
+    unsigned_activations: bool,
+    matmul_nbits: bool,
     output: Path,
     as_json: bool,
     **decoder: Any,
@@ -199,7 +203,7 @@ def export(
     with progress() as tick:
         record = export_files(
             model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized,
-            tile, valid_length, sample_file, classes,
+            tile, valid_length, sample_file, classes, unsigned_activations, matmul_nbits,
         )  # fmt: skip
     show(record, as_json, lambda: show_figures(record))
 

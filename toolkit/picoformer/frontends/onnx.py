@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,13 @@ import onnx.numpy_helper
 from picoformer.errors import ModelError, PicoformerError, UnsupportedError
 from picoformer.frontends.onnx_builder import GraphBuilder, NodeReader
 from picoformer.frontends.onnx_fold import fold_node
-from picoformer.frontends.onnx_load import check_operators, one_line, opset_of, read_model
+from picoformer.frontends.onnx_load import check_operators, one_line, opset_of, qualified_name, read_model
 from picoformer.frontends.onnx_nodes import CONVERTERS
+from picoformer.frontends.onnx_qoperators import QOPERATOR_CONVERTERS
+from picoformer.frontends.onnx_quantized import QUANTIZED_CONVERTERS
 from picoformer.ir import DType, Graph, TensorType, verify
+
+log = logging.getLogger(__name__)
 
 INPUT_TYPES = {
     onnx.TensorProto.FLOAT: DType.FLOAT32,
@@ -31,14 +36,25 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
     that are not covered; both name the file and the culprit.
     """
     path = Path(path)
-    model = read_model(path, dict(shapes or {}), CONVERTERS)
-    check_operators(path, model, CONVERTERS)
+    integers = {**QUANTIZED_CONVERTERS, **QOPERATOR_CONVERTERS}
+    covered = {*CONVERTERS, *integers}
+    model = read_model(path, dict(shapes or {}), covered)
+    check_operators(path, model, covered)
     graph = model.graph
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
     builder = GraphBuilder(path, taken, opset_of(model))
     for tensor in graph.initializer:
-        builder.known[tensor.name] = np.asarray(onnx.numpy_helper.to_array(tensor))
+        try:
+            builder.known[tensor.name] = np.asarray(onnx.numpy_helper.to_array(tensor))
+        except Exception as error:  # integers, whose bytes nobody has counted yet
+            raise ModelError(
+                f"{path}: holds a broken tensor '{tensor.name}': {one_line(error)}; export again"
+            ) from None
+    for proto in graph.node:
+        builder.protos.update(dict.fromkeys(proto.output, proto))
+        for name in proto.input:
+            builder.readers.setdefault(name, []).append(proto)
     inputs = []
     for value in graph.input:
         if value.name in builder.known:
@@ -52,6 +68,9 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
         inputs.append(value.name)
     for proto in graph.node:
         try:
+            convert = integers.get(qualified_name(proto))
+            if convert is not None and convert(NodeReader(proto, builder)):
+                continue
             if not fold_node(proto, builder):
                 CONVERTERS[proto.op_type](NodeReader(proto, builder))
         except PicoformerError:
@@ -59,4 +78,11 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
         except Exception as error:  # a hostile node may break a converter or the evaluator in any way
             label = proto.name or proto.output[0]
             raise ModelError(f"{path}: node '{label}' ({proto.op_type}) is malformed: {one_line(error)}") from error
+    if builder.regridded:
+        log.warning(
+            "%s: %d values have 16 bits and a zero point; symmetric grids of the same range hold them, at up to twice "
+            "the step",
+            path,
+            len(builder.regridded),
+        )
     return verify(builder.build(path.stem, inputs, [value.name for value in graph.output]))

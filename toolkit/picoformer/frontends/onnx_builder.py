@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import onnx
 import onnx.helper
 
 from picoformer.errors import ModelError, UnsupportedError
+from picoformer.frontends.onnx_integers import Steps
 from picoformer.frontends.onnx_load import check_finite
 from picoformer.ir import DType, Graph, Node, Operator, TensorType
 from picoformer.ir.operator import Array
 from picoformer.ops import Reshape
+from picoformer.ops.rounded import Dequantized, Rounded
 from picoformer.ops.spelled import spelled_type
 
 
@@ -27,6 +30,16 @@ class GraphBuilder:
         self.types: dict[str, TensorType] = {}
         self.known: dict[str, Array] = {}
         """Values that are constant, as the file stores them."""
+        self.integers: dict[str, Steps] = {}
+        """Of the known values those that the file stores as integers, with their scales."""
+        self.protos: dict[str, onnx.NodeProto] = {}
+        """Value → the node of the file that computes it."""
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        """Value → the nodes of the file that read it."""
+        self.regridded: dict[str, None] = {}
+        """Values whose grid is not the file's: 16 bits with a zero point are made symmetric."""
+        self.called: dict[str, str] = {}
+        """Tensor of integers → what the file calls the real numbers that it stands for."""
         self._constants: dict[str, Array] = {}
         self._aliases: dict[str, str] = {}
         self._taken = set(taken)
@@ -119,6 +132,15 @@ class GraphBuilder:
         self.types[output] = type_
         return output
 
+    def dequantized(self, wish: str, value: Array, type_: TensorType) -> str:
+        """Integers of the file, typed, as a value that no pass takes for a constant it may compute with."""
+        stored, name = self.fresh(f"{wish}_integers"), self.fresh(wish)
+        self._constants[stored], self.types[stored] = np.ascontiguousarray(value), type_
+        assert type_.quant is not None
+        self.nodes.append(Node(name, Dequantized(type_.quant, type_.dtype), (stored,), name))
+        self.types[name] = TensorType(type_.shape)
+        return name
+
     def build(self, graph_name: str, inputs: list[str], outputs: list[str]) -> Graph:
         """The finished graph; outputs keep their names even where they equal another value."""
         for output in outputs:
@@ -128,7 +150,13 @@ class GraphBuilder:
             if source != output:
                 del self._aliases[output]
                 self.add(output, Reshape(self.type_of(source).shape), [source], output)
-        return Graph(graph_name, tuple(inputs), tuple(outputs), tuple(self.nodes), self.types, self._constants)
+        nodes = [
+            Node(n.name, replace(n.op, called=self.called.get(n.op.source, "")), n.inputs, n.output)
+            if isinstance(n.op, Rounded)
+            else n
+            for n in self.nodes
+        ]
+        return Graph(graph_name, tuple(inputs), tuple(outputs), tuple(nodes), self.types, self._constants)
 
 
 class NodeReader:

@@ -24,7 +24,15 @@ FILE_BYTES_MAX = 1 << 31
 """Protobuf itself ends here; the weights of a microcontroller's model end much earlier."""
 ELEMENTS_MAX = 1 << 26
 """Largest value inside a model that is taken seriously."""
-QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "MatMulInteger"}
+DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulInteger", "ConvInteger",
+           "MatMulIntegerToFloat", "QAttention"}  # fmt: skip
+"""Operators of files whose scales are found while they run, which integers alone cannot do."""
+QDQ_PAIR = ("QuantizeLinear", "DequantizeLinear")
+INTEGER_OPERATORS = {
+    "MatMulNBits", "QGemm", "QLinearAdd", "QLinearConcat", "QLinearLeakyRelu", "QLinearMatMul", "QLinearMul",
+    "QLinearReduceMean", "QLinearSigmoid", "QLinearSoftmax",
+}  # fmt: skip
+"""Operators that hold scales and integers inside."""
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 STANDARD_DOMAINS = ("", "ai.onnx")
 SHAPE_OPERATORS = {"Shape", "Size"}
@@ -148,6 +156,13 @@ def self_contained(path: Path) -> bytes:
     return bytes(model.SerializeToString())
 
 
+def is_quantized(content: bytes) -> bool:
+    """Whether the bytes of an ONNX file hold integers or grids of their own."""
+    model = onnx.ModelProto()
+    model.ParseFromString(content)
+    return any(node.op_type in QDQ_PAIR or node.op_type in INTEGER_OPERATORS for node in _nodes(model))
+
+
 def external_files(path: Path) -> tuple[Path, ...]:
     """The files beside an ONNX file that hold some of its tensors, sorted; none that lie elsewhere."""
     folder = path.parent.resolve()
@@ -211,6 +226,14 @@ def _check_opset(path: Path, model: onnx.ModelProto) -> None:
         )
 
 
+def qualified_name(node: onnx.NodeProto) -> str:
+    """The operator's name, with its domain in front where that is not the standard one. Quantize and DequantizeLinear
+    are the same in both domains that have them."""
+    if node.domain in STANDARD_DOMAINS or (node.domain == "com.microsoft" and node.op_type in QDQ_PAIR):
+        return node.op_type
+    return f"{node.domain}.{node.op_type}"
+
+
 def check_operators(path: Path, model: onnx.ModelProto, covered: Collection[str]) -> None:
     """Raise UnsupportedError naming every operator that depends on the inputs and is not in `covered`."""
     opset = opset_of(model)
@@ -218,17 +241,19 @@ def check_operators(path: Path, model: onnx.ModelProto, covered: Collection[str]
     dynamic = {value.name for value in model.graph.input} - stored
     missing: dict[str, tuple[str, str]] = {}
     for node in model.graph.node:
-        full = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
+        full = qualified_name(node)
         output = node.output[0] if node.output else ""
-        if node.op_type in QUANTIZED or (node.domain == "com.microsoft" and node.op_type.startswith("QLinear")):
+        if node.op_type in DYNAMIC:
             raise UnsupportedError(
-                f"{path} is already quantized (node '{node.name}', {full}, output '{output}'): "
-                f"give the float model and calibration data, quantization happens here"
+                f"{path} is quantized with scales found at run time (node '{node.name}', {full}, output '{output}'): "
+                f"quantize it with fixed ones (quantize_static, QuantFormat.QDQ), or give the float model"
             )
-        known = node.domain in STANDARD_DOMAINS and onnx.defs.has(node.op_type, max_inclusive_version=opset)
+        known = full in covered or (
+            node.domain in STANDARD_DOMAINS and onnx.defs.has(node.op_type, max_inclusive_version=opset)
+        )
         subgraph = any(a.HasField("g") or len(a.graphs) for a in node.attribute) or node.op_type in CONTROL_FLOW
         depends = any(name in dynamic for name in node.input)
-        if subgraph or not known or (depends and node.op_type not in covered and node.op_type not in SHAPE_OPERATORS):
+        if subgraph or not known or (depends and full not in covered and node.op_type not in SHAPE_OPERATORS):
             missing.setdefault(full, (node.name, output))
         if depends and node.op_type not in SHAPE_OPERATORS:
             dynamic.update(node.output)

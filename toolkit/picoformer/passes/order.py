@@ -11,6 +11,7 @@ from picoformer.ops import Add, Binary, Conv, MatMul, Mul, Softmax, Unary, Where
 from picoformer.passes.activation import ACTIVATION
 from picoformer.passes.attention import ATTENTION, UNMERGED_ATTENTION
 from picoformer.passes.expression import ancestors
+from picoformer.passes.formulas import drop_inner_grids
 from picoformer.passes.layout import LAYOUT, sink_reshape
 from picoformer.passes.linear import LINEAR, SCALES
 from picoformer.passes.norm import NORM, fold_norm_gain
@@ -23,6 +24,7 @@ from picoformer.passes.rewrite import (
     remove_dead,
     rewrite,
 )
+from picoformer.passes.roundings import ROUNDINGS
 from picoformer.passes.simplify import ARITHMETIC
 
 
@@ -44,6 +46,8 @@ ORDER: tuple[Pass, ...] = (
     Pass("remove_dead", remove_dead, "what no output needs must not keep a fusion from seeing a single reader"),
     Pass("fold_constants", fold_constants, "weights behind a transpose or a product are only now constants"),
     Pass("arithmetic", _rules(ARITHMETIC), "every later pass then knows one spelling of each sum and product"),
+    Pass("inner_grids", drop_inner_grids, "a norm that is spelled out is only seen without the grids of its steps"),
+    Pass("roundings", _rules(ROUNDINGS), "an attention is only seen when no grid of the file stands inside it"),
     Pass("layout", _rules(LAYOUT), "a mean followed by a reshape becomes the mean that LayerNorm is recognised by"),
     Pass("merge_duplicates", merge_duplicates, "x − mean computed twice must be one value before norms are matched"),
     Pass("layer_norm", _rules(NORM, ARITHMETIC), "before biases are folded, which would take up the norm's own"),
@@ -53,7 +57,7 @@ ORDER: tuple[Pass, ...] = (
     Pass("attention", _rules(ATTENTION), "before scales are folded: 1/√d is the attention's, wherever it is written"),
     Pass("unmerged_attention", _rules(UNMERGED_ATTENTION), "only what the pass before could not merge is left"),
     Pass("scales", _rules(SCALES, ARITHMETIC, LINEAR), "what is still multiplied by a constant goes into weights"),
-    Pass("rows", _rules((*LAYOUT, sink_reshape)), "after attention, so that reshapes around it find their inverse"),
+    Pass("rows", _rules(LAYOUT, ROUNDINGS, (sink_reshape,)), "after attention: reshapes around it find their inverse"),
     Pass("merge_duplicates_again", merge_duplicates, "three slices of one packed Linear may have become equal"),
     Pass("order_operands", order_operands, "the residual stands first in both dialects"),
     Pass("fold_norm_gain", fold_norm_gain, "last: it changes the meaning of a value, so nothing may match it after"),

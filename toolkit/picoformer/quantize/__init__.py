@@ -3,6 +3,7 @@
 from picoformer.quantize.caches import cache_type, cache_types
 from picoformer.quantize.calibrate import METHODS, Method
 from picoformer.quantize.equalize import EQUALIZATIONS, Equalization
+from picoformer.quantize.given import has_activations, quantize_given
 from picoformer.quantize.observe import Observation, observe
 from picoformer.quantize.ptq import QuantizeSettings, equalized, quantize
 from picoformer.quantize.rounding import ROUNDINGS, Rounding
@@ -24,7 +25,9 @@ __all__ = [
     "cache_type",
     "cache_types",
     "equalized",
+    "has_activations",
     "measure",
     "observe",
     "quantize",
+    "quantize_given",
 ]

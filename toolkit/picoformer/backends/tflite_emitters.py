@@ -59,11 +59,13 @@ class Unsupported:
     reason: str
 
 
-LOGISTIC_OF_GELU = (1.5976, 0.07056)
-"""Φ(x) ≈ σ(1.5976·x + 0.07056·x³), within 1.5e−4 (Page, Applied Statistics 26, 1977)."""
+LOGISTIC_OF_GELU = (1.59501317, 0.07401365, -0.00070342)
+"""Φ(x) ≈ σ(a·x + b·x³ + c·x⁵) for |x| ≤ 8, fitted for the least largest error of x·σ: 2.6e−5. Farther out the slope of
+8 does, so that x² may stop at 64."""
+SQUARE_MAX = 64.0
 LOGISTIC_OF_TANH_GELU = (2 * (2 / np.pi) ** 0.5, 2 * 0.044715 * (2 / np.pi) ** 0.5)
 """(1 + tanh u)/2 = σ(2u): the tanh approximation itself, exactly."""
-LOGISTIC_GRIDS = {"int8": QuantParams((2.0**-8,), -128), "int16": QuantParams((2.0**-15,))}
+SQUARE_GRID = QuantParams((SQUARE_MAX / 32767,))
 LOGISTIC_INPUT = QuantParams((12.0 / 32767,))
 """Beyond ±12 a logistic is 0 or 1 to within int16's step: its input may saturate there."""
 
@@ -116,7 +118,7 @@ def _activation(w: TfliteWriter, node: Node, op: Activation, output: str) -> Non
     elif form == "table":
         _table(w, node, op, x, output)
     else:
-        w.emit("MUL", [x, _logistic(w, node, op.function, x)], output)
+        _decomposed(w, node, op.function, x, output)
 
 
 def _table(w: TfliteWriter, node: Node, op: Activation, x: str, output: str) -> None:
@@ -131,16 +133,35 @@ def _table(w: TfliteWriter, node: Node, op: Activation, x: str, output: str) -> 
     w.emit("GATHER", [table, index], output, axis=0)
 
 
-def _logistic(w: TfliteWriter, node: Node, function: Function, x: str) -> str:
-    """What x is multiplied by in x·σ(…): of SiLU σ(x), of GELU σ(a·x + b·x³)."""
-    grid = LOGISTIC_GRIDS.get(w.base)
-    if function == "silu":
-        return w.part("LOGISTIC", [x], node, grid=grid)
-    a, b = LOGISTIC_OF_GELU if function == "gelu" else LOGISTIC_OF_TANH_GELU
-    cubed = w.part("MUL", [w.part("MUL", [x, x], node), w.real(node, "cubic", b)], node)
-    slope = w.part("ADD", [cubed, w.real(node, "linear", a)], node, potScaleInt16=False)
-    input_grid = LOGISTIC_INPUT if w.base == "int16" else None
-    return w.part("LOGISTIC", [w.part("MUL", [x, slope], node, grid=input_grid)], node, grid=grid)
+def _decomposed(w: TfliteWriter, node: Node, function: Function, x: str, output: str) -> None:
+    """x·σ(x), or x·σ(x·slope) with the slope a polynomial of x². Integers are 16 bits wide inside."""
+    wide: dict[str, Any] = {} if w.is_float else {"dtype": "int16"}
+    grids: dict[str, Any] = {} if w.is_float else {"dtype": "int16", "grid": SOFTMAX_GRIDS["int16"]}
+    if not w.is_float:
+        x = w.as_type(x, "int16", node)
+    inner = x
+    if function != "silu":
+        saturates = {} if w.is_float else {"grid": LOGISTIC_INPUT}
+        inner = w.part("MUL", [x, _slope(w, node, function, x, wide)], node, **wide, **saturates)
+    share = w.part("LOGISTIC", [inner], node, **grids)
+    if w.base == "int8":
+        w.emit("QUANTIZE", [w.part("MUL", [x, share], node, **wide)], output)
+    else:
+        w.emit("MUL", [x, share], output)
+
+
+def _slope(w: TfliteWriter, node: Node, function: Function, x: str, wide: dict[str, Any]) -> str:
+    """a + x²·(b + x²·c …), where x² stops at SQUARE_MAX: by saturation where it is an integer."""
+    lowest, *higher = LOGISTIC_OF_GELU if function == "gelu" else LOGISTIC_OF_TANH_GELU
+    stops = {"grid": SQUARE_GRID} if function == "gelu" and wide else {}
+    square = w.part("MUL", [x, x], node, **wide, **stops)
+    if function == "gelu" and not wide:
+        square = w.part("MINIMUM", [square, w.real(node, "square_max", SQUARE_MAX)], node)
+    slope = w.real(node, "factor", higher[-1], **wide)
+    for factor in (*higher[-2::-1], lowest):
+        product = w.part("MUL", [square, slope], node, **wide)
+        slope = w.part("ADD", [product, w.real(node, "factor", factor, **wide)], node, potScaleInt16=False, **wide)
+    return slope
 
 
 def _softmax(w: TfliteWriter, node: Node, op: Softmax, output: str) -> None:

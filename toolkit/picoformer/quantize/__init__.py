@@ -4,7 +4,7 @@ from picoformer.quantize.caches import cache_type, cache_types
 from picoformer.quantize.calibrate import METHODS, Method
 from picoformer.quantize.equalize import EQUALIZATIONS, Equalization
 from picoformer.quantize.observe import Observation, observe
-from picoformer.quantize.ptq import QuantizeSettings, equalized, quantize
+from picoformer.quantize.ptq import QuantizeSettings, equalized, quantize, uniform_settings
 from picoformer.quantize.rounding import ROUNDINGS, Rounding
 from picoformer.quantize.schemes import SCHEMES, Scheme
 from picoformer.quantize.sensitivity import Sensitivity, measure
@@ -27,4 +27,5 @@ __all__ = [
     "measure",
     "observe",
     "quantize",
+    "uniform_settings",
 ]

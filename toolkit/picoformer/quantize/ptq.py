@@ -61,7 +61,9 @@ class QuantizeSettings:
     `equalization` moves channel scales between layers, where the outputs gain by it or always (see `equalize`).
     `budget` is the most bytes that constants may take: weights become INT4 where it costs the outputs least (see
     `mixed`). `wide_weights` is the share of the constants' bytes that weights may grow by: those whose rounding costs
-    the outputs most become INT8, then INT16 (see `mixed`); None is a default of whoever asks, and here 0."""
+    the outputs most become INT8, then INT16 (see `mixed`); None is a default of whoever asks, and here 0.
+
+    `uniform` gives all values one type and one scale each, as TFLite takes them (see `grids`, and `uniform_settings`)."""
 
     method: Method = "percentile"
     percentile: float = 99.99
@@ -78,6 +80,7 @@ class QuantizeSettings:
     block: int = BLOCK
     weight_types: Mapping[str, DType] = field(default_factory=dict)
     wide_weights: float | None = None
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         for name, dtype in [("weights", self.weights), *self.weight_types.items()]:
@@ -92,6 +95,16 @@ class QuantizeSettings:
     def refines(self) -> bool:
         """Whether integers are chosen anew once types and grids stand (see `rounding`)."""
         return self.rounding != "nearest" or self.bias_correction
+
+
+def uniform_settings(settings: QuantizeSettings) -> QuantizeSettings:
+    """The settings for one type for all: constants go with the activations, and nothing is widened or narrowed."""
+    if settings.budget is not None or settings.wide_weights or settings.weight_types:
+        raise ConfigError("weights are all int8 there; leave out a budget and wide weights")
+    return replace(
+        settings, uniform=True, widen=0.0, wide_weights=0.0, inputs=settings.activations,
+        constants=settings.activations,
+    )  # fmt: skip
 
 
 def quantize(
@@ -184,7 +197,9 @@ def build_typed(
     for node in graph.nodes:
         if isinstance(node.op, LAYOUT) and any(wanted.get(name) is DType.INT16 for name in node.inputs):
             wanted[node.output] = DType.INT16
-    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, wanted)
+    types = assign_grids(
+        graph, seen, settings.method, settings.percentile, settings.headroom, wanted, settings.uniform
+    )
     return verify(_Builder(graph, seen, types, settings, wanted).build())
 
 

@@ -35,7 +35,8 @@ def tflite_program(
     """`graph` in builtin operators of TFLite: those that TFLite Micro runs, unless `any_operator`.
 
     Its real numbers are all float32, all int8 or all int16, one grid a value (weights: one a row). `samples`: runs,
-    input name → real numbers (*shape); a quantized graph takes from them the ranges of what lies inside its operators.
+    value name → real numbers (*shape), of every value of the float graph; a quantized graph takes from them the ranges
+    of what lies inside its operators.
     `gelu`: how GELU and SiLU are written (see `tflite_emitters`). Raises UnsupportedError naming the node that TFLite
     cannot say, and what would mend it.
     """

@@ -181,7 +181,8 @@ def _program(schema: Any, model: Any) -> tuple[Program, dict[str, str]]:
     for operator in subgraph.operators:
         name = operators[model.operatorCodes[operator.opcodeIndex].builtinCode]
         inputs = tuple(tensors[int(index)].name for index in operator.inputs)
-        options = {} if operator.builtinOptions is None else vars(operator.builtinOptions)
+        options = {} if operator.builtinOptions is None else dict(vars(operator.builtinOptions))
+        options.update({key: types[value] for key, value in options.items() if key.endswith("DataType")})
         steps.append(Step(name, inputs, tensors[int(operator.outputs[0])].name, options))
     found = {entry.name.decode(): contents[entry.buffer] for entry in model.metadata}
     text = {str(key): str(value) for key, value in json.loads(found["picoformer"]).items()}

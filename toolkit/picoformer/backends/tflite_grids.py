@@ -24,7 +24,7 @@ Ranges = Mapping[str, tuple[float, float]]
 def settle(writer: TfliteWriter, samples: Iterable[Mapping[str, Array]], headroom: float) -> Program:
     """The program of what was written, with a grid on every open tensor.
 
-    `samples`: runs, input name → real numbers; of a model on floats none are looked at. What is only moved is on one
+    `samples`: runs, value name → real numbers, of the graph's values; of a model on floats none are looked at. What is only moved is on one
     grid with what it was moved from. int16 ranges are widened by `headroom` beyond what the samples show.
     """
     graph = writer.graph

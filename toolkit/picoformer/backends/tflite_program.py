@@ -79,15 +79,12 @@ WITH_OUTPUT = ("QUANTIZE", "CAST")
 
 
 def evaluate(program: Program, inputs: Mapping[str, Array], known: Mapping[str, Array]) -> dict[str, Array]:
-    """Every value that is computed, on real numbers, for one run; `known` holds the constants' (see `constants_of`)."""
+    """Every value that is computed, on real numbers, for one run. `known` holds the constants', `inputs` those of the
+    run: of the inputs, and of any other value that is to be taken as given (a table's result, that only integers find).
+    """
     values = {**known, **inputs}
     with np.errstate(all="ignore"):
         for step in program.steps:
-            values[step.output] = BUILTINS[step.operator].meaning(step.options, [values[n] for n in step.inputs])
+            if step.output not in inputs:
+                values[step.output] = BUILTINS[step.operator].meaning(step.options, [values[n] for n in step.inputs])
     return {step.output: values[step.output] for step in program.steps}
-
-
-def constants_of(program: Program) -> dict[str, Array]:
-    """The constants as real numbers, float64 where they have a fraction."""
-    found = {t.name: t.real for t in program.tensors.values() if t.data is not None}
-    return {name: x.astype(np.float64) if x.dtype.kind == "f" else x for name, x in found.items()}

@@ -65,10 +65,12 @@ def attention(w: TfliteWriter, node: Node, op: Attention, output: str) -> None:
 
 
 def attend(
-    w: TfliteWriter, node: Node, q: str, k: str, v: str, scale: float, mask: str, bias: np.ndarray | None = None
-) -> str:
-    """The mix of the values (…, D): `q` (…, S, D), `k` (…, T, D), `v` (…, T, E); `mask`, where there is one, says which
-    keys take part; `bias` is added to the scores as they come, before the scale."""
+    w: TfliteWriter, node: Node, q: str, k: str, v: str, scale: float, mask: str, bias: np.ndarray | None = None,
+    is_transposed: bool = False,
+) -> str:  # fmt: skip
+    """The mix of the values (…, S, E): `q` (…, S, D), `k` (…, T, D), `v` (…, T, E), or (…, E, T) where that
+    `is_transposed`; `mask`, where there is one, says which keys take part; `bias` is added to the scores as they come,
+    before the scale."""
     dtype = w.base
     margin = MASK_MARGIN / abs(scale) if mask and not w.is_float else 0.0
     scores = w.part("BATCH_MATMUL", [q, k], node, adjX=False, adjY=True)
@@ -86,4 +88,4 @@ def attend(
         shares = w.part("SELECT_V2", [mask, shares, zero], node, dtype, SOFTMAX_GRIDS.get(dtype))
     if dtype != w.base:
         shares = w.part("QUANTIZE", [shares], node, w.base, SOFTMAX_GRIDS[w.base])
-    return w.part("BATCH_MATMUL", [shares, v], node, adjX=False, adjY=False)
+    return w.part("BATCH_MATMUL", [shares, v], node, adjX=False, adjY=is_transposed)

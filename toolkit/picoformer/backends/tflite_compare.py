@@ -61,6 +61,8 @@ def compare_tflite(
     _check(program, graph)
     session = TfliteSession(data, runtime, keep_all=True)
     kept = _run(program, session, file_samples(program, inputs))
+    if graph.count and graph.count not in kept:
+        kept[graph.count] = np.ones(len(next(iter(kept.values()))), np.int32)
     rows = []
     owner = ""
     for step in program.steps:
@@ -76,7 +78,7 @@ def compare_tflite(
 
 
 def _check(program: Program, graph: Graph) -> None:
-    for name in (*graph.inputs, *(node.output for node in graph.nodes)):
+    for name in (*(n for n in graph.inputs if n != graph.count), *(node.output for node in graph.nodes)):
         wanted = tensor_of(name, graph.types[name])
         found = program.tensors.get(name)
         if found is None or (found.shape, found.dtype, found.grid) != (wanted.shape, wanted.dtype, wanted.grid):
@@ -135,7 +137,7 @@ def _definition(program: Program, step: Step, kept: Mapping[str, Array]) -> Arra
             return lowered(tensors, values, output, step)
     moved = BUILTINS[step.operator].moves
     real = [
-        dequantize(v, t.grid) if t.grid is not None and not tensors[moved] else v
+        dequantize(v, t.grid) if t.grid is not None and output.grid is not None and not tensors[moved] else v
         for v, t in zip(values, tensors, strict=True)
     ]
     results = [BUILTINS[step.operator].meaning(step.options, row) for row in _rows(step, kept, real)]

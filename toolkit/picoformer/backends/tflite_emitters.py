@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from picoformer.backends import tflite_decode
 from picoformer.backends.tflite_attention import SOFTMAX_GRIDS, attention, reshape, transpose
 from picoformer.backends.tflite_norms import norm
+from picoformer.backends.tflite_rows import gather_rows
 from picoformer.backends.tflite_writer import TfliteWriter
 from picoformer.errors import UnsupportedError
 from picoformer.ir import DType, Node, Operator, QuantParams
@@ -182,20 +184,7 @@ def _embedding(w: TfliteWriter, node: Node, op: Embedding, output: str) -> None:
     lowered = op.lower(w.graph.operands(node), w.graph.types[node.output])
     assert isinstance(lowered, LoweredEmbedding) and lowered.output.quant is not None
     rows = lowered.execute(np.arange(len(lowered.table)))
-    gather_integers(w, node, rows, lowered.output.quant, w.read(ids), output)
-
-
-def gather_integers(
-    w: TfliteWriter, node: Node, rows: np.ndarray, grid: QuantParams, index: str, output: str = ""
-) -> str:
-    """Rows of an integer table. TFLite Micro picks none of int16: there the table is float32, which QUANTIZE turns into
-    the same integers."""
-    name = output or w.fresh(f"{node.output}/rows")
-    if w.base == "int8" or w.any_operator:
-        table = w.integers(node, "table", rows, grid)
-        return w.emit("GATHER", [table, index], name, w.base, grid, axis=0)
-    table = w.floats(node, "table", rows * np.float64(grid.per_tensor_scale))
-    return w.emit("QUANTIZE", [w.part("GATHER", [table, index], node, "float32", axis=0)], name, w.base, grid)
+    gather_rows(w, node, rows, lowered.output.quant, w.read(ids), output)
 
 
 def _reduce_mean(w: TfliteWriter, node: Node, op: ReduceMean, output: str) -> None:
@@ -271,27 +260,27 @@ EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
     Add: _sum_or_product("ADD"),
     Attention: attention,
     Binary: SPELLED,
-    CachedAttention: Unsupported("not yet"),
+    CachedAttention: tflite_decode.cached_attention,
     Concat: _concat,
     Conv: SPELLED,
     Embedding: _embedding,
     ExpertLinear: EXPERTS,
     ExpertWeights: EXPERTS,
-    KvAppend: Unsupported("not yet"),
+    KvAppend: tflite_decode.kv_append,
     LayerNorm: norm,
     Linear: _linear,
     MatMul: SPELLED,
     Mul: _sum_or_product("MUL"),
-    PositionIds: Unsupported("not yet"),
+    PositionIds: tflite_decode.position_ids,
     ReduceMean: _reduce_mean,
     Requantize: _requantize,
     Reshape: _reshape,
     RmsNorm: norm,
-    Rope: Unsupported("not yet"),
+    Rope: tflite_decode.rope,
     ScaleRows: EXPERTS,
     Slice: _slice,
     Softmax: _softmax,
-    TakeRow: Unsupported("not yet"),
+    TakeRow: tflite_decode.take_row,
     TopExperts: EXPERTS,
     Transpose: _transpose,
     Unary: SPELLED,

@@ -29,7 +29,7 @@ def settle(writer: TfliteWriter, samples: Iterable[Mapping[str, Array]], headroo
     """
     graph = writer.graph
     tensors = {name: entry.tensor for name, entry in writer.entries.items()}
-    program = Program(graph.name, graph.inputs, graph.outputs, tensors, tuple(writer.steps))
+    program = Program(graph.name, writer.inputs, graph.outputs, tensors, tuple(writer.steps))
     opened = [name for name, entry in writer.entries.items() if entry.is_open]
     if not opened:
         return program

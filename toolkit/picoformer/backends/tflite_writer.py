@@ -41,7 +41,8 @@ class TfliteWriter:
     """Tensors and steps in the order they are written; every graph value under its own name.
 
     `base` is the element type of real numbers: float32, int8 or int16. Every value is computed once for made-up inputs
-    as it is written, which gives the shapes. Grids of values inside an operator stay open: see `tflite_grids.settle`.
+    as it is written, which gives the shapes. `inputs` are the graph's but for the count of a block's rows: a step has
+    one. Grids of values inside an operator stay open: see `tflite_grids.settle`.
     """
 
     def __init__(self, graph: Graph, gelu: Gelu = "auto", any_operator: bool = False) -> None:
@@ -53,9 +54,11 @@ class TfliteWriter:
         self._taken = set(graph.types)
         self._shared: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._values: dict[str, Array] = {}
-        for name in graph.inputs:
+        self.inputs = tuple(name for name in graph.inputs if name != graph.count)
+        for name in self.inputs:
             tensor = tensor_of(name, graph.types[name])
-            self._add(Entry(tensor), np.full(tensor.shape, 0.5 if tensor.dtype not in ("int32", "bool") else 0))
+            is_plain = tensor.dtype in ("int32", "bool")
+            self._add(Entry(tensor), np.full(tensor.shape, 0 if is_plain else 0.5, tensor.dtype if is_plain else float))
 
     @property
     def is_float(self) -> bool:

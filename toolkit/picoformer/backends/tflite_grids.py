@@ -9,7 +9,7 @@ import numpy as np
 
 from picoformer.backends.tflite_operators import BUILTINS
 from picoformer.backends.tflite_program import Program, Tensor, evaluate
-from picoformer.backends.tflite_writer import TYPES, Entry, TfliteWriter
+from picoformer.backends.tflite_writer import LOWEST, TYPES, Entry, TfliteWriter
 from picoformer.errors import DataError
 from picoformer.ir import DType, QuantParams
 from picoformer.ir.operator import Array
@@ -17,6 +17,8 @@ from picoformer.ops.fixedpoint import quantize_real
 
 SMALLEST = 1e-6
 """A value that never moves gets this much range, so that its scale is a positive number."""
+HIDDEN = LOWEST / 2
+"""What is below is the score of a key that takes no part: no range has to reach there."""
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -55,7 +57,8 @@ def _observe(writer: TfliteWriter, program: Program, samples: Iterable[Mapping[s
     for sample in samples:
         for name, value in evaluate(program, sample, known).items():
             low, high = seen.get(name, (0.0, 0.0))
-            seen[name] = min(low, float(value.min())), max(high, float(value.max()))
+            least = float(value.min(initial=0.0, where=value > HIDDEN)) if value.dtype.kind == "f" else 0.0
+            seen[name] = min(low, least), max(high, float(value.max(initial=0.0)))
     if not seen:
         raise DataError("integers need calibration samples; give some")
     return {**ranges, **seen}

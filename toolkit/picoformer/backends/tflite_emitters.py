@@ -64,6 +64,8 @@ class Unsupported:
 LOGISTIC_OF_GELU = (1.59501317, 0.07401365, -0.00070342)
 """Φ(x) ≈ σ(a·x + b·x³ + c·x⁵) for |x| ≤ 8, fitted for the least largest error of x·σ: 2.6e−5. Farther out the slope of
 8 does, so that x² may stop at 64."""
+GAIN_FREE = 1e-6
+"""Multipliers this close are the same to within a thirtieth of an int16 step."""
 SQUARE_MAX = 64.0
 LOGISTIC_OF_TANH_GELU = (2 * (2 / np.pi) ** 0.5, 2 * 0.044715 * (2 / np.pi) ** 0.5)
 """(1 + tanh u)/2 = σ(2u): the tanh approximation itself, exactly."""
@@ -80,10 +82,23 @@ def _linear(w: TfliteWriter, node: Node, op: Linear, output: str) -> None:
     if type_.quant is not None and type_.dtype is not DType.INT8:
         what = f"its weight '{weight}' is {type_.dtype.name.lower()}"
         raise _unsupported(node, what, "TFLite takes int8 weights: leave out a budget and wide weights")
-    operands = [w.read(x), w.read(weight)]
+    operands = [w.read(x), _weight(w, node, op)]
     if bias:
         operands.append(_bias(w, node, bias[0]) if type_.quant is not None else w.read(bias[0]))
     w.emit("FULLY_CONNECTED", operands, output, keepNumDims=True)
+
+
+def _weight(w: TfliteWriter, node: Node, op: Linear) -> str:
+    """The weight; on scales a little off where the device's multipliers are, as those of a tied table may be."""
+    name = node.inputs[1]
+    quant = w.graph.types[name].quant
+    if quant is None:
+        return w.read(name)
+    gain = op.lower(w.graph.operands(node), w.graph.types[node.output]).gain
+    if np.abs(gain - 1).max(initial=0) < GAIN_FREE:
+        return w.read(name)
+    scales = np.broadcast_to(np.asarray(quant.scale, np.float64), gain.shape) * gain
+    return w.integers(node, name, w.graph.constants[name], QuantParams(tuple(scales.tolist()), 0, -2))
 
 
 def _bias(w: TfliteWriter, node: Node, name: str) -> str:

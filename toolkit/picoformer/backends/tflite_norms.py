@@ -1,24 +1,26 @@
 """LayerNorm and RmsNorm in builtin operators; integers are 16 bits wide between input and output.
 
-An int8 variance would leave small rows a handful of steps. TFLite Micro has no reciprocal root of int16, so it comes
-from the int8 one and three steps of Newton's iteration, r ← r(3/2 − v·r²/2), in int16.
+The sum of a row's squares is the product of the row with itself, so that it is rounded once. An int8 sum would leave
+small rows a handful of steps. TFLite Micro has no reciprocal root of int16: it comes from the int8 one and three steps
+of Newton's iteration, r ← r(3/2 − v·r²/2), in int16.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
+from picoformer.backends.tflite_attention import reshape
 from picoformer.backends.tflite_writer import TfliteWriter
 from picoformer.ir import Node, QuantParams
 from picoformer.ops import LayerNorm, RmsNorm
 
 NEWTON_STEPS = 3
-"""An int8 variance of one step is off by up to a half: e ← 1.5·e² takes 0.3 to 2·10^−3 and below int16's own step."""
+"""An int8 sum of one step is off by up to a half: e ← 1.5·e² takes 0.3 to 2·10^−3 and below int16's own step."""
 UNIT_GRID = QuantParams((2.0**-13,))
 """Grid of v·r²/2 and of 3/2 − v·r²/2, which are 1/2 and 1 where r is the root: up to 4."""
-LAST = [-1]
 
 
 def norm(w: TfliteWriter, node: Node, op: LayerNorm | RmsNorm, output: str) -> None:
@@ -27,15 +29,18 @@ def norm(w: TfliteWriter, node: Node, op: LayerNorm | RmsNorm, output: str) -> N
     x = w.read(node.inputs[0])
     if not w.is_float:
         x = w.as_type(x, "int16", node)
-    axis = w.numbers(node, "axis", [len(w.shape(x)) - 1])
+    width = w.shape(x)[-1]
     if isinstance(op, LayerNorm):
+        axis = w.numbers(node, "axis", [len(w.shape(x)) - 1])
         mean = w.part("MEAN", [x, axis], node, keepDims=True, **wide)
         x = w.part("SUB", [x, mean], node, potScaleInt16=False, **wide)
-    squares = w.part("MUL", [x, x], node, **wide)
-    mean = w.part("MEAN", [squares, axis], node, keepDims=True, **wide)
-    epsilon = w.real(node, "epsilon", op.epsilon, **wide)
-    variance = w.part("ADD", [mean, epsilon], node, potScaleInt16=False, **wide)
-    last: list[tuple[str, list[str]]] = [("MUL", [x, _reciprocal_root(w, node, variance, wide)])]
+    row = reshape(w, node, x, [math.prod(w.shape(x)[:-1]), 1, width])
+    squares = w.part("BATCH_MATMUL", [row, row], node, adjX=False, adjY=True, **wide)
+    epsilon = w.real(node, "epsilon", op.epsilon * width, **wide)
+    total = w.part("ADD", [squares, epsilon], node, potScaleInt16=False, **wide)
+    root = w.part("MUL", [_reciprocal_root(w, node, total, wide), w.real(node, "size", math.sqrt(width), **wide)], node,
+                  **wide)  # fmt: skip
+    last: list[tuple[str, list[str]]] = [("MUL", [x, reshape(w, node, root, [*w.shape(x)[:-1], 1])])]
     for operator, name in zip(("MUL", "ADD"), node.inputs[1:], strict=False):
         last.append((operator, [w.real(node, name, w.graph.constants[name], **wide)]))
     _chain(w, node, last, output, wide)
@@ -57,12 +62,12 @@ def _chain(
     w.emit("QUANTIZE", [value], output)
 
 
-def _reciprocal_root(w: TfliteWriter, node: Node, variance: str, wide: dict[str, Any]) -> str:
+def _reciprocal_root(w: TfliteWriter, node: Node, total: str, wide: dict[str, Any]) -> str:
     if w.is_float or w.any_operator:
-        return w.part("RSQRT", [variance], node, **wide)
-    narrow = w.part("QUANTIZE", [variance], node, "int8")
+        return w.part("RSQRT", [total], node, **wide)
+    narrow = w.part("QUANTIZE", [total], node, "int8")
     root = w.part("QUANTIZE", [w.part("RSQRT", [narrow], node, "int8")], node, **wide)
-    half = w.part("MUL", [variance, w.real(node, "half", 0.5, **wide)], node, **wide)
+    half = w.part("MUL", [total, w.real(node, "half", 0.5, **wide)], node, **wide)
     start = w.real(node, "start", np.float32(1.5), grid=UNIT_GRID, **wide)
     for _ in range(NEWTON_STEPS):
         product = w.part("MUL", [w.part("MUL", [half, root], node, **wide), root], node, grid=UNIT_GRID, **wide)

@@ -32,6 +32,7 @@ from picoformer.cli_options import (
 from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
 from picoformer.cli_text import DECODER_SCHEME, ONLY_DECODERS, ONLY_ENCODERS, decoder_options
+from picoformer.cli_tflite import export_tflite, show_tflite, tflite_options
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
 from picoformer.errors import ConfigError, DeviceError, ModelError, PicoformerError
 
@@ -146,14 +147,16 @@ def quantize(
 @quantize_or_text_options
 @decoder_options
 @click.option(
-    "--format", "form", type=click.Choice(["onnx", "c"]), default="onnx", show_default=True, help="What to write."
-)
+    "--format", "form", type=click.Choice(["onnx", "c", "tflite"]), default="onnx", show_default=True,
+    help="What to write.",
+)  # fmt: skip
 @click.option("--target", default="host", show_default=True, help="For --format c: whose instruction set.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @valid_length_option
 @quantized_option
 @tile_option
-@click.option("-o", "--output", type=ANY, required=True, help="An .onnx file, or a folder for C sources.")
+@tflite_options
+@click.option("-o", "--output", type=ANY, required=True, help="An .onnx or .tflite file, or a folder for C sources.")
 @json_option
 def export(
     model: Path,
@@ -167,17 +170,30 @@ def export(
     valid_length: bool,
     quantized: Path | None,
     tile: str,
+    tflite: Any,
     output: Path,
     as_json: bool,
     **decoder: Any,
 ) -> None:
-    """Write a model as float or quantized ONNX, or as C.
+    """Write a model as float or quantized ONNX, as TFLite, or as C.
 
-    MODEL is an ONNX file or a checkpoint (.safetensors). Of a language model, given as for `build`, there is the C.
+    MODEL is an ONNX file or a checkpoint (.safetensors). Of a language model, given as for `build`, there are the C and
+    TFLite, which is a step of one token with its caches as inputs and outputs. TFLite is float32, int8 or 16x8
+    (--scheme int8x16), in operators that TFLite Micro runs.
     """
     from picoformer.exporting import export_files
 
-    if _is_decoder(model, decoder):
+    is_decoder = _is_decoder(model, decoder)
+    if tflite is not None:
+        scheme = scheme if is_given("scheme") or not is_decoder else DECODER_SCHEME
+        with progress() as tick:
+            record = export_tflite(
+                model, is_decoder, tflite, scheme, calibration, settings, read_shapes(shapes), valid_length, output,
+                decoder, tick,
+            )  # fmt: skip
+        show(record, as_json, lambda: show_tflite(record))
+        return
+    if is_decoder:
         from picoformer.decoder.build_command import export_decoder_files
         from picoformer.targets import load_target
 

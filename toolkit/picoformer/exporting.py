@@ -19,7 +19,7 @@ from picoformer.targets import load_target, stand_in
 if TYPE_CHECKING:
     from picoformer.backends.c import Tile
 
-FORMS = ("onnx", "c")
+FORMS = ("onnx", "c", "tflite")
 
 Progress = Callable[[str, int, int, float], None]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -86,7 +86,8 @@ def export_files(
     tile: Tile = "auto",
     valid_length: bool = False,
 ) -> dict[str, Any]:
-    """Write ONNX (`form` "onnx": float or QDQ) or the C library ("c") of an ONNX file or a checkpoint.
+    """Write ONNX (`form` "onnx": float or QDQ), TFLite ("tflite", see exporting_tflite.py) or the C library ("c") of an
+    ONNX file or a checkpoint.
 
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
     computes by tiles of rows (backends/c/tiling.py).
@@ -97,6 +98,14 @@ def export_files(
 
     if form not in FORMS:
         raise ConfigError(f"unknown form '{form}'; use one of {', '.join(FORMS)}")
+    if form == "tflite":
+        from picoformer.exporting_tflite import TfliteOptions, export_tflite_files
+
+        if quantized is not None:
+            raise ConfigError("--quantized holds a device's grids and TFLite takes others; give --calibration")
+        return export_tflite_files(
+            model, calibration, scheme, out, TfliteOptions(), settings, shapes, progress, valid_length
+        )
     if form == "onnx" and out.is_dir():
         raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
     if form == "c":

@@ -77,6 +77,28 @@ def compare_tflite(
     return rows
 
 
+def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One entry for each operator, of the graph and inside its nodes: how many rows and elements, the share that is
+    equal, and the worst difference."""
+    groups: dict[tuple[bool, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.name != row.node, row.operator), []).append(row)
+    found = []
+    for (is_inner, operator), members in sorted(groups.items()):
+        elements = sum(row.elements for row in members)
+        found.append(
+            {
+                "operator": operator,
+                "inside": is_inner,
+                "count": len(members),
+                "elements": elements,
+                "equal": sum(row.equal * row.elements for row in members) / max(elements, 1),
+                "worst": max(row.worst for row in members),
+            }
+        )
+    return found
+
+
 def _check(program: Program, graph: Graph) -> None:
     for name in (*(n for n in graph.inputs if n != graph.count), *(node.output for node in graph.nodes)):
         wanted = tensor_of(name, graph.types[name])

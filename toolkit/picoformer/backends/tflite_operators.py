@@ -200,3 +200,8 @@ BUILTINS: dict[str, Builtin] = {
     ),
 }  # fmt: skip
 """Every builtin operator that an emitter may use."""
+
+
+def micro_runs(operator: str, first: str) -> bool:
+    """Whether TFLite Micro runs an operator whose first input has the element type `first`."""
+    return first in BUILTINS[operator].micro

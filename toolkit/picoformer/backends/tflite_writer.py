@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from picoformer.backends.tflite_operators import BUILTINS
+from picoformer.backends.tflite_operators import BUILTINS, micro_runs
 from picoformer.backends.tflite_program import Step, Tensor
 from picoformer.errors import UnsupportedError
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
@@ -165,8 +165,8 @@ class TfliteWriter:
 
     def _refuse(self, operator: str, inputs: Sequence[str], output: str) -> None:
         first = self.entries[inputs[0]].tensor.dtype
-        if not self.any_operator and first not in BUILTINS[operator].micro:
-            raise UnsupportedError(f"TFLite Micro has no {operator} for {first} (at '{output}'); allow any operator")
+        if not self.any_operator and not micro_runs(operator, first):
+            raise UnsupportedError(f"TFLite Micro has no {operator} for {first} (at '{output}'); use --any-operator")
 
     def _add(self, entry: Entry, value: Array) -> None:
         self.entries[entry.tensor.name] = entry

@@ -79,7 +79,7 @@ def attend(
     if mask:
         if dtype == "int8":
             dtype = "int16"
-            scores = w.part("QUANTIZE", [scores], node, dtype, margin=margin)
+            scores = w.widened(scores, node, shifts=True)
         lowest = w.lowest(node, dtype)
         scores = w.part("SELECT_V2", [mask, scores, lowest], node, dtype, margin=margin)
     shares = w.part("SOFTMAX", [scores], node, dtype, SOFTMAX_GRIDS.get(dtype), beta=scale)

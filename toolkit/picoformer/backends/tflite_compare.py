@@ -157,6 +157,8 @@ def _definition(program: Program, step: Step, kept: Mapping[str, Array]) -> Arra
         lowered = _LOWERED.get(step.operator)
         if lowered is not None:
             return lowered(tensors, values, output, step)
+    if step.operator == "CAST":
+        return values[0].astype(output.dtype)
     moved = BUILTINS[step.operator].moves
     real = [
         dequantize(v, t.grid) if t.grid is not None and output.grid is not None and not tensors[moved] else v

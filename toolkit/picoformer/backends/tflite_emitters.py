@@ -155,7 +155,7 @@ def _decomposed(w: TfliteWriter, node: Node, function: Function, x: str, output:
     wide: dict[str, Any] = {} if w.is_float else {"dtype": "int16"}
     grids: dict[str, Any] = {} if w.is_float else {"dtype": "int16", "grid": SOFTMAX_GRIDS["int16"]}
     if not w.is_float:
-        x = w.as_type(x, "int16", node)
+        x = w.widened(x, node)
     inner = x
     if function != "silu":
         saturates = {} if w.is_float else {"grid": LOGISTIC_INPUT}
@@ -217,7 +217,7 @@ def _reduce_mean(w: TfliteWriter, node: Node, op: ReduceMean, output: str) -> No
     row = w.part("GATHER", [w.floats(node, "shares", shares), length], node, "float32", axis=0)
     if not w.is_float:
         row = w.part("QUANTIZE", [row], node, wide, QuantParams((2.0**-15,)))
-        x = w.as_type(x, wide, node)
+        x = w.widened(x, node)
     row = reshape(w, node, row, [*([1] * (rank - 1)), count])
     mean = w.part("BATCH_MATMUL", [row, x], node, wide, adjX=False, adjY=False)
     shape = w.graph.types[node.output].shape

@@ -39,7 +39,7 @@ def settle(writer: TfliteWriter, samples: Iterable[Mapping[str, Array]], headroo
     groups = _groups(writer)
     for name in opened:
         members = groups.setdefault(name, [name])
-        grid = _grid(writer, members, ranges, headroom)
+        grid = _grid(writer, tensors, members, ranges, headroom)
         tensors[name] = _settled(writer.entries[name], grid)
     return replace(program, tensors=tensors)
 
@@ -76,8 +76,13 @@ def _groups(writer: TfliteWriter) -> dict[str, list[str]]:
     return groups
 
 
-def _grid(writer: TfliteWriter, members: list[str], ranges: Ranges, headroom: float) -> QuantParams:
+def _grid(
+    writer: TfliteWriter, tensors: Mapping[str, Tensor], members: list[str], ranges: Ranges, headroom: float
+) -> QuantParams:
     entries = [writer.entries[name] for name in members]
+    for entry in entries:
+        if entry.follows and (source := tensors[entry.follows].grid) is not None:
+            return QuantParams(source.scale)
     given = {entry.tensor.grid for entry in entries if not entry.is_open}
     if len(given) > 1:
         raise AssertionError(f"{members} are to be on one grid and have several")
@@ -89,6 +94,8 @@ def _grid(writer: TfliteWriter, members: list[str], ranges: Ranges, headroom: fl
     if entries[0].tensor.dtype == "int16":
         scale = max(-low, high, SMALLEST) * headroom / DType.INT16.maximum
         return QuantParams((scale,))
+    if any(entry.is_symmetric for entry in entries):
+        return QuantParams((max(-low, high, SMALLEST) / DType.INT8.maximum,))
     scale = max(high - low, SMALLEST) / 255.0
     return QuantParams((scale,), int(np.clip(round(-128 - low / scale), -128, 127)))
 

@@ -28,7 +28,7 @@ def norm(w: TfliteWriter, node: Node, op: LayerNorm | RmsNorm, output: str) -> N
     wide = {} if w.is_float else {"dtype": "int16"}
     x = w.read(node.inputs[0])
     if not w.is_float:
-        x = w.as_type(x, "int16", node)
+        x = w.widened(x, node, shifts=isinstance(op, LayerNorm))
     width = w.shape(x)[-1]
     if isinstance(op, LayerNorm):
         axis = w.numbers(node, "axis", [len(w.shape(x)) - 1])
@@ -66,7 +66,7 @@ def _reciprocal_root(w: TfliteWriter, node: Node, total: str, wide: dict[str, An
     if w.is_float or w.any_operator:
         return w.part("RSQRT", [total], node, **wide)
     narrow = w.part("QUANTIZE", [total], node, "int8")
-    root = w.part("QUANTIZE", [w.part("RSQRT", [narrow], node, "int8")], node, **wide)
+    root = w.widened(w.part("RSQRT", [narrow], node, "int8", symmetric=True), node)
     half = w.part("MUL", [total, w.real(node, "half", 0.5, **wide)], node, **wide)
     start = w.real(node, "start", np.float32(1.5), grid=UNIT_GRID, **wide)
     for _ in range(NEWTON_STEPS):

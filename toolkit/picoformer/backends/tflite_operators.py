@@ -130,7 +130,7 @@ BUILTINS: dict[str, Builtin] = {
         _batch_matmul, _by_type(2, 3), {1: "2.3.0", 2: "2.3.0", 3: "2.4.0"}, "BatchMatMulOptions", EVERY
     ),
     "CAST": Builtin(
-        lambda options, inputs: inputs[0].astype(options["outDataType"]),
+        lambda options, inputs: inputs[0].astype(np.int32) if options["outDataType"] == "int32" else inputs[0],
         _cast_version, {1: "1.5.0", 3: "2.8.0"}, "CastOptions", EVERY | {"int32"},
     ),
     "CONCATENATION": Builtin(

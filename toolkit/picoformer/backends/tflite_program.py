@@ -74,6 +74,15 @@ class Program:
         return max(needed, key=lambda text: [int(part) for part in text.split(".")], default="1.5.0")
 
 
+def _cast(tensor: Tensor, value: Array, dtype: str) -> Array:
+    """What a cast reads: integers stay what they are, so to indices they are integers, and to int16, which has no zero
+    point, real numbers moved by that of their grid."""
+    if tensor.grid is None:
+        return value
+    scale, zero = tensor.grid.per_tensor_scale, tensor.grid.zero_point
+    return np.rint(value / scale) + zero if dtype == "int32" else value + scale * zero
+
+
 WITH_OUTPUT = ("QUANTIZE", "CAST")
 """Operators whose version hangs on the type of the output too."""
 
@@ -86,5 +95,8 @@ def evaluate(program: Program, inputs: Mapping[str, Array], known: Mapping[str, 
     with np.errstate(all="ignore"):
         for step in program.steps:
             if step.output not in inputs:
-                values[step.output] = BUILTINS[step.operator].meaning(step.options, [values[n] for n in step.inputs])
+                operands = [values[name] for name in step.inputs]
+                if step.operator == "CAST":
+                    operands[0] = _cast(program.tensors[step.inputs[0]], operands[0], step.options["outDataType"])
+                values[step.output] = BUILTINS[step.operator].meaning(step.options, operands)
     return {step.output: values[step.output] for step in program.steps}

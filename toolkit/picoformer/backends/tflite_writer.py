@@ -28,13 +28,16 @@ LOWEST = -1e30
 class Entry:
     """A tensor while the model is collected. `real`: a constant's numbers. `is_open`: its grid is still to be found;
     `margin`: how far below all that is seen its range must reach; `is_lowest`: the constant below every other value
-    of its grid."""
+    of its grid; `follows`: the tensor whose integers it has, on a grid without a zero point; `is_symmetric`: its grid is
+    to have none."""
 
     tensor: Tensor
     real: Array | None = None
     is_open: bool = False
     margin: float = 0.0
     is_lowest: bool = False
+    follows: str = ""
+    is_symmetric: bool = False
 
 
 class TfliteWriter:
@@ -92,7 +95,7 @@ class TfliteWriter:
 
     def emit(
         self, operator: str, inputs: Sequence[str], output: str, dtype: str = "", grid: QuantParams | None = None,
-        margin: float = 0.0, **options: Any,
+        margin: float = 0.0, follows: str = "", symmetric: bool = False, **options: Any,
     ) -> str:  # fmt: skip
         """Append a step that computes `output`; returns `output`. Its type is the graph's for a graph value, else
         `dtype`, by default that of real numbers; its grid likewise, by default an open one."""
@@ -103,7 +106,8 @@ class TfliteWriter:
         else:
             kind = str(value.dtype) if value.dtype.kind in "bi" else dtype or self.base
             is_open = kind in ("int8", "int16") and grid is None
-            entry = Entry(Tensor(output, value.shape, kind, grid), is_open=is_open, margin=margin)
+            tensor = Tensor(output, value.shape, kind, grid)
+            entry = Entry(tensor, None, is_open, margin, follows=follows, is_symmetric=symmetric)
         if entry.tensor.shape != value.shape:
             raise AssertionError(f"{output}: {operator} gives {value.shape}, not {entry.tensor.shape}")
         self._refuse(operator, inputs, output)
@@ -113,11 +117,11 @@ class TfliteWriter:
 
     def part(
         self, operator: str, inputs: Sequence[str], of: Node, dtype: str = "", grid: QuantParams | None = None,
-        margin: float = 0.0, **options: Any,
+        margin: float = 0.0, follows: str = "", symmetric: bool = False, **options: Any,
     ) -> str:  # fmt: skip
         """Append a step whose result is an inner value of graph node `of`; returns the name given to it."""
         output = self.fresh(f"{of.output}/{operator.lower()}")
-        return self.emit(operator, inputs, output, dtype, grid, margin, **options)
+        return self.emit(operator, inputs, output, dtype, grid, margin, follows, symmetric, **options)
 
     def numbers(self, of: Node, wish: str, value: object) -> str:
         """A constant of counts, axes or sizes, int32; stored once however often it is asked for."""
@@ -151,9 +155,21 @@ class TfliteWriter:
         self._add(Entry(tensor, number, dtype != "float32", is_lowest=True), number)
         return name
 
-    def as_type(self, x: str, dtype: str, of: Node) -> str:
-        """`x` as another integer type, on an open grid; `x` itself where nothing changes."""
-        return x if self.dtype(x) == dtype else self.part("QUANTIZE", [x], of, dtype)
+    def widened(self, x: str, of: Node, shifts: bool = False) -> str:
+        """An int8 value as int16; `x` itself where it is one. With `shifts` all of it may be moved by one number.
+
+        CAST and a sum, as TensorFlow's QUANTIZE does not widen: int16 has no zero point, so a cast moves what has one.
+        """
+        if self.dtype(x) == "int16":
+            return x
+        wide = self.part("CAST", [x], of, "int16", follows=x, inDataType="int8", outDataType="int16")
+        grid = self.entries[x].tensor.grid
+        if shifts or grid is None or grid.zero_point == 0:
+            return wide
+        scale = grid.per_tensor_scale
+        same = QuantParams((scale,))
+        offset = self.real(of, "zero_point", -scale * grid.zero_point, "int16", same)
+        return self.part("ADD", [wide, offset], of, "int16", same, potScaleInt16=False)
 
     def _constant(self, wish: str, value: Array, grid: QuantParams | None) -> str:
         key = (f"{value.dtype.str}{grid}", value.shape, value.tobytes())

@@ -11,7 +11,7 @@ import numpy as np
 from picoformer.backends import tflite_decode
 from picoformer.backends.tflite_attention import SOFTMAX_GRIDS, attention, reshape, transpose
 from picoformer.backends.tflite_norms import norm
-from picoformer.backends.tflite_rows import gather_rows
+from picoformer.backends.tflite_rows import gather_rows, picked_rows
 from picoformer.backends.tflite_writer import TfliteWriter
 from picoformer.errors import UnsupportedError
 from picoformer.ir import DType, Node, Operator, QuantParams
@@ -189,7 +189,8 @@ def _softmax(w: TfliteWriter, node: Node, op: Softmax, output: str) -> None:
 
 
 def _embedding(w: TfliteWriter, node: Node, op: Embedding, output: str) -> None:
-    """Rows of a table that holds what comes out: TFLite picks, and does not rescale."""
+    """Rows of a table that holds what comes out: TFLite picks, and does not rescale. TFLite Micro picks no int16: there
+    it is a row of the int8 table times the row's own scale, to within a step."""
     ids, table = node.inputs
     if table not in w.graph.constants:
         raise _unsupported(node, f"its table '{table}' is computed", "export the model with a constant table")
@@ -198,6 +199,11 @@ def _embedding(w: TfliteWriter, node: Node, op: Embedding, output: str) -> None:
         return
     lowered = op.lower(w.graph.operands(node), w.graph.types[node.output])
     assert isinstance(lowered, LoweredEmbedding) and lowered.output.quant is not None
+    quant = w.graph.types[table].quant
+    if w.base == "int16" and not w.any_operator and lowered.table.dtype == np.int8 and quant is not None:
+        scales = np.broadcast_to(np.asarray(quant.scale, np.float64), (len(lowered.table),))
+        w.emit("MUL", picked_rows(w, node, lowered.table, scales, w.read(ids)), output)
+        return
     rows = lowered.execute(np.arange(len(lowered.table)))
     gather_rows(w, node, rows, lowered.output.quant, w.read(ids), output)
 

@@ -14,6 +14,7 @@ from picoformer.cli_estimate import estimate_options, fits_options, inspect_on_t
 from picoformer.cli_options import (
     ANY,
     COUNT,
+    EXTRAS,
     FILE,
     FOLDER,
     emulator_option,
@@ -48,7 +49,7 @@ class _Group(click.Group):
         except PicoformerError as error:
             click.echo(f"picoformer: {' '.join(str(error).split())}", err=True)
         except ModuleNotFoundError as error:
-            extra = "train" if error.name in ("torch", "safetensors", "sklearn") else "dev"
+            extra = EXTRAS.get(str(error.name), "dev")
             click.echo(f"picoformer: {error.name} is not installed; pip install 'picoformer[{extra}]'", err=True)
         except (KeyboardInterrupt, click.Abort):
             click.echo("picoformer: stopped; nothing half-written is left", err=True)

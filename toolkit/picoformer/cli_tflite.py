@@ -84,9 +84,7 @@ def export_tflite(
         )
     from picoformer.exporting_tflite import export_tflite_files
 
-    return export_tflite_files(
-        model, calibration, scheme, output, options, settings, shapes, tick, valid_length
-    )
+    return export_tflite_files(model, calibration, scheme, output, options, settings, shapes, tick, valid_length)
 
 
 def show_tflite(record: Mapping[str, Any]) -> None:

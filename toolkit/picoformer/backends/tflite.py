@@ -1,4 +1,4 @@
-"""A graph as a .tflite file, written without a converter: float, or with the integers and grids of a quantized graph."""
+"""A graph as a .tflite file, written without a converter: float, or with the integers of a quantized graph."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def tflite_program(
         emitter = EMITTERS.get(type(node.op), Unsupported("it has no emitter"))
         if isinstance(emitter, Unsupported):
             raise UnsupportedError(f"node '{node.name}' ({node.op.kind}) cannot be written as TFLite: {emitter.reason}")
+        writer.node = node
         emitter(writer, node, node.op, node.output)
     for name in graph.outputs:
         if name not in graph.producers:

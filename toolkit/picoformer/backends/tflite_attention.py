@@ -13,6 +13,8 @@ from picoformer.ops import Attention
 
 SOFTMAX_GRIDS = {"int8": QuantParams((2.0**-8,), -128), "int16": QuantParams((2.0**-15,))}
 """What the kernels write, and no other."""
+SOFTMAX_RANK = 4
+"""Most axes that TensorFlow's int16 softmax takes."""
 MASK_MARGIN = 16.0
 """How far below the least score seen, in the exponent, the score of a key that takes no part lies. TFLite's int16
 softmax has e^−10 for all that is farther: 1.5 steps of its output, which a selection takes out behind it."""
@@ -21,11 +23,10 @@ softmax has e^−10 for all that is farther: 1.5 steps of its output, which a se
 def reshape(w: TfliteWriter, node: Node, x: str, shape: Sequence[int], output: str = "") -> str:
     """`x` in another shape, into `output` or an inner value."""
     target = w.numbers(node, "shape", list(shape))
-    options = {"newShape": np.asarray(list(shape), np.int32)}
-    dtype = w.dtype(x)
+    sizes = np.asarray(list(shape), np.int32)
     if output:
-        return w.emit("RESHAPE", [x, target], output, **options)
-    return w.part("RESHAPE", [x, target], node, dtype, **options)
+        return w.emit("RESHAPE", [x, target], output, newShape=sizes)
+    return w.part("RESHAPE", [x, target], node, w.dtype(x), newShape=sizes)
 
 
 def transpose(w: TfliteWriter, node: Node, x: str, order: Sequence[int], output: str = "") -> str:
@@ -75,14 +76,19 @@ def attend(
     margin = MASK_MARGIN / abs(scale) if mask and not w.is_float else 0.0
     scores = w.part("BATCH_MATMUL", [q, k], node, adjX=False, adjY=True)
     if bias is not None:
-        scores = w.part("ADD", [scores, w.real(node, "bias", bias)], node, potScaleInt16=False)
+        scores = w.part("ADD", [scores, w.real(node, "bias", bias)], node)
     if mask:
         if dtype == "int8":
             dtype = "int16"
             scores = w.widened(scores, node, shifts=True)
         lowest = w.lowest(node, dtype)
         scores = w.part("SELECT_V2", [mask, scores, lowest], node, dtype, margin=margin)
+    shape = w.shape(scores)
+    if len(shape) > SOFTMAX_RANK:
+        scores = reshape(w, node, scores, [math.prod(shape[:-2]), *shape[-2:]])
     shares = w.part("SOFTMAX", [scores], node, dtype, SOFTMAX_GRIDS.get(dtype), beta=scale)
+    if len(shape) > SOFTMAX_RANK:
+        shares = reshape(w, node, shares, shape)
     if mask:
         zero = w.real(node, "zero", 0.0, dtype, SOFTMAX_GRIDS.get(dtype))
         shares = w.part("SELECT_V2", [mask, shares, zero], node, dtype, SOFTMAX_GRIDS.get(dtype))

@@ -32,14 +32,15 @@ ONE_STEP = frozenset({"Linear", "Add", "Mul", "ReduceMean", "Requantize"})
 
 @dataclass(frozen=True)
 class Row:
-    """What one operator gives. `equal`: the share of elements that are the definition's, `worst`: the largest difference
-    in steps of the output's grid; for floats `worst` is the largest difference over the largest magnitude, and `equal`
-    the share of those within 10^−6 of it. `node`: the graph's node that a builtin operator is part of, its own name
-    for a row of the node itself."""
+    """What one operator gives. `equal`: the share of elements that are the definition's, `worst`: the largest
+    difference in steps of the output's grid; for floats `worst` is the largest difference over the largest magnitude,
+    and `equal` the share of those within 10^−6 of it. `node`: the graph's node that a builtin operator is part of, its
+    own name for a row of the node itself; `dtype`: the element type of what it gives."""
 
     name: str
     operator: str
     node: str
+    dtype: str
     equal: float
     worst: float
     elements: int
@@ -133,12 +134,10 @@ def _row(name: str, operator: str, node: str, tensor: Tensor, found: Array, expe
         equal = float((difference <= 1e-6).mean()) if difference.size else 1.0
     else:
         equal = float((difference == 0).mean()) if difference.size else 1.0
-    return Row(name, operator, node, equal, float(difference.max(initial=0)), int(found.size))
+    return Row(name, operator, node, tensor.dtype, equal, float(difference.max(initial=0)), int(found.size))
 
 
-def _node_meaning(
-    graph: Graph, op: Operator, names: Sequence[str], output: str, kept: Mapping[str, Array]
-) -> Array:
+def _node_meaning(graph: Graph, op: Operator, names: Sequence[str], output: str, kept: Mapping[str, Array]) -> Array:
     """The integer definition of a node where it has one, its float meaning else."""
     given = [kept[name] for name in names if name in kept]
     type_ = graph.types[output]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from picoformer.backends.tflite_attention import attend, reshape, transpose
@@ -60,9 +58,8 @@ def rope(w: TfliteWriter, node: Node, op: Rope, output: str) -> None:
         a, b = (reshape(w, node, _cut(w, node, pairs, i, i + 1), [1, op.heads, half]) for i in (0, 1))
     else:
         a, b = _cut(w, node, x, 0, half), _cut(w, node, x, half, op.rotary_dim)
-    exact: dict[str, Any] = {"potScaleInt16": False}
-    first = w.part("SUB", [w.part("MUL", [a, c], node), w.part("MUL", [b, s], node)], node, **exact)
-    second = w.part("ADD", [w.part("MUL", [a, s], node), w.part("MUL", [b, c], node)], node, **exact)
+    first = w.part("SUB", [w.part("MUL", [a, c], node), w.part("MUL", [b, s], node)], node)
+    second = w.part("ADD", [w.part("MUL", [a, s], node), w.part("MUL", [b, c], node)], node)
     if op.interleaved:
         apart = [reshape(w, node, part, [1, op.heads, half, 1]) for part in (first, second)]
         parts = [reshape(w, node, w.part("CONCATENATION", apart, node, axis=3), [1, op.heads, op.rotary_dim])]
@@ -107,7 +104,7 @@ def cached_attention(w: TfliteWriter, node: Node, op: CachedAttention, output: s
     q = reshape(w, node, w.read(node.inputs[0]), [op.kv_heads, readers, size])
     k = transpose(w, node, reshape(w, node, w.read(node.inputs[1]), [count, op.kv_heads, size]), [1, 0, 2])
     v = reshape(w, node, w.read(node.inputs[2]), [op.kv_heads, value_size, count])
-    after = w.part("ADD", [_number(w, node, 3), w.numbers(node, "one", [1])], node, potScaleInt16=False)
+    after = w.part("ADD", [_number(w, node, 3), w.numbers(node, "one", [1])], node)
     mask = w.part("LESS", [w.numbers(node, "entries", np.arange(count).reshape(1, 1, count)), after], node)
     bias = (op.bias(count) / op.scale).reshape(op.kv_heads, readers, count) if op.slopes else None
     mixed = attend(w, node, q, k, v, op.scale, mask, bias, is_transposed=True)

@@ -113,8 +113,7 @@ def _bias(w: TfliteWriter, node: Node, name: str) -> str:
 
 def _sum_or_product(operator: str) -> Emitter:
     def emit(w: TfliteWriter, node: Node, op: Operator, output: str) -> None:
-        options = {"potScaleInt16": False} if operator == "ADD" else {}
-        w.emit(operator, [w.read(name) for name in node.inputs], output, **options)
+        w.emit(operator, [w.read(name) for name in node.inputs], output)
 
     return emit
 
@@ -146,38 +145,37 @@ def _table(w: TfliteWriter, node: Node, op: Activation, x: str, output: str) -> 
     assert isinstance(lowered, LoweredTable) and lowered.output.quant is not None
     table = w.integers(node, "table", lowered.table, lowered.output.quant)
     number = w.part("CAST", [x], node, inDataType="int8", outDataType="int32")
-    index = w.part("ADD", [number, w.numbers(node, "offset", [128])], node, potScaleInt16=False)
+    index = w.part("ADD", [number, w.numbers(node, "offset", [128])], node)
     w.emit("GATHER", [table, index], output, axis=0)
 
 
 def _decomposed(w: TfliteWriter, node: Node, function: Function, x: str, output: str) -> None:
     """x·σ(x), or x·σ(x·slope) with the slope a polynomial of x². Integers are 16 bits wide inside."""
-    wide: dict[str, Any] = {} if w.is_float else {"dtype": "int16"}
-    grids: dict[str, Any] = {} if w.is_float else {"dtype": "int16", "grid": SOFTMAX_GRIDS["int16"]}
+    wide = w.wide
     if not w.is_float:
         x = w.widened(x, node)
     inner = x
     if function != "silu":
-        saturates = {} if w.is_float else {"grid": LOGISTIC_INPUT}
-        inner = w.part("MUL", [x, _slope(w, node, function, x, wide)], node, **wide, **saturates)
-    share = w.part("LOGISTIC", [inner], node, **grids)
+        saturates = None if w.is_float else LOGISTIC_INPUT
+        inner = w.part("MUL", [x, _slope(w, node, function, x)], node, wide, saturates)
+    share = w.part("LOGISTIC", [inner], node, wide, SOFTMAX_GRIDS.get(wide))
     if w.base == "int8":
-        w.emit("QUANTIZE", [w.part("MUL", [x, share], node, **wide)], output)
+        w.emit("QUANTIZE", [w.part("MUL", [x, share], node, wide)], output)
     else:
         w.emit("MUL", [x, share], output)
 
 
-def _slope(w: TfliteWriter, node: Node, function: Function, x: str, wide: dict[str, Any]) -> str:
+def _slope(w: TfliteWriter, node: Node, function: Function, x: str) -> str:
     """a + x²·(b + x²·c …), where x² stops at SQUARE_MAX: by saturation where it is an integer."""
     lowest, *higher = LOGISTIC_OF_GELU if function == "gelu" else LOGISTIC_OF_TANH_GELU
-    stops = {"grid": SQUARE_GRID} if function == "gelu" and wide else {}
-    square = w.part("MUL", [x, x], node, **wide, **stops)
-    if function == "gelu" and not wide:
+    wide, stops = w.wide, function == "gelu"
+    square = w.part("MUL", [x, x], node, wide, SQUARE_GRID if stops and not w.is_float else None)
+    if stops and w.is_float:
         square = w.part("MINIMUM", [square, w.real(node, "square_max", SQUARE_MAX)], node)
-    slope = w.real(node, "factor", higher[-1], **wide)
+    slope = w.real(node, "factor", higher[-1], wide)
     for factor in (*higher[-2::-1], lowest):
-        product = w.part("MUL", [square, slope], node, **wide)
-        slope = w.part("ADD", [product, w.real(node, "factor", factor, **wide)], node, potScaleInt16=False, **wide)
+        product = w.part("MUL", [square, slope], node, wide)
+        slope = w.part("ADD", [product, w.real(node, "factor", factor, wide)], node, wide)
     return slope
 
 
@@ -219,7 +217,7 @@ def _reduce_mean(w: TfliteWriter, node: Node, op: ReduceMean, output: str) -> No
     count = w.shape(x)[-2]
     shares = np.tri(count + 1, count, -1) / np.maximum(np.arange(count + 1), 1)[:, None]
     length = _clipped(w, node, w.read(node.inputs[1]), count)
-    wide = "float32" if w.is_float else "int16"
+    wide = w.wide
     row = w.part("GATHER", [w.floats(node, "shares", shares), length], node, "float32", axis=0)
     if not w.is_float:
         row = w.part("QUANTIZE", [row], node, wide, QuantParams((2.0**-15,)))
@@ -240,9 +238,11 @@ def _clipped(w: TfliteWriter, node: Node, length: str, count: int) -> str:
 
 
 def _requantize(w: TfliteWriter, node: Node, op: Requantize, output: str) -> None:
-    if w.is_float:
-        raise _unsupported(node, "there is nothing to requantize in a float model", "leave it out")
-    w.emit("QUANTIZE", [w.read(node.inputs[0])], output)
+    x = w.read(node.inputs[0])
+    if w.is_float:  # the same number, under another name
+        reshape(w, node, x, w.shape(x), output)
+    else:
+        w.emit("QUANTIZE", [x], output)
 
 
 def _reshape(w: TfliteWriter, node: Node, op: Reshape, output: str) -> None:

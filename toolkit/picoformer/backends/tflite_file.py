@@ -24,7 +24,6 @@ unaligned loads reads constants in place."""
 SIGNATURE = "serving_default"
 RUNTIME_BYTES = 16
 """Length of the metadata `min_runtime_version`."""
-FUNCTION = {"fusedActivationFunction": 0}
 
 
 def program_bytes(program: Program, metadata: Mapping[str, str]) -> bytes:
@@ -73,7 +72,7 @@ def program_bytes(program: Program, metadata: Mapping[str, str]) -> bytes:
 
 
 class _Buffers:
-    """Constants in the order they come, each content once; the first is the empty one that every computed tensor has."""
+    """Constants in the order they come, each content once; the first is empty: that of every computed tensor."""
 
     def __init__(self) -> None:
         self.data: list[bytes] = [b""]
@@ -186,8 +185,8 @@ def _program(schema: Any, model: Any) -> tuple[Program, dict[str, str]]:
         steps.append(Step(name, inputs, tensors[int(operator.outputs[0])].name, options))
     found = {entry.name.decode(): contents[entry.buffer] for entry in model.metadata}
     text = {str(key): str(value) for key, value in json.loads(found["picoformer"]).items()}
-    ends = [tuple(tensors[int(index)].name for index in ends) for ends in (subgraph.inputs, subgraph.outputs)]
-    program = Program(subgraph.name.decode(), *ends, {t.name: t for t in tensors}, tuple(steps))
+    inputs, outputs = (tuple(tensors[int(i)].name for i in ends) for ends in (subgraph.inputs, subgraph.outputs))
+    program = Program(subgraph.name.decode(), inputs, outputs, {t.name: t for t in tensors}, tuple(steps))
     return program, {**text, "min_runtime_version": found["min_runtime_version"].rstrip(b"\0").decode()}
 
 

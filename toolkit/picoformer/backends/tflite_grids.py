@@ -26,8 +26,9 @@ Ranges = Mapping[str, tuple[float, float]]
 def settle(writer: TfliteWriter, samples: Iterable[Mapping[str, Array]], headroom: float) -> Program:
     """The program of what was written, with a grid on every open tensor.
 
-    `samples`: runs, value name → real numbers, of the graph's values; of a model on floats none are looked at. What is only moved is on one
-    grid with what it was moved from. int16 ranges are widened by `headroom` beyond what the samples show.
+    `samples`: runs, value name → real numbers, of the graph's values; of a model on floats none are looked at. What is
+    only moved is on one grid with what it was moved from. int16 ranges are widened by `headroom` beyond what the
+    samples show. Raises DataError where there are none and some are needed.
     """
     graph = writer.graph
     tensors = {name: entry.tensor for name, entry in writer.entries.items()}

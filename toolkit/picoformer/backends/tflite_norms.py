@@ -8,9 +8,6 @@ of Newton's iteration, r ← r(3/2 − v·r²/2), in int16.
 from __future__ import annotations
 
 import math
-from typing import Any
-
-import numpy as np
 
 from picoformer.backends.tflite_attention import reshape
 from picoformer.backends.tflite_writer import TfliteWriter
@@ -25,52 +22,50 @@ UNIT_GRID = QuantParams((2.0**-13,))
 
 def norm(w: TfliteWriter, node: Node, op: LayerNorm | RmsNorm, output: str) -> None:
     """(x − mean)/√(variance + ε), or x/√(mean x² + ε), times the gain, plus the bias."""
-    wide = {} if w.is_float else {"dtype": "int16"}
+    wide = w.wide
     x = w.read(node.inputs[0])
     if not w.is_float:
         x = w.widened(x, node, shifts=isinstance(op, LayerNorm))
     width = w.shape(x)[-1]
     if isinstance(op, LayerNorm):
         axis = w.numbers(node, "axis", [len(w.shape(x)) - 1])
-        mean = w.part("MEAN", [x, axis], node, keepDims=True, **wide)
-        x = w.part("SUB", [x, mean], node, potScaleInt16=False, **wide)
+        mean = w.part("MEAN", [x, axis], node, wide, keepDims=True)
+        x = w.part("SUB", [x, mean], node, wide)
     row = reshape(w, node, x, [math.prod(w.shape(x)[:-1]), 1, width])
-    squares = w.part("BATCH_MATMUL", [row, row], node, adjX=False, adjY=True, **wide)
-    epsilon = w.real(node, "epsilon", op.epsilon * width, **wide)
-    total = w.part("ADD", [squares, epsilon], node, potScaleInt16=False, **wide)
-    root = w.part("MUL", [_reciprocal_root(w, node, total, wide), w.real(node, "size", math.sqrt(width), **wide)], node,
-                  **wide)  # fmt: skip
+    squares = w.part("BATCH_MATMUL", [row, row], node, wide, adjX=False, adjY=True)
+    epsilon = w.real(node, "epsilon", op.epsilon * width, wide)
+    total = w.part("ADD", [squares, epsilon], node, wide)
+    size = w.real(node, "size", math.sqrt(width), wide)
+    root = w.part("MUL", [_reciprocal_root(w, node, total), size], node, wide)
     last: list[tuple[str, list[str]]] = [("MUL", [x, reshape(w, node, root, [*w.shape(x)[:-1], 1])])]
     for operator, name in zip(("MUL", "ADD"), node.inputs[1:], strict=False):
-        last.append((operator, [w.real(node, name, w.graph.constants[name], **wide)]))
-    _chain(w, node, last, output, wide)
+        last.append((operator, [w.real(node, name, w.graph.constants[name], wide)]))
+    _chain(w, node, last, output)
 
 
-def _chain(
-    w: TfliteWriter, node: Node, steps: list[tuple[str, list[str]]], output: str, wide: dict[str, Any]
-) -> None:
+def _chain(w: TfliteWriter, node: Node, steps: list[tuple[str, list[str]]], output: str) -> None:
     """The steps one after the other, the last of them into `output`, through 8 bits where that is its type."""
     narrows = w.base == "int8"
     value = ""
     for index, (operator, operands) in enumerate(steps):
         inputs = [*([value] if value else []), *operands]
-        options = {"potScaleInt16": False} if operator == "ADD" else {}
         if index == len(steps) - 1 and not narrows:
-            w.emit(operator, inputs, output, **options)
+            w.emit(operator, inputs, output)
             return
-        value = w.part(operator, inputs, node, **wide, **options)
+        value = w.part(operator, inputs, node, w.wide)
     w.emit("QUANTIZE", [value], output)
 
 
-def _reciprocal_root(w: TfliteWriter, node: Node, total: str, wide: dict[str, Any]) -> str:
+def _reciprocal_root(w: TfliteWriter, node: Node, total: str) -> str:
+    wide = w.wide
     if w.is_float or w.any_operator:
-        return w.part("RSQRT", [total], node, **wide)
+        return w.part("RSQRT", [total], node, wide)
     narrow = w.part("QUANTIZE", [total], node, "int8")
     root = w.widened(w.part("RSQRT", [narrow], node, "int8", symmetric=True), node)
-    half = w.part("MUL", [total, w.real(node, "half", 0.5, **wide)], node, **wide)
-    start = w.real(node, "start", np.float32(1.5), grid=UNIT_GRID, **wide)
+    half = w.part("MUL", [total, w.real(node, "half", 0.5, wide)], node, wide)
+    start = w.real(node, "start", 1.5, wide, UNIT_GRID)
     for _ in range(NEWTON_STEPS):
-        product = w.part("MUL", [w.part("MUL", [half, root], node, **wide), root], node, grid=UNIT_GRID, **wide)
-        change = w.part("SUB", [start, product], node, grid=UNIT_GRID, potScaleInt16=False, **wide)
-        root = w.part("MUL", [root, change], node, **wide)
+        product = w.part("MUL", [w.part("MUL", [half, root], node, wide), root], node, wide, UNIT_GRID)
+        change = w.part("SUB", [start, product], node, wide, UNIT_GRID)
+        root = w.part("MUL", [root, change], node, wide)
     return root

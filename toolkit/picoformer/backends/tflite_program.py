@@ -16,8 +16,8 @@ from picoformer.ops.fixedpoint import dequantize
 
 @dataclass(frozen=True)
 class Tensor:
-    """`dtype` is numpy's name of the element type, `data` the elements of a constant as the file holds them, `grid` what
-    integers stand for (none for numbers that are counts, indices or sizes). Shapes are those of one run."""
+    """`dtype` is numpy's name of the element type, `data` the elements of a constant as the file holds them, `grid`
+    what integers stand for (none for numbers that are counts, indices or sizes). Shapes are those of one run."""
 
     name: str
     shape: tuple[int, ...]

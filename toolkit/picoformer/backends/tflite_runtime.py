@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,7 +36,9 @@ class TfliteSession:
             if runtime == "micro":
                 self._open_micro(data, keep_all)
             else:
-                self._open_lite(data, keep_all)
+                with warnings.catch_warnings():  # TensorFlow says of its interpreter that LiteRT's takes its place
+                    warnings.simplefilter("ignore", UserWarning)
+                    self._open_lite(data, keep_all)
         except ModuleNotFoundError:
             raise
         except Exception as error:  # the interpreters raise RuntimeError, ValueError and types of their own
@@ -59,7 +64,9 @@ class TfliteSession:
         from picoformer.backends.tflite_file import read_program
 
         self._program, _ = read_program(data)
-        config = micro.InterpreterConfig.kPreserveAllTensors if keep_all else micro.InterpreterConfig.kAllocationRecording
+        config = (
+            micro.InterpreterConfig.kPreserveAllTensors if keep_all else micro.InterpreterConfig.kAllocationRecording
+        )
         self._micro: Any = micro.Interpreter.from_bytes(data, arena_size=MICRO_ARENA, intrepreter_config=config)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -144,15 +151,26 @@ def file_samples(program: Any, inputs: Mapping[str, Array]) -> list[dict[str, Ar
 
 def _interpreter(runtime: str) -> tuple[Callable[..., Any], Any]:
     if runtime == "tensorflow-reference":
-        import os
-
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        import tensorflow
-
+        with _silence():
+            import tensorflow
         return tensorflow.lite.Interpreter, tensorflow.lite.experimental.OpResolverType
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     return Interpreter, OpResolverType
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps what a C++ library writes about itself while it is loaded from standard error."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _first_line(error: Exception) -> str:

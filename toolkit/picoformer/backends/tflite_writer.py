@@ -13,6 +13,7 @@ from picoformer.backends.tflite_program import Step, Tensor
 from picoformer.errors import UnsupportedError
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
 from picoformer.ir.operator import Array
+from picoformer.ops import Requantize
 from picoformer.ops.fixedpoint import quantize_real
 
 Gelu = Literal["auto", "table", "operator", "decomposed"]
@@ -20,6 +21,8 @@ GELU_FORMS: tuple[str, ...] = get_args(Gelu)
 
 TYPES = {"int8": DType.INT8, "int16": DType.INT16}
 """Numpy's name of an integer type of real numbers → the type."""
+ALWAYS: dict[str, dict[str, Any]] = {"ADD": {"potScaleInt16": False}, "SUB": {"potScaleInt16": False}}
+"""Options that hold for all values here: int16 scales are no powers of two."""
 LOWEST = -1e30
 """Score of a key that takes no part, where scores are floats."""
 
@@ -28,8 +31,8 @@ LOWEST = -1e30
 class Entry:
     """A tensor while the model is collected. `real`: a constant's numbers. `is_open`: its grid is still to be found;
     `margin`: how far below all that is seen its range must reach; `is_lowest`: the constant below every other value
-    of its grid; `follows`: the tensor whose integers it has, on a grid without a zero point; `is_symmetric`: its grid is
-    to have none."""
+    of its grid; `follows`: the tensor whose integers it has, on a grid without a zero point; `is_symmetric`: its grid
+    is to have none."""
 
     tensor: Tensor
     real: Array | None = None
@@ -52,6 +55,8 @@ class TfliteWriter:
         self.graph = graph
         self.gelu, self.any_operator = gelu, any_operator
         self.base = base_type(graph)
+        self.node = Node("", Requantize(), (), "")
+        """The node that is being written."""
         self.entries: dict[str, Entry] = {}
         self.steps: list[Step] = []
         self._taken = set(graph.types)
@@ -67,6 +72,11 @@ class TfliteWriter:
     def is_float(self) -> bool:
         """Whether the model computes on floats."""
         return self.base == "float32"
+
+    @property
+    def wide(self) -> str:
+        """The type of real numbers inside an operator that 8 bits would be too few for."""
+        return "float32" if self.is_float else "int16"
 
     def fresh(self, wish: str) -> str:
         """A name not yet used: `wish`, else `wish_1`, `wish_2` …"""
@@ -99,6 +109,7 @@ class TfliteWriter:
     ) -> str:  # fmt: skip
         """Append a step that computes `output`; returns `output`. Its type is the graph's for a graph value, else
         `dtype`, by default that of real numbers; its grid likewise, by default an open one."""
+        options = {**ALWAYS.get(operator, {}), **options}
         with np.errstate(all="ignore"):
             value = BUILTINS[operator].meaning(options, [self._values[name] for name in inputs])
         if output in self.graph.types:
@@ -110,7 +121,7 @@ class TfliteWriter:
             entry = Entry(tensor, None, is_open, margin, follows=follows, is_symmetric=symmetric)
         if entry.tensor.shape != value.shape:
             raise AssertionError(f"{output}: {operator} gives {value.shape}, not {entry.tensor.shape}")
-        self._refuse(operator, inputs, output)
+        self._refuse(operator, inputs)
         self._add(entry, value)
         self.steps.append(Step(operator, tuple(inputs), output, options))
         return output
@@ -169,7 +180,7 @@ class TfliteWriter:
         scale = grid.per_tensor_scale
         same = QuantParams((scale,))
         offset = self.real(of, "zero_point", -scale * grid.zero_point, "int16", same)
-        return self.part("ADD", [wide, offset], of, "int16", same, potScaleInt16=False)
+        return self.part("ADD", [wide, offset], of, "int16", same)
 
     def _constant(self, wish: str, value: Array, grid: QuantParams | None) -> str:
         key = (f"{value.dtype.str}{grid}", value.shape, value.tobytes())
@@ -179,10 +190,14 @@ class TfliteWriter:
             self._add(Entry(tensor), tensor.real)
         return self._shared[key]
 
-    def _refuse(self, operator: str, inputs: Sequence[str], output: str) -> None:
+    def _refuse(self, operator: str, inputs: Sequence[str]) -> None:
+        of = self.node
         first = self.entries[inputs[0]].tensor.dtype
         if not self.any_operator and not micro_runs(operator, first):
-            raise UnsupportedError(f"TFLite Micro has no {operator} for {first} (at '{output}'); use --any-operator")
+            raise UnsupportedError(
+                f"node '{of.name}' ({of.op.kind}) cannot be written as TFLite: TFLite Micro has no {operator} for {first}; "
+                "use --any-operator, or write the model otherwise"
+            )
 
     def _add(self, entry: Entry, value: Array) -> None:
         self.entries[entry.tensor.name] = entry

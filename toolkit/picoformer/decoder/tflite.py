@@ -46,8 +46,9 @@ def export_decoder_tflite(
     tokenizer: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write the decode step of a checkpoint as the TFLite file `out`: tokens (1,), position () and the caches in, logits
-    (1, vocabulary) and the caches out; returns what it is and how good.
+    """Write the decode step of a checkpoint as the TFLite file `out`; returns what it is and how good.
+
+    Inputs: tokens (1,), position () and the caches; outputs: logits (1, vocabulary) and the caches.
 
     A cache that comes out goes in at the next step; before the first it is all zeros. Schemes are float32 and int8x16.
     `options.check`: an .npz with an array "tokens" of ids, (texts, length), whose first text is compared step by step.
@@ -120,9 +121,7 @@ def steps_of(step: Graph, tokens: Sequence[int]) -> Iterable[Mapping[str, Array]
         session.run(inputs)
 
 
-def run_decoder_tflite(
-    file: Path | bytes, step: Graph, tokens: Sequence[int], runtime: Runtime = "litert"
-) -> Array:
+def run_decoder_tflite(file: Path | bytes, step: Graph, tokens: Sequence[int], runtime: Runtime = "litert") -> Array:
     """The logits after each token, float32 (tokens, vocabulary), of a file that carries its own caches along."""
     from picoformer.backends.tflite_runtime import TfliteSession
 

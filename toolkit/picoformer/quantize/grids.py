@@ -106,15 +106,13 @@ def assign_grids(
     scale, and only what is moved shares its grid.
     """
     streams = Streams()
-    joined = LAYOUT if uniform else (*LAYOUT, Add)
+    joined: tuple[type[Operator], ...] = LAYOUT if uniform else (*LAYOUT, Add)
     for node in graph.nodes:
         dynamic = [n for n in graph.activations(node) if n in seen]
         if isinstance(node.op, joined):
             for name in dynamic:
                 streams.join(name, node.output)
-    wide = {
-        name for name in seen if wanted.get(name) is DType.INT16 or (not uniform and _is_wide(graph, name))
-    }
+    wide = {name for name in seen if wanted.get(name) is DType.INT16 or (not uniform and _is_wide(graph, name))}
     groups: dict[str, list[str]] = {}
     for name in seen:
         groups.setdefault(streams.root(name), []).append(name)

@@ -63,7 +63,7 @@ class QuantizeSettings:
     `mixed`). `wide_weights` is the share of the constants' bytes that weights may grow by: those whose rounding costs
     the outputs most become INT8, then INT16 (see `mixed`); None is a default of whoever asks, and here 0.
 
-    `uniform` gives all values one type and one scale each, as TFLite takes them (see `grids`, and `uniform_settings`)."""
+    `uniform` gives all values one type and one scale each, as TFLite takes them (see `grids`, `uniform_settings`)."""
 
     method: Method = "percentile"
     percentile: float = 99.99
@@ -100,7 +100,7 @@ class QuantizeSettings:
 def uniform_settings(settings: QuantizeSettings) -> QuantizeSettings:
     """The settings for one type for all: constants go with the activations, and nothing is widened or narrowed."""
     if settings.budget is not None or settings.wide_weights or settings.weight_types:
-        raise ConfigError("weights are all int8 there; leave out a budget and wide weights")
+        raise ConfigError("weights are all int8 where all is of one type; leave out the budget and wide weights")
     return replace(
         settings, uniform=True, widen=0.0, wide_weights=0.0, inputs=settings.activations,
         constants=settings.activations,
@@ -197,9 +197,7 @@ def build_typed(
     for node in graph.nodes:
         if isinstance(node.op, LAYOUT) and any(wanted.get(name) is DType.INT16 for name in node.inputs):
             wanted[node.output] = DType.INT16
-    types = assign_grids(
-        graph, seen, settings.method, settings.percentile, settings.headroom, wanted, settings.uniform
-    )
+    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, wanted, settings.uniform)
     return verify(_Builder(graph, seen, types, settings, wanted).build())
 
 

@@ -140,8 +140,8 @@ def runs(graph: Graph, samples: Mapping[str, Array]) -> list[dict[str, Array]]:
 
 BOUNDS = {
     ("Activation", "int16"): 6, ("Attention", "int8"): 4, ("Attention", "int16"): 100, ("Embedding", "int16"): 1,
-    ("LayerNorm", "int8"): 1, ("LayerNorm", "int16"): 5, ("LOGISTIC", "int16"): 2, ("RmsNorm", "int8"): 1,
-    ("RmsNorm", "int16"): 5, ("RSQRT", "int8"): 1, ("SOFTMAX", "int8"): 1, ("SOFTMAX", "int16"): 100,
+    ("LayerNorm", "int8"): 1, ("LayerNorm", "int16"): 16, ("LOGISTIC", "int16"): 2, ("RmsNorm", "int8"): 1,
+    ("RmsNorm", "int16"): 16, ("RSQRT", "int8"): 1, ("SOFTMAX", "int8"): 1, ("SOFTMAX", "int16"): 100,
     ("Softmax", "int8"): 1, ("Softmax", "int16"): 100,
 }  # fmt: skip
 """Operator and type → most steps between the runtime and the definition, where any are allowed. TFLite's int16 softmax
@@ -171,6 +171,7 @@ def test_every_operator_gives_what_it_means(name: str, base: str, runtime: str) 
         assert (sqnr_db(truth[output], found[output]) or 200.0) >= least
 
 
+@pytest.mark.slow
 def test_tensorflows_reference_kernels_agree() -> None:
     """A second opinion, in a process of its own: TensorFlow and torch do not share one well."""
     code = "import test_backend_tflite as tests; print(tests.second_opinion())"

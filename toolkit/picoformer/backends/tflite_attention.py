@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from picoformer.backends.tflite_writer import TfliteWriter
+from picoformer.backends.tflite_writer import Rule, TfliteWriter
 from picoformer.ir import Node, QuantParams
 from picoformer.ops import Attention
 
@@ -73,7 +73,7 @@ def attend(
     `is_transposed`; `mask`, where there is one, says which keys take part; `bias` is added to the scores as they come,
     before the scale."""
     dtype = w.base
-    margin = MASK_MARGIN / abs(scale) if mask and not w.is_float else 0.0
+    below = Rule(margin=MASK_MARGIN / abs(scale))
     scores = w.part("BATCH_MATMUL", [q, k], node, adjX=False, adjY=True)
     if bias is not None:
         scores = w.part("ADD", [scores, w.real(node, "bias", bias)], node)
@@ -82,7 +82,7 @@ def attend(
             dtype = "int16"
             scores = w.widened(scores, node, shifts=True)
         lowest = w.lowest(node, dtype)
-        scores = w.part("SELECT_V2", [mask, scores, lowest], node, dtype, margin=margin)
+        scores = w.part("SELECT_V2", [mask, scores, lowest], node, dtype, rule=below)
     shape = w.shape(scores)
     if len(shape) > SOFTMAX_RANK:
         scores = reshape(w, node, scores, [math.prod(shape[:-2]), *shape[-2:]])

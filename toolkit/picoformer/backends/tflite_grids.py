@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -17,6 +18,9 @@ from picoformer.ops.fixedpoint import quantize_real
 
 SMALLEST = 1e-6
 """A value that never moves gets this much range, so that its scale is a positive number."""
+ROOT_LIMIT = 3.0
+"""The kernel of a reciprocal root writes its largest integer for 0, which stands for up to half a step v: with r² ≤
+3/step v·r² is at most 1.5 there. Newton's iteration starts from it, and would not converge from 3 on."""
 HIDDEN = LOWEST / 2
 """What is below is the score of a key that takes no part: no range has to reach there."""
 
@@ -82,28 +86,31 @@ def _grid(
 ) -> QuantParams:
     entries = [writer.entries[name] for name in members]
     for entry in entries:
-        if entry.follows and (source := tensors[entry.follows].grid) is not None:
+        if entry.rule.follows and (source := tensors[entry.rule.follows].grid) is not None:
             return QuantParams(source.scale)
     given = {entry.tensor.grid for entry in entries if not entry.is_open}
     if len(given) > 1:
         raise AssertionError(f"{members} are to be on one grid and have several")
     if given and (grid := given.pop()) is not None:
         return grid
-    counted = [(e, ranges[e.tensor.name]) for e in entries if not e.is_lowest]
-    low = min(r[0] - (e.margin if e.margin else 0.0) for e, r in counted)
-    high = max(r[1] for _, r in counted)
+    counted = [(e.rule, ranges[e.tensor.name]) for e in entries if not e.rule.is_lowest]
+    low = min(seen[0] - rule.margin for rule, seen in counted)
+    high = max(seen[1] for _, seen in counted)
     if entries[0].tensor.dtype == "int16":
-        scale = max(-low, high, SMALLEST) * headroom / DType.INT16.maximum
+        power = 2 if any(rule.is_square for rule, _ in counted) else 1
+        scale = max(-low, high, SMALLEST) * headroom**power / DType.INT16.maximum
         return QuantParams((scale,))
-    if any(entry.is_symmetric for entry in entries):
-        return QuantParams((max(-low, high, SMALLEST) / DType.INT8.maximum,))
+    for entry in entries:
+        if entry.rule.root_of and (source := tensors[entry.rule.root_of].grid) is not None:
+            most = math.sqrt(ROOT_LIMIT / source.per_tensor_scale)
+            return QuantParams((min(max(high, SMALLEST), most) / DType.INT8.maximum,))
     scale = max(high - low, SMALLEST) / 255.0
     return QuantParams((scale,), int(np.clip(round(-128 - low / scale), -128, 127)))
 
 
 def _settled(entry: Entry, grid: QuantParams) -> Tensor:
     tensor = replace(entry.tensor, grid=grid)
-    if entry.is_lowest:
+    if entry.rule.is_lowest:
         return replace(tensor, data=np.full(tensor.shape, np.iinfo(tensor.dtype).min, tensor.dtype))
     if entry.real is None:
         return tensor

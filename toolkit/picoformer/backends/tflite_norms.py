@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 
 from picoformer.backends.tflite_attention import reshape
-from picoformer.backends.tflite_writer import TfliteWriter
+from picoformer.backends.tflite_writer import Rule, TfliteWriter
 from picoformer.ir import Node, QuantParams
 from picoformer.ops import LayerNorm, RmsNorm
 
-NEWTON_STEPS = 3
-"""An int8 sum of one step is off by up to a half: e ← 1.5·e² takes 0.3 to 2·10^−3 and below int16's own step."""
+NEWTON_STEPS = 4
+"""An int8 sum of one step is off by up to a half, and its root by 0.3: e ← 1.5·e² takes that below int16's own step in
+three. A sum that is 0 in int8 starts below its root, and comes up by half each time."""
+SQUARE = Rule(is_square=True)
 UNIT_GRID = QuantParams((2.0**-13,))
 """Grid of v·r²/2 and of 3/2 − v·r²/2, which are 1/2 and 1 where r is the root: up to 4."""
 
@@ -32,9 +34,9 @@ def norm(w: TfliteWriter, node: Node, op: LayerNorm | RmsNorm, output: str) -> N
         mean = w.part("MEAN", [x, axis], node, wide, keepDims=True)
         x = w.part("SUB", [x, mean], node, wide)
     row = reshape(w, node, x, [math.prod(w.shape(x)[:-1]), 1, width])
-    squares = w.part("BATCH_MATMUL", [row, row], node, wide, adjX=False, adjY=True)
+    squares = w.part("BATCH_MATMUL", [row, row], node, wide, rule=SQUARE, adjX=False, adjY=True)
     epsilon = w.real(node, "epsilon", op.epsilon * width, wide)
-    total = w.part("ADD", [squares, epsilon], node, wide)
+    total = w.part("ADD", [squares, epsilon], node, wide, rule=SQUARE)
     size = w.real(node, "size", math.sqrt(width), wide)
     root = w.part("MUL", [_reciprocal_root(w, node, total), size], node, wide)
     last: list[tuple[str, list[str]]] = [("MUL", [x, reshape(w, node, root, [*w.shape(x)[:-1], 1])])]
@@ -61,8 +63,8 @@ def _reciprocal_root(w: TfliteWriter, node: Node, total: str) -> str:
     if w.is_float or w.any_operator:
         return w.part("RSQRT", [total], node, wide)
     narrow = w.part("QUANTIZE", [total], node, "int8")
-    root = w.widened(w.part("RSQRT", [narrow], node, "int8", symmetric=True), node)
-    half = w.part("MUL", [total, w.real(node, "half", 0.5, wide)], node, wide)
+    root = w.widened(w.part("RSQRT", [narrow], node, "int8", rule=Rule(root_of=narrow)), node)
+    half = w.part("MUL", [total, w.real(node, "half", 0.5, wide)], node, wide, rule=SQUARE)
     start = w.real(node, "start", 1.5, wide, UNIT_GRID)
     for _ in range(NEWTON_STEPS):
         product = w.part("MUL", [w.part("MUL", [half, root], node, wide), root], node, wide, UNIT_GRID)

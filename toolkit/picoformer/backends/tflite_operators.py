@@ -137,7 +137,10 @@ BUILTINS: dict[str, Builtin] = {
         lambda options, inputs: np.concatenate(inputs, axis=options["axis"]), _by_type(2, 3),
         {1: "1.5.0", 2: "1.14.0", 3: "2.3.0"}, "ConcatenationOptions", EVERY, slice(None),
     ),
-    "EQUAL": Builtin(_of(np.equal), _by_type(2, 5), {1: "1.14.0", 2: "1.14.0", 5: "2.21.0"}, "EqualOptions", frozenset({"float32", "int32"})),
+    "EQUAL": Builtin(
+        _of(np.equal), _by_type(2, 5), {1: "1.14.0", 2: "1.14.0", 5: "2.21.0"}, "EqualOptions",
+        frozenset({"float32", "int32"}),
+    ),
     "FULLY_CONNECTED": Builtin(
         _fully_connected, _fully_connected_version,
         {1: "1.5.0", 4: "1.14.0", 5: "2.0.0", 6: "2.1.0", 7: "2.3.0", 11: "2.15.0"}, "FullyConnectedOptions", EVERY,
@@ -147,7 +150,10 @@ BUILTINS: dict[str, Builtin] = {
         frozenset({"float32", "int8"}), slice(0, 1),
     ),
     "GELU": Builtin(_gelu, _by_type(2), {1: "2.9.0", 2: "2.9.0"}, "GeluOptions"),
-    "LESS": Builtin(_of(np.less), _by_type(2, 3), {1: "1.14.0", 2: "1.14.0", 3: "2.13.0"}, "LessOptions", frozenset({"float32", "int32"})),
+    "LESS": Builtin(
+        _of(np.less), _by_type(2, 3), {1: "1.14.0", 2: "1.14.0", 3: "2.13.0"}, "LessOptions",
+        frozenset({"float32", "int32"}),
+    ),
     "LOGICAL_AND": Builtin(
         _of(np.logical_and), _by_type(), {1: "1.11.0"}, "LogicalAndOptions", frozenset({"bool"})
     ),

@@ -28,19 +28,32 @@ LOWEST = -1e30
 
 
 @dataclass(frozen=True)
+class Rule:
+    """What an open grid must be like. `margin`: how far below all that is seen its range reaches; `is_square`: its
+    values grow by the square of what others do; `is_lowest`: the constant below every other value of its grid;
+    `follows`: the tensor whose integers it has, on a grid without a zero point; `root_of`: the tensor of whose integers
+    it is the reciprocal root."""
+
+    margin: float = 0.0
+    is_square: bool = False
+    is_lowest: bool = False
+    follows: str = ""
+    root_of: str = ""
+
+
+ANY = Rule()
+"""Nothing but the range that is seen."""
+
+
+@dataclass(frozen=True)
 class Entry:
-    """A tensor while the model is collected. `real`: a constant's numbers. `is_open`: its grid is still to be found;
-    `margin`: how far below all that is seen its range must reach; `is_lowest`: the constant below every other value
-    of its grid; `follows`: the tensor whose integers it has, on a grid without a zero point; `is_symmetric`: its grid
-    is to have none."""
+    """A tensor while the model is collected. `real`: a constant's numbers; `is_open`: its grid is still to be found, by
+    `rule`."""
 
     tensor: Tensor
     real: Array | None = None
     is_open: bool = False
-    margin: float = 0.0
-    is_lowest: bool = False
-    follows: str = ""
-    is_symmetric: bool = False
+    rule: Rule = ANY
 
 
 class TfliteWriter:
@@ -105,10 +118,11 @@ class TfliteWriter:
 
     def emit(
         self, operator: str, inputs: Sequence[str], output: str, dtype: str = "", grid: QuantParams | None = None,
-        margin: float = 0.0, follows: str = "", symmetric: bool = False, **options: Any,
+        rule: Rule = ANY, **options: Any,
     ) -> str:  # fmt: skip
         """Append a step that computes `output`; returns `output`. Its type is the graph's for a graph value, else
-        `dtype`, by default that of real numbers; its grid likewise, by default an open one."""
+        `dtype`, by default that of real numbers; its grid likewise, by default an open one that
+        `rule` finds."""
         options = {**ALWAYS.get(operator, {}), **options}
         with np.errstate(all="ignore"):
             value = BUILTINS[operator].meaning(options, [self._values[name] for name in inputs])
@@ -118,7 +132,7 @@ class TfliteWriter:
             kind = str(value.dtype) if value.dtype.kind in "bi" else dtype or self.base
             is_open = kind in ("int8", "int16") and grid is None
             tensor = Tensor(output, value.shape, kind, grid)
-            entry = Entry(tensor, None, is_open, margin, follows=follows, is_symmetric=symmetric)
+            entry = Entry(tensor, None, is_open, rule)
         if entry.tensor.shape != value.shape:
             raise AssertionError(f"{output}: {operator} gives {value.shape}, not {entry.tensor.shape}")
         self._refuse(operator, inputs)
@@ -128,11 +142,11 @@ class TfliteWriter:
 
     def part(
         self, operator: str, inputs: Sequence[str], of: Node, dtype: str = "", grid: QuantParams | None = None,
-        margin: float = 0.0, follows: str = "", symmetric: bool = False, **options: Any,
+        rule: Rule = ANY, **options: Any,
     ) -> str:  # fmt: skip
         """Append a step whose result is an inner value of graph node `of`; returns the name given to it."""
         output = self.fresh(f"{of.output}/{operator.lower()}")
-        return self.emit(operator, inputs, output, dtype, grid, margin, follows, symmetric, **options)
+        return self.emit(operator, inputs, output, dtype, grid, rule, **options)
 
     def numbers(self, of: Node, wish: str, value: object) -> str:
         """A constant of counts, axes or sizes, int32; stored once however often it is asked for."""
@@ -163,7 +177,7 @@ class TfliteWriter:
         name = self.fresh(f"{of.output}/lowest")
         number = np.full(1, LOWEST, np.float32)
         tensor = Tensor(name, (1,), dtype, None, number if dtype == "float32" else None)
-        self._add(Entry(tensor, number, dtype != "float32", is_lowest=True), number)
+        self._add(Entry(tensor, number, dtype != "float32", Rule(is_lowest=True)), number)
         return name
 
     def widened(self, x: str, of: Node, shifts: bool = False) -> str:
@@ -173,7 +187,7 @@ class TfliteWriter:
         """
         if self.dtype(x) == "int16":
             return x
-        wide = self.part("CAST", [x], of, "int16", follows=x, inDataType="int8", outDataType="int16")
+        wide = self.part("CAST", [x], of, "int16", rule=Rule(follows=x), inDataType="int8", outDataType="int16")
         grid = self.entries[x].tensor.grid
         if shifts or grid is None or grid.zero_point == 0:
             return wide
@@ -195,8 +209,8 @@ class TfliteWriter:
         first = self.entries[inputs[0]].tensor.dtype
         if not self.any_operator and not micro_runs(operator, first):
             raise UnsupportedError(
-                f"node '{of.name}' ({of.op.kind}) cannot be written as TFLite: TFLite Micro has no {operator} for {first}; "
-                "use --any-operator, or write the model otherwise"
+                f"node '{of.name}' ({of.op.kind}) cannot be written as TFLite: TFLite Micro has no {operator} for "
+                f"{first}; use --any-operator, or write the model otherwise"
             )
 
     def _add(self, entry: Entry, value: Array) -> None:

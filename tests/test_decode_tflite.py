@@ -29,8 +29,8 @@ BOUNDS = {
     "RmsNorm": 16, "Rope": 1, "SOFTMAX": 200,
 }  # fmt: skip
 """Most steps of int16 between the runtime and the definition, where any are allowed. TFLite's softmax has e^−10 in
-place of 0, which 71 hidden keys add up to 0.3 %; the row of a norm whose sum of squares is a thousandth of the largest, as
-there are in a model of random weights, has 22 steps of it."""
+place of 0, which 71 hidden keys add up to 0.3 %; the row of a norm whose sum of squares is a thousandth of the largest,
+as there are in a model of random weights, has 22 steps of it."""
 
 
 @functools.cache

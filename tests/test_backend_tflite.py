@@ -21,7 +21,7 @@ from picoformer.backends import tflite_emitters
 from picoformer.backends.tflite import export_tflite, tflite_program
 from picoformer.backends.tflite_compare import ACCUMULATING, ONE_STEP, Row, compare_tflite
 from picoformer.backends.tflite_emitters import EMITTERS, Unsupported
-from picoformer.backends.tflite_file import ALIGNMENT, program_bytes, read_program
+from picoformer.backends.tflite_file import program_bytes, read_program
 from picoformer.backends.tflite_operators import BUILTINS
 from picoformer.backends.tflite_program import Program
 from picoformer.backends.tflite_runtime import run_tflite
@@ -318,8 +318,7 @@ def test_signature_versions_and_alignment() -> None:
         for index in range(model.BuffersLength()):
             content = model.Buffers(index)
             if content.DataLength():
-                start = content._tab.Vector(content._tab.Offset(4))
-                assert start % ALIGNMENT == 0
+                assert content._tab.Vector(content._tab.Offset(4)) % 16 == 0
         names = {value: name for name, value in vars(schema.BuiltinOperator).items() if name.isupper()}
         codes = [model.OperatorCodes(i) for i in range(model.OperatorCodesLength())]
         versions[base] = {
@@ -336,6 +335,32 @@ def test_signature_versions_and_alignment() -> None:
         "int8": {"FULLY_CONNECTED": [5], "SOFTMAX": [3], "BATCH_MATMUL": [2, 3], "ADD": [1, 2, 3], "MUL": [4]},
         "int16": {"FULLY_CONNECTED": [7], "SOFTMAX": [3], "BATCH_MATMUL": [3], "ADD": [3], "MUL": [4]},
     }
+
+
+@pytest.mark.parametrize(("base", "wide"), [("int8", "int32"), ("int16", "int64")])
+def test_biases_are_on_the_grid_of_the_products(base: str, wide: str) -> None:
+    program = written("prenorm_encoder", base)[4]
+    found = 0
+    for step in program.steps:
+        if step.operator == "FULLY_CONNECTED":
+            x, weight, bias = (program.tensors[name] for name in step.inputs)
+            assert bias.dtype == wide and weight.dtype == "int8"
+            assert bias.grid is not None and weight.grid is not None and x.grid is not None
+            expected = np.float64(x.grid.per_tensor_scale) * np.asarray(weight.grid.scale)
+            assert np.allclose(bias.grid.scale, expected, rtol=1e-6) and bias.grid.axis == -1
+            found += 1
+    assert found == 8
+
+
+def test_what_the_table_says_of_micro_has_run_on_it() -> None:
+    """`test_every_operator_gives_what_it_means` runs all of these on TFLite Micro; EQUAL is in decoders' steps."""
+    has_run = set()
+    for name in (*OPERATOR_CASES, *(n for n in graphs.CASES if n != "wide_sums")):
+        for base in TYPES:
+            program = written(name, base)[4]
+            has_run |= {(step.operator, program.types(step)[0]) for step in program.steps}
+    said = {(operator, first) for operator, builtin in BUILTINS.items() for first in builtin.micro}
+    assert said - has_run == {("EQUAL", "int32")} and has_run <= said
 
 
 def test_every_operator_has_a_version_for_every_type() -> None:

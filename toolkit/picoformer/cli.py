@@ -15,6 +15,7 @@ from picoformer.cli_options import (
     ANY,
     C_FORMS,
     COUNT,
+    EXTRAS,
     FILE,
     FOLDER,
     emulator_option,
@@ -35,6 +36,7 @@ from picoformer.cli_options import (
 from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
 from picoformer.cli_text import DECODER_SCHEME, ONLY_DECODERS, ONLY_ENCODERS, decoder_options
+from picoformer.cli_tflite import export_tflite, show_tflite, tflite_options
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
 from picoformer.errors import ConfigError, DeviceError, ModelError, PicoformerError
 
@@ -50,7 +52,7 @@ class _Group(click.Group):
         except PicoformerError as error:
             click.echo(f"picoformer: {' '.join(str(error).split())}", err=True)
         except ModuleNotFoundError as error:
-            extra = "train" if error.name in ("torch", "safetensors", "sklearn") else "dev"
+            extra = EXTRAS.get(str(error.name), "dev")
             click.echo(f"picoformer: {error.name} is not installed; pip install 'picoformer[{extra}]'", err=True)
         except (KeyboardInterrupt, click.Abort):
             click.echo("picoformer: stopped; nothing half-written is left", err=True)
@@ -149,8 +151,9 @@ def quantize(
 @quantize_or_text_options
 @decoder_options
 @click.option(
-    "--format", "form", type=click.Choice(["onnx", *C_FORMS]), default="onnx", show_default=True, help="What to write."
-)
+    "--format", "form", type=click.Choice(["onnx", "tflite", *C_FORMS]), default="onnx", show_default=True,
+    help="What to write.",
+)  # fmt: skip
 @package_options
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @valid_length_option
@@ -158,7 +161,8 @@ def quantize(
 @tile_option
 @click.option("--unsigned-activations", is_flag=True, help="ONNX: 8-bit activations as uint8, fast on x86.")
 @click.option("--matmul-nbits", is_flag=True, help="ONNX: int4 weights for onnxruntime's MatMulNBits.")
-@click.option("-o", "--output", type=ANY, required=True, help="An .onnx file; of C a folder, or a .zip.")
+@tflite_options
+@click.option("-o", "--output", type=ANY, required=True, help="An .onnx or .tflite file; of C a folder, or a .zip.")
 @json_option
 def export(
     model: Path,
@@ -176,18 +180,30 @@ def export(
     tile: str,
     unsigned_activations: bool,
     matmul_nbits: bool,
+    tflite: Any,
     output: Path,
     as_json: bool,
     **decoder: Any,
 ) -> None:
-    """Write a model as ONNX, or as C: a library, a file, a package.
+    """Write a model as ONNX, as TFLite, or as C: a library, a file, a package.
 
-    ONNX is float or quantized. MODEL is an ONNX file or a checkpoint (.safetensors), or for C a folder that `build`
-    wrote. Of a language model, given as for `build`, there is C.
+    ONNX is float or quantized; TFLite float32, int8 or 16x8 (--scheme int8x16), in operators that TFLite Micro runs.
+    MODEL is an ONNX file or a checkpoint (.safetensors), or for C a folder that `build` wrote. Of a language model,
+    given as for `build`, there are C and TFLite, which is a step of one token with its caches as inputs and outputs.
     """
     from picoformer.exporting import export_files
 
-    if not is_build(model) and _is_decoder(model, decoder):
+    is_decoder = not is_build(model) and _is_decoder(model, decoder)
+    if tflite is not None:
+        scheme = scheme if is_given("scheme") or not is_decoder else DECODER_SCHEME
+        with progress() as tick:
+            record = export_tflite(
+                model, is_decoder, tflite, scheme, calibration, settings, read_shapes(shapes), valid_length, output,
+                decoder, tick,
+            )  # fmt: skip
+        show(record, as_json, lambda: show_tflite(record))
+        return
+    if is_decoder:
         from picoformer.decoder.build_command import export_decoder_files
 
         if form not in C_FORMS:

@@ -91,7 +91,8 @@ def export_files(
     unsigned_activations: bool = False,
     matmul_nbits: bool = False,
 ) -> dict[str, Any]:
-    """Write ONNX (`form` "onnx": float or QDQ) or C (packages/forms.py) of an ONNX file, a checkpoint or, C, a build.
+    """Write ONNX (`form` "onnx"), TFLite ("tflite", see exporting_tflite.py) or C (packages/forms.py) of an ONNX file, a
+    checkpoint or, C, a build.
 
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
     computes by tiles of rows (backends/c/tiling.py). `inputs` and `classes` are for C: see packaging.py;
@@ -108,8 +109,16 @@ def export_files(
             model, calibration, scheme, form, target, prefix, out, settings, shapes, _tick(progress), quantized, tile,
             valid_length, inputs, classes,
         )  # fmt: skip
+    if form == "tflite":
+        from picoformer.exporting_tflite import TfliteOptions, export_tflite_files
+
+        if quantized is not None:
+            raise ConfigError("--quantized holds a device's grids and TFLite takes others; give --calibration")
+        return export_tflite_files(
+            model, calibration, scheme, out, TfliteOptions(), settings, shapes, progress, valid_length
+        )
     if form != "onnx":
-        raise ConfigError(f"unknown form '{form}'; use one of onnx, {', '.join(FORMS)}")
+        raise ConfigError(f"unknown form '{form}'; use one of onnx, tflite, {', '.join(FORMS)}")
     if out.is_dir():
         raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
     if (model / "build.json").is_file():

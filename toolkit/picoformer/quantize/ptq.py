@@ -67,7 +67,8 @@ class QuantizeSettings:
     `mixed`). `wide_weights` is the share of the constants' bytes that weights may grow by: those whose rounding costs
     the outputs most become INT8, then INT16 (see `mixed`); None is a default of whoever asks, and here 0.
 
-    `given`: constants, by their name in the float graph, whose types and integers stand already; they are kept."""
+    `given`: constants, by their name in the float graph, whose types and integers stand already; they are kept.
+    `uniform` gives all values one type and one scale each, as TFLite takes them (see `grids`, `uniform_settings`)."""
 
     method: Method = "percentile"
     percentile: float = 99.99
@@ -85,6 +86,7 @@ class QuantizeSettings:
     weight_types: Mapping[str, DType] = field(default_factory=dict)
     given: Mapping[str, tuple[TensorType, Array]] = field(default_factory=dict)
     wide_weights: float | None = None
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         for name, dtype in [("weights", self.weights), *self.weight_types.items()]:
@@ -99,6 +101,16 @@ class QuantizeSettings:
     def refines(self) -> bool:
         """Whether integers are chosen anew once types and grids stand (see `rounding`)."""
         return self.rounding != "nearest" or self.bias_correction
+
+
+def uniform_settings(settings: QuantizeSettings) -> QuantizeSettings:
+    """The settings for one type for all: constants go with the activations, and nothing is widened or narrowed."""
+    if settings.budget is not None or settings.wide_weights or settings.weight_types:
+        raise ConfigError("weights are all int8 where all is of one type; leave out the budget and wide weights")
+    return replace(
+        settings, uniform=True, widen=0.0, wide_weights=0.0, inputs=settings.activations,
+        constants=settings.activations,
+    )  # fmt: skip
 
 
 def quantize(
@@ -191,7 +203,7 @@ def build_typed(
     for node in graph.nodes:
         if isinstance(node.op, LAYOUT) and any(wanted.get(name) is DType.INT16 for name in node.inputs):
             wanted[node.output] = DType.INT16
-    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, wanted)
+    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, wanted, settings.uniform)
     return verify(TypedBuilder(graph, seen, types, settings, wanted).build())
 
 

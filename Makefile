@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin
 
-.PHONY: demo test check lint sweep bench host-bench costs compression check-figures tools clean
+.PHONY: demo test check lint sweep bench host-bench costs compression check-figures conformance tools clean
 .DELETE_ON_ERROR:
 
 # Needs no root: where gcc or QEMU are missing, zig's compiler and unicorn came with pip.
@@ -34,6 +34,10 @@ bench: $(VENV)/.ready tools
 # The C on this machine against onnxruntime: two minutes, ratios within one run.
 host-bench: $(VENV)/.ready
 	$(RUN)/python benchmarks/host.py
+
+# ONNX's own node tests on the C of this machine; writes the list of what passes. A minute.
+conformance: $(VENV)/.ready
+	$(RUN)/python benchmarks/conformance.py
 
 # What `inspect --target` knows of each core, measured anew: after a change of kernels or of how they are called. A
 # quarter of an hour; COSTS=--stale measures what has changed only, COSTS=cortex-m4 one core.

@@ -10,11 +10,9 @@ import onnx
 import onnx.helper
 import onnx.reference
 
-from picoformer.errors import ModelError, UnsupportedError
+from picoformer.errors import ModelError
 from picoformer.frontends.onnx_builder import GraphBuilder
 from picoformer.frontends.onnx_load import ELEMENTS_MAX, SHAPE_OPERATORS
-
-RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
 def fold_node(node: onnx.NodeProto, builder: GraphBuilder) -> bool:
@@ -28,10 +26,6 @@ def fold_node(node: onnx.NodeProto, builder: GraphBuilder) -> bool:
         return True
     if node.op_type == "Constant" or not all(name == "" or builder.is_constant(name) for name in node.input):
         return False
-    if node.op_type in RANDOM:
-        raise UnsupportedError(
-            f"{builder.path}: node '{node.name}' ({node.op_type}) draws random numbers; export in eval mode"
-        )
     feeds = {name: builder.known[builder.resolve(name)] for name in node.input if name}
     values = list(feeds.values())
     if _elements(node.op_type, values) > ELEMENTS_MAX:

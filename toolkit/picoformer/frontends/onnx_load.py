@@ -27,6 +27,7 @@ ELEMENTS_MAX = 1 << 26
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "MatMulInteger"}
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 STANDARD_DOMAINS = ("", "ai.onnx")
+RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 SHAPE_OPERATORS = {"Shape", "Size"}
 """Operators whose result is known although their input is not: the shapes are static."""
 
@@ -203,12 +204,38 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 
 def _check_opset(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse opsets that are not read; one beside them is read as the nearest when its operators are the same there."""
     opset = opset_of(model)
-    if opset not in OPSETS:
+    if opset in OPSETS:
+        return
+    nearest = OPSETS.start if opset < OPSETS.start else OPSETS.stop - 1
+    changed = {kind for node in _nodes(model) if (kind := _changed(node, opset, nearest)) is not None}
+    if changed:
         raise UnsupportedError(
-            f"{path} uses opset {opset}; {OPSETS.start} to {OPSETS.stop - 1} are read: "
-            f"export with opset_version=20 or convert with onnx.version_converter"
+            f"{path} uses opset {opset}, in which {', '.join(sorted(changed))} may differ; {OPSETS.start} to "
+            f"{OPSETS.stop - 1} are read: export with opset_version=20 or convert with onnx.version_converter"
         )
+    for entry in model.opset_import:
+        if entry.domain in STANDARD_DOMAINS:
+            entry.version = nearest
+
+
+def _changed(node: onnx.NodeProto, opset: int, nearest: int) -> str | None:
+    """The name of a standard operator that two opsets define differently, or one of them not at all."""
+    if node.domain not in STANDARD_DOMAINS:
+        return None
+    try:
+        ours, theirs = (_meaning(onnx.defs.get_schema(node.op_type, one)) for one in (nearest, opset))
+    except onnx.defs.SchemaError:
+        return node.op_type
+    return None if ours == theirs else node.op_type
+
+
+def _meaning(schema: onnx.defs.OpSchema) -> tuple[object, ...]:
+    """All that the definition of an operator says but the element types it takes, which only ever grow in number."""
+    attributes = [(a.name, a.type, a.required, a.default_value.SerializeToString()) for a in schema.attributes.values()]
+    operands = [[(one.name, one.option) for one in group] for group in (schema.inputs, schema.outputs)]
+    return schema.doc, attributes, operands
 
 
 def check_operators(path: Path, model: onnx.ModelProto, covered: Collection[str]) -> None:
@@ -224,6 +251,10 @@ def check_operators(path: Path, model: onnx.ModelProto, covered: Collection[str]
             raise UnsupportedError(
                 f"{path} is already quantized (node '{node.name}', {full}, output '{output}'): "
                 f"give the float model and calibration data, quantization happens here"
+            )
+        if node.op_type in RANDOM:
+            raise UnsupportedError(
+                f"{path}: node '{node.name}' ({node.op_type}) draws random numbers; export in eval mode"
             )
         known = node.domain in STANDARD_DOMAINS and onnx.defs.has(node.op_type, max_inclusive_version=opset)
         subgraph = any(a.HasField("g") or len(a.graphs) for a in node.attribute) or node.op_type in CONTROL_FLOW

@@ -10,7 +10,7 @@ import onnx.numpy_helper
 from picoformer.errors import ModelError, PicoformerError, UnsupportedError
 from picoformer.frontends.onnx_builder import GraphBuilder, NodeReader
 from picoformer.frontends.onnx_fold import fold_node
-from picoformer.frontends.onnx_load import check_operators, one_line, opset_of, read_model
+from picoformer.frontends.onnx_load import check_operators, key_of, one_line, opset_of, read_model
 from picoformer.frontends.onnx_nodes import CONVERTERS
 from picoformer.ir import DType, Graph, TensorType, verify
 
@@ -36,7 +36,8 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
     graph = model.graph
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-    builder = GraphBuilder(path, taken, opset_of(model))
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    builder = GraphBuilder(path, taken, opset_of(model), read)
     for tensor in graph.initializer:
         builder.known[tensor.name] = np.asarray(onnx.numpy_helper.to_array(tensor))
     inputs = []
@@ -53,7 +54,7 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
     for proto in graph.node:
         try:
             if not fold_node(proto, builder):
-                CONVERTERS[proto.op_type](NodeReader(proto, builder))
+                CONVERTERS[key_of(proto)](NodeReader(proto, builder))
         except PicoformerError:
             raise
         except Exception as error:  # a hostile node may break a converter or the evaluator in any way

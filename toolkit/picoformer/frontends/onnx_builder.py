@@ -20,9 +20,10 @@ from picoformer.ops.spelled import spelled_type
 class GraphBuilder:
     """The graph so far. ONNX value names are used as they are; a value that equals another is an alias of it."""
 
-    def __init__(self, path: Path, taken: set[str], opset: int) -> None:
+    def __init__(self, path: Path, taken: set[str], opset: int, read: set[str]) -> None:
         self.path = path
         self.opset = opset
+        self._read = read
         self.nodes: list[Node] = []
         self.types: dict[str, TensorType] = {}
         self.known: dict[str, Array] = {}
@@ -45,6 +46,10 @@ class GraphBuilder:
             self.known[name] = self.known[source]
         else:
             self._aliases[name] = source
+
+    def is_read(self, name: str) -> bool:
+        """True when a node or an output of the file reads `name`."""
+        return name in self._read
 
     def fresh(self, wish: str) -> str:
         """A value name that the file does not use."""
@@ -197,6 +202,16 @@ class NodeReader:
     def finish(self, op: Operator, inputs: list[str], output: str | None = None) -> None:
         """Add the operator that computes the node's output."""
         self.builder.add(self.label, op, inputs, self.output if output is None else output)
+
+    def give(self, value: str) -> None:
+        """Let the node's output be `value`: the last step that was made takes its name, another value an alias."""
+        last = self.builder.nodes[-1] if self.builder.nodes else None
+        if last is not None and last.output == value and value.startswith(f"{self.output}_"):
+            self.builder.nodes.pop()
+            self.builder.types.pop(value)
+            self.finish(last.op, list(last.inputs))
+        else:
+            self.builder.alias(self.output, value)
 
     def constant(self, array: Array, role: str) -> str:
         """A constant of the node's own; `role` ends its name."""

@@ -27,6 +27,9 @@ ELEMENTS_MAX = 1 << 26
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "MatMulInteger"}
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 STANDARD_DOMAINS = ("", "ai.onnx")
+CONTRIB = "com.microsoft"
+MISPLACED = {"SimplifiedLayerNormalization"}
+"""onnxruntime's own operators that it writes into files as if they were ONNX's."""
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 SHAPE_OPERATORS = {"Shape", "Size"}
 """Operators whose result is known although their input is not: the shapes are static."""
@@ -44,6 +47,7 @@ def read_model(path: Path, shapes: dict[str, tuple[int, ...]], covered: Collecti
     _check_names(path, model)
     _check_external_data(path, model)
     model = _inline(path, model)
+    _place_contrib(model)
     _check_opset(path, model)
     check_operators(path, model, covered)
     _check_numbers(path, model)
@@ -198,6 +202,21 @@ def _inline(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     return inlined
 
 
+def _place_contrib(model: onnx.ModelProto) -> None:
+    """Put operators that are onnxruntime's into its domain."""
+    for node in model.graph.node:
+        if node.op_type in MISPLACED and node.domain in STANDARD_DOMAINS:
+            node.domain = CONTRIB
+    domains = {entry.domain for entry in model.opset_import}
+    if CONTRIB not in domains and any(node.domain == CONTRIB for node in model.graph.node):
+        model.opset_import.add(domain=CONTRIB, version=1)
+
+
+def key_of(node: onnx.NodeProto) -> str:
+    """The name that a table of operators has a node under: with its domain unless that is ONNX's own."""
+    return node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
+
+
 def opset_of(model: onnx.ModelProto) -> int:
     """Version of the standard operator set the model uses."""
     return max((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), default=0)
@@ -245,7 +264,7 @@ def check_operators(path: Path, model: onnx.ModelProto, covered: Collection[str]
     dynamic = {value.name for value in model.graph.input} - stored
     missing: dict[str, tuple[str, str]] = {}
     for node in model.graph.node:
-        full = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
+        full = key_of(node)
         output = node.output[0] if node.output else ""
         if node.op_type in QUANTIZED or (node.domain == "com.microsoft" and node.op_type.startswith("QLinear")):
             raise UnsupportedError(
@@ -256,12 +275,13 @@ def check_operators(path: Path, model: onnx.ModelProto, covered: Collection[str]
             raise UnsupportedError(
                 f"{path}: node '{node.name}' ({node.op_type}) draws random numbers; export in eval mode"
             )
-        known = node.domain in STANDARD_DOMAINS and onnx.defs.has(node.op_type, max_inclusive_version=opset)
+        standard = node.domain in STANDARD_DOMAINS
+        known = onnx.defs.has(node.op_type, max_inclusive_version=opset) if standard else full in covered
         subgraph = any(a.HasField("g") or len(a.graphs) for a in node.attribute) or node.op_type in CONTROL_FLOW
         depends = any(name in dynamic for name in node.input)
-        if subgraph or not known or (depends and node.op_type not in covered and node.op_type not in SHAPE_OPERATORS):
+        if subgraph or not known or (depends and full not in covered and full not in SHAPE_OPERATORS):
             missing.setdefault(full, (node.name, output))
-        if depends and node.op_type not in SHAPE_OPERATORS:
+        if depends and full not in SHAPE_OPERATORS:
             dynamic.update(node.output)
     if missing:
         listing = "; ".join(

@@ -1,4 +1,4 @@
-"""What each ONNX operator becomes: a flat table {op_type: converter}. The matrix products are in onnx_products."""
+"""What each ONNX operator becomes: a flat table {op_type: converter}. Larger ones have files of their own."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from collections.abc import Callable
 import numpy as np
 
 from picoformer.errors import ModelError
+from picoformer.frontends import onnx_attention, onnx_contrib, onnx_einsum, onnx_moves, onnx_norms, onnx_rotary
 from picoformer.frontends.onnx_builder import NodeReader
-from picoformer.frontends.onnx_products import attention, conv, gemm, matmul
+from picoformer.frontends.onnx_products import conv, gemm, matmul
 from picoformer.ir import DType, Operator
 from picoformer.ops import (
     Activation,
     Add,
     Binary,
     Concat,
-    Embedding,
-    LayerNorm,
     Mul,
     ReduceMean,
     Reshape,
@@ -111,28 +110,6 @@ def clip(node: NodeReader) -> None:
         node.finish(Activation("relu"), node.inputs[:1])
     else:
         identity(node)
-
-
-def layer_normalization(node: NodeReader) -> None:
-    """LayerNormalization over the last axis, or over several as one."""
-    if any(name for name in node.node.output[1:]):
-        raise node.unsupported("gives its mean or deviation too", "drop those outputs")
-    shape = node.type().shape
-    axis = node.axis(node.attribute("axis", -1), len(shape))
-    width = math.prod(shape[axis:])
-    gain = np.broadcast_to(node.array(1), shape[axis:]).reshape(width)
-    bias = np.broadcast_to(node.array(2), shape[axis:]).reshape(width) if node.has_input(2) else np.zeros(width)
-    names = list(node.inputs[1:])
-    if node.array(1).shape != (width,):
-        names[0] = node.constant(gain, "gain")
-    if not node.has_input(2) or node.array(2).shape != (width,):
-        names[1:] = [node.constant(bias.astype(np.float32), "bias")]
-    flat = node.reshaped(node.inputs[0], (*shape[:axis], width), "rows")
-    op = LayerNorm(float(node.attribute("epsilon", 1e-5)))
-    if axis == -1:
-        node.finish(op, [flat, *names])
-    else:
-        node.finish(Reshape(shape), [node.step(op, [flat, *names], "normalized")])
 
 
 def softmax(node: NodeReader) -> None:
@@ -271,44 +248,7 @@ def slices(node: NodeReader) -> None:
             raise ModelError(f"{node.builder.path}: node '{node.label}' takes no entry of axis {given}; export again")
         if (first, last, step) != (0, shape[axis], 1):
             value = node.step(Slice(axis, first, last, step), [value], "slice")
-    _bind(node, value)
-
-
-def _bind(node: NodeReader, value: str) -> None:
-    """Give the last step made the node's own output name."""
-    last = node.builder.nodes[-1] if node.builder.nodes else None
-    if last is not None and last.output == value and value.startswith(f"{node.output}_"):
-        node.builder.nodes.pop()
-        node.builder.types.pop(value)
-        node.finish(last.op, list(last.inputs))
-    else:
-        node.builder.alias(node.output, value)
-
-
-def gather(node: NodeReader) -> None:
-    """Gather: rows of a constant matrix are an Embedding; constant indices of an activation are a Slice."""
-    table, ids = node.inputs
-    rank = node.type().rank
-    axis = node.axis(node.attribute("axis", 0), rank)
-    if not node.builder.is_constant(ids):
-        if not (node.builder.is_constant(table) and rank == 2 and axis == -2):
-            raise node.unsupported(
-                "picks entries by computed indices", "pick rows of a constant matrix, or by constants"
-            )
-        node.finish(Embedding(), [ids, table])
-        return
-    picked = node.array(1)
-    if node.builder.is_constant(table):
-        node.builder.known[node.output] = np.take(node.array(0), picked, axis)
-        return
-    size = node.type().shape[axis]
-    wanted = [int(i) + size if i < 0 else int(i) for i in picked.reshape(-1)]
-    step = wanted[1] - wanted[0] if len(wanted) > 1 else 1
-    if not wanted or picked.ndim > 1 or step < 1 or wanted != list(range(wanted[0], wanted[-1] + 1, step)):
-        raise node.unsupported("picks entries in an irregular order", "slice, or reorder the weights instead")
-    if not 0 <= wanted[0] <= wanted[-1] < size:
-        raise ModelError(f"{node.builder.path}: node '{node.label}' picks entries outside 0..{size - 1}; export again")
-    node.finish(Slice(axis, wanted[0], wanted[-1] + 1, step, keep=picked.ndim == 1), [table])
+    node.give(value)
 
 
 def split(node: NodeReader) -> None:
@@ -352,8 +292,13 @@ def constant(node: NodeReader) -> None:
 
 
 CONVERTERS: dict[str, Converter] = {
+    **onnx_attention.CONVERTERS,
+    **onnx_contrib.CONVERTERS,
+    **onnx_einsum.CONVERTERS,
+    **onnx_moves.CONVERTERS,
+    **onnx_norms.CONVERTERS,
+    **onnx_rotary.CONVERTERS,
     "Add": elementwise(Add()),
-    "Attention": attention,
     "Cast": cast,
     "Clip": clip,
     "Concat": concat,
@@ -365,13 +310,11 @@ CONVERTERS: dict[str, Converter] = {
     "Exp": elementwise(Unary("exp")),
     "Expand": expand,
     "Flatten": flatten,
-    "Gather": gather,
     "Gelu": gelu,
     "Gemm": gemm,
     "Greater": comparison(swap=True, negate=False),
     "GreaterOrEqual": comparison(swap=False, negate=True),
     "Identity": identity,
-    "LayerNormalization": layer_normalization,
     "Less": comparison(swap=False, negate=False),
     "LessOrEqual": comparison(swap=True, negate=True),
     "MatMul": matmul,

@@ -44,7 +44,8 @@ def test_a_form_means_what_onnxruntime_says(name: str, tmp_path: Path) -> None:
     path = form.save(tmp_path / "form.onnx")
     expected = run_all(path, form.samples())
     graph = load_onnx(path)
-    agree(graph, form, expected)
+    if not form.only_fused:
+        agree(graph, form, expected)
     if form.refused:
         with pytest.raises(UnsupportedError, match=form.refused):
             optimize(graph)

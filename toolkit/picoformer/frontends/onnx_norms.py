@@ -135,8 +135,6 @@ def group_normalization(node: NodeReader) -> None:
     pair = []
     for index in (1, 2):
         numbers = node.array(index).astype(np.float32).reshape(-1)
-        if len(numbers) == groups:  # one for each group, before opset 21
-            numbers = np.repeat(numbers, shape[1] // groups)
         pair.append(node.constant(numbers.reshape(shape[1], 1), "gain" if index == 1 else "bias"))
     value = node.step(Mul(), [value, pair[0]], "scaled")
     node.finish(Reshape(shape), [node.step(Add(), [value, pair[1]], "shifted")])

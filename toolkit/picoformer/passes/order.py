@@ -24,6 +24,7 @@ from picoformer.passes.rewrite import (
     rewrite,
 )
 from picoformer.passes.simplify import ARITHMETIC
+from picoformer.passes.static_masks import STATIC_MASKS
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ ORDER: tuple[Pass, ...] = (
     Pass("activation", _rules(ACTIVATION), "before scales are folded: the ½ of a GELU belongs to it, not to a weight"),
     Pass("linear", _rules(LINEAR, LAYOUT), "attention looks for the Linears that make queries, keys and values"),
     Pass("pooling", _rules(POOLING), "while the mask still stands beside the mean it belongs to"),
+    Pass("static_masks", _rules(STATIC_MASKS), "attention knows full and causal masks; pieces of any other are such"),
     Pass("attention", _rules(ATTENTION), "before scales are folded: 1/√d is the attention's, wherever it is written"),
     Pass("unmerged_attention", _rules(UNMERGED_ATTENTION), "only what the pass before could not merge is left"),
     Pass("scales", _rules(SCALES, ARITHMETIC, LINEAR), "what is still multiplied by a constant goes into weights"),

@@ -119,6 +119,10 @@ ATTENTION = {
         [make_node("Attention", ["q", "k", "v"], ["y"], q_num_heads=4, kv_num_heads=2)],
         {"q": (1, 4, 16), "k": (1, 4, 8), "v": (1, 4, 8)}, opset=23,
     ),
+    "grouped heads, four axes": Form(
+        [make_node("Attention", ["q", "k", "v"], ["y"], is_causal=1)], {**HEADS, "q": (1, 4, 4, 8)}, outputs={"y": 4},
+        opset=23,
+    ),
     "values of another width": Form(
         [make_node("Attention", ["q", "k", "v"], ["y"], q_num_heads=2, kv_num_heads=2)],
         {**QKV, "v": (1, 4, 12)}, opset=23,
@@ -143,7 +147,8 @@ ATTENTION = {
     ),
     "rows that see nothing": Form(
         [make_node("Attention", ["q", "k", "v", "m"], ["y"])],
-        HEADS, {"m": np.array([[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]], bool)}, {"y": 4}, 23, only_fused=True,
+        HEADS, {"m": np.array([[0, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]], bool)}, {"y": 4}, 23,
+        only_fused=True,
     ),
     "two samples padded differently": Form(
         [make_node("Attention", ["q", "k", "v", "m"], ["y"])],
@@ -341,6 +346,23 @@ EINSUM = {
     ),
 }  # fmt: skip
 
+ARITHMETIC = {
+    "sum": Form([make_node("Sum", ["x", "z", "c"], ["y"])], {"x": (1, 4, 8), "z": (1, 4, 8)}, {"c": numbers(8)}),
+    "mean": Form([make_node("Mean", ["x", "z"], ["y"])], {"x": (1, 4, 8), "z": (1, 1, 8)}),
+    "difference": Form([make_node("Sub", ["x", "z"], ["y"])], {"x": (1, 4, 8), "z": (1, 4, 1)}),
+    "sum of squares": Form(
+        [make_node("ReduceSumSquare", ["x", "a"], ["y"], keepdims=0)], {"x": (2, 4, 8)}, {"a": ints(1)}, {"y": 2}
+    ),
+    "a piece of nothing": Form(
+        [make_node("Split", ["x", "s"], ["a", "b"], axis=2), make_node("Concat", ["b", "a"], ["y"], axis=2)],
+        {"x": (1, 4, 8)}, {"s": ints(8, 0)},
+    ),
+    "cast like": Form(
+        [make_node("CastLike", ["i", "c"], ["a"]), make_node("Mul", ["x", "a"], ["y"])],
+        {"x": (1, 4, 8)}, {"i": np.array(3), "c": np.float32(1)},
+    ),
+}  # fmt: skip
+
 MOVES = {
     "gather in another order": Form(
         [make_node("Gather", ["x", "i"], ["y"], axis=1)], {"x": (1, 6, 4)}, {"i": ints(5, 0, 1, 2, -2)}
@@ -382,7 +404,7 @@ FORMS = {
     f"{group}: {name}": form
     for group, forms in (
         ("attention", ATTENTION), ("rotary", ROTARY), ("norm", NORMS), ("activation", ACTIVATIONS),
-        ("einsum", EINSUM), ("moves", MOVES),
+        ("einsum", EINSUM), ("arithmetic", ARITHMETIC), ("moves", MOVES),
     )
     for name, form in forms.items()
 }  # fmt: skip

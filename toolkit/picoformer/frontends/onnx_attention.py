@@ -149,8 +149,7 @@ def _repeat_heads(node: NodeReader, name: str, times: int, role: str) -> str:
     """Heads (B, G, T, D), each `times` in a row: (B, G·times, T, D)."""
     batch, heads, rows, width = node.builder.type_of(name).shape
     apart = node.step(Reshape((batch, heads, 1, rows, width)), [name], f"{role}_apart")
-    ones = node.constant(np.ones((batch, heads, times, rows, width), np.float32), f"{role}_ones")
-    repeated = node.step(Mul(), [apart, ones], f"{role}_repeated")
+    repeated = node.step(Concat(-3), [apart] * times, f"{role}_repeated")
     return node.step(Reshape((batch, heads * times, rows, width)), [repeated], f"{role}_shared")
 
 

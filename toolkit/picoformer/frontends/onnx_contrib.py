@@ -200,14 +200,18 @@ def biased(function: str) -> Converter:
     return convert
 
 
-def quick_gelu(node: NodeReader) -> None:
-    """x · sigmoid(alpha · x)."""
-    alpha = float(node.attribute("alpha", 1.702))
-    if alpha == 1.0:
-        node.finish(Activation("silu"), node.inputs)
-        return
-    scaled = node.step(Mul(), [node.inputs[0], node.constant(np.array(alpha, np.float32), "alpha")], "scaled")
-    node.finish(Mul(), [node.inputs[0], node.step(Activation("sigmoid"), [scaled], "sigmoid")])
+def quick_gelu(usual: float) -> Converter:
+    """x · sigmoid(alpha · x), alpha as the node says or as usual."""
+
+    def convert(node: NodeReader) -> None:
+        alpha = float(node.attribute("alpha", usual))
+        if alpha == 1.0:
+            node.finish(Activation("silu"), node.inputs)
+            return
+        scaled = node.step(Mul(), [node.inputs[0], node.constant(np.array(alpha, np.float32), "alpha")], "scaled")
+        node.finish(Mul(), [node.inputs[0], node.step(Activation("sigmoid"), [scaled], "sigmoid")])
+
+    return convert
 
 
 CONVERTERS: dict[str, Converter] = {
@@ -218,5 +222,5 @@ CONVERTERS: dict[str, Converter] = {
     "com.microsoft.Gelu": biased("gelu"),
     "com.microsoft.GroupQueryAttention": group_query_attention,
     "com.microsoft.MultiHeadAttention": multi_head_attention,
-    "com.microsoft.QuickGelu": quick_gelu,
+    "com.microsoft.QuickGelu": quick_gelu(1.702),
 }

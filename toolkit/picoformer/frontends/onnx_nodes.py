@@ -61,6 +61,28 @@ def comparison(swap: bool, negate: bool) -> Converter:
     return convert
 
 
+def variadic(is_mean: bool) -> Converter:
+    """Sum or Mean of any number of operands."""
+
+    def convert(node: NodeReader) -> None:
+        total = node.inputs[0]
+        for name in node.inputs[1:]:
+            total = node.step(Add(), node.aligned([total, name]), "sum")
+        if is_mean and len(node.inputs) > 1:
+            total = node.step(
+                Mul(), [total, node.constant(np.array(1 / len(node.inputs), np.float32), "share")], "mean"
+            )
+        node.give(total)
+
+    return convert
+
+
+def sum_of_squares(node: NodeReader) -> None:
+    """ReduceSumSquare: the sum of a value's product with itself."""
+    square = node.step(Mul(), [node.inputs[0], node.inputs[0]], "square")
+    reduce(node, square, is_sum=True)
+
+
 def identity(node: NodeReader) -> None:
     """The output is the first input."""
     node.builder.alias(node.output, node.inputs[0])
@@ -75,7 +97,10 @@ def dropout(node: NodeReader) -> None:
 
 def cast(node: NodeReader) -> None:
     """Between kinds of float or of integers nothing; booleans and lengths become 0, 1, 2, …"""
-    target = node.attribute("to", 1)
+    _cast(node, int(node.attribute("to", 1)))
+
+
+def _cast(node: NodeReader, target: int) -> None:
     floats, integers, boolean = (1, 10, 11, 16), (2, 3, 4, 5, 6, 7, 12, 13), 9
     source = node.type().dtype
     if node.builder.is_constant(node.inputs[0]):
@@ -91,6 +116,12 @@ def cast(node: NodeReader) -> None:
         node.finish(Unary("float"), [node.inputs[0]])
     else:
         raise node.unsupported(f"casts {source.value} to ONNX type {target}", "give the model that type to begin with")
+
+
+def cast_like(node: NodeReader) -> None:
+    """Cast to the kind of number that the second input is."""
+    kinds = {DType.FLOAT32: 1, DType.INT32: 7, DType.BOOL: 9}
+    _cast(node, kinds[node.type(1).dtype])
 
 
 def gelu(node: NodeReader) -> None:
@@ -132,24 +163,28 @@ def reduce_mean(is_sum: bool) -> Converter:
     """ReduceMean over one axis after the other; a ReduceSum is the mean times the count."""
 
     def convert(node: NodeReader) -> None:
-        shape = node.type().shape
-        given = node.axes(1)
-        if not given and node.attribute("noop_with_empty_axes", 0):
-            identity(node)
-            return
-        axes = sorted({node.axis(a, len(shape)) for a in given or range(len(shape))})
-        keep = bool(node.attribute("keepdims", 1))
-        count = math.prod(shape[a] for a in axes)
-        value = node.inputs[0]
-        for position, axis in enumerate(axes):  # from the front: the axes behind keep their place from the end
-            if position == len(axes) - 1 and not is_sum:
-                node.finish(ReduceMean(axis, keep), [value])
-            else:
-                value = node.step(ReduceMean(axis, keep), [value], "mean")
-        if is_sum:
-            node.finish(Mul(), [value, node.constant(np.array(count, np.float32), "count")])
+        reduce(node, node.inputs[0], is_sum)
 
     return convert
+
+
+def reduce(node: NodeReader, value: str, is_sum: bool) -> None:
+    """The node's output: the mean or sum of `value` over the axes that the node names."""
+    shape = node.type().shape
+    given = node.axes(1)
+    if not given and node.attribute("noop_with_empty_axes", 0):
+        node.give(value)
+        return
+    axes = sorted({node.axis(a, len(shape)) for a in given or range(len(shape))})
+    keep = bool(node.attribute("keepdims", 1))
+    count = math.prod(shape[a] for a in axes)
+    for position, axis in enumerate(axes):  # from the front: the axes behind keep their place from the end
+        if position == len(axes) - 1 and not is_sum:
+            node.finish(ReduceMean(axis, keep), [value])
+        else:
+            value = node.step(ReduceMean(axis, keep), [value], "mean")
+    if is_sum:
+        node.finish(Mul(), [value, node.constant(np.array(count, np.float32), "count")])
 
 
 def reshape(node: NodeReader) -> None:
@@ -263,18 +298,25 @@ def split(node: NodeReader) -> None:
         each = -(-shape[axis] // len(outputs))
         given = [each] * (len(outputs) - 1)
         given.append(shape[axis] - sum(given))
-    if len(given) != len(outputs) or sum(given) != shape[axis] or any(size < 1 for size in given):
+    if len(given) != len(outputs) or sum(given) != shape[axis] or any(size < 0 for size in given):
         raise ModelError(f"{node.builder.path}: node '{node.label}' splits {shape[axis]} entries into {list(given)}")
     start = 0
     for size, output in zip(given, outputs, strict=True):
-        if output:
+        if output and size == 0:  # a piece of nothing, which only a Concat may read
+            node.builder.known[output] = np.zeros((*shape[:axis], 0, *shape[len(shape) + axis + 1 :]), np.float32)
+        elif output:
             node.finish(Slice(axis, start, start + size), node.inputs[:1], output)
         start += size
 
 
 def concat(node: NodeReader) -> None:
-    """Concat along one axis."""
-    node.finish(Concat(node.axis(node.attribute("axis", 0), node.type().rank)), node.inputs)
+    """Concat along one axis, pieces of nothing left out."""
+    names = [name for name in node.inputs if node.builder.type_of(name).elements]
+    axis = node.axis(node.attribute("axis", 0), node.type().rank)
+    if len(names) == 1:
+        node.give(names[0])
+    else:
+        node.finish(Concat(axis), names or node.inputs)
 
 
 def constant(node: NodeReader) -> None:
@@ -300,6 +342,7 @@ CONVERTERS: dict[str, Converter] = {
     **onnx_rotary.CONVERTERS,
     "Add": elementwise(Add()),
     "Cast": cast,
+    "CastLike": cast_like,
     "Clip": clip,
     "Concat": concat,
     "Constant": constant,
@@ -318,6 +361,7 @@ CONVERTERS: dict[str, Converter] = {
     "Less": comparison(swap=False, negate=False),
     "LessOrEqual": comparison(swap=True, negate=True),
     "MatMul": matmul,
+    "Mean": variadic(is_mean=True),
     "Mul": elementwise(Mul()),
     "Neg": elementwise(Unary("neg")),
     "Not": elementwise(Unary("not")),
@@ -325,6 +369,7 @@ CONVERTERS: dict[str, Converter] = {
     "Reciprocal": elementwise(Unary("reciprocal")),
     "ReduceMean": reduce_mean(is_sum=False),
     "ReduceSum": reduce_mean(is_sum=True),
+    "ReduceSumSquare": sum_of_squares,
     "Relu": elementwise(Activation("relu")),
     "Reshape": reshape,
     "Sigmoid": elementwise(Activation("sigmoid")),
@@ -333,6 +378,8 @@ CONVERTERS: dict[str, Converter] = {
     "Split": split,
     "Sqrt": elementwise(Unary("sqrt")),
     "Squeeze": squeeze,
+    "Sum": variadic(is_mean=False),
+    "Swish": onnx_contrib.quick_gelu(1.0),
     "Sub": elementwise(Binary("sub")),
     "Tanh": elementwise(Activation("tanh")),
     "Tile": tile,

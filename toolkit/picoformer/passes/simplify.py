@@ -126,6 +126,18 @@ def turn_where(graph: Graph, node: Node) -> Patch | None:
     return Patch(graph, node).finish(Where(), [condition.inputs[0], node.inputs[2], node.inputs[1]])
 
 
+def turn_difference(graph: Graph, node: Node) -> Patch | None:
+    """a − b of two activations is a + b·(−1)."""
+    if not is_binary(node, "sub") or graph.types[node.output].dtype is not DType.FLOAT32:
+        return None
+    patch = Patch(graph, node)
+    negated = patch.add(Mul(), [node.inputs[1], patch.constant(np.array(-1.0), "minus_one")], "negated")
+    return patch.finish(Add(), [node.inputs[0], negated])
+
+
+DIFFERENCE: tuple[Rule, ...] = (turn_difference,)
+"""Not among the others: norms are recognised by their differences."""
+
 ARITHMETIC: tuple[Rule, ...] = (
     constant_second,
     spell_out_sub,

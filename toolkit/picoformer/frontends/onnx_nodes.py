@@ -124,6 +124,24 @@ def cast_like(node: NodeReader) -> None:
     _cast(node, kinds[node.type(1).dtype])
 
 
+def never(node: NodeReader) -> None:
+    """IsNaN, IsInf: a model here has neither, a row that sees nothing is zero."""
+    node.builder.known[node.output] = np.zeros(node.type().shape, np.bool_)
+
+
+def where(node: NodeReader) -> None:
+    """Where; a choice that is always the same is no choice."""
+    if node.builder.is_constant(node.inputs[0]) and node.array(0).size:
+        condition = node.array(0)
+        if condition.all() or not condition.any():
+            shape = np.broadcast_shapes(*(node.type(index).shape for index in range(3)))
+            chosen = node.inputs[1 if condition.all() else 2]
+            type_ = node.builder.type_of(chosen)
+            _spread(node, node.reshaped(chosen, (1,) * (len(shape) - type_.rank) + type_.shape, "aligned"), shape)
+            return
+    node.finish(Where(), node.aligned(node.inputs))
+
+
 def gelu(node: NodeReader) -> None:
     """Gelu, exact or by tanh."""
     tanh = node.attribute("approximate", "none") == "tanh"
@@ -359,6 +377,8 @@ CONVERTERS: dict[str, Converter] = {
     "GreaterOrEqual": comparison(swap=False, negate=True),
     "Identity": identity,
     "Less": comparison(swap=False, negate=False),
+    "IsInf": never,
+    "IsNaN": never,
     "LessOrEqual": comparison(swap=True, negate=True),
     "MatMul": matmul,
     "Mean": variadic(is_mean=True),
@@ -385,5 +405,5 @@ CONVERTERS: dict[str, Converter] = {
     "Tile": tile,
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
-    "Where": elementwise(Where()),
+    "Where": where,
 }

@@ -33,11 +33,11 @@ def turn(node: NodeReader, name: str, heads: int, rotations: Array, interleaved:
             f"{list(rotations.shape)}; export again"
         )
     # Samples one after the other are one block of rows: each has its own rows of the table.
-    flat = name if batch == 1 else node.step(Reshape((batch * rows, width)), [name], f"{role}_rows")
+    flat = node.step(Reshape((batch * rows, width)), [name], f"{role}_rows")
     table = node.constant(rotations, f"{role}_rotations")
     start = node.constant(np.zeros((), np.int64), f"{role}_first")
     turned = node.step(Rope(heads, rotations.shape[1], interleaved), [flat, table, start], f"{role}_turned")
-    return turned if batch == 1 else node.step(Reshape((batch, rows, width)), [turned], f"{role}_blocks")
+    return node.step(Reshape((batch, rows, width)), [turned], f"{role}_blocks")
 
 
 def picked(node: NodeReader, table: int, positions: Array | None) -> Array:

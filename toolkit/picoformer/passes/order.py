@@ -23,6 +23,8 @@ from picoformer.passes.rewrite import (
     remove_dead,
     rewrite,
 )
+from picoformer.passes.rms_norm import RMS_NORM
+from picoformer.passes.rope import ROPE
 from picoformer.passes.simplify import ARITHMETIC, DIFFERENCE
 from picoformer.passes.static_masks import STATIC_MASKS
 
@@ -48,8 +50,10 @@ ORDER: tuple[Pass, ...] = (
     Pass("layout", _rules(LAYOUT), "a mean followed by a reshape becomes the mean that LayerNorm is recognised by"),
     Pass("merge_duplicates", merge_duplicates, "x − mean computed twice must be one value before norms are matched"),
     Pass("layer_norm", _rules(NORM, ARITHMETIC), "before biases are folded, which would take up the norm's own"),
+    Pass("rms_norm", _rules(RMS_NORM, ARITHMETIC), "after LayerNorm, whose centred value has a mean square too"),
     Pass("activation", _rules(ACTIVATION), "before scales are folded: the ½ of a GELU belongs to it, not to a weight"),
     Pass("linear", _rules(LINEAR, LAYOUT), "attention looks for the Linears that make queries, keys and values"),
+    Pass("rope", _rules(ROPE, LAYOUT), "the moves around it then meet those that part the heads of an attention"),
     Pass("pooling", _rules(POOLING), "while the mask still stands beside the mean it belongs to"),
     Pass("static_masks", _rules(STATIC_MASKS), "attention knows full and causal masks; pieces of any other are such"),
     Pass("attention", _rules(ATTENTION), "before scales are folded: 1/√d is the attention's, wherever it is written"),

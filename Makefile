@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin
 
-.PHONY: demo test check lint sweep bench host-bench costs compression check-figures conformance tools clean
+.PHONY: demo test check lint sweep bench host-bench costs compression check-figures conformance fuzz tools clean
 .DELETE_ON_ERROR:
 
 # Needs no root: where gcc or QEMU are missing, zig's compiler and unicorn came with pip.
@@ -13,8 +13,8 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready tools
 	$(RUN)/python -m pytest -n 2 -m "not slow"
 
-# What CI runs: style, types, the tests, the slow sweeps, and the figures against the tracked table.
-check: lint test sweep check-figures
+# What CI runs: style, types, the tests, the slow sweeps, other mutated files each time, the figures against the table.
+check: lint test sweep fuzz check-figures
 
 lint: $(VENV)/.ready tools
 	$(RUN)/ruff check .
@@ -24,6 +24,11 @@ lint: $(VENV)/.ready tools
 
 sweep: $(VENV)/.ready tools
 	$(RUN)/python -m pytest -n 2 -m slow
+
+# Files that nobody vouches for, mutated; each run begins with another case, which it prints.
+FUZZ_SECONDS ?= 20
+fuzz: $(VENV)/.ready
+	PYTHONPATH=toolkit $(RUN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
 
 check-figures: $(VENV)/.ready tools
 	$(RUN)/python benchmarks/run.py --check

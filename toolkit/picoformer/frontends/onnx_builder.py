@@ -128,6 +128,8 @@ class GraphBuilder:
         """The finished graph; outputs keep their names even where they equal another value."""
         for output in outputs:
             source = self.resolve(output)
+            if source not in self.types and source not in self.known:
+                raise ModelError(f"{self.path}: output '{output}' is never computed; export the model again")
             if source in self.known:
                 raise ModelError(f"{self.path}: output '{output}' does not depend on the inputs; export again")
             if source != output:

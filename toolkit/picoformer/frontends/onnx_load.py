@@ -30,6 +30,12 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 CONTRIB = "com.microsoft"
 MISPLACED = {"SimplifiedLayerNormalization"}
 """onnxruntime's own operators that it writes into files as if they were ONNX's."""
+FLOATS = {
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.BFLOAT16,
+}
 RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 SHAPE_OPERATORS = {"Shape", "Size"}
 """Operators whose result is known although their input is not: the shapes are static."""
@@ -245,7 +251,7 @@ def _changed(node: onnx.NodeProto, opset: int, nearest: int) -> str | None:
         return None
     try:
         ours, theirs = (_meaning(onnx.defs.get_schema(node.op_type, one)) for one in (nearest, opset))
-    except onnx.defs.SchemaError:
+    except (onnx.defs.SchemaError, TypeError):  # TypeError: a version that is no 32-bit number
         return node.op_type
     return None if ours == theirs else node.op_type
 
@@ -301,11 +307,11 @@ def _check_numbers(path: Path, model: onnx.ModelProto) -> None:
         raise UnsupportedError(f"{path}: tensor '{name}' is stored sparse; export it dense")
     other = set()
     for name, tensor in _tensors(model):
-        if tensor.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16):
+        if tensor.data_type in FLOATS and tensor.data_type != onnx.TensorProto.FLOAT:
             other.add(onnx.TensorProto.DataType.Name(tensor.data_type).lower())
-        elif tensor.data_type != onnx.TensorProto.FLOAT:
-            continue
         value = _guard(path, f"holds a broken tensor '{name}'", functools.partial(onnx.numpy_helper.to_array, tensor))
+        if tensor.data_type not in FLOATS:
+            continue
         check_finite(path, name, np.asarray(value, np.float64))
     if other:
         log.warning("%s holds %s numbers; they are computed as float32", path, " and ".join(sorted(other)))

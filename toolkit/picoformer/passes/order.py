@@ -58,9 +58,7 @@ ORDER: tuple[Pass, ...] = (
     Pass("static_masks", _rules(STATIC_MASKS), "attention knows full and causal masks; pieces of any other are such"),
     Pass("attention", _rules(ATTENTION), "before scales are folded: 1/√d is the attention's, wherever it is written"),
     Pass("unmerged_attention", _rules(UNMERGED_ATTENTION), "only what the pass before could not merge is left"),
-    Pass(
-        "rest", _rules(REST), "norms, masks and shared heads have taken up what is theirs"
-    ),
+    Pass("rest", _rules(REST), "norms, masks and shared heads have taken up what is theirs"),
     Pass("scales", _rules(SCALES, ARITHMETIC, LINEAR), "what is still multiplied by a constant goes into weights"),
     Pass("rows", _rules((*LAYOUT, sink_reshape)), "after attention, so that reshapes around it find their inverse"),
     Pass("merge_duplicates_again", merge_duplicates, "three slices of one packed Linear may have become equal"),

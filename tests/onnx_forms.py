@@ -303,6 +303,46 @@ NORMS = {
     ),
 }  # fmt: skip
 
+HALVES = {"one": ints(1), "zero": ints(0), "half": ints(2), "whole": ints(4), "last": ints(-1)}
+COSINES, SINES = (np.concatenate([table[None, None, :4]] * 2, axis=-1) for table in tables(9, 2))
+SPELLED = {
+    "rms": Form(
+        [make_node("Pow", ["x", "two"], ["a"]), make_node("ReduceMean", ["a"], ["b"], axes=[-1]),
+         make_node("Add", ["b", "epsilon"], ["c"]), make_node("Sqrt", ["c"], ["d"]),
+         make_node("Div", ["one", "d"], ["e"]), make_node("Mul", ["x", "e"], ["f"]), make_node("Mul", ["g", "f"], ["y"])],
+        {"x": (1, 4, 8)},
+        {"two": np.float32(2), "one": np.float32(1), "epsilon": np.float32(1e-5), "g": numbers(8)}, opset=13,
+    ),
+    "rms by division": Form(
+        [make_node("Mul", ["x", "x"], ["a"]), make_node("ReduceMean", ["a"], ["b"], axes=[-1]),
+         make_node("Add", ["b", "epsilon"], ["c"]), make_node("Sqrt", ["c"], ["d"]),
+         make_node("Div", ["x", "d"], ["y"])],
+        {"x": (1, 4, 8)}, {"epsilon": np.float32(1e-5)}, opset=13,
+    ),
+    "rope": Form(
+        [make_node("Mul", ["x", "cos"], ["a"]), make_node("Slice", ["x", "zero", "half", "last"], ["b"]),
+         make_node("Slice", ["x", "half", "whole", "last"], ["c"]), make_node("Neg", ["c"], ["d"]),
+         make_node("Concat", ["d", "b"], ["e"], axis=-1), make_node("Mul", ["e", "sin"], ["f"]),
+         make_node("Add", ["a", "f"], ["y"])],
+        {"x": (1, 2, 4, 4)}, {"cos": COSINES, "sin": SINES, **HALVES}, {"y": 4},
+    ),
+    "rope of rows before heads": Form(
+        [make_node("Mul", ["x", "cos"], ["a"]), make_node("Slice", ["x", "zero", "half", "last"], ["b"]),
+         make_node("Slice", ["x", "half", "whole", "last"], ["c"]), make_node("Neg", ["c"], ["d"]),
+         make_node("Concat", ["d", "b"], ["e"], axis=-1), make_node("Mul", ["e", "sin"], ["f"]),
+         make_node("Add", ["f", "a"], ["y"])],
+        {"x": (2, 4, 3, 4)},
+        {"cos": COSINES.transpose(0, 2, 1, 3), "sin": SINES.transpose(0, 2, 1, 3), **HALVES}, {"y": 4},
+    ),
+    "no rope: the other half is negated": Form(
+        [make_node("Mul", ["x", "cos"], ["a"]), make_node("Slice", ["x", "zero", "half", "last"], ["b"]),
+         make_node("Slice", ["x", "half", "whole", "last"], ["c"]), make_node("Neg", ["b"], ["d"]),
+         make_node("Concat", ["c", "d"], ["e"], axis=-1), make_node("Mul", ["e", "sin"], ["f"]),
+         make_node("Add", ["a", "f"], ["y"])],
+        {"x": (1, 2, 4, 4)}, {"cos": COSINES, "sin": SINES, **HALVES}, {"y": 4},
+    ),
+}  # fmt: skip
+
 ACTIVATIONS = {
     "gelu": Form([contrib("Gelu", ["x"], ["y"])], {"x": (1, 4, 8)}),
     "biased gelu": Form([contrib("BiasGelu", ["x", "b"], ["y"])], {"x": (1, 4, 8)}, {"b": numbers(8)}),
@@ -403,7 +443,8 @@ MOVES = {
 FORMS = {
     f"{group}: {name}": form
     for group, forms in (
-        ("attention", ATTENTION), ("rotary", ROTARY), ("norm", NORMS), ("activation", ACTIVATIONS),
+        ("attention", ATTENTION), ("rotary", ROTARY), ("norm", NORMS), ("spelled", SPELLED),
+        ("activation", ACTIVATIONS),
         ("einsum", EINSUM), ("arithmetic", ARITHMETIC), ("moves", MOVES),
     )
     for name, form in forms.items()

@@ -77,6 +77,11 @@ class GraphBuilder:
             return TensorType(value.shape, dtypes.get(value.dtype.kind, DType.INT32))
         raise ModelError(f"{self.path}: value '{name}' is read before it is computed; export the model again")
 
+    def is_there(self, name: str) -> bool:
+        """True when the value is known or computed by a node so far."""
+        name = self.resolve(name)
+        return name in self.types or name in self.known
+
     def is_constant(self, name: str) -> bool:
         """True when the value is known now."""
         return self.resolve(name) in self.known
@@ -128,7 +133,7 @@ class GraphBuilder:
         """The finished graph; outputs keep their names even where they equal another value."""
         for output in outputs:
             source = self.resolve(output)
-            if source not in self.types and source not in self.known:
+            if not self.is_there(source):
                 raise ModelError(f"{self.path}: output '{output}' is never computed; export the model again")
             if source in self.known:
                 raise ModelError(f"{self.path}: output '{output}' does not depend on the inputs; export again")

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,52 @@ def read_model(path: Path, shapes: dict[str, tuple[int, ...]], covered: Collecti
     `shapes` fixes dynamic inputs; `covered` names the operators that may depend on the inputs.
     Raises ModelError for a broken file, UnsupportedError for operators that are not covered.
     """
+    model = parse_model(path)
+    check_operators(path, model, covered)
+    _check_numbers(path, model)
+    _fix_shapes(path, model, shapes)
+    _guard(path, "is not a valid ONNX model", lambda: onnx.checker.check_model(model))
+    return _fold(path, model)
+
+
+def parse_model(path: Path) -> onnx.ModelProto:
+    """The model in `path` as it was written, but for functions, which are inlined; ModelError for a broken file,
+    UnsupportedError for an opset that is not read."""
     model = _parse(path)
     _check_names(path, model)
     _check_external_data(path, model)
     model = _inline(path, model)
     _place_contrib(model)
     _check_opset(path, model)
-    check_operators(path, model, covered)
-    _check_numbers(path, model)
-    _fix_shapes(path, model, shapes)
-    _guard(path, "is not a valid ONNX model", lambda: onnx.checker.check_model(model))
-    return _fold(path, model)
+    return model
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a node of a file stands: the name it has in tables, whether its result depends on an input of the model,
+    and whether it may be there."""
+
+    node: onnx.NodeProto
+    key: str
+    depends: bool
+    covered: bool
+
+
+def standings(model: onnx.ModelProto, covered: Collection[str]) -> Iterator[Standing]:
+    """Where each node stands, in the file's order; `covered` names the operators that may depend on the inputs."""
+    opset = opset_of(model)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    dynamic = {value.name for value in model.graph.input} - stored
+    for node in model.graph.node:
+        key = key_of(node)
+        standard = node.domain in STANDARD_DOMAINS
+        known = onnx.defs.has(node.op_type, max_inclusive_version=opset) if standard else key in covered
+        subgraph = any(a.HasField("g") or len(a.graphs) for a in node.attribute) or node.op_type in CONTROL_FLOW
+        depends = any(name in dynamic for name in node.input)
+        taken = known and not subgraph and (not depends or key in covered or key in SHAPE_OPERATORS)
+        if depends and key not in SHAPE_OPERATORS:
+            dynamic.update(node.output)
+        yield Standing(node, key, depends, taken)
 
 
 def one_line(error: BaseException) -> str:
@@ -265,12 +301,9 @@ def _meaning(schema: onnx.defs.OpSchema) -> tuple[object, ...]:
 
 def check_operators(path: Path, model: onnx.ModelProto, covered: Collection[str]) -> None:
     """Raise UnsupportedError naming every operator that depends on the inputs and is not in `covered`."""
-    opset = opset_of(model)
-    stored = {tensor.name for tensor in model.graph.initializer}
-    dynamic = {value.name for value in model.graph.input} - stored
     missing: dict[str, tuple[str, str]] = {}
-    for node in model.graph.node:
-        full = key_of(node)
+    for standing in standings(model, covered):
+        node, full = standing.node, standing.key
         output = node.output[0] if node.output else ""
         if node.op_type in QUANTIZED or (node.domain == "com.microsoft" and node.op_type.startswith("QLinear")):
             raise UnsupportedError(
@@ -281,14 +314,8 @@ def check_operators(path: Path, model: onnx.ModelProto, covered: Collection[str]
             raise UnsupportedError(
                 f"{path}: node '{node.name}' ({node.op_type}) draws random numbers; export in eval mode"
             )
-        standard = node.domain in STANDARD_DOMAINS
-        known = onnx.defs.has(node.op_type, max_inclusive_version=opset) if standard else full in covered
-        subgraph = any(a.HasField("g") or len(a.graphs) for a in node.attribute) or node.op_type in CONTROL_FLOW
-        depends = any(name in dynamic for name in node.input)
-        if subgraph or not known or (depends and full not in covered and full not in SHAPE_OPERATORS):
+        if not standing.covered:
             missing.setdefault(full, (node.name, output))
-        if depends and full not in SHAPE_OPERATORS:
-            dynamic.update(node.output)
     if missing:
         listing = "; ".join(
             f"{kind} (node '{name}', output '{output}')" if name else f"{kind} (output '{output}')"

@@ -74,15 +74,28 @@ def optimize(graph: Graph) -> Graph:
     Raises UnsupportedError naming a node that remains spelled out (a product before others: the rest of an attention
     hangs on it), and what would mend it.
     """
+    graph = rewritten(graph)
+    refuse_left_over(graph)
+    return graph
+
+
+def refuse_left_over(graph: Graph) -> None:
+    """Raise UnsupportedError for the first of `refusals`, if there are any."""
+    for node, reason in refusals(graph):
+        raise UnsupportedError(f"{graph.name}: node '{node.name}' ({node.op.kind}, output '{node.output}') {reason}")
+
+
+def rewritten(graph: Graph) -> Graph:
+    """The graph after all passes, whatever is left in it."""
     for step in ORDER:
         graph = verify(step.run(graph))
-    for node in sorted(graph.nodes, key=lambda n: not isinstance(n.op, MatMul)):
-        reason = unsupported_reason(graph, node)
-        if reason is not None:
-            raise UnsupportedError(
-                f"{graph.name}: node '{node.name}' ({node.op.kind}, output '{node.output}') {reason}"
-            )
     return graph
+
+
+def refusals(graph: Graph) -> list[tuple[Node, str]]:
+    """What has no place in an optimized graph, products first, each with the reason and the mend."""
+    nodes = sorted(graph.nodes, key=lambda n: not isinstance(n.op, MatMul))
+    return [(node, reason) for node in nodes if (reason := unsupported_reason(graph, node)) is not None]
 
 
 def unsupported_reason(graph: Graph, node: Node) -> str | None:

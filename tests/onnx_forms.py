@@ -309,7 +309,8 @@ SPELLED = {
     "rms": Form(
         [make_node("Pow", ["x", "two"], ["a"]), make_node("ReduceMean", ["a"], ["b"], axes=[-1]),
          make_node("Add", ["b", "epsilon"], ["c"]), make_node("Sqrt", ["c"], ["d"]),
-         make_node("Div", ["one", "d"], ["e"]), make_node("Mul", ["x", "e"], ["f"]), make_node("Mul", ["g", "f"], ["y"])],
+         make_node("Div", ["one", "d"], ["e"]), make_node("Mul", ["x", "e"], ["f"]),
+         make_node("Mul", ["g", "f"], ["y"])],
         {"x": (1, 4, 8)},
         {"two": np.float32(2), "one": np.float32(1), "epsilon": np.float32(1e-5), "g": numbers(8)}, opset=13,
     ),

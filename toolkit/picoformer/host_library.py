@@ -91,8 +91,12 @@ def build_library(graph: Graph, folder: Path, toolchain: str = "auto") -> HostLi
     include = [firmware / "include"]
     operators = [Unit(firmware / source, Path(source).with_suffix(".o")) for source in sorted(model.sources)]
     objects = compile_units(compiler, _FLAGS, include, operators, build, jobs=1)
-    own = [str((folder / "source" / name).resolve()) for name in model.model_sources]
+    # Model and weights in one go: starting the compiler is most of the work for a small model.
+    together = [name for name in model.model_sources if name.endswith(".c") and not name.endswith("_device.c")]
+    (build / "together.c").write_text("".join(f'#include "../source/{name}"\n' for name in together))
+    apart = [f"../source/{name}" for name in model.model_sources if name not in together]
     output = build / "model.so"
-    command = [*compiler.compile, *_FLAGS, f"-I{include[0].resolve()}", "-shared", *own, *map(str, objects)]
+    sources = ["together.c", *apart, *map(str, objects)]
+    command = [*compiler.compile, *_FLAGS, f"-I{include[0].resolve()}", "-I../source", "-shared", *sources]
     run_tool([*command, "-o", "model.so"], build, "the model", compiler.environment)
     return HostLibrary(graph, ctypes.CDLL(str(output.resolve())))

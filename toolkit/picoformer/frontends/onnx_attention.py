@@ -157,7 +157,7 @@ def attention(node: NodeReader) -> None:
     """Attention: its past joined to keys and values, its context the output, in three axes or four."""
     if float(node.attribute("softcap", 0.0)) != 0.0:
         raise node.unsupported("caps its scores (softcap)", "export without softcap")
-    if len(node.node.output) > 3 and node.node.output[3]:
+    if len(node.node.output) > 3 and node.builder.is_read(node.node.output[3]):
         raise node.unsupported("gives its scores too (qk_matmul_output)", "drop that output")
     query, key, value = node.inputs[:3]
     merged = node.type().rank == 3

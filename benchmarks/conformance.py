@@ -30,7 +30,8 @@ import onnx.numpy_helper
 
 from picoformer.errors import PicoformerError
 from picoformer.frontends.onnx import load_onnx
-from picoformer.onnx_backend import prepare, with_constants
+from picoformer.frontends.onnx_fix import with_constants
+from picoformer.onnx_backend import prepare
 from picoformer.passes import optimize
 from picoformer.reference import run_float
 

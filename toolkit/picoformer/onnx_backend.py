@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.helper
-import onnx.numpy_helper
 import onnx.shape_inference
 from onnx.backend.base import Backend, BackendRep
 
 from picoformer.errors import DataError
 from picoformer.frontends.onnx import load_onnx
+from picoformer.frontends.onnx_fix import with_constants
 from picoformer.host_library import HostLibrary, build_library
 from picoformer.ir import DType
 from picoformer.ir.operator import Array
@@ -106,20 +106,6 @@ class PicoformerBackend(Backend):
 
 OPSET = 23
 """What `run_node` takes a node to be of."""
-
-
-def with_constants(model: onnx.ModelProto, constants: Mapping[str, Array]) -> onnx.ModelProto:
-    """`model` with some of its inputs as initializers."""
-    changed = onnx.ModelProto()
-    changed.CopyFrom(model)
-    kept = [value for value in changed.graph.input if value.name not in constants]
-    unknown = constants.keys() - {value.name for value in changed.graph.input}
-    if unknown:
-        raise DataError(f"the model has no input '{sorted(unknown)[0]}' to fix")
-    del changed.graph.input[:]
-    changed.graph.input.extend(kept)
-    changed.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items())
-    return changed
 
 
 def prepare(model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> PreparedModel:

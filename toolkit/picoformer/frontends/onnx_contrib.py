@@ -41,7 +41,7 @@ def _padding(node: NodeReader, index: int, keys: int, heads: Heads) -> Heads:
         if not node.builder.is_constant(node.inputs[index]):
             raise node.unsupported(
                 f"has a mask of keys '{node.inputs[index]}' that is computed",
-                "fix that input, or export without it and build with --valid-length",
+                "fix that input (picoformer fix), or export without it and build with --valid-length",
             )
         real = node.array(index).astype(np.bool_).reshape(shape[0], 1, 1, keys)
         if real.all():

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 HOME = {
     "torch": {"models", "compress", "stages"},
-    "onnx": {"frontends", "backends"},
+    "onnx": {"frontends", "backends", "onnx_backend"},
     "transformers": {"models"},
     "tensorflow": {"backends"},
     "ai_edge_litert": {"backends"},
@@ -62,7 +62,7 @@ LAZY = {"torch", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "scipy", "sklea
 LAZY_HOME = {
     "torch": {"models", "compress"},
     "safetensors": {"models"},
-    "onnx": {"frontends", "backends"},
+    "onnx": {"frontends", "backends", "onnx_backend"},
     "onnxscript": {"frontends"},
     "onnx_ir": {"frontends"},
     "onnxruntime": set(),

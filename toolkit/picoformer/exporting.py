@@ -91,7 +91,7 @@ def export_files(
     unsigned_activations: bool = False,
     matmul_nbits: bool = False,
 ) -> dict[str, Any]:
-    """Write ONNX (`form` "onnx"), TFLite ("tflite", see exporting_tflite.py) or C (packages/forms.py) of an ONNX file, a
+    """Write ONNX (`form` "onnx"), TFLite ("tflite", exporting_tflite.py) or C (packages/forms.py) of an ONNX file, a
     checkpoint or, C, a build.
 
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
@@ -185,10 +185,18 @@ def emulate_files(
 
 
 def inspect_file(model: Path, shapes: Shapes | None = None) -> dict[str, Any]:
-    """What a model becomes: its operators after fusion, with shapes, parameters and multiply-accumulates; of a
-    checkpoint its parts too, and these alone where its operators cannot be built yet: `unsupported` says why."""
+    """What a model becomes: its operators after fusion, with shapes, parameters and multiply-accumulates, and what
+    became of each node of an ONNX file; of a checkpoint its parts too. Where its operators cannot be built there are
+    these alone: `unsupported` says why."""
     if model.suffix != ".safetensors":
-        return _inspect_operators(model, shapes)
+        from picoformer.node_fates import node_fates
+
+        fates, error = node_fates(model, shapes)
+        nodes = [fate.to_json() for fate in fates]
+        if error is None:
+            return {**_inspect_operators(model, shapes), "nodes": nodes}
+        empty: dict[str, Any] = {"inputs": {}, "outputs": {}, "parameters": None, "macs": None, "operators": []}
+        return {"model": model.stem, **empty, "nodes": nodes, "unsupported": str(error)}
     parts = inspect_parts(model)
     try:
         return {"parts": parts, **_inspect_operators(model, shapes)}

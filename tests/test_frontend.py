@@ -242,7 +242,7 @@ def test_names_that_cannot_be_printed(name: bytes, tmp_path: Path) -> None:
 
 def one_line(error: BaseException) -> str:
     text = str(error)
-    assert "\n" not in text and len(text) < 1500
+    assert "\n" not in text and len(text) < 800
     return text
 
 
@@ -301,7 +301,7 @@ def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError) as caught:
         load_onnx(path)
     text = one_line(caught.value)
-    for part in ("Elu (node 'first', output 'a')", "LSTM (node 'second'", "acme.Fancy (node 'third'", "LayerNorm"):
+    for part in ("Elu (node 'first', output 'a')", "LSTM (node 'second'", "acme.Fancy (node 'third'", "docs/onnx.md"):
         assert part in text
     assert "Relu (" not in text and "dynamo=True" in text
 

@@ -341,8 +341,8 @@ def check_operators(path: Path, model: onnx.ModelProto, covered: Collection[str]
         )
         raise UnsupportedError(
             f"{path} uses operators that are not covered: {listing}. "
-            f"Covered are {', '.join(sorted(covered))}: write the model with these, or export it with "
-            f"torch.onnx.export(..., dynamo=True, opset_version=20)"
+            f"`picoformer inspect` says what becomes of each node: write the model with operators that are covered "
+            f"(docs/onnx.md), or export it with torch.onnx.export(..., dynamo=True, opset_version=20)"
         )
 
 

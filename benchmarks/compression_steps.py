@@ -137,7 +137,7 @@ def factorized(run: Run) -> Result:
 
 def import_graph(run: Run, name: str) -> Graph:
     """The float graph of a model, through ONNX, as a build makes it."""
-    from picoformer.build_folder import import_model
+    from picoformer.importing import import_model
 
     path = run.folder / f"{name}.onnx"
     export_onnx(run.model(name), path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from picoformer.build_folder import import_model
+from picoformer.importing import import_model
 from picoformer.ir import Graph, Node, TensorType
 from picoformer.ir.operator import Operator
 from picoformer.models.config import TransformerConfig

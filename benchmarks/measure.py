@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from picoformer.backends.c import Draft, draft_c, write_c
-from picoformer.build_folder import import_model, quantize_model
+from picoformer.build_folder import quantize_model
 from picoformer.cycles import Cycles, count_cycles
 from picoformer.emulator.session import Session, open_device
 from picoformer.errors import FitError
 from picoformer.firmware import FirmwareBuild, build_firmware
+from picoformer.importing import import_model
 from picoformer.ir import Graph
 from picoformer.ops.fixedpoint import dequantize
 from picoformer.parity import sqnr_db

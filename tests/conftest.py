@@ -74,9 +74,11 @@ def require_tools(target: str, request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled objects and the counting plugin go to a folder of this test run."""
+    """Compiled objects and the counting plugin go to a folder of this test run, which its processes share."""
     before = os.environ.get("PICOFORMER_CACHE")
-    os.environ["PICOFORMER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    os.environ["PICOFORMER_CACHE"] = str(folder)
     yield
     if before is None:
         del os.environ["PICOFORMER_CACHE"]

@@ -173,6 +173,26 @@ def test_sums_that_may_not_be_shifted_left(y: DType, core: ArmLibrary) -> None:
         check(core, case)
 
 
+@pytest.mark.parametrize("starts", [(0, 1), (1, 0), (1, 1)], ids=["output", "input", "both"])
+@pytest.mark.parametrize("y", [S8, S16])
+def test_normalization_of_rows_between_words(y: DType, starts: tuple[int, int], core: ArmLibrary) -> None:
+    """Rows that begin in the middle of a word do not go through load-multiple and store-multiple, which would fault."""
+    case = next(c for c in CASES[f"pf_layer_norm_s16_{y.value}"]() if c.activations[0].shape[-1] >= 16)
+    (x,) = case.activations
+    source, result = np.zeros(x.size + 1, x.dtype), np.zeros(x.size + 1, y.numpy)
+    source[starts[0] :][: x.size] = x.reshape(-1)
+    name = f"pf_layer_norm_s16_{y.value}"
+    core.call(
+        name,
+        core.structure("pf_layer_norm", case.lowered),
+        source[starts[0] :],
+        result[starts[1] :],
+        x.size // x.shape[-1],
+    )
+    core.run()
+    np.testing.assert_array_equal(result[starts[1] :][: x.size].reshape(x.shape), case.expected, case.note)
+
+
 ATTENTIONS = [
     # queries, keys, heads, heads of keys, head size, value size, causal
     *((3, keys, 1, 1, 1 + keys % 9, 1 + keys % 5, False) for keys in (*range(1, 10), 63, 66, 67, 68, 69, 72, 133)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from picoformer.models.config import TransformerConfig
 from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer
 from picoformer.targets import load_target
+
+Export = Callable[[dict[str, Any]], Path]
 
 FRAMES: dict[str, Any] = {"input_size": 5, "sequence": 6}
 TOKENS: dict[str, Any] = {"vocab_size": 23, "sequence": 7}
@@ -45,6 +48,20 @@ def make(shape: dict[str, Any]) -> Transformer:
     return Transformer(TransformerConfig.from_dict(keys), seed=3)
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """A shape's model as an ONNX file, exported once: that takes longer than the rest of its chain."""
+    files: dict[str, Path] = {}
+
+    def export(shape: dict[str, Any]) -> Path:
+        if repr(shape) not in files:
+            files[repr(shape)] = tmp_path_factory.mktemp("model") / "model.onnx"
+            export_onnx(make(shape), files[repr(shape)])
+        return files[repr(shape)]
+
+    return export
+
+
 def samples(shape: dict[str, Any], count: int, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     if "vocab_size" in shape:
@@ -59,10 +76,12 @@ SCHEMES = [(name, scheme) for scheme in ("int8", "float32") for name in SHAPES] 
 
 
 @pytest.mark.parametrize("name,scheme", SCHEMES)
-def test_every_shape_holds_down_the_chain(name: str, scheme: str, tmp_path: Path, arm_tools: None) -> None:
+def test_every_shape_holds_down_the_chain(
+    name: str, scheme: str, tmp_path: Path, arm_tools: None, exported: Export
+) -> None:
     shape = SHAPES[name]
     calibration = None if scheme == "float32" else samples(shape, 24)
-    picoformer.build(make(shape), calibration=calibration, scheme=scheme, target="mps2-an386", out=tmp_path / "out")
+    picoformer.build(exported(shape), calibration=calibration, scheme=scheme, target="mps2-an386", out=tmp_path / "out")
     found = picoformer.verify(tmp_path / "out", inputs=samples(shape, 6, seed=1))
     assert found.report.passed, found.report.failures
     assert [link.to for link in found.report.links][-1] == "mps2-an386"
@@ -73,11 +92,13 @@ def test_every_shape_holds_down_the_chain(name: str, scheme: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("scheme,target", [("int4x8", "mps2-an386"), ("int4x16", "host")])
-def test_int4_weights_hold_down_the_chain(scheme: str, target: str, tmp_path: Path, arm_tools: None) -> None:
+def test_int4_weights_hold_down_the_chain(
+    scheme: str, target: str, tmp_path: Path, arm_tools: None, exported: Export
+) -> None:
     """Rows longer than a block, of odd lengths, beside the int8 ones at both ends."""
     shape = {**FRAMES, "d_model": 36, "heads": (3,), "head_dim": 11, "d_ff": (65,)}
     out = tmp_path / "out"
-    picoformer.build(make(shape), calibration=samples(shape, 24), scheme=scheme, target=target, out=out)
+    picoformer.build(exported(shape), calibration=samples(shape, 24), scheme=scheme, target=target, out=out)
     found = picoformer.verify(out, inputs=samples(shape, 3, seed=1))
     assert found.report.passed, found.report.failures
     links = {(link.source, link.to): link for link in found.report.links}
@@ -90,13 +111,15 @@ def test_int4_weights_hold_down_the_chain(scheme: str, target: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("scheme", ["int8", "float32"])
-def test_a_valid_length_masks_padding_on_the_device(scheme: str, tmp_path: Path, arm_tools: None) -> None:
+def test_a_valid_length_masks_padding_on_the_device(
+    scheme: str, tmp_path: Path, arm_tools: None, exported: Export
+) -> None:
     """What lies past the valid length changes nothing, and a shorter input gives another answer than the full one."""
     shape = SHAPES["pre-norm frames, gelu, learned, mean"]
     calibration = samples(shape, 24) if scheme == "int8" else None
     out = tmp_path / "out"
     picoformer.build(
-        make(shape), calibration=calibration, scheme=scheme, target="mps2-an386", out=out, valid_length=True
+        exported(shape), calibration=calibration, scheme=scheme, target="mps2-an386", out=out, valid_length=True
     )
     x = np.repeat(samples(shape, 1, seed=2)["x"], 4, axis=0)
     x[1, 4:] = 7.5
@@ -113,9 +136,9 @@ def test_a_valid_length_masks_padding_on_the_device(scheme: str, tmp_path: Path,
     assert np.array_equal(y[0], y[1]) and not np.array_equal(y[0], y[2])
 
 
-def test_an_id_outside_the_embedding_is_an_error_frame(tmp_path: Path, device_target: str) -> None:
+def test_an_id_outside_the_embedding_is_an_error_frame(tmp_path: Path, device_target: str, exported: Export) -> None:
     shape = SHAPES["pre-norm tokens, tanh gelu, no positions, every row"]
-    picoformer.build(make(shape), calibration=samples(shape, 8), target=device_target, out=tmp_path / "out")
+    picoformer.build(exported(shape), calibration=samples(shape, 8), target=device_target, out=tmp_path / "out")
     build, target = open_build(tmp_path / "out"), load_target(device_target)
     good = np.zeros(7, "<i4")
     with open_device(build.firmware(target), target) as session:
@@ -133,31 +156,30 @@ def test_an_id_outside_the_embedding_is_an_error_frame(tmp_path: Path, device_ta
         assert session.device.run(outputs=True).outputs, "the device still answers"
 
 
-def test_ids_outside_the_embedding_are_refused_before_anything_runs(tmp_path: Path) -> None:
+def test_ids_outside_the_embedding_are_refused_before_anything_runs(tmp_path: Path, exported: Export) -> None:
     shape = SHAPES["pre-norm tokens, tanh gelu, no positions, every row"]
     for bad in (23, -1, (1 << 32) + 3):
         wrong = samples(shape, 8)
         wrong["x"][3, 2] = bad
         with pytest.raises(picoformer.PicoformerError, match=r"'x' holds .* the model takes 0 to 22"):
-            picoformer.build(make(shape), calibration=wrong, target="host", out=tmp_path / "out")
+            picoformer.build(exported(shape), calibration=wrong, target="host", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_valid_length_past_the_input_is_refused(tmp_path: Path) -> None:
+def test_a_valid_length_past_the_input_is_refused(tmp_path: Path, exported: Export) -> None:
     shape = SHAPES["pre-norm frames, gelu, learned, mean"]
-    picoformer.build(make(shape), scheme="float32", target="host", out=tmp_path / "out", valid_length=True)
+    picoformer.build(exported(shape), scheme="float32", target="host", out=tmp_path / "out", valid_length=True)
     wrong = {**samples(shape, 2), "valid_length": np.array([3, 7], np.int32)}
     with pytest.raises(picoformer.PicoformerError, match=r"'valid_length' holds 3 to 7; the model takes 0 to 6"):
         picoformer.verify(tmp_path / "out", inputs=wrong)
 
 
-def test_weights_in_a_file_beside_the_model_come_along(tmp_path: Path) -> None:
+def test_weights_in_a_file_beside_the_model_come_along(tmp_path: Path, exported: Export) -> None:
     """As today's exporter writes by default: the build folder must not depend on where the model came from."""
     shape = SHAPES["pre-norm frames, gelu, learned, mean"]
-    export_onnx(make(shape), tmp_path / "whole.onnx")
     source = tmp_path / "source"
     source.mkdir()
-    model = onnx.load(tmp_path / "whole.onnx")
+    model = onnx.load(exported(shape))
     onnx.save(model, source / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
     picoformer.build(source / "m.onnx", calibration=samples(shape, 24), target="host", out=tmp_path / "out")
     (source / "m.data").unlink()
@@ -173,10 +195,10 @@ def test_a_model_that_calibration_destroyed_does_not_pass(tmp_path: Path) -> Non
     assert picoformer.verify(tmp_path / "out", inputs=samples(shape, 4, seed=1), min_sqnr=-99).report.passed
 
 
-def test_a_valid_length_is_compared_with_the_file_at_full_length(tmp_path: Path) -> None:
+def test_a_valid_length_is_compared_with_the_file_at_full_length(tmp_path: Path, exported: Export) -> None:
     shape = SHAPES["pre-norm frames, gelu, learned, mean"]
     picoformer.build(
-        make(shape), calibration=samples(shape, 24), target="host", out=tmp_path / "out", valid_length=True
+        exported(shape), calibration=samples(shape, 24), target="host", out=tmp_path / "out", valid_length=True
     )
     found = picoformer.verify(tmp_path / "out", inputs={**samples(shape, 2), "valid_length": np.array([3, 6])})
     assert found.report.passed

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from command_line import Workshop, open_workshop, picoformer, succeeds
-from picoformer.build_folder import import_model
 from picoformer.estimate import costs, fingerprint, formulas
 from picoformer.estimate.costs import COSTS, cost_table
 from picoformer.estimate.fingerprint import kernels_fingerprint
 from picoformer.estimate.inspection import estimate
 from picoformer.estimate.made_up import made_up_graph
+from picoformer.importing import import_model
 from picoformer.targets import list_targets, load_target, resource_root
 
 M4 = ("dsp", "generic")

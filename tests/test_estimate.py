@@ -15,13 +15,13 @@ from command_line import Workshop, open_workshop, picoformer, refuses, succeeds
 from picoformer import toolchain
 from picoformer.api import build, verify
 from picoformer.backends.c import draft_c
-from picoformer.build_folder import import_model
 from picoformer.estimate import formulas
 from picoformer.estimate.calls import calls_of
 from picoformer.estimate.costs import cost_table
 from picoformer.estimate.formulas import terms_of
 from picoformer.estimate.inspection import estimate
 from picoformer.estimate.made_up import made_up_graph, made_up_samples
+from picoformer.importing import import_model
 from picoformer.models.config import TransformerConfig, reference_encoder_config
 from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer

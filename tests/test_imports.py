@@ -45,20 +45,24 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 HOME = {
     "torch": {"models", "compress", "stages"},
-    "onnx": {"frontends", "backends"},
+    "onnx": {"frontends", "backends", "onnx_backend"},
     "transformers": {"models"},
+    "tensorflow": {"backends"},
+    "ai_edge_litert": {"backends"},
+    "flatbuffers": {"backends"},
+    "tflite_micro": {"backends"},
 }
 """Library → rooms that may import it at all; `stages` only inside a function."""
 
 LAZY = {"torch", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "scipy", "sklearn", "rich", "serial", "elftools",
         "jinja2", "safetensors", "tokenizers", "sentencepiece", "sacrebleu", "rouge_score", "transformers",
-        "unicorn"}  # fmt: skip
+        "unicorn", "tensorflow", "ai_edge_litert", "flatbuffers", "tflite_micro"}  # fmt: skip
 """Heavy libraries: outside these rooms' files they are imported inside functions only."""
 
 LAZY_HOME = {
     "torch": {"models", "compress"},
     "safetensors": {"models"},
-    "onnx": {"frontends", "backends"},
+    "onnx": {"frontends", "backends", "onnx_backend"},
     "onnxscript": {"frontends"},
     "onnx_ir": {"frontends"},
     "onnxruntime": set(),
@@ -153,7 +157,8 @@ def test_help_imports_nothing_heavy() -> None:
         "from picoformer.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "print(sorted({m.split('.')[0] for m in sys.modules} & "
-        "{'torch', 'onnx', 'onnxruntime', 'numpy', 'scipy', 'sklearn', 'rich', 'pydantic', 'jinja2'}))"
+        "{'torch', 'onnx', 'onnxruntime', 'numpy', 'scipy', 'sklearn', 'rich', 'pydantic', 'jinja2', "
+        "'ai_edge_litert'}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

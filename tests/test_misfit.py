@@ -8,10 +8,10 @@ import pytest
 
 from command_line import Workshop, open_workshop, picoformer, refuses, succeeds
 from picoformer import build_folder, toolchain
-from picoformer.build_folder import import_model
 from picoformer.errors import FitError
 from picoformer.estimate.early import refuse_early
 from picoformer.estimate.mend import board_with_memory, nearest
+from picoformer.importing import import_model
 from picoformer.quantize import SCHEMES
 from picoformer.targets import list_targets, load_target
 

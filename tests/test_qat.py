@@ -12,7 +12,7 @@ import torch
 
 import picoformer
 from graphs import CASES, Builder, postnorm_tokens
-from picoformer.build_folder import import_model, open_build
+from picoformer.build_folder import open_build
 from picoformer.compress.fake_quantize import HALF_EVEN, HALF_UP, QuantizedConstant, round_straight
 from picoformer.compress.graph_module import GraphModule
 from picoformer.compress.graph_operators import COMPUTE
@@ -21,6 +21,7 @@ from picoformer.compress.settings import QatSettings, TrainSettings
 from picoformer.compress.train import train
 from picoformer.datasets import Dataset, digits
 from picoformer.errors import ConfigError, DataError, ModelError, PicoformerError, UnsupportedError
+from picoformer.importing import import_model
 from picoformer.ir import DType, Graph, Node, TensorType
 from picoformer.metrics import IGNORED
 from picoformer.models.config import TransformerConfig

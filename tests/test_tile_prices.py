@@ -9,11 +9,11 @@ import torch
 
 from command_line import Workshop, open_workshop, picoformer, succeeds
 from picoformer.backends.c import draft_c
-from picoformer.build_folder import import_model
 from picoformer.estimate import tiles
 from picoformer.estimate.costs import cost_table
 from picoformer.estimate.made_up import made_up_graph
 from picoformer.estimate.tiles import draft_for, instructions
+from picoformer.importing import import_model
 from picoformer.models.config import reference_encoder_config
 from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer

@@ -253,8 +253,13 @@ def example(request: pytest.FixtureRequest) -> Graph:
     return quantize(graph, {b.inputs[0]: x}, run_float, settings)
 
 
-@pytest.mark.parametrize("isa", [("generic",), ("dsp", "generic"), ("word", "generic")])
-def test_examples_are_within_two_percent_of_the_bound(example: Graph, isa: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("isa", "part"),
+    # "word" keeps six rows of a linear layer's input in scratch, which tiles do not make smaller.
+    [(("generic",), 0.7), (("dsp", "generic"), 0.7), (("word", "generic"), 0.81)],
+    ids=["generic", "dsp", "word"],
+)
+def test_examples_are_within_two_percent_of_the_bound(example: Graph, isa: tuple[str, ...], part: float) -> None:
     layout = layout_of(isa)
     whole = plan_memory(example, layout, tile="none")
     for tile in ("auto", "least"):
@@ -263,7 +268,7 @@ def test_examples_are_within_two_percent_of_the_bound(example: Graph, isa: tuple
         assert plan.peak <= 1.02 * plan.lower_bound
         assert plan.floor <= plan.lower_bound <= whole.lower_bound
         assert plan.lower_bound == plan.floor or tile == "auto"
-    assert plan.peak < 0.81 * whole.peak
+    assert plan.peak < part * whole.peak
 
 
 def test_the_price_is_kept(example: Graph) -> None:

@@ -116,12 +116,15 @@ def export(
     tile: str | int = "auto",
     inputs: Samples | None = None,
     classes: str | None = None,
+    unsigned_activations: bool = False,
+    matmul_nbits: bool = False,
 ) -> dict[str, Any]:
     """Write ONNX (`form` "onnx") or C ("c", "c-single", "arduino" …), as `picoformer export` does.
 
     `quantized`, a folder that `finetune` wrote, stands for calibration and scheme; `tile` is that of `build`. For C:
     `target` is whose kernels (None: the form's default), `inputs` what the example runs on and its labels the accuracy,
     `classes` their names, separated by commas or in a text file.
+    `unsigned_activations` and `matmul_nbits` say how a quantized ONNX is spelled, for the kernels that onnxruntime has.
     """
     from picoformer.exporting import export_files
 
@@ -130,6 +133,7 @@ def export(
         return export_files(
             source, samples, scheme, form, target, prefix, Path(out), settings, shapes, quantized=folder, tile=tile,
             inputs=given, classes=classes,
+            unsigned_activations=unsigned_activations, matmul_nbits=matmul_nbits,
         )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from picoformer import __version__
 from picoformer.errors import ConfigError, DataError, ModelError, UnsupportedError
 from picoformer.files import atomic_folder, atomic_write_bytes, atomic_write_text, content_hash
 from picoformer.firmware import FirmwareBuild, SizeReport, build_firmware, load_build, load_sizes
+from picoformer.importing import import_given, quantize_as_given, with_given_weights
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array, LoweringError
 from picoformer.library import build_library
@@ -48,6 +49,8 @@ class Manifest:
     parameters: int
     macs: int
     valid_length_added: bool = False
+    given: bool = False
+    """Whether the model came quantized: what lies in the folder as it came is no float model then."""
     compilers: Mapping[str, str] = field(default_factory=dict)
     """Target → name and version of what compiled its firmware."""
 
@@ -93,17 +96,6 @@ class Build:
         if unknown:
             raise ModelError(f"{self.folder}: step '{unknown[0]}' is not in its graph; build again")
         return tuple(Step(tuple(self.graph.producers[name] for name in names)) for names in steps)
-
-
-def import_model(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None, valid_length: bool = False) -> Graph:
-    """The fused float graph of an ONNX file or a checkpoint; `valid_length` adds the input that masks padding."""
-    from picoformer.frontends.onnx import load_onnx
-    from picoformer.passes import add_valid_length, optimize
-    from picoformer.stages import onnx_file
-
-    with onnx_file(path) as source:
-        graph = optimize(load_onnx(source, dict(shapes or {})))
-    return add_valid_length(graph) if valid_length else graph
 
 
 def quantize_model(
@@ -178,7 +170,7 @@ def write_build(
     from picoformer.backends.c import TextExample, draft_c, write_c
     from picoformer.backends.onnx import export_onnx
     from picoformer.estimate.tiles import draft_for
-    from picoformer.frontends.onnx_load import self_contained
+    from picoformer.frontends.onnx_load import is_quantized, self_contained
     from picoformer.ops.graph_file import save_graph
 
     refuse_to_replace(out, BUILD_MARKS)
@@ -202,6 +194,7 @@ def write_build(
         float_graph.parameters,
         float_graph.macs,
         valid_length_added,
+        scheme != "float32" and is_quantized(content),
     )
 
     def tick(what: str, done: int) -> None:
@@ -280,13 +273,13 @@ def quantize_samples(
     `quantized`: a folder that holds both graphs already; then there are no samples. `refuse` is asked about the float
     graph before anything is quantized, and raises where that would be in vain.
     """
-    from picoformer.quantize import SCHEMES, QuantizeSettings, equalized
+    from picoformer.quantize import SCHEMES, QuantizeSettings, equalized, has_activations
     from picoformer.quantized_folder import load_quantized
     from picoformer.reference import run_float
 
     if scheme != "float32" and scheme not in SCHEMES:
         raise ConfigError(f"unknown scheme '{scheme}'; use one of float32, {', '.join(SCHEMES)}")
-    graph = import_model(model, shapes, valid_length)
+    graph, given = import_given(model, shapes, valid_length)
     if name is not None:
         graph = graph.replace(name=name)
     if quantized is not None:
@@ -301,14 +294,20 @@ def quantize_samples(
         return graph, graph, {}
     if refuse is not None:
         refuse(graph)
+    is_typed = has_activations(graph, given)
+    if calibration is None and is_typed:
+        return graph, quantize_as_given(graph, given, {}, scheme, settings), {}
     if calibration is None:
         wanted = ", ".join(graph.inputs)
         raise DataError(f"scheme {scheme} needs --calibration: an .npz with samples of {wanted}")
     arrays, labels = split_labels(load_samples(calibration, "train", CALIBRATION_SAMPLES), calibration)
     check_calibration(arrays, labels, calibration)
     samples = fit_samples(graph, with_full_length(graph, arrays), calibration)
+    if is_typed:
+        return graph, quantize_as_given(graph, given, samples, scheme, settings), samples
     chosen = SCHEMES[scheme]
     settings = replace(settings or QuantizeSettings(), activations=chosen.activations, weights=chosen.weights)
+    settings = with_given_weights(graph, given, settings)
     if settings.equalization != "off":
         graph, settings = equalized(graph, samples, run_float, settings), replace(settings, equalization="off")
     return graph, quantize_model(graph, samples, settings, progress), samples

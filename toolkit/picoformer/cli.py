@@ -11,10 +11,12 @@ import click
 
 from picoformer import __version__
 from picoformer.cli_estimate import estimate_options, fits_options, inspect_on_target, list_fitting
+from picoformer.cli_onnx import COMMANDS as ONNX_COMMANDS
 from picoformer.cli_options import (
     ANY,
     C_FORMS,
     COUNT,
+    EXTRAS,
     FILE,
     FOLDER,
     emulator_option,
@@ -35,6 +37,7 @@ from picoformer.cli_options import (
 from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
 from picoformer.cli_text import DECODER_SCHEME, ONLY_DECODERS, ONLY_ENCODERS, decoder_options
+from picoformer.cli_tflite import export_tflite, show_tflite, tflite_options
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
 from picoformer.errors import ConfigError, DeviceError, ModelError, PicoformerError
 
@@ -50,7 +53,7 @@ class _Group(click.Group):
         except PicoformerError as error:
             click.echo(f"picoformer: {' '.join(str(error).split())}", err=True)
         except ModuleNotFoundError as error:
-            extra = "train" if error.name in ("torch", "safetensors", "sklearn") else "dev"
+            extra = EXTRAS.get(str(error.name), "dev")
             click.echo(f"picoformer: {error.name} is not installed; pip install 'picoformer[{extra}]'", err=True)
         except (KeyboardInterrupt, click.Abort):
             click.echo("picoformer: stopped; nothing half-written is left", err=True)
@@ -105,7 +108,7 @@ def run(pipeline_file: Path, force: bool, toolchain: str, emulator: str, as_json
     show(report.to_json(), as_json, lambda: print_report(report))
 
 
-for command in (*TRAINING_COMMANDS, *TEXT_COMMANDS):
+for command in (*TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS):
     main.add_command(command)
 
 
@@ -149,14 +152,18 @@ def quantize(
 @quantize_or_text_options
 @decoder_options
 @click.option(
-    "--format", "form", type=click.Choice(["onnx", *C_FORMS]), default="onnx", show_default=True, help="What to write."
-)
+    "--format", "form", type=click.Choice(["onnx", "tflite", *C_FORMS]), default="onnx", show_default=True,
+    help="What to write.",
+)  # fmt: skip
 @package_options
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @valid_length_option
 @quantized_option
 @tile_option
-@click.option("-o", "--output", type=ANY, required=True, help="An .onnx file; of C a folder, or a .zip.")
+@click.option("--unsigned-activations", is_flag=True, help="ONNX: 8-bit activations as uint8, fast on x86.")
+@click.option("--matmul-nbits", is_flag=True, help="ONNX: int4 weights for onnxruntime's MatMulNBits.")
+@tflite_options
+@click.option("-o", "--output", type=ANY, required=True, help="An .onnx or .tflite file; of C a folder, or a .zip.")
 @json_option
 def export(
     model: Path,
@@ -172,18 +179,32 @@ def export(
     valid_length: bool,
     quantized: Path | None,
     tile: str,
+    unsigned_activations: bool,
+    matmul_nbits: bool,
+    tflite: Any,
     output: Path,
     as_json: bool,
     **decoder: Any,
 ) -> None:
-    """Write a model as ONNX, or as C: a library, a file, a package.
+    """Write a model as ONNX, as TFLite, or as C: a library, a file, a package.
 
-    ONNX is float or quantized. MODEL is an ONNX file or a checkpoint (.safetensors), or for C a folder that `build`
-    wrote. Of a language model, given as for `build`, there is C.
+    ONNX is float or quantized; TFLite float32, int8 or 16x8 (--scheme int8x16), in operators that TFLite Micro runs.
+    MODEL is an ONNX file or a checkpoint (.safetensors), or for C a folder that `build` wrote. Of a language model,
+    given as for `build`, there are C and TFLite, which is a step of one token with its caches as inputs and outputs.
     """
     from picoformer.exporting import export_files
 
-    if not is_build(model) and _is_decoder(model, decoder):
+    is_decoder = not is_build(model) and _is_decoder(model, decoder)
+    if tflite is not None:
+        scheme = scheme if is_given("scheme") or not is_decoder else DECODER_SCHEME
+        with progress() as tick:
+            record = export_tflite(
+                model, is_decoder, tflite, scheme, calibration, settings, read_shapes(shapes), valid_length, output,
+                decoder, tick,
+            )  # fmt: skip
+        show(record, as_json, lambda: show_tflite(record))
+        return
+    if is_decoder:
         from picoformer.decoder.build_command import export_decoder_files
 
         if form not in C_FORMS:
@@ -199,7 +220,7 @@ def export(
     with progress() as tick:
         record = export_files(
             model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized,
-            tile, valid_length, sample_file, classes,
+            tile, valid_length, sample_file, classes, unsigned_activations, matmul_nbits,
         )  # fmt: skip
     show(record, as_json, lambda: show_figures(record))
 
@@ -362,9 +383,10 @@ def inspect(
 ) -> None:
     """Show a model's operators, or what it takes on a board.
 
-    With their shapes, parameters and multiply-accumulates. MODEL is an ONNX file or a checkpoint (.safetensors); of the
-    folder of a build or of `quantize`, show what each tensor was rounded to and what that costs. With --target estimate
-    flash, RAM, instructions and time without compiling anything: the exit code is 1 when the model does not fit.
+    With their shapes, parameters and multiply-accumulates, and of an ONNX file what becomes of each of its nodes, also
+    where one is refused: the exit code is 1 then. MODEL is an ONNX file or a checkpoint (.safetensors); of the folder
+    of a build or of `quantize`, show what each tensor was rounded to and what that costs. With --target estimate flash,
+    RAM, instructions and time without compiling anything: the exit code is 1 when the model does not fit.
     """
     from picoformer.decoder.build import is_decoder
 
@@ -385,6 +407,8 @@ def inspect(
         return
     record = inspect_file(model, read_shapes(shapes))
     show(record, as_json, lambda: print_inspection(record))
+    if "unsupported" in record and "parts" not in record:
+        raise PicoformerError(record["unsupported"])
 
 
 @main.command()

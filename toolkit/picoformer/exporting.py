@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from picoformer.build_folder import import_model, open_build, quantize_samples, refuse_to_replace, with_full_length
+from picoformer.build_folder import open_build, quantize_samples, refuse_to_replace, with_full_length
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.files import atomic_folder, file_hash, save_arrays
+from picoformer.importing import import_model
 from picoformer.packaging import package_files
 from picoformer.quantization_report import write_quantization
 from picoformer.quantized_folder import quantized_scheme, save_quantized
@@ -87,22 +88,37 @@ def export_files(
     valid_length: bool = False,
     inputs: Path | None = None,
     classes: str | None = None,
+    unsigned_activations: bool = False,
+    matmul_nbits: bool = False,
 ) -> dict[str, Any]:
-    """Write ONNX (`form` "onnx": float or QDQ) or C (packages/forms.py) of an ONNX file, a checkpoint or, C, a build.
+    """Write ONNX (`form` "onnx"), TFLite ("tflite", exporting_tflite.py) or C (packages/forms.py) of an ONNX file, a
+    checkpoint or, C, a build.
 
     `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
-    computes by tiles of rows (backends/c/tiling.py). `inputs` and `classes` are for C: see packaging.py.
+    computes by tiles of rows (backends/c/tiling.py). `inputs` and `classes` are for C: see packaging.py;
+    `unsigned_activations` and `matmul_nbits` say how the ONNX is spelled (backends/onnx_writer.py).
     """
     from picoformer.backends.onnx import export_onnx
+    from picoformer.backends.onnx_writer import Spelling
     from picoformer.packages.forms import FORMS
 
+    if (unsigned_activations or matmul_nbits) and (form != "onnx" or (scheme == "float32" and quantized is None)):
+        raise ConfigError("--unsigned-activations and --matmul-nbits spell a quantized ONNX file; give --format onnx")
     if form in FORMS:
         return package_files(
             model, calibration, scheme, form, target, prefix, out, settings, shapes, _tick(progress), quantized, tile,
             valid_length, inputs, classes,
         )  # fmt: skip
+    if form == "tflite":
+        from picoformer.exporting_tflite import TfliteOptions, export_tflite_files
+
+        if quantized is not None:
+            raise ConfigError("--quantized holds a device's grids and TFLite takes others; give --calibration")
+        return export_tflite_files(
+            model, calibration, scheme, out, TfliteOptions(), settings, shapes, progress, valid_length
+        )
     if form != "onnx":
-        raise ConfigError(f"unknown form '{form}'; use one of onnx, {', '.join(FORMS)}")
+        raise ConfigError(f"unknown form '{form}'; use one of onnx, tflite, {', '.join(FORMS)}")
     if out.is_dir():
         raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
     if (model / "build.json").is_file():
@@ -112,7 +128,8 @@ def export_files(
     _, typed, _ = quantize_samples(
         model, calibration, scheme, settings, shapes, valid_length, progress=_tick(progress), quantized=quantized
     )
-    export_onnx(typed, out, {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme})
+    origin = {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}
+    export_onnx(typed, out, origin, spelling=Spelling(unsigned_activations, matmul_nbits))
     return {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
 
 
@@ -168,10 +185,18 @@ def emulate_files(
 
 
 def inspect_file(model: Path, shapes: Shapes | None = None) -> dict[str, Any]:
-    """What a model becomes: its operators after fusion, with shapes, parameters and multiply-accumulates; of a
-    checkpoint its parts too, and these alone where its operators cannot be built yet: `unsupported` says why."""
+    """What a model becomes: its operators after fusion, with shapes, parameters and multiply-accumulates, and what
+    became of each node of an ONNX file; of a checkpoint its parts too. Where its operators cannot be built there are
+    these alone: `unsupported` says why."""
     if model.suffix != ".safetensors":
-        return _inspect_operators(model, shapes)
+        from picoformer.node_fates import node_fates
+
+        fates, error = node_fates(model, shapes)
+        nodes = [fate.to_json() for fate in fates]
+        if error is None:
+            return {**_inspect_operators(model, shapes), "nodes": nodes}
+        empty: dict[str, Any] = {"inputs": {}, "outputs": {}, "parameters": None, "macs": None, "operators": []}
+        return {"model": model.stem, **empty, "nodes": nodes, "unsupported": str(error)}
     parts = inspect_parts(model)
     try:
         return {"parts": parts, **_inspect_operators(model, shapes)}

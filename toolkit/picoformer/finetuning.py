@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from picoformer.build_folder import import_model, quantize_samples, refuse_to_replace, with_full_length
+from picoformer.build_folder import quantize_samples, refuse_to_replace, with_full_length
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.files import atomic_folder
+from picoformer.importing import import_model
 from picoformer.ir.operator import LoweringError
 from picoformer.quantization_report import write_quantization
 from picoformer.quantized_folder import save_quantized

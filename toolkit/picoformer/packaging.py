@@ -12,7 +12,6 @@ import numpy as np
 
 from picoformer.build_folder import (
     full_length,
-    import_model,
     open_build,
     quantize_samples,
     refuse_to_replace,
@@ -34,7 +33,8 @@ from picoformer.samples import (
 
 if TYPE_CHECKING:
     from picoformer.backends.c import TextExample, Tile
-    from picoformer.packages.description import Accuracy, Origin, Package, Sample
+    from picoformer.importing import import_model
+from picoformer.packages.description import Accuracy, Origin, Package, Sample
 
 CHUNK = 64
 """Samples that the reference runs at a time: it keeps every value of each."""

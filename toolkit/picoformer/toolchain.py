@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from picoformer.errors import ToolError
 from picoformer.files import atomic_write_bytes, cache_root, content_hash
 
 _SECONDS_PER_FILE = 300
+_INCLUDES = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">\n]+)[">]', re.MULTILINE)
 
 
 class CompilerFailure(ToolError):
@@ -46,14 +46,10 @@ def compile_units(
 ) -> list[Path]:
     """Compile `units` into `build`; returns the objects' paths relative to it, in order.
 
-    An object whose source, headers, flags and compiler were seen before comes from the cache. Raises
-    ToolError naming the first error line of the compiler.
+    An object whose source, headers, flags and compiler were seen before comes from the cache; an operator includes no
+    header of a model, so it serves any. Raises ToolError naming the first error line of the compiler.
     """
-    headers = hashlib.sha256()
-    for folder in includes:
-        for header in sorted(folder.rglob("*.h")):
-            headers.update(str(header.relative_to(folder)).encode() + b"\0" + header.read_bytes())
-    base = "\0".join([compiler.version, *compiler.compile[1:], *flags, headers.hexdigest()])
+    base = "\0".join([compiler.version, *compiler.compile[1:], *flags])
     # The assembler knows only the older of the two options.
     arguments = [
         f"-fdebug-prefix-map={build.resolve()}=build",
@@ -68,8 +64,7 @@ def compile_units(
         target = build / unit.object
         target.parent.mkdir(parents=True, exist_ok=True)
         source = unit.source.resolve()
-        beside = b"".join(header.read_bytes() for header in sorted(source.parent.glob("*.h")))
-        key = content_hash(f"{base}\0{unit.source.name}\0".encode() + source.read_bytes() + b"\0" + beside)
+        key = content_hash(f"{base}\0{unit.source.name}\0".encode() + _with_headers(source, includes))
         cached = cache_root() / "objects" / key[:2] / f"{key}.o"
         try:
             shutil.copyfile(cached, target)
@@ -86,6 +81,23 @@ def compile_units(
         for future in [pool.submit(one, unit) for unit in units]:
             future.result()
     return [unit.object for unit in units]
+
+
+def _with_headers(source: Path, includes: Sequence[Path]) -> bytes:
+    """A source and every header that it may take in from its folder or `includes`, each behind its name; the other
+    headers belong to the compiler."""
+    found: dict[Path, tuple[str, bytes]] = {}
+    waiting = [(source.name, source)]
+    while waiting:
+        name, path = waiting.pop()
+        if path in found:
+            continue
+        content = path.read_bytes()
+        found[path] = name, content
+        for mark, inner in _INCLUDES.findall(content.decode("utf-8", "replace")):
+            folders = includes if mark == "<" else (path.parent, *includes)
+            waiting += [(inner, (folder / inner).resolve()) for folder in folders if (folder / inner).is_file()][:1]
+    return b"\0".join(name.encode() + b"\0" + content for name, content in sorted(found.values()))
 
 
 def run_tool(command: Sequence[str], folder: Path, subject: str, environment: Mapping[str, str] | None = None) -> str:

@@ -19,7 +19,7 @@ from picoformer.firmware import SizeReport
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
 from picoformer.metrics import Judgement
-from picoformer.ops.fixedpoint import quantize_real
+from picoformer.ops.fixedpoint import dequantize, quantize_real
 from picoformer.parity import (
     FLOAT_TOLERANCE,
     DeviceRun,
@@ -27,6 +27,7 @@ from picoformer.parity import (
     FlashBytes,
     Link,
     OperatorCost,
+    ParityChain,
     ParityReport,
     RamBytes,
     Step,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 LEAST_SQNR_DB = 10.0
 """Logits further from the float model than this are no rounding but a model that calibration has destroyed."""
-FORMS = ("torch", "float onnx", "float graph", "qdq onnx", "reference")
+FORMS = ("torch", "given onnx", "float onnx", "float graph", "qdq onnx", "reference")
 """The forms of a model that come before a device, in the chain's order."""
 
 Progress = Callable[[str, int, int, float], None]
@@ -216,14 +217,17 @@ def verify_build(
 
             return run
 
+        is_float = not manifest.given
         comparable = not manifest.valid_length_added or _is_full(graph, inputs)
-        unmasked = None if comparable else _unmasked_link(build, inputs)
+        unmasked = None if comparable or not is_float else _unmasked_link(build, inputs)
         chain = run_chain(
             build.float_graph,
             inputs,
             quantized=quantized,
             torch_outputs=torch_outputs,
-            float_model=kept("float onnx", lambda v: run_onnx(build.float_onnx, v)) if comparable else None,
+            float_model=kept("float onnx", lambda v: run_onnx(build.float_onnx, v))
+            if comparable and is_float
+            else None,
             qdq_model=None if quantized is None else kept("qdq onnx", lambda v: run_onnx(build.qdq_onnx, v)),
             devices=[device(board) for board in boards],
             steps=[Step(step.name, step.output) for step in steps],
@@ -232,6 +236,8 @@ def verify_build(
     if unmasked is not None:
         links.insert(0, unmasked[0])
         failures += unmasked[1]
+    if comparable and not is_float:
+        links.insert(0, _given_link(kept("given onnx", lambda v: run_onnx(build.float_onnx, v))(inputs), build, chain))
     end = links[-1]
     if quantized is not None and end.sqnr_db is not None and end.sqnr_db < least_sqnr_db:
         failures.append(
@@ -286,6 +292,16 @@ def model_cycles(build: Build, board: Target, inputs: Mapping[str, Array], emula
         if profile is None
         else count_cycles(firmware.elf, board, profile, calls)
     )
+
+
+def _given_link(given: Mapping[str, Array], build: Build, chain: ParityChain) -> Link:
+    """A file that came quantized, under onnxruntime, against the integers that were made of it."""
+    links = []
+    for name in build.graph.outputs:
+        quant = build.graph.types[name].quant
+        ours = chain.reference[name] if quant is None else dequantize(chain.reference[name], quant)
+        links.append(compare("given onnx", "reference", given[name], ours))
+    return max(links, key=lambda link: link.max_abs or 0.0)
 
 
 def _unmasked_link(build: Build, inputs: Mapping[str, Array]) -> tuple[Link, list[str]]:

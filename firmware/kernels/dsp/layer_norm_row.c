@@ -114,7 +114,7 @@ static inline int32_t unit(const line *l, int32_t x, int32_t base) {
 
 #define SSAT_s8  "ssat %0, #8, %1"
 #define SSAT_s16 "ssat %0, #16, %1"
-/* `turns` times 8 elements of an aligned row whose factor has the shift 32, in C:
+/* `turns` times 8 elements of an aligned row whose factor has the shift 32, int16 to an aligned row too, in C:
  *     for (; turns > 0; turns--, x += 8, y += 8)
  *         for (int32_t i = 0; i < 8; i++) y[i] = saturate(zero_point + rounded high word of (width * x[i] - total) * multiplier);
  */
@@ -122,7 +122,9 @@ typedef struct row_turns {
     int32_t turns, width, less_total, multiplier, zero_point;
 } row_turns;
 
-#define DEFINE_NORMALIZE(OUT, BITS, STORE, STEP)                                                                                 \
+/* STORE_TWO: what becomes of two saturated elements in r8 and r9, whose input was \\word. STORE_EIGHT: what then is left to do.
+ */
+#define DEFINE_NORMALIZE(OUT, BITS, STORE_TWO, STORE_EIGHT)                                                                      \
     __attribute__((naked, noinline)) static void normalize_##OUT(const int16_t *x __attribute__((unused)),                       \
                                                                  PF_TYPE_##OUT *y __attribute__((unused)),                       \
                                                                  const row_turns *row __attribute__((unused))) {                 \
@@ -135,27 +137,24 @@ typedef struct row_turns {
                          " smmlar r8, r8, r11, r12\n"                                                                            \
                          " smmlar r9, r9, r11, r12\n"                                                                            \
                          " ssat r8, #" BITS ", r8\n"                                                                             \
-                         " ssat r9, #" BITS ", r9\n"                                                                             \
-                         " " STORE " r8, [r1], #" STEP "\n"                                                                      \
-                         " " STORE " r9, [r1], #" STEP "\n"                                                                      \
-                         " .endr\n"                                                                                              \
-                         " subs r2, r2, #1\n"                                                                                    \
+                         " ssat r9, #" BITS ", r9\n" STORE_TWO " .endr\n" STORE_EIGHT " subs r2, r2, #1\n"                       \
                          " bne 1b\n"                                                                                             \
                          " pop {r4-r11, pc}\n");                                                                                 \
     }
-DEFINE_NORMALIZE(s8, "8", "strb", "1")
-DEFINE_NORMALIZE(s16, "16", "strh", "2")
+DEFINE_NORMALIZE(s8, "8", " strb r8, [r1], #1\n strb r9, [r1], #1\n", "")
+DEFINE_NORMALIZE(s16, "16", " pkhbt \\word, r8, r9, lsl #16\n", " stmia r1!, {r4-r7}\n")
 
 /* Elements of a row that go eight at a time; returns how many that were. */
 #define DEFINE_EIGHTS(OUT)                                                                                                       \
     static inline int32_t eights_s16_##OUT(const pf_layer_norm *p, pf_factor f, const int16_t *x, PF_TYPE_##OUT *y,              \
                                            int32_t total) {                                                                      \
-        if (p->width < 8 || f.shift != 32 || !is_aligned(x)) {                                                                   \
+        const int32_t eights = p->width >> 3;                                                                                    \
+        if (eights == 0 || f.shift != 32 || !is_aligned(x) || (sizeof *y == 2 && !is_aligned(y))) {                              \
             return 0;                                                                                                            \
         }                                                                                                                        \
-        const row_turns row = {p->width / 8, p->width, -total, f.multiplier, p->zero_point};                                     \
+        const row_turns row = {eights, p->width, -total, f.multiplier, p->zero_point};                                           \
         normalize_##OUT(x, y, &row);                                                                                             \
-        return p->width / 8 * 8;                                                                                                 \
+        return eights << 3;                                                                                                      \
     }                                                                                                                            \
     static inline int32_t eights_s8_##OUT(const pf_layer_norm *p, pf_factor f, const int8_t *x, PF_TYPE_##OUT *y,                \
                                           int32_t total) {                                                                       \
@@ -175,8 +174,11 @@ DEFINE_EIGHTS(s16)
         const int32_t width = p->width, zero_point = p->zero_point;                                                              \
         int32_t total;                                                                                                           \
         const pf_factor f = row_factor_##IN(p, x, &total);                                                                       \
-        const line l = line_of(p, f, total);                                                                                     \
         int32_t i = eights_##IN##_##OUT(p, f, x, y, total);                                                                      \
+        if (i == width) {                                                                                                        \
+            return;                                                                                                              \
+        }                                                                                                                        \
+        const line l = line_of(p, f, total);                                                                                     \
         for (; i + 4 <= width; i += 4) {                                                                                         \
             y[i] = element_##IN##_##OUT(&l, x[i], zero_point);                                                                   \
             y[i + 1] = element_##IN##_##OUT(&l, x[i + 1], zero_point);                                                           \

@@ -10,7 +10,7 @@ from onnx import helper
 
 from picoformer import __version__
 from picoformer.backends.onnx_emitters import EMITTERS, Unsupported
-from picoformer.backends.onnx_writer import ELEMENT_TYPES, OnnxWriter
+from picoformer.backends.onnx_writer import ELEMENT_TYPES, MICROSOFT, OnnxWriter, Spelling
 from picoformer.errors import UnsupportedError
 from picoformer.files import atomic_write_bytes
 from picoformer.ir import DType, Graph
@@ -21,25 +21,36 @@ IR_VERSION = 10
 
 
 def export_onnx(
-    graph: Graph, path: Path, metadata: Mapping[str, str] | None = None, *, extra_outputs: bool = False
+    graph: Graph,
+    path: Path,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    extra_outputs: bool = False,
+    spelling: Spelling | None = None,
 ) -> None:
     """Write `graph` to `path`, atomically; the same graph and metadata give the same bytes.
 
     See `onnx_bytes`. Raises UnsupportedError naming the node that ONNX cannot say.
     """
-    atomic_write_bytes(Path(path), onnx_bytes(graph, metadata, extra_outputs=extra_outputs))
+    atomic_write_bytes(Path(path), onnx_bytes(graph, metadata, extra_outputs=extra_outputs, spelling=spelling))
 
 
-def onnx_bytes(graph: Graph, metadata: Mapping[str, str] | None = None, *, extra_outputs: bool = False) -> bytes:
+def onnx_bytes(
+    graph: Graph,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    extra_outputs: bool = False,
+    spelling: Spelling | None = None,
+) -> bytes:
     """`graph` as the bytes of an ONNX file of opset 21, checked by onnx's own checker.
 
     Inputs have the graph's names and shapes: float32 where the graph has float32 or a quantized type (the
     first QuantizeLinear stands inside the file), int64 where the graph has int32 (ids, lengths). Quantized
     outputs are float32, dequantized. With `extra_outputs` the value of every node is an output too, under its
-    graph name. `metadata` becomes the file's metadata_props. Raises UnsupportedError naming the node that
-    ONNX cannot say.
+    graph name. `metadata` becomes the file's metadata_props, `spelling` says which of two ways is taken where
+    ONNX has them. Raises UnsupportedError naming the node that ONNX cannot say.
     """
-    writer = OnnxWriter(graph)
+    writer = OnnxWriter(graph, spelling)
     inputs = [_input(writer, name) for name in graph.inputs]
     for node in graph.nodes:
         emitter = EMITTERS.get(type(node.op), Unsupported("it has no emitter"))
@@ -62,9 +73,10 @@ def onnx_bytes(graph: Graph, metadata: Mapping[str, str] | None = None, *, extra
         [_value_info(graph, name) for name in (*graph.outputs, *extra)],
         writer.initializers,
     )
+    private = {node.domain for node in writer.nodes if node.domain}
     model = helper.make_model(
         proto,
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid("", OPSET), *(helper.make_opsetid(MICROSOFT, 1) for _ in private)],
         ir_version=IR_VERSION,
         producer_name="picoformer",
         producer_version=__version__,

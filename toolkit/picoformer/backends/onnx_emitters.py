@@ -11,7 +11,7 @@ import numpy as np
 
 from picoformer.backends import onnx_decode
 from picoformer.backends.onnx_writer import MASKED_SCORE, OnnxWriter
-from picoformer.ir import Node
+from picoformer.ir import DType, Node
 from picoformer.ir.operator import Operator
 from picoformer.ops import (
     Activation,
@@ -74,11 +74,14 @@ def _activation(w: OnnxWriter, node: Node, op: Activation, output: str) -> None:
 
 
 def _linear(w: OnnxWriter, node: Node, op: Linear, output: str) -> None:
-    operands = [w.read(node.inputs[0]), w.read_weight(node)]
-    if len(node.inputs) == 2:
-        w.emit("MatMul", operands, output)
+    has_bias = len(node.inputs) == 3
+    product = w.fresh(f"{node.output}_matmul") if has_bias else output
+    if w.spelling.matmul_nbits and w.graph.types[node.inputs[1]].dtype is DType.INT4:
+        w.nbits_product(node, product)
     else:
-        w.emit("Add", [w.part("MatMul", operands, node), w.read_bias(node)], output)
+        w.emit("MatMul", [w.read(node.inputs[0]), w.read_weight(node)], product)
+    if has_bias:
+        w.emit("Add", [product, w.read_bias(node)], output)
 
 
 def _valid(w: OnnxWriter, node: Node, count: int, trailing: int, length: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from picoformer.backends.onnx_nbits import packed_blocks
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
 from picoformer.ir.operator import Array
 from picoformer.ir.types import BLOCK
@@ -22,9 +24,24 @@ ELEMENT_TYPES = {
     DType.BOOL: onnx.TensorProto.BOOL,
 }
 
+MICROSOFT = "com.microsoft"
+"""The domain of onnxruntime's own operators."""
 
 MASKED_SCORE = np.array(-3.0e38, np.float32)
 """Score of a key that takes no part: its e^x is 0; unlike −inf it leaves no NaN in a row without a key."""
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """What of a quantized graph ONNX can say in two ways. Neither changes a number.
+
+    `unsigned_activations`: 8-bit activations as uint8, which onnxruntime's kernels for x86 want; weights stay int8.
+    `matmul_nbits`: products with int4 weights as com.microsoft's MatMulNBits, which onnxruntime has kernels for,
+    instead of a DequantizeLinear in blocks, which is standard ONNX.
+    """
+
+    unsigned_activations: bool = False
+    matmul_nbits: bool = False
 
 
 class OnnxWriter:
@@ -34,8 +51,9 @@ class OnnxWriter:
     that whoever reads `name` sees the real number that the device's integer stands for.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, spelling: Spelling | None = None) -> None:
         self.graph = graph
+        self.spelling = spelling or Spelling()
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._taken = set(graph.types)
@@ -52,7 +70,7 @@ class OnnxWriter:
         return name
 
     def emit(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        """Append a node that computes `output`; returns `output`."""
+        """Append a node that computes `output`; returns `output`. The attribute `domain` is the node's own."""
         self.nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
@@ -116,6 +134,19 @@ class OnnxWriter:
         quantized = self.initializer(f"{name}_quantized", value, DType.INT4)
         return self.emit("DequantizeLinear", [quantized, scale], output, axis=axis, block_size=BLOCK)
 
+    def nbits_product(self, node: Node, output: str) -> str:
+        """A linear node's product with its int4 weight as MatMulNBits; returns `output`."""
+        name = node.inputs[1]
+        quant, value = self.graph.types[name].quant, self.graph.constants[name]
+        assert quant is not None
+        packed, scales = packed_blocks(value, quant)
+        operands = [self.shared(f"{name}_packed", packed), self.shared(f"{name}_block_scales", scales)]
+        n, k = value.shape
+        return self.emit(
+            "MatMulNBits", [self.read(node.inputs[0]), *operands], output,
+            domain=MICROSOFT, N=n, K=k, bits=4, block_size=BLOCK,
+        )  # fmt: skip
+
     def read_bias(self, node: Node, weight_index: int = 1) -> str:
         """A linear node's bias; an int32 one stands on the grid of its products: input · weight scale."""
         name = node.inputs[weight_index + 1]
@@ -132,6 +163,10 @@ class OnnxWriter:
         type_ = self.graph.types[name]
         assert type_.quant is not None
         scale, zero_point, axis = self._parameters(name, type_.quant, type_)
+        if self.spelling.unsigned_activations and type_.dtype is DType.INT8:
+            shape = () if type_.quant.axis is None else (len(type_.quant.scale),)
+            zero = np.full(shape, type_.quant.zero_point - DType.INT8.minimum, np.uint8)
+            zero_point = self.shared(f"{name}_unsigned_zero_point", zero)
         quantized = self.fresh(f"{name}_quantized")
         self.emit("QuantizeLinear", [source, scale, zero_point], quantized, **axis)
         return self.emit("DequantizeLinear", [quantized, scale, zero_point], output, **axis)

@@ -133,19 +133,24 @@ def decoder_graphs(
     float_graph = decoder_graph(model.config, model.weights, block, context, name=name)
     if scheme == "float32":
         return DecoderGraphs(float_graph, float_graph, "")
+    windows, told = calibration_windows(model, context, calibration, progress)
+    tick = None if progress is None else lambda done, total: progress("calibrating", done, total)
+    typed = quantize_decoder(model.config, model.weights, windows, scheme, context, settings, tick, training)
+    return DecoderGraphs(float_graph, step_graph(typed, block, context).replace(name=name), told)
+
+
+def calibration_windows(
+    model: ImportedModel, context: int, calibration: Array | None, progress: Progress | None = None
+) -> tuple[Array, str]:
+    """Tokens to calibrate on, (windows, length), and what they are in words. See `decoder_graphs`."""
     window = min(context, WINDOW)
     if calibration is None:
         if progress:
             progress("the model writes calibration text", 0, 1)
-        windows = written_windows(model, window)
-        told = f"{SAMPLES} windows of {window} tokens that the model wrote"
-    else:
-        given = np.asarray(calibration)
-        windows = given[:, :window] if given.ndim == 2 else text_windows(given, window)
-        told = f"{len(windows)} windows of {window} tokens of the given text"
-    tick = None if progress is None else lambda done, total: progress("calibrating", done, total)
-    typed = quantize_decoder(model.config, model.weights, windows, scheme, context, settings, tick, training)
-    return DecoderGraphs(float_graph, step_graph(typed, block, context).replace(name=name), told)
+        return written_windows(model, window), f"{SAMPLES} windows of {window} tokens that the model wrote"
+    given = np.asarray(calibration)
+    windows = given[:, :window] if given.ndim == 2 else text_windows(given, window)
+    return windows, f"{len(windows)} windows of {window} tokens of the given text"
 
 
 def record_of(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from picoformer.backends.c import Draft, Tile, check_tile, draft_c
-from picoformer.build_folder import import_model, quantize_samples
+from picoformer.build_folder import quantize_samples
 from picoformer.cycles import timings_of
 from picoformer.errors import ConfigError, FitError
 from picoformer.estimate.calls import calls_of
@@ -19,6 +19,7 @@ from picoformer.estimate.need import BIGGEST, Need, misfit, needs
 from picoformer.estimate.sizes import image_sizes, stack_used, unmeasured
 from picoformer.estimate.tiles import draft_for, tiles_take
 from picoformer.firmware import SizeReport
+from picoformer.importing import import_model
 from picoformer.ir import Graph
 from picoformer.quantize import QuantizeSettings
 from picoformer.targets import Target, list_targets, load_target

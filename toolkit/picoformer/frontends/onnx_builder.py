@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +11,36 @@ import onnx
 import onnx.helper
 
 from picoformer.errors import ModelError, UnsupportedError
+from picoformer.frontends.onnx_integers import Steps
 from picoformer.frontends.onnx_load import check_finite
 from picoformer.ir import DType, Graph, Node, Operator, TensorType
 from picoformer.ir.operator import Array
 from picoformer.ops import Reshape
+from picoformer.ops.rounded import Dequantized, Rounded
 from picoformer.ops.spelled import spelled_type
 
 
 class GraphBuilder:
     """The graph so far. ONNX value names are used as they are; a value that equals another is an alias of it."""
 
-    def __init__(self, path: Path, taken: set[str], opset: int) -> None:
+    def __init__(self, path: Path, taken: set[str], opset: int, read: set[str]) -> None:
         self.path = path
         self.opset = opset
+        self._read = read
         self.nodes: list[Node] = []
         self.types: dict[str, TensorType] = {}
         self.known: dict[str, Array] = {}
         """Values that are constant, as the file stores them."""
+        self.integers: dict[str, Steps] = {}
+        """Of the known values those that the file stores as integers, with their scales."""
+        self.protos: dict[str, onnx.NodeProto] = {}
+        """Value → the node of the file that computes it."""
+        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        """Value → the nodes of the file that read it."""
+        self.regridded: dict[str, None] = {}
+        """Values whose grid is not the file's: 16 bits with a zero point are made symmetric."""
+        self.called: dict[str, str] = {}
+        """Tensor of integers → what the file calls the real numbers that it stands for."""
         self._constants: dict[str, Array] = {}
         self._aliases: dict[str, str] = {}
         self._taken = set(taken)
@@ -45,6 +59,10 @@ class GraphBuilder:
             self.known[name] = self.known[source]
         else:
             self._aliases[name] = source
+
+    def is_read(self, name: str) -> bool:
+        """True when a node or an output of the file reads `name`."""
+        return name in self._read
 
     def fresh(self, wish: str) -> str:
         """A value name that the file does not use."""
@@ -71,6 +89,11 @@ class GraphBuilder:
             dtypes = {"f": DType.FLOAT32, "b": DType.BOOL}
             return TensorType(value.shape, dtypes.get(value.dtype.kind, DType.INT32))
         raise ModelError(f"{self.path}: value '{name}' is read before it is computed; export the model again")
+
+    def is_there(self, name: str) -> bool:
+        """True when the value is known or computed by a node so far."""
+        name = self.resolve(name)
+        return name in self.types or name in self.known
 
     def is_constant(self, name: str) -> bool:
         """True when the value is known now."""
@@ -119,16 +142,33 @@ class GraphBuilder:
         self.types[output] = type_
         return output
 
+    def dequantized(self, wish: str, value: Array, type_: TensorType) -> str:
+        """Integers of the file, typed, as a value that no pass takes for a constant it may compute with."""
+        stored, name = self.fresh(f"{wish}_integers"), self.fresh(wish)
+        self._constants[stored], self.types[stored] = np.ascontiguousarray(value), type_
+        assert type_.quant is not None
+        self.nodes.append(Node(name, Dequantized(type_.quant, type_.dtype), (stored,), name))
+        self.types[name] = TensorType(type_.shape)
+        return name
+
     def build(self, graph_name: str, inputs: list[str], outputs: list[str]) -> Graph:
         """The finished graph; outputs keep their names even where they equal another value."""
         for output in outputs:
             source = self.resolve(output)
+            if not self.is_there(source):
+                raise ModelError(f"{self.path}: output '{output}' is never computed; export the model again")
             if source in self.known:
                 raise ModelError(f"{self.path}: output '{output}' does not depend on the inputs; export again")
             if source != output:
                 del self._aliases[output]
                 self.add(output, Reshape(self.type_of(source).shape), [source], output)
-        return Graph(graph_name, tuple(inputs), tuple(outputs), tuple(self.nodes), self.types, self._constants)
+        nodes = [
+            Node(n.name, replace(n.op, called=self.called.get(n.op.source, "")), n.inputs, n.output)
+            if isinstance(n.op, Rounded)
+            else n
+            for n in self.nodes
+        ]
+        return Graph(graph_name, tuple(inputs), tuple(outputs), tuple(nodes), self.types, self._constants)
 
 
 class NodeReader:
@@ -197,6 +237,16 @@ class NodeReader:
     def finish(self, op: Operator, inputs: list[str], output: str | None = None) -> None:
         """Add the operator that computes the node's output."""
         self.builder.add(self.label, op, inputs, self.output if output is None else output)
+
+    def give(self, value: str) -> None:
+        """Let the node's output be `value`: the last step that was made takes its name, another value an alias."""
+        last = self.builder.nodes[-1] if self.builder.nodes else None
+        if last is not None and last.output == value and value.startswith(f"{self.output}_"):
+            self.builder.nodes.pop()
+            self.builder.types.pop(value)
+            self.finish(last.op, list(last.inputs))
+        else:
+            self.builder.alias(self.output, value)
 
     def constant(self, array: Array, role: str) -> str:
         """A constant of the node's own; `role` ends its name."""

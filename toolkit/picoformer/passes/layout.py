@@ -13,6 +13,7 @@ import numpy as np
 from picoformer.ir import Graph, Node, Operator
 from picoformer.ir.operator import Array
 from picoformer.ops import Activation, LayerNorm, Linear, ReduceMean, Reshape, Slice, Transpose
+from picoformer.ops.rounded import Rounded
 from picoformer.passes.rewrite import Patch, Rule
 
 
@@ -104,7 +105,8 @@ def sink_reshape(graph: Graph, node: Node) -> Patch | None:
     if source.rank < 2 or source.width != graph.types[inner.output].width:
         return None
     below = [consumer.op for consumer in graph.consumers.get(node.output, ())]
-    if not below or not all(isinstance(op, (Reshape, Transpose, Linear, Activation, LayerNorm)) for op in below):
+    passing = (Reshape, Transpose, Linear, Activation, LayerNorm, Rounded)
+    if not below or not all(isinstance(op, passing) for op in below):
         return None
     patch = Patch(graph, node)
     value = patch.add(node.op, [inner.inputs[0], *node.inputs[1:]], "rows")

@@ -61,6 +61,8 @@ def add_to_bias(graph: Graph, node: Node) -> Patch | None:
             names, bias = list(inner.inputs[:2]), bias + graph.constants[inner.inputs[2]]
         return patch.finish(inner.op, [*names, patch.constant(bias, "bias")])
     if len(inner.inputs) == 3:
+        if inner.inputs[2] not in graph.constants:  # integers that the file brings
+            return None
         bias = bias + graph.constants[inner.inputs[2]]
     return patch.finish(Linear(), [*inner.inputs[:2], patch.constant(bias, "bias")])
 

@@ -13,6 +13,7 @@ import numpy as np
 from picoformer.ir import DType, Graph, Node, Operator, TensorType
 from picoformer.ir.operator import Array
 from picoformer.ops import Add, Mul
+from picoformer.ops.rounded import Dequantized
 from picoformer.ops.spelled import spelled_type
 
 SWEEPS_MAX = 200
@@ -171,7 +172,8 @@ def fold_constants(graph: Graph) -> Graph:
     constants = dict(graph.constants)
     nodes = []
     for node in graph.nodes:
-        if all(name in constants for name in node.inputs) and node.output not in graph.outputs:
+        opaque = isinstance(node.op, Dequantized)
+        if not opaque and all(name in constants for name in node.inputs) and node.output not in graph.outputs:
             value = np.asarray(node.op.compute(*(constants[name] for name in node.inputs)))
             type_ = graph.types[node.output]
             value = value.astype(type_.dtype.numpy).reshape(type_.shape)

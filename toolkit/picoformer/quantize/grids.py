@@ -8,6 +8,9 @@
 - What operators of a decode step read in 16 bits alone (see WIDE_OPERANDS) is int16, and a cache has the grid of the
   rows written into it (see `caches`).
 - Everything else is asymmetric int8.
+
+Where one type for all is asked for (`uniform`), as other runtimes take it, values that are added are on grids of their
+own, none has a scale per head, and functions with a fixed range are on TFLite's grids for them (see UNIFORM_GRIDS).
 """
 
 from __future__ import annotations
@@ -58,6 +61,17 @@ WIDE_OPERANDS: Mapping[type[Operator], int] = {
 """Operator → its operand that is always int16: what it is computed on, or what is chosen by it, has to be exact."""
 
 
+UNIFORM_GRIDS: Mapping[tuple[str, DType], QuantParams] = {
+    ("softmax", DType.INT8): QuantParams((2.0**-8,), -128),
+    ("softmax", DType.INT16): QuantParams((2.0**-15,)),
+    ("sigmoid", DType.INT8): QuantParams((2.0**-8,), -128),
+    ("sigmoid", DType.INT16): QuantParams((2.0**-15,)),
+    ("tanh", DType.INT8): QuantParams((2.0**-7,)),
+    ("tanh", DType.INT16): QuantParams((2.0**-15,)),
+}
+"""The grids that TFLite's kernels write, and no others."""
+
+
 class Streams:
     """Union-find over values that must lie on one grid."""
 
@@ -83,26 +97,29 @@ def assign_grids(
     percentile: float,
     headroom: float,
     wanted: Mapping[str, DType],
+    uniform: bool = False,
 ) -> dict[str, TensorType]:
     """The type with QuantParams of every float value that is not a constant.
 
     `headroom` widens the 16-bit ranges beyond what calibration saw. `wanted`: value → INT16 where the rules above would
-    let it be narrow; all that shares its grid goes with it.
+    let it be narrow; all that shares its grid goes with it. With `uniform` nothing else is wide, each value has one
+    scale, and only what is moved shares its grid.
     """
     streams = Streams()
+    joined: tuple[type[Operator], ...] = LAYOUT if uniform else (*LAYOUT, Add)
     for node in graph.nodes:
         dynamic = [n for n in graph.activations(node) if n in seen]
-        if isinstance(node.op, (*LAYOUT, Add)):
+        if isinstance(node.op, joined):
             for name in dynamic:
                 streams.join(name, node.output)
-    wide = {name for name in seen if wanted.get(name) is DType.INT16 or _is_wide(graph, name)}
+    wide = {name for name in seen if wanted.get(name) is DType.INT16 or (not uniform and _is_wide(graph, name))}
     groups: dict[str, list[str]] = {}
     for name in seen:
         groups.setdefault(streams.root(name), []).append(name)
     types: dict[str, TensorType] = {}
     wide = {name for members in groups.values() if wide & set(members) for name in members}
     for members in groups.values():
-        grid = _grid(graph, members, seen, wide, method, percentile, headroom)
+        grid = _grid(graph, members, seen, wide, method, percentile, headroom, uniform)
         for name in members:
             types[name] = TensorType(graph.types[name].shape, grid[0], grid[1])
     return {**types, **cache_types(graph, types)}
@@ -129,16 +146,19 @@ def _grid(
     method: Method,
     percentile: float,
     headroom: float,
+    uniform: bool,
 ) -> tuple[DType, QuantParams]:
     producers = [graph.producers[name].op for name in members if name in graph.producers]
-    is_wide, heads = members[0] in wide, _own_heads(graph, members)
+    is_wide, heads = members[0] in wide, 0 if uniform else _own_heads(graph, members)
+    if uniform and (fixed := _fixed(producers, DType.INT16 if is_wide else DType.INT8)) is not None:
+        return fixed
     if any(isinstance(op, Softmax | ExpertWeights) for op in producers):
         return (DType.INT16, QuantParams((2.0**-15,))) if is_wide else (DType.INT8, QuantParams((2.0**-8,), -128))
     if is_wide:
         largest = headroom * max(seen[name].largest for name in members)
         if heads and all(wide.issuperset(node.inputs[:3]) for node in attention_readers(graph, members[0])):
             return DType.INT16, _per_head(seen[members[0]], heads, largest, DType.INT16, headroom)
-        if any(isinstance(op, Add) for op in producers):
+        if any(isinstance(op, Add) for op in producers) and not uniform:
             return DType.INT16, symmetric_short(largest, DType.INT16)
         return DType.INT16, symmetric(largest, DType.INT16)
     ranges = [choose_range(seen[name], method, percentile) for name in members]
@@ -149,6 +169,15 @@ def _grid(
     if mixed or any(attention_readers(graph, name) for name in members):
         return DType.INT8, symmetric(max(-low, high), DType.INT8)
     return DType.INT8, affine_int8(low, high)
+
+
+def _fixed(producers: list[Operator], dtype: DType) -> tuple[DType, QuantParams] | None:
+    """The grid that TFLite's kernel of one of the operators writes; None where it takes any."""
+    for op in producers:
+        what = "softmax" if isinstance(op, Softmax) else op.function if isinstance(op, Activation) else ""
+        if (what, dtype) in UNIFORM_GRIDS:
+            return dtype, UNIFORM_GRIDS[what, dtype]
+    return None
 
 
 def _own_heads(graph: Graph, members: list[str]) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from picoformer.errors import ConfigError
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, verify
-from picoformer.ir.operator import Array
+from picoformer.ir.operator import Array, LoweringError
 from picoformer.ir.types import BLOCK
 from picoformer.ops import (
     Add,
@@ -37,6 +37,7 @@ from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.rounding import Rounding, refine
 from picoformer.quantize.sensitivity import choose_wide
 from picoformer.quantize.weights import (
+    BIAS_LIMIT,
     WEIGHT_LIMITS,
     bias_scale_floor,
     on_factors,
@@ -44,6 +45,9 @@ from picoformer.quantize.weights import (
     quantize_constant,
     quantize_rows,
 )
+
+BIAS_TOLERANCE = 1e-5
+"""Two scales this close are one: of files, some multiply input and weight scale in float32, some in float64."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,10 @@ class QuantizeSettings:
     `equalization` moves channel scales between layers, where the outputs gain by it or always (see `equalize`).
     `budget` is the most bytes that constants may take: weights become INT4 where it costs the outputs least (see
     `mixed`). `wide_weights` is the share of the constants' bytes that weights may grow by: those whose rounding costs
-    the outputs most become INT8, then INT16 (see `mixed`); None is a default of whoever asks, and here 0."""
+    the outputs most become INT8, then INT16 (see `mixed`); None is a default of whoever asks, and here 0.
+
+    `given`: constants, by their name in the float graph, whose types and integers stand already; they are kept.
+    `uniform` gives all values one type and one scale each, as TFLite takes them (see `grids`, `uniform_settings`)."""
 
     method: Method = "percentile"
     percentile: float = 99.99
@@ -77,7 +84,9 @@ class QuantizeSettings:
     weights: DType = DType.INT8
     block: int = BLOCK
     weight_types: Mapping[str, DType] = field(default_factory=dict)
+    given: Mapping[str, tuple[TensorType, Array]] = field(default_factory=dict)
     wide_weights: float | None = None
+    uniform: bool = False
 
     def __post_init__(self) -> None:
         for name, dtype in [("weights", self.weights), *self.weight_types.items()]:
@@ -92,6 +101,16 @@ class QuantizeSettings:
     def refines(self) -> bool:
         """Whether integers are chosen anew once types and grids stand (see `rounding`)."""
         return self.rounding != "nearest" or self.bias_correction
+
+
+def uniform_settings(settings: QuantizeSettings) -> QuantizeSettings:
+    """The settings for one type for all: constants go with the activations, and nothing is widened or narrowed."""
+    if settings.budget is not None or settings.wide_weights or settings.weight_types:
+        raise ConfigError("weights are all int8 where all is of one type; leave out the budget and wide weights")
+    return replace(
+        settings, uniform=True, widen=0.0, wide_weights=0.0, inputs=settings.activations,
+        constants=settings.activations,
+    )  # fmt: skip
 
 
 def quantize(
@@ -113,7 +132,7 @@ def quantize(
     if not settings.refines:
         return typed
     rounding, corrects = settings.rounding, settings.bias_correction
-    return verify(refine(graph, typed, calibration, rounding, corrects, progress))
+    return verify(refine(graph, typed, calibration, rounding, corrects, progress, frozenset(settings.given)))
 
 
 def _choose_types(
@@ -184,11 +203,11 @@ def build_typed(
     for node in graph.nodes:
         if isinstance(node.op, LAYOUT) and any(wanted.get(name) is DType.INT16 for name in node.inputs):
             wanted[node.output] = DType.INT16
-    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, wanted)
-    return verify(_Builder(graph, seen, types, settings, wanted).build())
+    types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, wanted, settings.uniform)
+    return verify(TypedBuilder(graph, seen, types, settings, wanted).build())
 
 
-class _Builder:
+class TypedBuilder:
     """Collects the nodes, types and constants of the quantized graph while walking the float one."""
 
     def __init__(
@@ -261,6 +280,8 @@ class _Builder:
 
     def _constant(self, node: Node, index: int, name: str) -> str:
         value, type_ = self.graph.constants[name], self.graph.types[name]
+        if name in self.settings.given and not isinstance(node.op, LayerNorm | RmsNorm | Concat):
+            return self._store(name, *self.settings.given[name][::-1])
         if type_.dtype is not DType.FLOAT32 or isinstance(node.op, LayerNorm | RmsNorm):
             return self._store(name, value, type_)
         if isinstance(node.op, Embedding):
@@ -295,6 +316,8 @@ class _Builder:
         x_scale = x_quant.per_tensor_scale
         first = weight_index(node)
         weight_name, *rest = node.inputs[first:]
+        if weight_name in self.settings.given:
+            return [*names[:first], *self._given_weight(node, x_scale, weight_name, rest)]
         weight = self.graph.constants[weight_name]
         bias = self.graph.constants[rest[0]] if rest else None
         floor = None if bias is None else bias_scale_floor(bias, x_scale)
@@ -319,6 +342,25 @@ class _Builder:
             bias_steps, bias_quant = quantize_bias(bias, x_scale, quant)
             result.append(self._store(rest[0], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant)))
         return result
+
+    def _given_weight(self, node: Node, x_scale: float, weight: str, rest: list[str]) -> list[str]:
+        """A weight as given; a given bias as it is where it lies on the accumulators' grid, else rounded to that."""
+        type_, steps = self.settings.given[weight]
+        assert type_.quant is not None
+        names = [self._store(weight, steps, type_)]
+        if rest:
+            real, scales = self.graph.constants[rest[0]], x_scale * np.asarray(type_.quant.scale, np.float64)
+            if (np.abs(real) >= scales * BIAS_LIMIT).any():
+                raise LoweringError(f"node '{node.name}' (Linear): the bias '{rest[0]}' passes 31 bits on its grid")
+            bias, quant = quantize_bias(real, x_scale, type_.quant)
+            if rest[0] in self.settings.given:
+                stored, integers = self.settings.given[rest[0]]
+                on_grid = stored.quant is not None and np.allclose(
+                    stored.quant.scale, scales, rtol=BIAS_TOLERANCE, atol=0
+                )
+                bias = integers if on_grid and stored.dtype is DType.INT32 else bias
+            names.append(self._store(rest[0], bias, TensorType(real.shape, DType.INT32, quant)))
+        return names
 
 
 def weight_index(node: Node) -> int:

@@ -125,11 +125,13 @@ def refine(
     rounding: Rounding,
     bias_correction: bool,
     progress: Callable[[int, int], None] | None = None,
+    given: frozenset[str] = frozenset(),
 ) -> Graph:
     """`typed`, the quantized `graph`, with the integers of every Linear chosen anew; all grids of values stay.
 
     Each Linear sees its inputs as the integer steps before it, already refined, produce them, and what they are in
-    float. `calibration`: input name → (samples, *shape). Raises LoweringError naming a node that has no integer form.
+    float. `calibration`: input name → (samples, *shape). `given` weights keep their integers. Raises LoweringError
+    naming a node that has no integer form.
     """
     batches = [
         {name: value[start : start + BATCH] for name, value in calibration.items()}
@@ -148,7 +150,7 @@ def refine(
             for values, walk in zip(live, walks, strict=True):
                 moments.add(dequantize(values[node.inputs[0]], quant), walk.value(read))
             real = [graph.constants[name] for name in real_names]
-            own = "nearest" if is_tied(typed, node.inputs[1]) else rounding
+            own = "nearest" if is_tied(typed, node.inputs[1]) or real_names[0] in given else rounding
             chosen = _linear_constants(typed, node, real, moments, own, bias_correction)
             names = [
                 name if typed.is_used_once(name) or value is typed.constants[name] else f"{name}_{node.name}"

@@ -6,39 +6,18 @@ last rounding of an operator is simulated, what happens inside one (numerators o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 
-from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
-from picoformer.ir.operator import Array, Operator
+from picoformer.ir import DType, Graph, Node, TensorType
+from picoformer.ir.operator import Array
 from picoformer.ops.fixedpoint import dequantize
+from picoformer.ops.rounded import Rounded
 from picoformer.quantize.observe import RunFloat
 
 EXACT_SQNR = 200.0
 """Decibels that stand for outputs without any error."""
-
-
-@dataclass(frozen=True)
-class Rounded(Operator):
-    """Input x (…). Output: x as the integers of a grid stand for it. Lives in simulated graphs only."""
-
-    quant: QuantParams
-    dtype: DType
-
-    kind = "Rounded"
-
-    def infer(self, inputs: Sequence[TensorType]) -> TensorType:
-        return TensorType(inputs[0].shape)
-
-    def compute(self, *inputs: Array) -> Array:
-        zero_point = np.float32(self.quant.zero_point)
-        scale = self.quant.scale_array(inputs[0].ndim)
-        steps = np.rint(inputs[0] / scale)
-        np.clip(steps, self.dtype.minimum - zero_point, self.dtype.maximum - zero_point, out=steps)
-        result: Array = (steps * scale).astype(np.float32)
-        return result
 
 
 def simulate(typed: Graph, exact: Mapping[str, Array | None] | None = None) -> Graph:

@@ -129,7 +129,7 @@ def test_a_zephyr_module_is_one(export: Export, tmp_path: Path, cmake_tools: Non
         f"add_library(app STATIC {sample})\ntarget_include_directories(app PRIVATE {STUBS / 'zephyr'})\n"
     )
     cmake(tmp_path, tmp_path / "build", *cross(M33))
-    listed = run("arm-none-eabi-ar", "t", tmp_path / "build" / "libgesture.a").split()
+    listed = run("arm-none-eabi-ar", "t", tmp_path / "build" / "libpicoformer_gesture.a").split()
     assert sorted(listed) == sorted(f"{path.name}.obj" for path in compiled(folder / "src"))
 
 

@@ -19,6 +19,7 @@ from picoformer.build_folder import (
 )
 from picoformer.errors import ConfigError
 from picoformer.files import file_hash
+from picoformer.importing import import_model
 from picoformer.ir import DType, Graph
 from picoformer.ir.operator import Array
 from picoformer.quantized_folder import quantized_scheme
@@ -33,8 +34,7 @@ from picoformer.samples import (
 
 if TYPE_CHECKING:
     from picoformer.backends.c import TextExample, Tile
-    from picoformer.importing import import_model
-from picoformer.packages.description import Accuracy, Origin, Package, Sample
+    from picoformer.packages.description import Accuracy, Origin, Package, Sample
 
 CHUNK = 64
 """Samples that the reference runs at a time: it keeps every value of each."""

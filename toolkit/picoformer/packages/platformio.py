@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from picoformer import __version__
@@ -23,8 +24,8 @@ def write_platformio(package: Package, folder: Path) -> None:
 
 
 def library_name(package: Package) -> str:
-    """The prefix, with dashes: a name may not have underscores there."""
-    return package.prefix.strip("_").replace("_", "-")
+    """The prefix, with single dashes: a name may have no other marks there."""
+    return re.sub("_+", "-", package.prefix.strip("_"))
 
 
 def _manifest(package: Package) -> dict[str, object]:

@@ -53,7 +53,7 @@ def _lists(package: Package) -> str:
     return f"""# {package.title}
 if(CONFIG_{option(package)})
   zephyr_include_directories(${{ZEPHYR_CURRENT_MODULE_DIR}}/include)
-  zephyr_library_named({package.prefix})
+  zephyr_library_named(picoformer_{package.prefix})
   zephyr_library_sources(
 {sources}
   )

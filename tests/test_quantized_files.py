@@ -160,7 +160,7 @@ def test_weights_alone(student: Student, tmp_path: Path) -> None:
     graph, given = import_given(path)
     samples = tmp_path / "samples.npz"
     save_arrays(samples, student.calibration)
-    settings = QuantizeSettings(widen=0.0, rounding="nearest")
+    settings = QuantizeSettings(widen=0.0)
     typed = picoformer.quantize_model(path, calibration=samples, settings=settings)
     kept = [name for name in given.constants if name in typed.constants]
     assert len(kept) == len(given.constants) == 13

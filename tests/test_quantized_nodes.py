@@ -17,6 +17,7 @@ from picoformer.errors import ModelError, PicoformerError, UnsupportedError
 from picoformer.frontends.onnx_integers import Steps, held_weight
 from picoformer.importing import import_given
 from picoformer.ir import DType
+from picoformer.ir.types import BLOCK
 from picoformer.ops import Linear, Requantize
 from picoformer.quantize import quantize_given
 from picoformer.reference import lower_graph, run_float, run_integer
@@ -114,6 +115,20 @@ def test_a_weight_of_the_lowest_integer_needs_sixteen_bits() -> None:
     np.testing.assert_array_equal(held, steps[:, 1:])
 
 
+def test_the_unit_of_a_row_is_that_of_its_bias() -> None:
+    """Scales of 14 and 7 units are as well 2 and 1 of another: the sums of the file are in steps of the first."""
+
+    def refuse(why: str, mend: str) -> Exception:
+        return AssertionError(f"{why}; {mend}")
+
+    unit = np.float32(0.0137)
+    scale = np.repeat((np.float64(unit) * np.array([[14, 7]])).astype(np.float32), BLOCK, axis=1)
+    weight = Steps(chance().integers(-7, 8, (1, 2 * BLOCK)), scale, 4)
+    for hint, multipliers in ((None, ((2, 1),)), (np.array([unit * np.float32(1.0000001)]), ((14, 7),))):
+        quant = held_weight("w", weight, refuse, hint)[1].quant
+        assert quant is not None and quant.block_multipliers == multipliers
+
+
 def pair(source: str, scale: str, zero: str, output: str) -> list[onnx.NodeProto]:
     """QuantizeLinear and DequantizeLinear of a value."""
     return [
@@ -201,6 +216,26 @@ def test_a_bias_on_another_grid_is_rounded_to_that_of_the_sums(tmp_path: Path) -
     found = run_integer(lower_graph(typed), samples)["y"]
     wanted = np.rint(run_onnx(path, samples)["y"] / np.float32(0.3)) + 5
     assert np.abs(found - wanted).max() <= 1
+
+
+def test_a_bias_on_the_grid_of_the_sums_is_kept_to_the_last_bit(tmp_path: Path) -> None:
+    """Integers past 24 bits, which float32 would round."""
+    bias = (1 << 25) + 1 + 2 * np.arange(N, dtype=np.int32)
+    scales = np.full(N, np.float32(0.04) * np.float32(0.01), np.float32)
+    constants = {
+        "s": np.float32(0.04), "z": np.int8(-3), "w": np.ones((K, N), np.int8), "ws": np.full(N, 0.01, np.float32),
+        "b": bias, "bs": scales, "ys": np.float32(200.0), "yz": np.int8(5),
+    }  # fmt: skip
+    nodes = [
+        *pair("x", "s", "z", "a"),
+        make_node("DequantizeLinear", ["w", "ws"], ["wf"], axis=1),
+        make_node("DequantizeLinear", ["b", "bs"], ["bf"], axis=0),
+        make_node("Gemm", ["a", "wf", "bf"], ["g"]),
+        *pair("g", "ys", "yz", "y"),
+    ]
+    typed = quantize_given(*import_given(saved(tmp_path / "m.onnx", nodes, constants)))
+    node = next(node for node in typed.nodes if isinstance(node.op, Linear))
+    np.testing.assert_array_equal(typed.constants[node.inputs[2]], bias)
 
 
 SCALED = {"s": np.float32(0.1), "t": np.float32(0.2), "z": np.int8(0)}

@@ -115,7 +115,7 @@ def export(
     quantized: str | Path | None = None,
     tile: str | int = "auto",
 ) -> dict[str, Any]:
-    """Write ONNX (`form` "onnx") or the C library ("c"), as `picoformer export` does.
+    """Write ONNX (`form` "onnx"), TFLite ("tflite") or the C library ("c"), as `picoformer export` does.
 
     `quantized`, a folder that `finetune` wrote, stands for calibration and scheme; `tile` is that of `build`.
     """

@@ -119,7 +119,7 @@ def export(
     unsigned_activations: bool = False,
     matmul_nbits: bool = False,
 ) -> dict[str, Any]:
-    """Write ONNX (`form` "onnx") or C ("c", "c-single", "arduino" …), as `picoformer export` does.
+    """Write ONNX (`form` "onnx"), TFLite ("tflite") or C ("c", "c-single", "arduino" …), as `picoformer export` does.
 
     `quantized`, a folder that `finetune` wrote, stands for calibration and scheme; `tile` is that of `build`. For C:
     `target` is whose kernels (None: the form's default), `inputs` what the example runs on and its labels the accuracy,

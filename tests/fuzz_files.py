@@ -20,6 +20,7 @@ from onnx_forms import FORMS
 from picoformer.backends.c import draft_c
 from picoformer.config import load_pipeline
 from picoformer.frontends.onnx import load_onnx
+from picoformer.frontends.onnx_fix import fix_inputs
 from picoformer.frontends.onnx_nodes import CONVERTERS
 from picoformer.ops.graph_file import load_graph, save_graph
 from picoformer.passes import optimize
@@ -99,6 +100,9 @@ def _onnx(generator: random.Random, folder: Path) -> Read:
     (folder / "weights.bin").write_bytes(bytes(64))
     (folder / "link.bin").symlink_to("../outside/secret.bin")
     shapes = {"x": (generator.choice(NUMBERS[:8]), 4, 8)} if generator.random() < 0.1 else None
+    if generator.random() < 0.1:
+        numbers = [generator.choice(FLOATS[:6]) for _ in range(generator.choice((1, 1, 4)))]
+        return lambda: fix_inputs(path, {generator.choice(("x", "q", "m")): numbers}, shapes or {})
 
     def read() -> object:
         return draft_c(optimize(load_onnx(path, shapes)), ["generic"], "model", tile="none")

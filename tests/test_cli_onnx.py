@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from command_line import refuses, succeeds
-from onnx_forms import Form, contrib, numbers
+from onnx_form import Form, contrib, numbers
 from picoformer.frontends.onnx import load_onnx
 from picoformer.passes import optimize
 from picoformer.reference import run_float

@@ -11,7 +11,8 @@ import onnx.numpy_helper
 import pytest
 from onnx.helper import make_node
 
-from onnx_forms import FORMS, Form
+from onnx_form import Form
+from onnx_forms import FORMS
 from picoformer.build_folder import quantize_model
 from picoformer.errors import UnsupportedError
 from picoformer.frontends.onnx import load_onnx

@@ -280,6 +280,8 @@ def _build(graph: Graph, patch: Patch, product: Node, heads: int) -> tuple[Atten
         sources.append(source)
     lengths = [shapes[0][-2], shapes[1][-1], shapes[2][-2]]
     leads = [patch.type_of(source.name).shape[:-1] for source in sources]
+    if any(math.prod(lead) != batch * n for lead, n in zip(leads, lengths, strict=True)):
+        return None  # one sample that several share
     if all(lead[-1] == n for lead, n in zip(leads, lengths, strict=True)) and len({lead[:-1] for lead in leads}) == 1:
         front = leads[0][:-1]
     else:

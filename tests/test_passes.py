@@ -338,13 +338,13 @@ LEFT_OVER = {
         [make_node("Less", ["x", "c"], ["l"]), make_node("Where", ["l", "x", "c"], ["y"], name="pick")],
         {"c": np.float32(0)}, r"computes 'less'|chooses between",
     ),
-    "causal mask with a gap": (
+    "scores with a bias": (
         [make_node("Attention", ["x", "x", "x", "m"], ["y"], q_num_heads=2, kv_num_heads=2, name="att")],
-        {"m": np.triu(np.full((6, 6), -1e9, np.float32), 2)}, r"attention with a mask that is neither causal nor",
+        {"m": np.triu(np.full((6, 6), -9, np.float32), 2)}, r"attention with a mask that is neither causal nor",
     ),
-    "gated attention": (
-        [make_node("Attention", ["x", "x", "x", "g"], ["y"], q_num_heads=2, kv_num_heads=2)],
-        {"g": np.eye(6, dtype=bool)}, r"attention with a mask",
+    "rows that a number hides from all": (
+        [make_node("Attention", ["x", "x", "x", "m"], ["y"], q_num_heads=2, kv_num_heads=2)],
+        {"m": np.where(np.eye(6, k=1), 0, -1e9).astype(np.float32)}, r"attention with a mask",
     ),
 }  # fmt: skip
 
@@ -370,10 +370,36 @@ def test_a_mask_that_only_weakens_is_refused() -> None:
         optimize(load_onnx(path))
 
 
-@pytest.mark.parametrize("causal", ["weak", "band"])
-def test_a_triangle_that_only_weakens_or_hides_more_is_refused(causal: str) -> None:
+def test_a_triangle_that_only_weakens_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="mask that is neither causal nor"):
-        optimize(load_onnx(exported(Options(causal=causal), 20)))
+        optimize(load_onnx(exported(Options(causal="weak"), 20)))
+
+
+def test_a_band_is_attended_to_in_pieces() -> None:
+    """A causal window of three keys over six rows: three rows are a triangle, the others see three keys each."""
+    path = exported(Options(causal="band"), 20)
+    graph = optimize(load_onnx(path))
+    attentions = [node.op for node in graph.nodes if isinstance(node.op, Attention)]
+    assert [one.causal for one in attentions] == [True, False, False, False]
+    samples = samples_of(graph)
+    close(graph, samples, run_onnxruntime(path, samples))
+
+
+MASKS = {
+    "a gap": np.triu(np.full((6, 6), -1e9, np.float32), 2),
+    "itself": np.eye(6, dtype=bool),
+    "blocks": np.kron(np.eye(2), np.ones((3, 3))).astype(bool),
+    "all but one": ~np.eye(6, dtype=bool),
+}
+
+
+@pytest.mark.parametrize("case", MASKS)
+def test_a_constant_mask_is_attended_to_in_pieces(case: str, tmp_path: Path) -> None:
+    node = make_node("Attention", ["x", "x", "x", "m"], ["y"], q_num_heads=2, kv_num_heads=2)
+    path = save_model(tmp_path / "m.onnx", [node], {"x": (1, 6, 8)}, {"m": MASKS[case]}, opset=23)
+    graph = optimize(load_onnx(path))
+    samples = samples_of(graph)
+    close(graph, samples, run_onnxruntime(path, samples))
 
 
 def test_keys_that_heads_share_in_another_order_are_repeated() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx.numpy_helper
 from picoformer.errors import ModelError, PicoformerError, UnsupportedError
 from picoformer.frontends.onnx_builder import GraphBuilder, NodeReader
 from picoformer.frontends.onnx_fold import fold_node
-from picoformer.frontends.onnx_load import check_operators, one_line, opset_of, read_model
+from picoformer.frontends.onnx_load import check_operators, key_of, one_line, opset_of, read_model
 from picoformer.frontends.onnx_nodes import CONVERTERS
 from picoformer.ir import DType, Graph, TensorType, verify
 
@@ -23,7 +24,17 @@ INPUT_TYPES = {
 }
 
 
-def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> Graph:
+@dataclass
+class Trace:
+    """What became of each node of a file as it was read."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    """Output of a node → the value of the graph that it is; nothing where it is constant."""
+    refused: dict[str, PicoformerError] = field(default_factory=dict)
+    """First output of a node → why it is not covered."""
+
+
+def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None, trace: Trace | None = None) -> Graph:
     """The graph of the ONNX file `path` (opset 11 to 24), float, operators as the file spells them.
 
     `shapes`: input name → shape, for inputs with dynamic axes. Numbers of other float types become float32, integer
@@ -36,7 +47,8 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
     graph = model.graph
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-    builder = GraphBuilder(path, taken, opset_of(model))
+    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    builder = GraphBuilder(path, taken, opset_of(model), read)
     for tensor in graph.initializer:
         builder.known[tensor.name] = np.asarray(onnx.numpy_helper.to_array(tensor))
     inputs = []
@@ -52,11 +64,27 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None) -> G
         inputs.append(value.name)
     for proto in graph.node:
         try:
-            if not fold_node(proto, builder):
-                CONVERTERS[proto.op_type](NodeReader(proto, builder))
-        except PicoformerError:
-            raise
-        except Exception as error:  # a hostile node may break a converter or the evaluator in any way
-            label = proto.name or proto.output[0]
-            raise ModelError(f"{path}: node '{label}' ({proto.op_type}) is malformed: {one_line(error)}") from error
+            _convert(proto, builder)
+        except PicoformerError as error:
+            if trace is None:
+                raise
+            if all(builder.is_there(name) for name in proto.input if name):
+                trace.refused[proto.output[0]] = error
+            continue
+        if trace is not None:
+            there = {name: builder.resolve(name) for name in proto.output if builder.is_there(name)}
+            trace.values |= {name: "" if builder.is_constant(name) else value for name, value in there.items()}
+    if trace is not None and trace.refused:
+        raise next(iter(trace.refused.values()))
     return verify(builder.build(path.stem, inputs, [value.name for value in graph.output]))
+
+
+def _convert(proto: onnx.NodeProto, builder: GraphBuilder) -> None:
+    try:
+        if not fold_node(proto, builder):
+            CONVERTERS[key_of(proto)](NodeReader(proto, builder))
+    except PicoformerError:
+        raise
+    except Exception as error:  # a hostile node may break a converter or the evaluator in any way
+        label = proto.name or proto.output[0]
+        raise ModelError(f"{builder.path}: node '{label}' ({proto.op_type}) is malformed: {one_line(error)}") from error

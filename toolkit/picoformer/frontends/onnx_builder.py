@@ -20,9 +20,10 @@ from picoformer.ops.spelled import spelled_type
 class GraphBuilder:
     """The graph so far. ONNX value names are used as they are; a value that equals another is an alias of it."""
 
-    def __init__(self, path: Path, taken: set[str], opset: int) -> None:
+    def __init__(self, path: Path, taken: set[str], opset: int, read: set[str]) -> None:
         self.path = path
         self.opset = opset
+        self._read = read
         self.nodes: list[Node] = []
         self.types: dict[str, TensorType] = {}
         self.known: dict[str, Array] = {}
@@ -45,6 +46,10 @@ class GraphBuilder:
             self.known[name] = self.known[source]
         else:
             self._aliases[name] = source
+
+    def is_read(self, name: str) -> bool:
+        """True when a node or an output of the file reads `name`."""
+        return name in self._read
 
     def fresh(self, wish: str) -> str:
         """A value name that the file does not use."""
@@ -71,6 +76,11 @@ class GraphBuilder:
             dtypes = {"f": DType.FLOAT32, "b": DType.BOOL}
             return TensorType(value.shape, dtypes.get(value.dtype.kind, DType.INT32))
         raise ModelError(f"{self.path}: value '{name}' is read before it is computed; export the model again")
+
+    def is_there(self, name: str) -> bool:
+        """True when the value is known or computed by a node so far."""
+        name = self.resolve(name)
+        return name in self.types or name in self.known
 
     def is_constant(self, name: str) -> bool:
         """True when the value is known now."""
@@ -123,6 +133,8 @@ class GraphBuilder:
         """The finished graph; outputs keep their names even where they equal another value."""
         for output in outputs:
             source = self.resolve(output)
+            if not self.is_there(source):
+                raise ModelError(f"{self.path}: output '{output}' is never computed; export the model again")
             if source in self.known:
                 raise ModelError(f"{self.path}: output '{output}' does not depend on the inputs; export again")
             if source != output:
@@ -197,6 +209,16 @@ class NodeReader:
     def finish(self, op: Operator, inputs: list[str], output: str | None = None) -> None:
         """Add the operator that computes the node's output."""
         self.builder.add(self.label, op, inputs, self.output if output is None else output)
+
+    def give(self, value: str) -> None:
+        """Let the node's output be `value`: the last step that was made takes its name, another value an alias."""
+        last = self.builder.nodes[-1] if self.builder.nodes else None
+        if last is not None and last.output == value and value.startswith(f"{self.output}_"):
+            self.builder.nodes.pop()
+            self.builder.types.pop(value)
+            self.finish(last.op, list(last.inputs))
+        else:
+            self.builder.alias(self.output, value)
 
     def constant(self, array: Array, role: str) -> str:
         """A constant of the node's own; `role` ends its name."""

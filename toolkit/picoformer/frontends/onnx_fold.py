@@ -10,28 +10,26 @@ import onnx
 import onnx.helper
 import onnx.reference
 
-from picoformer.errors import ModelError, UnsupportedError
+from picoformer.errors import ModelError
 from picoformer.frontends.onnx_builder import GraphBuilder
-from picoformer.frontends.onnx_load import ELEMENTS_MAX, SHAPE_OPERATORS
-
-RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+from picoformer.frontends.onnx_load import ELEMENTS_MAX, SHAPE_OPERATORS, STANDARD_DOMAINS, key_of
 
 
 def fold_node(node: onnx.NodeProto, builder: GraphBuilder) -> bool:
     """Compute `node` now if its result is known: a shape, or a function of constants. True when it was computed."""
-    if node.op_type in SHAPE_OPERATORS:
+    if key_of(node) in SHAPE_OPERATORS:
         shape = builder.type_of(node.input[0]).shape
         attributes = {a.name: a.i for a in node.attribute}
         cut = shape[attributes.get("start", 0) : attributes.get("end", len(shape))]
         value = np.array(math.prod(shape)) if node.op_type == "Size" else np.array(cut)
         builder.known[node.output[0]] = value.astype(np.int64)
         return True
-    if node.op_type == "Constant" or not all(name == "" or builder.is_constant(name) for name in node.input):
+    if (
+        node.op_type == "Constant"
+        or node.domain not in STANDARD_DOMAINS
+        or not all(name == "" or builder.is_constant(name) for name in node.input)
+    ):
         return False
-    if node.op_type in RANDOM:
-        raise UnsupportedError(
-            f"{builder.path}: node '{node.name}' ({node.op_type}) draws random numbers; export in eval mode"
-        )
     feeds = {name: builder.known[builder.resolve(name)] for name in node.input if name}
     values = list(feeds.values())
     if _elements(node.op_type, values) > ELEMENTS_MAX:

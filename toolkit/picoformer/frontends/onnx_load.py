@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ ELEMENTS_MAX = 1 << 26
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearMatMul", "MatMulInteger"}
 CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 STANDARD_DOMAINS = ("", "ai.onnx")
+CONTRIB = "com.microsoft"
+MISPLACED = {"SimplifiedLayerNormalization"}
+"""onnxruntime's own operators that it writes into files as if they were ONNX's."""
+FLOATS = {
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.BFLOAT16,
+}
+RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 SHAPE_OPERATORS = {"Shape", "Size"}
 """Operators whose result is known although their input is not: the shapes are static."""
 
@@ -39,16 +50,52 @@ def read_model(path: Path, shapes: dict[str, tuple[int, ...]], covered: Collecti
     `shapes` fixes dynamic inputs; `covered` names the operators that may depend on the inputs.
     Raises ModelError for a broken file, UnsupportedError for operators that are not covered.
     """
-    model = _parse(path)
-    _check_names(path, model)
-    _check_external_data(path, model)
-    model = _inline(path, model)
-    _check_opset(path, model)
+    model = parse_model(path)
     check_operators(path, model, covered)
     _check_numbers(path, model)
     _fix_shapes(path, model, shapes)
     _guard(path, "is not a valid ONNX model", lambda: onnx.checker.check_model(model))
     return _fold(path, model)
+
+
+def parse_model(path: Path) -> onnx.ModelProto:
+    """The model in `path` as it was written, but for functions, which are inlined; ModelError for a broken file,
+    UnsupportedError for an opset that is not read."""
+    model = _parse(path)
+    _check_names(path, model)
+    _check_external_data(path, model)
+    model = _inline(path, model)
+    _place_contrib(model)
+    _check_opset(path, model)
+    return model
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a node of a file stands: the name it has in tables, whether its result depends on an input of the model,
+    and whether it may be there."""
+
+    node: onnx.NodeProto
+    key: str
+    depends: bool
+    covered: bool
+
+
+def standings(model: onnx.ModelProto, covered: Collection[str]) -> Iterator[Standing]:
+    """Where each node stands, in the file's order; `covered` names the operators that may depend on the inputs."""
+    opset = opset_of(model)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    dynamic = {value.name for value in model.graph.input} - stored
+    for node in model.graph.node:
+        key = key_of(node)
+        standard = node.domain in STANDARD_DOMAINS
+        known = onnx.defs.has(node.op_type, max_inclusive_version=opset) if standard else key in covered
+        subgraph = any(a.HasField("g") or len(a.graphs) for a in node.attribute) or node.op_type in CONTROL_FLOW
+        depends = any(name in dynamic for name in node.input)
+        taken = known and not subgraph and (not depends or key in covered or key in SHAPE_OPERATORS)
+        if depends and key not in SHAPE_OPERATORS:
+            dynamic.update(node.output)
+        yield Standing(node, key, depends, taken)
 
 
 def one_line(error: BaseException) -> str:
@@ -197,41 +244,78 @@ def _inline(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     return inlined
 
 
+def _place_contrib(model: onnx.ModelProto) -> None:
+    """Put operators that are onnxruntime's into its domain."""
+    for node in model.graph.node:
+        if node.op_type in MISPLACED and node.domain in STANDARD_DOMAINS:
+            node.domain = CONTRIB
+    domains = {entry.domain for entry in model.opset_import}
+    if CONTRIB not in domains and any(node.domain == CONTRIB for node in model.graph.node):
+        model.opset_import.add(domain=CONTRIB, version=1)
+
+
+def key_of(node: onnx.NodeProto) -> str:
+    """The name that a table of operators has a node under: with its domain unless that is ONNX's own."""
+    return node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
+
+
 def opset_of(model: onnx.ModelProto) -> int:
     """Version of the standard operator set the model uses."""
     return max((entry.version for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), default=0)
 
 
 def _check_opset(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse opsets that are not read; one beside them is read as the nearest when its operators are the same there."""
     opset = opset_of(model)
-    if opset not in OPSETS:
+    if opset in OPSETS:
+        return
+    nearest = OPSETS.start if opset < OPSETS.start else OPSETS.stop - 1
+    changed = {kind for node in _nodes(model) if (kind := _changed(node, opset, nearest)) is not None}
+    if changed:
         raise UnsupportedError(
-            f"{path} uses opset {opset}; {OPSETS.start} to {OPSETS.stop - 1} are read: "
-            f"export with opset_version=20 or convert with onnx.version_converter"
+            f"{path} uses opset {opset}, in which {', '.join(sorted(changed))} may differ; {OPSETS.start} to "
+            f"{OPSETS.stop - 1} are read: export with opset_version=20 or convert with onnx.version_converter"
         )
+    for entry in model.opset_import:
+        if entry.domain in STANDARD_DOMAINS:
+            entry.version = nearest
+
+
+def _changed(node: onnx.NodeProto, opset: int, nearest: int) -> str | None:
+    """The name of a standard operator that two opsets define differently, or one of them not at all."""
+    if node.domain not in STANDARD_DOMAINS:
+        return None
+    try:
+        ours, theirs = (_meaning(onnx.defs.get_schema(node.op_type, one)) for one in (nearest, opset))
+    except (onnx.defs.SchemaError, TypeError):  # TypeError: a version that is no 32-bit number
+        return node.op_type
+    return None if ours == theirs else node.op_type
+
+
+def _meaning(schema: onnx.defs.OpSchema) -> tuple[object, ...]:
+    """All that the definition of an operator says but the element types it takes, which only ever grow in number."""
+    attributes = [(a.name, a.type, a.required, a.default_value.SerializeToString()) for a in schema.attributes.values()]
+    operands = [[(one.name, one.option) for one in group] for group in (schema.inputs, schema.outputs)]
+    return schema.doc, attributes, operands
 
 
 def check_operators(path: Path, model: onnx.ModelProto, covered: Collection[str]) -> None:
     """Raise UnsupportedError naming every operator that depends on the inputs and is not in `covered`."""
-    opset = opset_of(model)
-    stored = {tensor.name for tensor in model.graph.initializer}
-    dynamic = {value.name for value in model.graph.input} - stored
     missing: dict[str, tuple[str, str]] = {}
-    for node in model.graph.node:
-        full = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"
+    for standing in standings(model, covered):
+        node, full = standing.node, standing.key
         output = node.output[0] if node.output else ""
         if node.op_type in QUANTIZED or (node.domain == "com.microsoft" and node.op_type.startswith("QLinear")):
             raise UnsupportedError(
                 f"{path} is already quantized (node '{node.name}', {full}, output '{output}'): "
                 f"give the float model and calibration data, quantization happens here"
             )
-        known = node.domain in STANDARD_DOMAINS and onnx.defs.has(node.op_type, max_inclusive_version=opset)
-        subgraph = any(a.HasField("g") or len(a.graphs) for a in node.attribute) or node.op_type in CONTROL_FLOW
-        depends = any(name in dynamic for name in node.input)
-        if subgraph or not known or (depends and node.op_type not in covered and node.op_type not in SHAPE_OPERATORS):
+        if node.op_type in RANDOM:
+            raise UnsupportedError(
+                f"{path}: node '{node.name}' ({node.op_type}) draws random numbers; export in eval mode"
+            )
+        if not standing.covered:
             missing.setdefault(full, (node.name, output))
-        if depends and node.op_type not in SHAPE_OPERATORS:
-            dynamic.update(node.output)
     if missing:
         listing = "; ".join(
             f"{kind} (node '{name}', output '{output}')" if name else f"{kind} (output '{output}')"
@@ -250,11 +334,11 @@ def _check_numbers(path: Path, model: onnx.ModelProto) -> None:
         raise UnsupportedError(f"{path}: tensor '{name}' is stored sparse; export it dense")
     other = set()
     for name, tensor in _tensors(model):
-        if tensor.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16):
+        if tensor.data_type in FLOATS and tensor.data_type != onnx.TensorProto.FLOAT:
             other.add(onnx.TensorProto.DataType.Name(tensor.data_type).lower())
-        elif tensor.data_type != onnx.TensorProto.FLOAT:
-            continue
         value = _guard(path, f"holds a broken tensor '{name}'", functools.partial(onnx.numpy_helper.to_array, tensor))
+        if tensor.data_type not in FLOATS:
+            continue
         check_finite(path, name, np.asarray(value, np.float64))
     if other:
         log.warning("%s holds %s numbers; they are computed as float32", path, " and ".join(sorted(other)))

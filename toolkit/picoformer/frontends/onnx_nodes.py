@@ -1,4 +1,4 @@
-"""What each ONNX operator becomes: a flat table {op_type: converter}. The matrix products are in onnx_products."""
+"""What each ONNX operator becomes: a flat table {op_type: converter}. Larger ones have files of their own."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from collections.abc import Callable
 import numpy as np
 
 from picoformer.errors import ModelError
+from picoformer.frontends import onnx_attention, onnx_contrib, onnx_einsum, onnx_moves, onnx_norms, onnx_rotary
 from picoformer.frontends.onnx_builder import NodeReader
-from picoformer.frontends.onnx_products import attention, conv, gemm, matmul
+from picoformer.frontends.onnx_products import conv, gemm, matmul
 from picoformer.ir import DType, Operator
 from picoformer.ops import (
     Activation,
     Add,
     Binary,
     Concat,
-    Embedding,
-    LayerNorm,
     Mul,
     ReduceMean,
     Reshape,
@@ -62,6 +61,28 @@ def comparison(swap: bool, negate: bool) -> Converter:
     return convert
 
 
+def variadic(is_mean: bool) -> Converter:
+    """Sum or Mean of any number of operands."""
+
+    def convert(node: NodeReader) -> None:
+        total = node.inputs[0]
+        for name in node.inputs[1:]:
+            total = node.step(Add(), node.aligned([total, name]), "sum")
+        if is_mean and len(node.inputs) > 1:
+            total = node.step(
+                Mul(), [total, node.constant(np.array(1 / len(node.inputs), np.float32), "share")], "mean"
+            )
+        node.give(total)
+
+    return convert
+
+
+def sum_of_squares(node: NodeReader) -> None:
+    """ReduceSumSquare: the sum of a value's product with itself."""
+    square = node.step(Mul(), [node.inputs[0], node.inputs[0]], "square")
+    reduce(node, square, is_sum=True)
+
+
 def identity(node: NodeReader) -> None:
     """The output is the first input."""
     node.builder.alias(node.output, node.inputs[0])
@@ -76,7 +97,10 @@ def dropout(node: NodeReader) -> None:
 
 def cast(node: NodeReader) -> None:
     """Between kinds of float or of integers nothing; booleans and lengths become 0, 1, 2, …"""
-    target = node.attribute("to", 1)
+    _cast(node, int(node.attribute("to", 1)))
+
+
+def _cast(node: NodeReader, target: int) -> None:
     floats, integers, boolean = (1, 10, 11, 16), (2, 3, 4, 5, 6, 7, 12, 13), 9
     source = node.type().dtype
     if node.builder.is_constant(node.inputs[0]):
@@ -92,6 +116,30 @@ def cast(node: NodeReader) -> None:
         node.finish(Unary("float"), [node.inputs[0]])
     else:
         raise node.unsupported(f"casts {source.value} to ONNX type {target}", "give the model that type to begin with")
+
+
+def cast_like(node: NodeReader) -> None:
+    """Cast to the kind of number that the second input is."""
+    kinds = {DType.FLOAT32: 1, DType.INT32: 7, DType.BOOL: 9}
+    _cast(node, kinds[node.type(1).dtype])
+
+
+def never(node: NodeReader) -> None:
+    """IsNaN, IsInf: a model here has neither, a row that sees nothing is zero."""
+    node.builder.known[node.output] = np.zeros(node.type().shape, np.bool_)
+
+
+def where(node: NodeReader) -> None:
+    """Where; a choice that is always the same is no choice."""
+    if node.builder.is_constant(node.inputs[0]) and node.array(0).size:
+        condition = node.array(0)
+        if condition.all() or not condition.any():
+            shape = np.broadcast_shapes(*(node.type(index).shape for index in range(3)))
+            chosen = node.inputs[1 if condition.all() else 2]
+            type_ = node.builder.type_of(chosen)
+            _spread(node, node.reshaped(chosen, (1,) * (len(shape) - type_.rank) + type_.shape, "aligned"), shape)
+            return
+    node.finish(Where(), node.aligned(node.inputs))
 
 
 def gelu(node: NodeReader) -> None:
@@ -111,28 +159,6 @@ def clip(node: NodeReader) -> None:
         node.finish(Activation("relu"), node.inputs[:1])
     else:
         identity(node)
-
-
-def layer_normalization(node: NodeReader) -> None:
-    """LayerNormalization over the last axis, or over several as one."""
-    if any(name for name in node.node.output[1:]):
-        raise node.unsupported("gives its mean or deviation too", "drop those outputs")
-    shape = node.type().shape
-    axis = node.axis(node.attribute("axis", -1), len(shape))
-    width = math.prod(shape[axis:])
-    gain = np.broadcast_to(node.array(1), shape[axis:]).reshape(width)
-    bias = np.broadcast_to(node.array(2), shape[axis:]).reshape(width) if node.has_input(2) else np.zeros(width)
-    names = list(node.inputs[1:])
-    if node.array(1).shape != (width,):
-        names[0] = node.constant(gain, "gain")
-    if not node.has_input(2) or node.array(2).shape != (width,):
-        names[1:] = [node.constant(bias.astype(np.float32), "bias")]
-    flat = node.reshaped(node.inputs[0], (*shape[:axis], width), "rows")
-    op = LayerNorm(float(node.attribute("epsilon", 1e-5)))
-    if axis == -1:
-        node.finish(op, [flat, *names])
-    else:
-        node.finish(Reshape(shape), [node.step(op, [flat, *names], "normalized")])
 
 
 def softmax(node: NodeReader) -> None:
@@ -155,24 +181,28 @@ def reduce_mean(is_sum: bool) -> Converter:
     """ReduceMean over one axis after the other; a ReduceSum is the mean times the count."""
 
     def convert(node: NodeReader) -> None:
-        shape = node.type().shape
-        given = node.axes(1)
-        if not given and node.attribute("noop_with_empty_axes", 0):
-            identity(node)
-            return
-        axes = sorted({node.axis(a, len(shape)) for a in given or range(len(shape))})
-        keep = bool(node.attribute("keepdims", 1))
-        count = math.prod(shape[a] for a in axes)
-        value = node.inputs[0]
-        for position, axis in enumerate(axes):  # from the front: the axes behind keep their place from the end
-            if position == len(axes) - 1 and not is_sum:
-                node.finish(ReduceMean(axis, keep), [value])
-            else:
-                value = node.step(ReduceMean(axis, keep), [value], "mean")
-        if is_sum:
-            node.finish(Mul(), [value, node.constant(np.array(count, np.float32), "count")])
+        reduce(node, node.inputs[0], is_sum)
 
     return convert
+
+
+def reduce(node: NodeReader, value: str, is_sum: bool) -> None:
+    """The node's output: the mean or sum of `value` over the axes that the node names."""
+    shape = node.type().shape
+    given = node.axes(1)
+    if not given and node.attribute("noop_with_empty_axes", 0):
+        node.give(value)
+        return
+    axes = sorted({node.axis(a, len(shape)) for a in given or range(len(shape))})
+    keep = bool(node.attribute("keepdims", 1))
+    count = math.prod(shape[a] for a in axes)
+    for position, axis in enumerate(axes):  # from the front: the axes behind keep their place from the end
+        if position == len(axes) - 1 and not is_sum:
+            node.finish(ReduceMean(axis, keep), [value])
+        else:
+            value = node.step(ReduceMean(axis, keep), [value], "mean")
+    if is_sum:
+        node.finish(Mul(), [value, node.constant(np.array(count, np.float32), "count")])
 
 
 def reshape(node: NodeReader) -> None:
@@ -271,44 +301,7 @@ def slices(node: NodeReader) -> None:
             raise ModelError(f"{node.builder.path}: node '{node.label}' takes no entry of axis {given}; export again")
         if (first, last, step) != (0, shape[axis], 1):
             value = node.step(Slice(axis, first, last, step), [value], "slice")
-    _bind(node, value)
-
-
-def _bind(node: NodeReader, value: str) -> None:
-    """Give the last step made the node's own output name."""
-    last = node.builder.nodes[-1] if node.builder.nodes else None
-    if last is not None and last.output == value and value.startswith(f"{node.output}_"):
-        node.builder.nodes.pop()
-        node.builder.types.pop(value)
-        node.finish(last.op, list(last.inputs))
-    else:
-        node.builder.alias(node.output, value)
-
-
-def gather(node: NodeReader) -> None:
-    """Gather: rows of a constant matrix are an Embedding; constant indices of an activation are a Slice."""
-    table, ids = node.inputs
-    rank = node.type().rank
-    axis = node.axis(node.attribute("axis", 0), rank)
-    if not node.builder.is_constant(ids):
-        if not (node.builder.is_constant(table) and rank == 2 and axis == -2):
-            raise node.unsupported(
-                "picks entries by computed indices", "pick rows of a constant matrix, or by constants"
-            )
-        node.finish(Embedding(), [ids, table])
-        return
-    picked = node.array(1)
-    if node.builder.is_constant(table):
-        node.builder.known[node.output] = np.take(node.array(0), picked, axis)
-        return
-    size = node.type().shape[axis]
-    wanted = [int(i) + size if i < 0 else int(i) for i in picked.reshape(-1)]
-    step = wanted[1] - wanted[0] if len(wanted) > 1 else 1
-    if not wanted or picked.ndim > 1 or step < 1 or wanted != list(range(wanted[0], wanted[-1] + 1, step)):
-        raise node.unsupported("picks entries in an irregular order", "slice, or reorder the weights instead")
-    if not 0 <= wanted[0] <= wanted[-1] < size:
-        raise ModelError(f"{node.builder.path}: node '{node.label}' picks entries outside 0..{size - 1}; export again")
-    node.finish(Slice(axis, wanted[0], wanted[-1] + 1, step, keep=picked.ndim == 1), [table])
+    node.give(value)
 
 
 def split(node: NodeReader) -> None:
@@ -323,18 +316,25 @@ def split(node: NodeReader) -> None:
         each = -(-shape[axis] // len(outputs))
         given = [each] * (len(outputs) - 1)
         given.append(shape[axis] - sum(given))
-    if len(given) != len(outputs) or sum(given) != shape[axis] or any(size < 1 for size in given):
+    if len(given) != len(outputs) or sum(given) != shape[axis] or any(size < 0 for size in given):
         raise ModelError(f"{node.builder.path}: node '{node.label}' splits {shape[axis]} entries into {list(given)}")
     start = 0
     for size, output in zip(given, outputs, strict=True):
-        if output:
+        if output and size == 0:  # a piece of nothing, which only a Concat may read
+            node.builder.known[output] = np.zeros((*shape[:axis], 0, *shape[len(shape) + axis + 1 :]), np.float32)
+        elif output:
             node.finish(Slice(axis, start, start + size), node.inputs[:1], output)
         start += size
 
 
 def concat(node: NodeReader) -> None:
-    """Concat along one axis."""
-    node.finish(Concat(node.axis(node.attribute("axis", 0), node.type().rank)), node.inputs)
+    """Concat along one axis, pieces of nothing left out."""
+    names = [name for name in node.inputs if node.builder.type_of(name).elements]
+    axis = node.axis(node.attribute("axis", 0), node.type().rank)
+    if len(names) == 1:
+        node.give(names[0])
+    else:
+        node.finish(Concat(axis), names or node.inputs)
 
 
 def constant(node: NodeReader) -> None:
@@ -352,9 +352,15 @@ def constant(node: NodeReader) -> None:
 
 
 CONVERTERS: dict[str, Converter] = {
+    **onnx_attention.CONVERTERS,
+    **onnx_contrib.CONVERTERS,
+    **onnx_einsum.CONVERTERS,
+    **onnx_moves.CONVERTERS,
+    **onnx_norms.CONVERTERS,
+    **onnx_rotary.CONVERTERS,
     "Add": elementwise(Add()),
-    "Attention": attention,
     "Cast": cast,
+    "CastLike": cast_like,
     "Clip": clip,
     "Concat": concat,
     "Constant": constant,
@@ -365,16 +371,17 @@ CONVERTERS: dict[str, Converter] = {
     "Exp": elementwise(Unary("exp")),
     "Expand": expand,
     "Flatten": flatten,
-    "Gather": gather,
     "Gelu": gelu,
     "Gemm": gemm,
     "Greater": comparison(swap=True, negate=False),
     "GreaterOrEqual": comparison(swap=False, negate=True),
     "Identity": identity,
-    "LayerNormalization": layer_normalization,
     "Less": comparison(swap=False, negate=False),
+    "IsInf": never,
+    "IsNaN": never,
     "LessOrEqual": comparison(swap=True, negate=True),
     "MatMul": matmul,
+    "Mean": variadic(is_mean=True),
     "Mul": elementwise(Mul()),
     "Neg": elementwise(Unary("neg")),
     "Not": elementwise(Unary("not")),
@@ -382,6 +389,7 @@ CONVERTERS: dict[str, Converter] = {
     "Reciprocal": elementwise(Unary("reciprocal")),
     "ReduceMean": reduce_mean(is_sum=False),
     "ReduceSum": reduce_mean(is_sum=True),
+    "ReduceSumSquare": sum_of_squares,
     "Relu": elementwise(Activation("relu")),
     "Reshape": reshape,
     "Sigmoid": elementwise(Activation("sigmoid")),
@@ -390,10 +398,12 @@ CONVERTERS: dict[str, Converter] = {
     "Split": split,
     "Sqrt": elementwise(Unary("sqrt")),
     "Squeeze": squeeze,
+    "Sum": variadic(is_mean=False),
+    "Swish": onnx_contrib.quick_gelu(1.0),
     "Sub": elementwise(Binary("sub")),
     "Tanh": elementwise(Activation("tanh")),
     "Tile": tile,
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
-    "Where": elementwise(Where()),
+    "Where": where,
 }

@@ -1,14 +1,11 @@
-"""ONNX operators that multiply: MatMul, Gemm, Conv over patches, and Attention in its plain form."""
+"""ONNX operators that multiply by weights: MatMul, Gemm, and Conv over patches."""
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
 from picoformer.frontends.onnx_builder import NodeReader
-from picoformer.ir import DType
-from picoformer.ops import Add, Conv, Linear, MatMul, Mul, Reshape, Softmax, Transpose, Where
+from picoformer.ops import Add, Conv, Linear, MatMul, Mul, Reshape, Transpose
 
 
 def matmul(node: NodeReader) -> None:
@@ -102,66 +99,3 @@ def conv(node: NodeReader) -> None:
     y = node.step(Conv(), [x, flat, *bias], "patches")
     rows = node.builder.type_of(y).shape
     node.finish(Reshape((rows[0], rows[1], rows[3])), [y])
-
-
-def attention(node: NodeReader) -> None:
-    """Attention (opset 23) spelled out; what is beyond softmax(q·kᵀ·scale + mask)·v is refused."""
-    if any(node.has_input(i) for i in (4, 5, 6)) or any(name for name in node.node.output[1:]):
-        raise node.unsupported("keeps past keys or gives more than its result", "export without a cache")
-    if float(node.attribute("softcap", 0.0)) != 0.0:
-        raise node.unsupported("caps its scores (softcap)", "export without softcap")
-    names = list(node.inputs[:3])
-    merged = node.type().rank == 3
-    if merged:
-        heads = int(node.attribute("q_num_heads", 0))
-        kv_heads = int(node.attribute("kv_num_heads", heads))
-        for index, (role, count) in enumerate((("query", heads), ("key", kv_heads), ("value", kv_heads))):
-            batch, rows, width = node.builder.type_of(names[index]).shape
-            if count < 1 or width % count:
-                raise node.unsupported(f"cuts {width} columns into {count} heads", "give q_num_heads and kv_num_heads")
-            split = node.step(Reshape((batch, rows, count, width // count)), [names[index]], f"{role}_split")
-            names[index] = node.step(Transpose((-4, -2, -3, -1)), [split], f"{role}_heads")
-    shapes = [node.builder.type_of(name).shape for name in names]
-    readers = shapes[0][1] // shapes[1][1]
-    if readers * shapes[1][1] != shapes[0][1]:
-        raise node.unsupported(
-            f"has {shapes[0][1]} heads of queries and {shapes[1][1]} of keys", "the second number must divide the first"
-        )
-    if readers > 1:
-        names[1:] = [
-            _repeat_heads(node, name, readers, role) for name, role in zip(names[1:], ("key", "value"), strict=True)
-        ]
-    scale = float(node.attribute("scale", 0.0)) or 1.0 / math.sqrt(shapes[0][-1])
-    key = node.step(Transpose((-4, -3, -1, -2)), [names[1]], "key_transposed")
-    scores = node.step(MatMul(), [names[0], key], "scores")
-    scores = node.step(Mul(), [scores, node.constant(np.array(scale, np.float32), "scale")], "scaled")
-    if node.attribute("is_causal", 0):  # from the upper left corner, whatever the shape
-        triangle = np.triu(np.full((shapes[0][2], shapes[1][2]), -np.inf, np.float32), 1)
-        scores = node.step(Add(), [scores, node.constant(triangle[None, None], "causal")], "seen")
-    if node.has_input(3):
-        mask = node.inputs[3]
-        if node.builder.type_of(mask).dtype is DType.BOOL:
-            lowest = node.constant(np.array(-np.inf, np.float32), "lowest")
-            scores = node.step(Where(), node.aligned([mask, scores, lowest]), "masked")
-        else:
-            scores = node.step(Add(), node.aligned([scores, mask]), "masked")
-    weights = node.step(Softmax(), [scores], "weights")
-    if not merged:
-        node.finish(MatMul(), [weights, names[2]])
-        return
-    context = node.step(MatMul(), [weights, names[2]], "context")
-    batch, heads, rows, width = node.builder.type_of(context).shape
-    joined = node.step(Transpose((-4, -2, -3, -1)), [context], "joined")
-    node.finish(Reshape((batch, rows, heads * width)), [joined])
-
-
-def _repeat_heads(node: NodeReader, name: str, times: int, role: str) -> str:
-    """Heads (B, G, T, D), each `times` in a row: (B, G·times, T, D)."""
-    batch, heads, rows, width = node.builder.type_of(name).shape
-    apart = node.step(Reshape((batch, heads, 1, rows, width)), [name], f"{role}_apart")
-    ones = node.constant(np.ones((batch, heads, times, rows, width), np.float32), f"{role}_ones")
-    repeated = node.step(Mul(), [apart, ones], f"{role}_repeated")
-    return node.step(Reshape((batch, heads * times, rows, width)), [repeated], f"{role}_shared")
-
-
-__all__ = ["attention", "conv", "gemm", "matmul"]

@@ -28,16 +28,18 @@ class LoweredRope(Lowered):
     """Pairs (x0, x1) of row i with (c, s) = the pair's two numbers in rotations[position + i]:
     y0 = clamp((x0·c − x1·s + 2^13) >> 14), y1 = clamp((x0·s + x1·c + 2^13) >> 14); other elements are copied.
 
-    rotations: (T, R) int16 without −32768, so that no sum passes 32 bits.
+    rotations: (T, R) int16 without −32768, so that no sum passes 32 bits. `first`: the position where it is known.
     """
 
     op: Rope
     rotations: Array
     input: TensorType
     output: TensorType
+    first: Array | None = None
 
     def execute(self, *activations: Array) -> Array:
-        x, position = activations
+        x, *computed = activations
+        position = computed[0] if self.first is None else self.first
         y = self.op.turned(x.astype(np.int64), self.rotations.astype(np.int64), position)
         return saturate(y, self.output.dtype)
 
@@ -103,4 +105,4 @@ class Rope(Operator):
             raise LoweringError(f"the rotations are not an int16 constant in steps of 2^-{ROTATION_BITS}")
         if int(table.constant.min(initial=0)) == DType.INT16.minimum:
             raise LoweringError("a rotation is -2: keep them above, or their sum may pass 32 bits")
-        return LoweredRope(self, table.constant, x, output)
+        return LoweredRope(self, table.constant, x, output, inputs[2].constant)

@@ -7,14 +7,14 @@ above each operand, and the value taken is one whose rows hold (head, channel) c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from picoformer.ir import Graph, Node, Operator, TensorType
 from picoformer.ir.operator import Array
-from picoformer.ops import Attention, Linear, MatMul, Mul, Reshape, Slice, Softmax, Transpose
+from picoformer.ops import Attention, Concat, Linear, MatMul, Mul, Reshape, Slice, Softmax, Transpose
 from picoformer.passes.expression import constant_operand
 from picoformer.passes.layout import send_indices
 from picoformer.passes.linear import chosen_rows
@@ -55,6 +55,49 @@ class Repeat(Operator):
         return np.broadcast_to(inputs[0], self.shape)
 
 
+@dataclass(frozen=True)
+class Copies(Operator):
+    """Input x. Output: x `count` times along `axis`."""
+
+    axis: int
+    count: int
+
+    def infer(self, inputs: Sequence[TensorType]) -> TensorType:
+        return Concat(self.axis).infer([inputs[0]] * self.count)
+
+    def compute(self, *inputs: Array) -> Array:
+        return Concat(self.axis).compute(*[inputs[0]] * self.count)
+
+
+def climb(graph: Graph, name: str) -> Iterator[tuple[str, list[Operator], float]]:
+    """Values up the chain above `name` that it is moved out of, nearest first: each with the moves that lead down, and
+    what it is multiplied by on the way."""
+    ops: list[Operator] = []
+    scale = 1.0
+    while True:
+        yield name, ops, scale
+        node = graph.producers.get(name)
+        if node is None:
+            return
+        if isinstance(node.op, Mul):
+            operand = constant_operand(graph, node)
+            if operand is None or (operand[1] != operand[1].reshape(-1)[0]).any():
+                return
+            shape = graph.types[name].shape
+            if graph.types[operand[0]].shape != shape:
+                ops.insert(0, Repeat(shape))
+            scale *= float(operand[1].reshape(-1)[0])
+            name = operand[0]
+        elif isinstance(node.op, (Reshape, Transpose, Slice)):
+            ops.insert(0, node.op)
+            name = node.inputs[0]
+        elif isinstance(node.op, Concat) and len(set(node.inputs)) == 1:
+            ops.insert(0, Copies(node.op.axis, len(node.inputs)))
+            name = node.inputs[0]
+        else:
+            return
+
+
 def find_sources(graph: Graph, name: str, leading: tuple[int, ...], heads: int, transposed: bool) -> list[Source]:
     """Values up the chain above `name` that hold all heads, nearest first. `name` is (…, rows, channels), or its
     transpose; what stands in front broadcasts to `leading`."""
@@ -62,34 +105,41 @@ def find_sources(graph: Graph, name: str, leading: tuple[int, ...], heads: int, 
     rows, channels = (shape[-1], shape[-2]) if transposed else shape[-2:]
     batch = math.prod(leading) // heads
     found = []
-    ops: list[Operator] = []
-    scale = 1.0
-    while True:
-        type_ = graph.types[name]
-        indices = send_indices(type_.shape, ops)
-        indices = np.swapaxes(indices, -1, -2) if transposed else indices
-        indices = np.broadcast_to(indices, (*leading, rows, channels)).reshape(batch, heads, rows, channels)
-        if type_.rank >= 2 and type_.rows == batch * rows:
-            columns = indices[0, :, 0, :]
-            first = (np.arange(batch)[:, None] * rows + np.arange(rows))[:, None, :, None] * type_.width
-            if (columns < type_.width).all() and (indices == first + columns[None, :, None, :]).all():
-                found.append(Source(name, columns.reshape(-1), scale))
-        node = graph.producers.get(name)
-        if node is None:
-            return found
-        if isinstance(node.op, Mul):
-            operand = constant_operand(graph, node)
-            if operand is None or (operand[1] != operand[1].reshape(-1)[0]).any():
-                return found
-            if graph.types[operand[0]].shape != type_.shape:
-                ops.insert(0, Repeat(type_.shape))
-            scale *= float(operand[1].reshape(-1)[0])
-            name = operand[0]
-        elif isinstance(node.op, (Reshape, Transpose, Slice)):
-            ops.insert(0, node.op)
-            name = node.inputs[0]
-        else:
-            return found
+    for value, ops, scale in climb(graph, name):
+        type_ = graph.types[value]
+        if type_.rank < 2 or type_.rows != batch * rows:
+            continue
+        indices = _origins(type_, ops, transposed, leading).reshape(batch, heads, rows, channels)
+        columns = indices[0, :, 0, :]
+        first = (np.arange(batch)[:, None] * rows + np.arange(rows))[:, None, :, None] * type_.width
+        if (columns < type_.width).all() and (indices == first + columns[None, :, None, :]).all():
+            found.append(Source(value, columns.reshape(-1), scale))
+    return found
+
+
+def _origins(type_: TensorType, ops: Sequence[Operator], transposed: bool, leading: tuple[int, ...]) -> Array:
+    """(…, rows, channels): where each element of an operand comes from in a value of `type_` above it."""
+    indices = send_indices(type_.shape, ops)
+    indices = np.swapaxes(indices, -1, -2) if transposed else indices
+    return np.broadcast_to(indices, (*leading, *indices.shape[-2:]))
+
+
+def find_repeated(
+    graph: Graph, name: str, leading: tuple[int, ...], heads: int, transposed: bool
+) -> tuple[str, int, float] | None:
+    """(value, readers, scale): a value (…, G, rows, channels) above `name` whose heads stand there, each as often as
+    its share of `heads` readers; None when there is none."""
+    batch = math.prod(leading) // heads
+    for value, ops, scale in climb(graph, name):
+        shape = graph.types[value].shape
+        if len(shape) < 3 or heads % shape[-3] or shape[-3] == heads or math.prod(shape[:-3]) != batch:
+            continue
+        origins = _origins(graph.types[value], ops, transposed, leading)
+        readers = heads // shape[-3]
+        wanted = np.repeat(np.arange(math.prod(shape)).reshape(batch, *shape[-3:]), readers, axis=1)
+        if origins.size == wanted.size and (origins.reshape(wanted.shape) == wanted).all():
+            return value, readers, scale
+    return None
 
 
 def readers_per_head(source: Source, heads: int) -> int:
@@ -137,16 +187,33 @@ def _operand(graph: Graph, patch: Patch, source: Source, shape: tuple[int, ...],
     return name if now == shape else patch.add(Reshape((*shape, count)), [name], f"{role}_rows")
 
 
-def _merge_heads(graph: Graph, patch: Patch, name: str, heads: int, role: str) -> Source | None:
-    """Heads that no value above holds side by side (they may be an input): moved there by a Transpose and a Reshape."""
+def _merge_heads(graph: Graph, patch: Patch, name: str, heads: int, role: str, word: str = "") -> Source | None:
+    """Heads that no value above holds side by side (they may be an input): moved there by a Transpose and a Reshape.
+    `word` names what comes of it, the role if it is empty."""
+    word = word or role
     shape = graph.types[name].shape
     if len(shape) < 3 or shape[-3] != heads:
         return None
     last = (-1, -3, -2) if role == "key" else (-2, -3, -1)
-    moved = patch.add(Transpose((*range(-len(shape), -3), *last)), [name], f"{role}_moved")
+    moved = patch.add(Transpose((*range(-len(shape), -3), *last)), [name], f"{word}_moved")
     *front, rows, _, channels = patch.type_of(moved).shape
-    merged = patch.add(Reshape((*front, rows, heads * channels)), [moved], f"{role}_merged")
+    merged = patch.add(Reshape((*front, rows, heads * channels)), [moved], f"{word}_merged")
     return Source(merged, np.arange(heads * channels), 1.0)
+
+
+def _repeated(
+    graph: Graph, patch: Patch, operands: Mapping[str, str], leading: tuple[int, ...], heads: int
+) -> tuple[dict[str, Source | None], int]:
+    """Keys and values whose heads stand apart and are read by as many each, merged; nothing and 1 otherwise."""
+    found = {role: find_repeated(graph, operands[role], leading, heads, role == "key") for role in ("key", "value")}
+    key, value = found["key"], found["value"]
+    if key is None or value is None or key[1] != value[1] or value[2] != 1.0:
+        return {}, 1
+    sources: dict[str, Source | None] = {}
+    for role, (name, readers, scale) in (("key", key), ("value", value)):
+        merged = _merge_heads(graph, patch, name, heads // readers, "value", role)
+        sources[role] = None if merged is None else Source(merged.name, merged.columns, scale)
+    return sources, key[1]
 
 
 def read_scores(graph: Graph, name: str) -> Scores | None:
@@ -204,7 +271,7 @@ def _build(graph: Graph, patch: Patch, product: Node, heads: int) -> tuple[Atten
     readers = math.gcd(*(max((readers_per_head(s, heads) for s in found[x]), default=1) for x in ("key", "value")))
     shared = {role: choose_source(graph, share_heads(found[role], heads, readers)) for role in ("key", "value")}
     if any(source is None for source in shared.values()):
-        shared, readers = {}, 1
+        shared, readers = _repeated(graph, patch, operands, leading, heads)
     sources = []
     for role, name in operands.items():
         source = shared.get(role) or choose_source(graph, found[role]) or _merge_heads(graph, patch, name, heads, role)
@@ -213,6 +280,8 @@ def _build(graph: Graph, patch: Patch, product: Node, heads: int) -> tuple[Atten
         sources.append(source)
     lengths = [shapes[0][-2], shapes[1][-1], shapes[2][-2]]
     leads = [patch.type_of(source.name).shape[:-1] for source in sources]
+    if any(math.prod(lead) != batch * n for lead, n in zip(leads, lengths, strict=True)):
+        return None  # one sample that several share
     if all(lead[-1] == n for lead, n in zip(leads, lengths, strict=True)) and len({lead[:-1] for lead in leads}) == 1:
         front = leads[0][:-1]
     else:

@@ -15,6 +15,9 @@ from picoformer.passes.expression import length_values
 MASKED_BELOW = -1e3
 """A score this much lower has no weight left: e^−1000 is zero in float32."""
 
+INFINITELY_LOW = -1e38
+"""What stands for minus infinity in a graph lies below."""
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -28,26 +31,45 @@ class Mask:
 def read_mask(graph: Graph, node: Node, scale: float) -> Mask | None:
     """The Add or Where `node` as a mask; None when it is another one or none. `scale` multiplies what it gives before
     the softmax."""
-    shape = graph.types[node.output].shape
+    found = _read(graph, node, scale)
+    return None if found is None else _matched(*found, graph.types[node.output].shape)
+
+
+def read_constant_mask(graph: Graph, node: Node, scale: float) -> tuple[str, Array] | None:
+    """(scores, which of them are hidden) of an Add or Where that hides by a constant, in any pattern; None for another
+    node, and where all of a row is hidden by a number that is not as good as infinite: the row then sees all again."""
+    found = _read(graph, node, scale)
+    if found is None or found[2] is not None:
+        return None
+    hidden = found[1][0]
+    numbers = [graph.constants[name] for name in node.inputs if name in graph.constants]
+    lowest = min((float(array.min()) for array in numbers if array.dtype.kind == "f"), default=0.0)
+    whole = bool(hidden.all(axis=-1).any()) if hidden.ndim else bool(hidden)
+    return None if whole and lowest > INFINITELY_LOW else (found[0], hidden)
+
+
+def _read(graph: Graph, node: Node, scale: float) -> tuple[str, Array, Array | None, str | None] | None:
+    """(scores, hidden (n, …), lengths (n,), name of the length) of a mask, n and names as in `_values`."""
+    keys = graph.types[node.output].shape[-1]
     if isinstance(node.op, Add):
         if scale <= 0:
             return None
         for scores, mask in (node.inputs, node.inputs[::-1]):
-            found = _values(graph, mask, shape[-1])
+            found = _values(graph, mask, keys)
             if found is not None:
                 values, lengths, length = found
                 low = values * scale <= MASKED_BELOW
-                return _matched(scores, low, lengths, length, shape) if (low | (values == 0)).all() else None
+                return (scores, low, lengths, length) if (low | (values == 0)).all() else None
     elif isinstance(node.op, Where):
         chooses, first, second = node.inputs
         for hides, scores, lowest in ((False, first, second), (True, second, first)):
             value = graph.constants.get(lowest)
             if value is None or (value * scale > MASKED_BELOW).any():
                 continue
-            found = _values(graph, chooses, shape[-1])
+            found = _values(graph, chooses, keys)
             if found is not None:
                 values, lengths, length = found
-                return _matched(scores, values.astype(bool) == hides, lengths, length, shape)
+                return scores, values.astype(bool) == hides, lengths, length
     return None
 
 

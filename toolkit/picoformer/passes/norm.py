@@ -12,7 +12,7 @@ from picoformer.passes.linear import per_channel
 from picoformer.passes.rewrite import Patch, Rule, remove_dead
 
 
-def _mean_of(graph: Graph, name: str) -> str | None:
+def mean_of(graph: Graph, name: str) -> str | None:
     """x when `name` is its mean over the last axis, kept."""
     node = graph.producers.get(name)
     if node is None or not isinstance(node.op, ReduceMean) or len(node.inputs) != 1:
@@ -30,7 +30,7 @@ def _centred(graph: Graph, name: str) -> str | None:
         return None
     for (x, plus), (mean, minus) in (products, products[::-1]):
         single = len(x) == 1 and len(mean) == 1 and plus.size == minus.size == 1
-        if single and plus == 1 and minus == -1 and _mean_of(graph, mean[0]) == x[0]:
+        if single and plus == 1 and minus == -1 and mean_of(graph, mean[0]) == x[0]:
             return x[0]
     return None
 
@@ -47,7 +47,7 @@ def _deviation(graph: Graph, name: str) -> tuple[str, float] | None:
     if total is None or not isinstance(total.op, Add):
         return None
     epsilon = scalar(graph, total.inputs[1])
-    square = _mean_of(graph, total.inputs[0])
+    square = mean_of(graph, total.inputs[0])
     if epsilon is None or square is None or epsilon < 0:
         return None
     product, constant = factors(graph, square)
@@ -101,7 +101,7 @@ def fuse_batch_norm_form(graph: Graph, node: Node) -> Patch | None:
             width = graph.types[x].width
             gain, bias = per_channel(plus, width), per_channel(constant, width)
             opposite = per_channel(minus, width)
-            if _mean_of(graph, mean) != x or gain is None or bias is None or opposite is None:
+            if mean_of(graph, mean) != x or gain is None or bias is None or opposite is None:
                 continue
             if (gain == -opposite).all() and graph.types[x].shape == graph.types[node.output].shape:
                 return _normalized(Patch(graph, node), *found, gain, bias)

@@ -23,7 +23,10 @@ from picoformer.passes.rewrite import (
     remove_dead,
     rewrite,
 )
-from picoformer.passes.simplify import ARITHMETIC
+from picoformer.passes.rms_norm import RMS_NORM
+from picoformer.passes.rope import ROPE
+from picoformer.passes.simplify import ARITHMETIC, REST
+from picoformer.passes.static_masks import STATIC_MASKS
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,15 @@ ORDER: tuple[Pass, ...] = (
     Pass("layout", _rules(LAYOUT), "a mean followed by a reshape becomes the mean that LayerNorm is recognised by"),
     Pass("merge_duplicates", merge_duplicates, "x − mean computed twice must be one value before norms are matched"),
     Pass("layer_norm", _rules(NORM, ARITHMETIC), "before biases are folded, which would take up the norm's own"),
+    Pass("rms_norm", _rules(RMS_NORM, ARITHMETIC), "after LayerNorm, whose centred value has a mean square too"),
     Pass("activation", _rules(ACTIVATION), "before scales are folded: the ½ of a GELU belongs to it, not to a weight"),
     Pass("linear", _rules(LINEAR, LAYOUT), "attention looks for the Linears that make queries, keys and values"),
+    Pass("rope", _rules(ROPE, LAYOUT), "the moves around it then meet those that part the heads of an attention"),
     Pass("pooling", _rules(POOLING), "while the mask still stands beside the mean it belongs to"),
+    Pass("static_masks", _rules(STATIC_MASKS), "attention knows full and causal masks; pieces of any other are such"),
     Pass("attention", _rules(ATTENTION), "before scales are folded: 1/√d is the attention's, wherever it is written"),
     Pass("unmerged_attention", _rules(UNMERGED_ATTENTION), "only what the pass before could not merge is left"),
+    Pass("rest", _rules(REST), "norms, masks and shared heads have taken up what is theirs"),
     Pass("scales", _rules(SCALES, ARITHMETIC, LINEAR), "what is still multiplied by a constant goes into weights"),
     Pass("rows", _rules((*LAYOUT, sink_reshape)), "after attention, so that reshapes around it find their inverse"),
     Pass("merge_duplicates_again", merge_duplicates, "three slices of one packed Linear may have become equal"),
@@ -67,15 +74,28 @@ def optimize(graph: Graph) -> Graph:
     Raises UnsupportedError naming a node that remains spelled out (a product before others: the rest of an attention
     hangs on it), and what would mend it.
     """
+    graph = rewritten(graph)
+    refuse_left_over(graph)
+    return graph
+
+
+def refuse_left_over(graph: Graph) -> None:
+    """Raise UnsupportedError for the first of `refusals`, if there are any."""
+    for node, reason in refusals(graph):
+        raise UnsupportedError(f"{graph.name}: node '{node.name}' ({node.op.kind}, output '{node.output}') {reason}")
+
+
+def rewritten(graph: Graph) -> Graph:
+    """The graph after all passes, whatever is left in it."""
     for step in ORDER:
         graph = verify(step.run(graph))
-    for node in sorted(graph.nodes, key=lambda n: not isinstance(n.op, MatMul)):
-        reason = unsupported_reason(graph, node)
-        if reason is not None:
-            raise UnsupportedError(
-                f"{graph.name}: node '{node.name}' ({node.op.kind}, output '{node.output}') {reason}"
-            )
     return graph
+
+
+def refusals(graph: Graph) -> list[tuple[Node, str]]:
+    """What has no place in an optimized graph, products first, each with the reason and the mend."""
+    nodes = sorted(graph.nodes, key=lambda n: not isinstance(n.op, MatMul))
+    return [(node, reason) for node in nodes if (reason := unsupported_reason(graph, node)) is not None]
 
 
 def unsupported_reason(graph: Graph, node: Node) -> str | None:

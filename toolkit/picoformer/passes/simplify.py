@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from picoformer.ir import DType, Graph, Node
-from picoformer.ops import Add, Mul, Unary, Where
+from picoformer.ops import Add, Concat, Mul, Unary, Where
 from picoformer.passes.expression import constant_operand, is_binary, is_unary, scalar
 from picoformer.passes.rewrite import Patch, Rule
 
 ONE_TOLERANCE = 1e-6
 """A factor this close to 1 is 1: what float32 rounding leaves of n · (1/n)."""
+
+
+COPIES_MAX = 64
+"""A value that is repeated more often than this is multiplied by ones, or refused by who cannot do that."""
 
 
 def constant_second(graph: Graph, node: Node) -> Patch | None:
@@ -125,6 +131,34 @@ def turn_where(graph: Graph, node: Node) -> Patch | None:
         return None
     return Patch(graph, node).finish(Where(), [condition.inputs[0], node.inputs[2], node.inputs[1]])
 
+
+def turn_difference(graph: Graph, node: Node) -> Patch | None:
+    """a − b of two activations is a + b·(−1)."""
+    if not is_binary(node, "sub") or graph.types[node.output].dtype is not DType.FLOAT32:
+        return None
+    patch = Patch(graph, node)
+    negated = patch.add(Mul(), [node.inputs[1], patch.constant(np.array(-1.0), "minus_one")], "negated")
+    return patch.finish(Add(), [node.inputs[0], negated])
+
+
+def copy_side_by_side(graph: Graph, node: Node) -> Patch | None:
+    """A product with ones that repeats axes of an activation is copies of it side by side."""
+    found = constant_operand(graph, node) if isinstance(node.op, Mul) else None
+    if found is None or (found[1] != 1).any():
+        return None
+    value, shape = found[0], graph.types[node.output].shape
+    before = graph.types[value].shape
+    repeated = [axis for axis in range(-len(shape), 0) if len(before) == len(shape) and before[axis] != shape[axis]]
+    if not repeated or math.prod(shape[axis] for axis in repeated) > COPIES_MAX:
+        return None
+    patch = Patch(graph, node)
+    for axis in repeated[:-1]:
+        value = patch.add(Concat(axis), [value] * shape[axis], "copies")
+    return patch.finish(Concat(repeated[-1]), [value] * shape[repeated[-1]])
+
+
+REST: tuple[Rule, ...] = (turn_difference, copy_side_by_side)
+"""Not among the others: norms are recognised by their differences, shared heads by such products."""
 
 ARITHMETIC: tuple[Rule, ...] = (
     constant_second,

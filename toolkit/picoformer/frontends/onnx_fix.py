@@ -1,0 +1,71 @@
+"""An ONNX file with some of its inputs fixed: they are stored numbers from then on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+
+from picoformer.errors import ModelError
+from picoformer.frontends.onnx_load import ELEMENTS_MAX, parse_model, self_contained
+from picoformer.ir.operator import Array
+
+
+def with_constants(model: onnx.ModelProto, constants: Mapping[str, Array]) -> onnx.ModelProto:
+    """`model` with inputs as initializers; ModelError for a name that no input has."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    inputs = {value.name: value for value in changed.graph.input}
+    for name in constants:
+        if name not in inputs:
+            raise ModelError(f"the model has no input '{name}' to fix; its inputs are {', '.join(inputs)}")
+    kept = [value for name, value in inputs.items() if name not in constants]
+    del changed.graph.input[:]
+    changed.graph.input.extend(kept)
+    changed.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items())
+    return changed
+
+
+def fix_inputs(
+    path: Path, numbers: Mapping[str, Sequence[float]], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[bytes, dict[str, list[int]]]:
+    """(the file at `path` with inputs fixed, the shape of each): one number fills an input, or there are as many as it
+    has elements. `shapes` says those that the file does not. Raises ModelError for a broken file, an input that is not
+    there, has no shape, or is of a type that its numbers are not."""
+    parse_model(path)
+    model = onnx.ModelProto.FromString(self_contained(path))
+    found = {}
+    for value in model.graph.input:
+        if value.name in numbers:
+            found[value.name] = _filled(path, value, numbers[value.name], shapes.get(value.name))
+    try:
+        changed = with_constants(model, {name: found.get(name, np.zeros(())) for name in numbers})
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    return changed.SerializeToString(), {name: list(array.shape) for name, array in found.items()}
+
+
+def _filled(path: Path, value: onnx.ValueInfoProto, numbers: Sequence[float], given: tuple[int, ...] | None) -> Array:
+    tensor = value.type.tensor_type
+    shape = given or tuple(d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim)
+    if not tensor.HasField("shape") or any(size < 1 for size in shape):
+        raise ModelError(f"{path}: input '{value.name}' is dynamic: say its shape with --shape {value.name}=1,64")
+    if math.prod(shape) > ELEMENTS_MAX or len(numbers) not in (1, math.prod(shape)):
+        raise ModelError(
+            f"{path}: input '{value.name}' has {math.prod(shape)} elements and {len(numbers)} numbers were given; give "
+            f"one for all, or one for each"
+        )
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT64,
+             onnx.TensorProto.INT32, onnx.TensorProto.BOOL)  # fmt: skip
+    if tensor.elem_type not in kinds:
+        raise ModelError(f"{path}: input '{value.name}' is of a type that cannot be fixed here; export it without")
+    array = np.asarray(numbers, np.float64).astype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    if array.dtype.kind != "f" and (array != np.asarray(numbers)).any():
+        raise ModelError(f"{path}: input '{value.name}' is {array.dtype}; give numbers of that type")
+    filled: Array = np.broadcast_to(array, shape) if len(numbers) == 1 else array.reshape(shape)
+    return np.ascontiguousarray(filled)

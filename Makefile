@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin
 
-.PHONY: demo test check lint sweep bench host-bench costs compression check-figures tools clean
+.PHONY: demo test check lint sweep bench host-bench costs compression check-figures conformance fuzz tools clean
 .DELETE_ON_ERROR:
 
 # Needs no root: where gcc or QEMU are missing, zig's compiler and unicorn came with pip.
@@ -13,8 +13,8 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready tools
 	$(RUN)/python -m pytest -n 2 -m "not slow"
 
-# What CI runs: style, types, the tests, the slow sweeps, and the figures against the tracked table.
-check: lint test sweep check-figures
+# What CI runs: style, types, the tests, the slow sweeps, other mutated files each time, the figures against the table.
+check: lint test sweep fuzz check-figures
 
 lint: $(VENV)/.ready tools
 	$(RUN)/ruff check .
@@ -25,6 +25,11 @@ lint: $(VENV)/.ready tools
 sweep: $(VENV)/.ready tools
 	$(RUN)/python -m pytest -n 2 -m slow
 
+# Files that nobody vouches for, mutated; each run begins with another case, which it prints.
+FUZZ_SECONDS ?= 20
+fuzz: $(VENV)/.ready
+	PYTHONPATH=toolkit $(RUN)/python tests/fuzz.py --seconds $(FUZZ_SECONDS)
+
 check-figures: $(VENV)/.ready tools
 	$(RUN)/python benchmarks/run.py --check
 
@@ -34,6 +39,10 @@ bench: $(VENV)/.ready tools
 # The C on this machine against onnxruntime: two minutes, ratios within one run.
 host-bench: $(VENV)/.ready
 	$(RUN)/python benchmarks/host.py
+
+# ONNX's own node tests on the C of this machine; writes the list of what passes. A minute.
+conformance: $(VENV)/.ready
+	$(RUN)/python benchmarks/conformance.py
 
 # What `inspect --target` knows of each core, measured anew: after a change of kernels or of how they are called. A
 # quarter of an hour; COSTS=--stale measures what has changed only, COSTS=cortex-m4 one core.

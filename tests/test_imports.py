@@ -44,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 HOME = {
     "torch": {"models", "compress", "stages"},
-    "onnx": {"frontends", "backends"},
+    "onnx": {"frontends", "backends", "onnx_backend"},
     "transformers": {"models"},
 }
 """Library → rooms that may import it at all; `stages` only inside a function."""
@@ -57,7 +57,7 @@ LAZY = {"torch", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "scipy", "sklea
 LAZY_HOME = {
     "torch": {"models", "compress"},
     "safetensors": {"models"},
-    "onnx": {"frontends", "backends"},
+    "onnx": {"frontends", "backends", "onnx_backend"},
     "onnxscript": {"frontends"},
     "onnx_ir": {"frontends"},
     "onnxruntime": set(),

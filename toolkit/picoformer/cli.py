@@ -11,6 +11,7 @@ import click
 
 from picoformer import __version__
 from picoformer.cli_estimate import estimate_options, fits_options, inspect_on_target, list_fitting
+from picoformer.cli_onnx import COMMANDS as ONNX_COMMANDS
 from picoformer.cli_options import (
     ANY,
     COUNT,
@@ -102,7 +103,7 @@ def run(pipeline_file: Path, force: bool, toolchain: str, emulator: str, as_json
     show(report.to_json(), as_json, lambda: print_report(report))
 
 
-for command in (*TRAINING_COMMANDS, *TEXT_COMMANDS):
+for command in (*TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS):
     main.add_command(command)
 
 
@@ -357,9 +358,10 @@ def inspect(
 ) -> None:
     """Show a model's operators, or what it takes on a board.
 
-    With their shapes, parameters and multiply-accumulates. MODEL is an ONNX file or a checkpoint (.safetensors); of the
-    folder of a build or of `quantize`, show what each tensor was rounded to and what that costs. With --target estimate
-    flash, RAM, instructions and time without compiling anything: the exit code is 1 when the model does not fit.
+    With their shapes, parameters and multiply-accumulates, and of an ONNX file what becomes of each of its nodes, also
+    where one is refused: the exit code is 1 then. MODEL is an ONNX file or a checkpoint (.safetensors); of the folder
+    of a build or of `quantize`, show what each tensor was rounded to and what that costs. With --target estimate flash,
+    RAM, instructions and time without compiling anything: the exit code is 1 when the model does not fit.
     """
     from picoformer.decoder.build import is_decoder
 
@@ -380,6 +382,8 @@ def inspect(
         return
     record = inspect_file(model, read_shapes(shapes))
     show(record, as_json, lambda: print_inspection(record))
+    if "unsupported" in record and "parts" not in record:
+        raise PicoformerError(record["unsupported"])
 
 
 @main.command()

@@ -176,10 +176,18 @@ def emulate_files(
 
 
 def inspect_file(model: Path, shapes: Shapes | None = None) -> dict[str, Any]:
-    """What a model becomes: its operators after fusion, with shapes, parameters and multiply-accumulates; of a
-    checkpoint its parts too, and these alone where its operators cannot be built yet: `unsupported` says why."""
+    """What a model becomes: its operators after fusion, with shapes, parameters and multiply-accumulates, and what
+    became of each node of an ONNX file; of a checkpoint its parts too. Where its operators cannot be built there are
+    these alone: `unsupported` says why."""
     if model.suffix != ".safetensors":
-        return _inspect_operators(model, shapes)
+        from picoformer.node_fates import node_fates
+
+        fates, error = node_fates(model, shapes)
+        nodes = [fate.to_json() for fate in fates]
+        if error is None:
+            return {**_inspect_operators(model, shapes), "nodes": nodes}
+        empty: dict[str, Any] = {"inputs": {}, "outputs": {}, "parameters": None, "macs": None, "operators": []}
+        return {"model": model.stem, **empty, "nodes": nodes, "unsupported": str(error)}
     parts = inspect_parts(model)
     try:
         return {"parts": parts, **_inspect_operators(model, shapes)}

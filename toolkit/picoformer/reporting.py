@@ -306,6 +306,27 @@ def print_inspection(record: Mapping[str, Any]) -> None:
             f"  {part['name']:<11} {part['parameters']:>10,} parameters {part['bytes']:>10,} bytes int8 "
             f"{part['macs']:>12,} MACs {shape}"
         )
-    if "unsupported" in record:
+    if record.get("nodes"):
+        print(f"of {len(record['nodes'])} nodes of the file:")
+        print("\n".join(f"  {line}" for line in aligned([_node_line(node) for node in record["nodes"]])))
+    if "unsupported" in record and "parts" in record:
         print(f"not built: {record['unsupported']}")
-    print(f"{len(record['operators'])} operators, {record['parameters']:,} parameters, {record['macs']:,} MACs")
+    if record["macs"] is not None:
+        print(f"{len(record['operators'])} operators, {record['parameters']:,} parameters, {record['macs']:,} MACs")
+
+
+_FATES = {
+    "kept": "becomes {kind}",
+    "fused": "goes into {kind} {into}",
+    "folded": "is computed now, a constant",
+    "dropped": "falls away",
+    "refused": "REFUSED: {reason}",
+    "behind": "hangs on a node that is refused",
+    "covered": "is covered",
+}
+
+
+def _node_line(node: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Operator, output and fate of a node of a file."""
+    said = {"kind": "", "into": "", "reason": "", **node}
+    return node["op"], node["output"], _FATES[node["fate"]].format(**said)

@@ -269,8 +269,8 @@ def load_target(name_or_path: str | Path) -> Target:
     path = Path(name_or_path)
     if not (text.endswith(".toml") or "/" in text):
         path = resource_root("targets") / f"{text}.toml"
-        if not path.is_file():
-            known = list_targets()
+        known = list_targets()
+        if text not in known:
             close = difflib.get_close_matches(text, known, n=1)
             meant = f"did you mean {close[0]}? " if close else ""
             raise ConfigError(
@@ -312,8 +312,8 @@ def _check_port(path: Path, source: str, target: Target) -> None:
         return
     ports = resource_root("firmware") / "port"
     folder = ports / target.port
-    if not folder.is_dir():
-        known = sorted(entry.name for entry in ports.iterdir() if entry.is_dir())
+    known = sorted(entry.name for entry in ports.iterdir() if entry.is_dir())
+    if target.port not in known:
         raise ConfigError(
             f"{path}:{key_line(source, ('port',))}: key 'port': no directory firmware/port/{target.port}; "
             f"use one of {', '.join(known)}"
@@ -325,7 +325,7 @@ def _check_port(path: Path, source: str, target: Target) -> None:
         ("watchdog", target.watchdog.kind, ("watchdog", "kind")),
         ("exit", target.exit, ("exit",)),
     ):
-        if not (folder / f"{role}_{kind}.c").is_file():
+        if f"{role}_{kind}.c" not in {entry.name for entry in folder.iterdir()}:
             known = sorted(entry.stem.removeprefix(f"{role}_") for entry in folder.glob(f"{role}_*.c"))
             raise ConfigError(
                 f"{path}:{key_line(source, location)}: key '{'.'.join(location)}': firmware/port/{target.port} has no "

@@ -63,7 +63,7 @@ def _load_constants(path: Path, keys: Mapping[str, str]) -> dict[str, Array]:
             return {name: archive[key] for key, name in keys.items()}
     except FileNotFoundError:
         raise
-    except (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error):
+    except (KeyError, ValueError, TypeError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         raise ModelError(f"{path} is cut short or is no archive of constants: build it again") from None
 
 

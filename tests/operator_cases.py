@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 import decode_cases
+import window_cases
 from operator_case import S8, S16, TYPES, Case, of, patterns
 from picoformer.ir.operator import Array, Operand, Operator
 from picoformer.ir.types import BLOCK, DType, QuantParams, TensorType
@@ -339,7 +340,7 @@ def _table() -> dict[str, Callable[[], Iterator[Case]]]:
                 enter(f"pf_add_{i}_{j}_{o}", elementwise, Add(), x, z, y)
                 enter(f"pf_mul_{i}_{j}_{o}", elementwise, Mul(), x, z, y)
     enter("pf_add_plain_s16", plain_add)
-    for symbol, maker, arguments in decode_cases.table():
+    for symbol, maker, arguments in (*decode_cases.table(), *window_cases.table()):
         enter(symbol, maker, *arguments)
     return cases
 

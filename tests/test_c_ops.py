@@ -20,7 +20,7 @@ from picoformer.ops.attention import EXP_ENTRIES, numerator_table
 from picoformer.ops.fixedpoint import reciprocal, reciprocal_sqrt
 from test_fixedpoint import EDGES, MULTIPLIERS, RECIPROCAL_VALUES, SHIFTS, SQRT_VALUES, exact_requantize
 
-MOVERS = {"pf_copy_blocks", "pf_transpose", "pf_position_ids", "pf_take_row"}
+MOVERS = {"pf_copy_blocks", "pf_transpose", "pf_position_ids", "pf_take_row", "pf_patches"}
 FLOATS = {
     "linear",
     "attention",
@@ -44,6 +44,9 @@ FLOATS = {
     "expert_weights",
     "expert_linear",
     "scale_rows",
+    "depthwise",
+    "max_pool",
+    "average_pool",
 }
 ALIASES = {
     **{f"pf_{op}_{t}_{t}": (0,) for op in ("layer_norm", "layer_norm_gain", "requantize") for t in ("s8", "s16")},

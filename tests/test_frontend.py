@@ -320,9 +320,9 @@ REFUSED = {
         [make_node("QuantizeLinear", ["x", "s"], ["q"]), make_node("DequantizeLinear", ["q", "s"], ["y"])],
         (2,), {"s": np.float32(0.1)}, "already quantized.*float model",
     ),
-    "a real convolution": (
+    "a convolution of volumes": (
         [make_node("Conv", ["x", "w"], ["y"], name="conv")],
-        (1, 1, 4, 4), {"w": numbers(1, 1, 2, 2)}, r"'conv'.*kernel \[2, 2\], strides \[1, 1\].*stride equal",
+        (1, 1, 4, 4, 4), {"w": numbers(1, 1, 2, 2, 2)}, r"'conv'.*3 dimensions beside batch and channels",
     ),
     "a clip that is no relu": (
         [make_node("Clip", ["x", "a", "b"], ["y"], name="six")],

@@ -25,7 +25,9 @@ from picoformer.ops import (
     Linear,
     LoweredAdd,
     LoweredAttention,
+    LoweredAveragePool,
     LoweredCachedAttention,
+    LoweredDepthwiseConv,
     LoweredEmbedding,
     LoweredExpertLinear,
     LoweredExpertWeights,
@@ -287,7 +289,10 @@ def bound(case: Case) -> np.ndarray | float:
             return 0.5 + spread / output.scale[0] * table + dropped + 2.0**-26 * size + slack
         case LoweredRequantize() | LoweredEmbedding() | LoweredKvAppend():
             return 0.5 + 2.0**16 * 0.5**low.shift / 2 + slack
-        case LoweredReduceMean():  # the reciprocal: 2^-26 of the result
+        case LoweredDepthwiseConv():  # the multiplier: half a unit
+            acc = low.op.sums(case.activations[0].astype(np.int64), low.weight.astype(np.int64), low.zero_in) + low.bias
+            return 0.5 + np.abs(acc) * 0.5**low.shift / 2 + 2 * slack
+        case LoweredReduceMean() | LoweredAveragePool():  # the reciprocal: 2^-26 of the result
             return 0.5 + 2.0**-26 * np.abs(case.meaning() - low.zero_point) + slack
         case LoweredInterpolatedTable():
             # half a step for each rounding, of the entries and of the line; (128 s)^2 / 8 of the curvature, at most 1.2

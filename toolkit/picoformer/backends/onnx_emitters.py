@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends import onnx_decode
+from picoformer.backends import onnx_decode, onnx_windows
 from picoformer.backends.onnx_writer import MASKED_SCORE, OnnxWriter
 from picoformer.ir import Node
 from picoformer.ir.operator import Operator
@@ -17,10 +17,12 @@ from picoformer.ops import (
     Activation,
     Add,
     Attention,
+    AveragePool,
     Binary,
     CachedAttention,
     Concat,
     Conv,
+    DepthwiseConv,
     Embedding,
     ExpertLinear,
     ExpertWeights,
@@ -28,7 +30,9 @@ from picoformer.ops import (
     LayerNorm,
     Linear,
     MatMul,
+    MaxPool,
     Mul,
+    Patches,
     PositionIds,
     ReduceMean,
     Requantize,
@@ -190,18 +194,20 @@ def _binary(w: OnnxWriter, node: Node, op: Binary, output: str) -> None:
 
 
 def _conv(w: OnnxWriter, node: Node, op: Conv, output: str) -> None:
-    kernel = list(w.graph.types[node.inputs[1]].shape[2:])
-    w.emit("Conv", [w.read(name) for name in node.inputs], output, kernel_shape=kernel, strides=kernel)
+    geometry = onnx_windows.geometry(op.window(w.graph.types[node.inputs[1]].shape))
+    w.emit("Conv", [w.read(name) for name in node.inputs], output, group=op.groups, **geometry)
 
 
 EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
     Activation: _activation,
     Add: _plain("Add"),
     Attention: _attention,
+    AveragePool: onnx_windows.average_pool,
     Binary: _binary,
     CachedAttention: onnx_decode.cached_attention,
     Concat: _concat,
     Conv: _conv,
+    DepthwiseConv: onnx_windows.depthwise,
     Embedding: _embedding,
     ExpertLinear: onnx_decode.expert_linear,
     ExpertWeights: onnx_decode.expert_weights,
@@ -209,7 +215,9 @@ EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
     LayerNorm: _layer_norm,
     Linear: _linear,
     MatMul: _plain("MatMul"),
+    MaxPool: onnx_windows.max_pool,
     Mul: _plain("Mul"),
+    Patches: onnx_windows.patches,
     PositionIds: onnx_decode.position_ids,
     ReduceMean: _reduce_mean,
     Requantize: _plain("Identity"),

@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from picoformer.compress import graph_windows
 from picoformer.compress.fake_quantize import HALF_EVEN, round_straight
 from picoformer.ir import Lowered, Operator, TensorType
 from picoformer.ops import (
     Activation,
     Add,
     Attention,
+    AveragePool,
     CachedAttention,
     Concat,
+    DepthwiseConv,
     Embedding,
     ExpertLinear,
     ExpertWeights,
@@ -31,7 +34,9 @@ from picoformer.ops import (
     LoweredInterpolatedTable,
     LoweredLinear,
     LoweredSoftmax,
+    MaxPool,
     Mul,
+    Patches,
     PositionIds,
     ReduceMean,
     Requantize,
@@ -287,15 +292,19 @@ COMPUTE: dict[type[Operator], Compute] = {
     Activation: _activation,
     Add: lambda op, inputs, _: inputs[0] + inputs[1],
     Attention: _attention,
+    AveragePool: graph_windows.average_pool,
     CachedAttention: _cached_attention,
     Concat: _concat,
+    DepthwiseConv: graph_windows.depthwise,
     Embedding: lambda op, inputs, _: functional.embedding(inputs[0], inputs[1]),
     ExpertLinear: _expert_linear,
     ExpertWeights: _expert_weights,
     KvAppend: _kv_append,
     LayerNorm: _layer_norm,
     Linear: _linear,
+    MaxPool: graph_windows.max_pool,
     Mul: lambda op, inputs, _: inputs[0] * inputs[1],
+    Patches: graph_windows.patches,
     PositionIds: lambda op, inputs, _: _positions(inputs[0], op.rows),
     ReduceMean: _reduce_mean,
     Requantize: lambda op, inputs, _: inputs[0],
@@ -311,5 +320,5 @@ COMPUTE: dict[type[Operator], Compute] = {
 }  # fmt: skip
 """Every operator that can be trained. Those that files spell larger ones out with are fused before."""
 
-MOVES: tuple[type[Operator], ...] = (Concat, Reshape, Slice, TakeRow, Transpose)
+MOVES: tuple[type[Operator], ...] = (Concat, MaxPool, Patches, Reshape, Slice, TakeRow, Transpose)
 """Operators whose output is on their input's grid already: rounding it again would change nothing."""

@@ -9,7 +9,16 @@ import numpy as np
 
 from picoformer.errors import ModelError
 from picoformer.frontends.onnx_builder import NodeReader
-from picoformer.frontends.onnx_products import attention, conv, gemm, matmul
+from picoformer.frontends.onnx_convolutions import (
+    average_pool,
+    batch_normalization,
+    conv,
+    global_pool,
+    group_normalization,
+    instance_normalization,
+    max_pool,
+)
+from picoformer.frontends.onnx_products import attention, gemm, matmul
 from picoformer.ir import DType, Operator
 from picoformer.ops import (
     Activation,
@@ -354,6 +363,8 @@ def constant(node: NodeReader) -> None:
 CONVERTERS: dict[str, Converter] = {
     "Add": elementwise(Add()),
     "Attention": attention,
+    "AveragePool": average_pool,
+    "BatchNormalization": batch_normalization,
     "Cast": cast,
     "Clip": clip,
     "Concat": concat,
@@ -368,13 +379,18 @@ CONVERTERS: dict[str, Converter] = {
     "Gather": gather,
     "Gelu": gelu,
     "Gemm": gemm,
+    "GlobalAveragePool": global_pool(is_largest=False),
+    "GlobalMaxPool": global_pool(is_largest=True),
     "Greater": comparison(swap=True, negate=False),
     "GreaterOrEqual": comparison(swap=False, negate=True),
+    "GroupNormalization": group_normalization,
     "Identity": identity,
+    "InstanceNormalization": instance_normalization,
     "LayerNormalization": layer_normalization,
     "Less": comparison(swap=False, negate=False),
     "LessOrEqual": comparison(swap=True, negate=True),
     "MatMul": matmul,
+    "MaxPool": max_pool,
     "Mul": elementwise(Mul()),
     "Neg": elementwise(Unary("neg")),
     "Not": elementwise(Unary("not")),

@@ -1,4 +1,4 @@
-"""ONNX operators that multiply: MatMul, Gemm, Conv over patches, and Attention in its plain form."""
+"""ONNX operators that multiply: MatMul, Gemm, and Attention in its plain form."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from picoformer.frontends.onnx_builder import NodeReader
 from picoformer.ir import DType
-from picoformer.ops import Add, Conv, Linear, MatMul, Mul, Reshape, Softmax, Transpose, Where
+from picoformer.ops import Add, Linear, MatMul, Mul, Reshape, Softmax, Transpose, Where
 
 
 def matmul(node: NodeReader) -> None:
@@ -72,38 +72,6 @@ def gemm(node: NodeReader) -> None:
     node.finish(Add(), node.aligned([value_name, c]))
 
 
-def conv(node: NodeReader) -> None:
-    """Conv of one or two dimensions that cuts its input into patches: stride = kernel, no padding, one group."""
-    x_shape, weight = node.type().shape, node.array(1)
-    dimensions = weight.ndim - 2
-    kernel = weight.shape[2:]
-    strides = tuple(node.attribute("strides", [1] * dimensions))
-    pads = list(node.attribute("pads", [0] * 2 * dimensions))
-    auto = node.attribute("auto_pad", "NOTSET")
-    plain = auto in ("NOTSET", "VALID") or (auto.startswith("SAME") and all(
-        size % step == 0 for size, step in zip(x_shape[2:], strides, strict=True)
-    ))  # fmt: skip
-    dilated = any(d != 1 and k != 1 for d, k in zip(node.attribute("dilations", [1] * dimensions), kernel, strict=True))
-    if dimensions not in (1, 2) or strides != kernel or any(pads) or not plain or dilated:
-        raise node.unsupported(
-            f"is a convolution with kernel {list(kernel)}, strides {list(strides)}, pads {pads}",
-            "only patches are covered: stride equal to the kernel, no padding, no dilation",
-        )
-    if node.attribute("group", 1) != 1:
-        raise node.unsupported("has several groups", "only group = 1 is covered")
-    if any(size % step for size, step in zip(x_shape[2:], kernel, strict=True)):
-        raise node.unsupported(f"does not cover {list(x_shape[2:])} in whole patches", "crop or pad the input")
-    bias = node.inputs[2:3] if node.has_input(2) else []
-    if dimensions == 2:
-        node.finish(Conv(), [*node.inputs[:2], *bias])
-        return
-    x = node.step(Reshape((*x_shape[:2], 1, x_shape[2])), node.inputs[:1], "image")
-    flat = node.constant(weight.reshape(*weight.shape[:2], 1, weight.shape[2]), "weight")
-    y = node.step(Conv(), [x, flat, *bias], "patches")
-    rows = node.builder.type_of(y).shape
-    node.finish(Reshape((rows[0], rows[1], rows[3])), [y])
-
-
 def attention(node: NodeReader) -> None:
     """Attention (opset 23) spelled out; what is beyond softmax(q·kᵀ·scale + mask)·v is refused."""
     if any(node.has_input(i) for i in (4, 5, 6)) or any(name for name in node.node.output[1:]):
@@ -164,4 +132,4 @@ def _repeat_heads(node: NodeReader, name: str, times: int, role: str) -> str:
     return node.step(Reshape((batch, heads * times, rows, width)), [repeated], f"{role}_shared")
 
 
-__all__ = ["attention", "conv", "gemm", "matmul"]
+__all__ = ["attention", "gemm", "matmul"]

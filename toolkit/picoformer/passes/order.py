@@ -10,6 +10,7 @@ from picoformer.ir import DType, Graph, Node, verify
 from picoformer.ops import Add, Binary, Conv, MatMul, Mul, Softmax, Unary, Where
 from picoformer.passes.activation import ACTIVATION
 from picoformer.passes.attention import ATTENTION, UNMERGED_ATTENTION
+from picoformer.passes.convolution import CONVOLUTION
 from picoformer.passes.expression import ancestors
 from picoformer.passes.layout import LAYOUT, sink_reshape
 from picoformer.passes.linear import LINEAR, SCALES
@@ -48,11 +49,19 @@ ORDER: tuple[Pass, ...] = (
     Pass("merge_duplicates", merge_duplicates, "x − mean computed twice must be one value before norms are matched"),
     Pass("layer_norm", _rules(NORM, ARITHMETIC), "before biases are folded, which would take up the norm's own"),
     Pass("activation", _rules(ACTIVATION), "before scales are folded: the ½ of a GELU belongs to it, not to a weight"),
-    Pass("linear", _rules(LINEAR, LAYOUT), "attention looks for the Linears that make queries, keys and values"),
+    Pass(
+        "linear",
+        _rules(LINEAR, CONVOLUTION, LAYOUT),
+        "attention looks for the Linears that make queries, keys and values",
+    ),
     Pass("pooling", _rules(POOLING), "while the mask still stands beside the mean it belongs to"),
     Pass("attention", _rules(ATTENTION), "before scales are folded: 1/√d is the attention's, wherever it is written"),
     Pass("unmerged_attention", _rules(UNMERGED_ATTENTION), "only what the pass before could not merge is left"),
-    Pass("scales", _rules(SCALES, ARITHMETIC, LINEAR), "what is still multiplied by a constant goes into weights"),
+    Pass(
+        "scales",
+        _rules(SCALES, ARITHMETIC, LINEAR, CONVOLUTION, LAYOUT),
+        "what is still multiplied by a constant goes into weights",
+    ),
     Pass("rows", _rules((*LAYOUT, sink_reshape)), "after attention, so that reshapes around it find their inverse"),
     Pass("merge_duplicates_again", merge_duplicates, "three slices of one packed Linear may have become equal"),
     Pass("order_operands", order_operands, "the residual stands first in both dialects"),

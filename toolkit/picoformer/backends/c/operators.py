@@ -22,6 +22,7 @@ from picoformer.backends.c.decode_operators import (
 )
 from picoformer.backends.c.movement import broadcast, concat, has_rows, slice_axis, transpose
 from picoformer.backends.c.site import Argument, Site
+from picoformer.backends.c.windows import average_pool, depthwise, max_pool, patches
 from picoformer.ir import DType
 from picoformer.ir.operator import Array, Operator
 from picoformer.ops import (
@@ -359,10 +360,12 @@ EMITTERS: dict[str, Emitter | Alias | Unsupported] = {
     "Activation": activation,
     "Add": add,
     "Attention": attention,
+    "AveragePool": average_pool,
     "Binary": Unsupported(_FUSE),
     "CachedAttention": cached_attention,
     "Concat": concat,
-    "Conv": Unsupported("patches become a Linear in the passes; this one was left: use a stride equal to the kernel"),
+    "Conv": Unsupported("convolutions become Linear and DepthwiseConv in the passes; this one was left in the graph"),
+    "DepthwiseConv": depthwise,
     "Embedding": embedding,
     "ExpertLinear": expert_linear,
     "ExpertWeights": expert_weights,
@@ -370,7 +373,9 @@ EMITTERS: dict[str, Emitter | Alias | Unsupported] = {
     "LayerNorm": layer_norm,
     "Linear": linear,
     "MatMul": Unsupported("a product of two computed tensors outside attention has no operator in C"),
+    "MaxPool": max_pool,
     "Mul": mul,
+    "Patches": patches,
     "PositionIds": position_ids,
     "ReduceMean": reduce_mean,
     "Requantize": requantize,

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 import window_cases
-
 from picoformer.backends.c.isa.layout import up
 from picoformer.ir.operator import Array, Lowered
 from picoformer.ir.types import DType

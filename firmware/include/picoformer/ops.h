@@ -418,6 +418,25 @@ void pf_gelu_tanh_f32(const float *x, float *y, int32_t count);
 void pf_silu_f32(const float *x, float *y, int32_t count);
 void pf_tanh_f32(const float *x, float *y, int32_t count);
 void pf_sigmoid_f32(const float *x, float *y, int32_t count);
+void pf_absolute_f32(const float *x, float *y, int32_t count);
+void pf_error_function_f32(const float *x, float *y, int32_t count);
+void pf_exponential_f32(const float *x, float *y, int32_t count);
+void pf_hard_swish_f32(const float *x, float *y, int32_t count);
+void pf_logarithm_f32(const float *x, float *y, int32_t count);
+void pf_mish_f32(const float *x, float *y, int32_t count);
+void pf_reciprocal_f32(const float *x, float *y, int32_t count);
+void pf_softplus_f32(const float *x, float *y, int32_t count);
+void pf_softsign_f32(const float *x, float *y, int32_t count);
+void pf_square_root_f32(const float *x, float *y, int32_t count);
+/* The same with parameters: celu alpha; clip low, high; elu alpha; hard_sigmoid slope, middle; leaky_relu slope; selu alpha,
+ * gamma; swish rate. */
+void pf_celu_f32(const float *p, const float *x, float *y, int32_t count);
+void pf_clip_f32(const float *p, const float *x, float *y, int32_t count);
+void pf_elu_f32(const float *p, const float *x, float *y, int32_t count);
+void pf_hard_sigmoid_f32(const float *p, const float *x, float *y, int32_t count);
+void pf_leaky_relu_f32(const float *p, const float *x, float *y, int32_t count);
+void pf_selu_f32(const float *p, const float *x, float *y, int32_t count);
+void pf_swish_f32(const float *p, const float *x, float *y, int32_t count);
 void pf_add_f32(const pf_broadcast *shape, const float *a, const float *b, float *y);
 void pf_mul_f32(const pf_broadcast *shape, const float *a, const float *b, float *y);
 typedef struct pf_embedding_f32_params {

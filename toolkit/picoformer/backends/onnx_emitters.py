@@ -69,12 +69,41 @@ def _plain(operator: str) -> Emitter:
 
 def _activation(w: OnnxWriter, node: Node, op: Activation, output: str) -> None:
     x = w.read(node.inputs[0])
+    numbers = [w.shared(f"{node.output}_parameter", np.array(value, np.float32)) for value in op.parameters]
     if op.function == "silu":
         w.emit("Mul", [x, w.part("Sigmoid", [x], node)], output)
+    elif op.function == "swish":
+        w.emit("Mul", [x, w.part("Sigmoid", [w.part("Mul", [x, *numbers], node)], node)], output)
     elif op.function.startswith("gelu"):
         w.emit("Gelu", [x], output, approximate="tanh" if op.function == "gelu_tanh" else "none")
+    elif op.function == "clip":
+        w.emit("Clip", [x, *numbers], output)
     else:
-        w.emit({"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}[op.function], [x], output)
+        name, *attributes = FUNCTIONS[op.function]
+        w.emit(name, [x], output, **dict(zip(attributes, op.parameters, strict=True)))
+
+
+FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "absolute": ("Abs",),
+    "celu": ("Celu", "alpha"),
+    "elu": ("Elu", "alpha"),
+    "error_function": ("Erf",),
+    "exponential": ("Exp",),
+    "hard_sigmoid": ("HardSigmoid", "alpha", "beta"),
+    "hard_swish": ("HardSwish",),
+    "leaky_relu": ("LeakyRelu", "alpha"),
+    "logarithm": ("Log",),
+    "mish": ("Mish",),
+    "reciprocal": ("Reciprocal",),
+    "relu": ("Relu",),
+    "selu": ("Selu", "alpha", "gamma"),
+    "sigmoid": ("Sigmoid",),
+    "softplus": ("Softplus",),
+    "softsign": ("Softsign",),
+    "square_root": ("Sqrt",),
+    "tanh": ("Tanh",),
+}
+"""Function that ONNX has as an operator: its name there, and what its parameters are called."""
 
 
 def _linear(w: OnnxWriter, node: Node, op: Linear, output: str) -> None:

@@ -1,4 +1,4 @@
-"""The operators on windows in their ONNX form: patches as slices side by side, convolutions and pools channels first."""
+"""The operators on windows in their ONNX form: patches as slices side by side, the others channels first."""
 
 from __future__ import annotations
 

@@ -55,18 +55,36 @@ from picoformer.ops.attention import EXP_STEP
 
 Array = np.ndarray[Any, Any]
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
+ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
+    "absolute": torch.abs,
+    "celu": functional.celu,
+    "clip": torch.clip,
+    "elu": functional.elu,
+    "error_function": torch.erf,
+    "exponential": torch.exp,
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    "silu": functional.silu,
-    "tanh": torch.tanh,
+    "hard_sigmoid": lambda x, slope, middle: torch.clip(slope * x + middle, 0.0, 1.0),
+    "hard_swish": functional.hardswish,
+    "leaky_relu": functional.leaky_relu,
+    "logarithm": torch.log,
+    "mish": functional.mish,
+    "reciprocal": torch.reciprocal,
+    "relu": torch.relu,
+    "selu": lambda x, alpha, gamma: gamma * functional.elu(x, alpha),
     "sigmoid": torch.sigmoid,
+    "silu": functional.silu,
+    "softplus": functional.softplus,
+    "softsign": functional.softsign,
+    "square_root": torch.sqrt,
+    "swish": lambda x, rate: x * torch.sigmoid(rate * x),
+    "tanh": torch.tanh,
 }
+"""The functions of an Activation, with their parameters behind x."""
 
 
 def _activation(op: Activation, inputs: list[Tensor], step: Lowered | None) -> Tensor:
-    y = ACTIVATIONS[op.function](inputs[0])
+    y = ACTIVATIONS[op.function](inputs[0], *op.parameters)
     if not isinstance(step, LoweredInterpolatedTable):
         return y  # an int8 input has a table entry of its own, which is this, rounded
     return y + (_interpolated(inputs[0].detach(), step) - y.detach())

@@ -18,6 +18,7 @@ from picoformer.frontends.onnx_convolutions import (
     instance_normalization,
     max_pool,
 )
+from picoformer.frontends.onnx_functions import FUNCTIONS
 from picoformer.frontends.onnx_products import attention, gemm, matmul
 from picoformer.ir import DType, Operator
 from picoformer.ops import (
@@ -107,19 +108,6 @@ def gelu(node: NodeReader) -> None:
     """Gelu, exact or by tanh."""
     tanh = node.attribute("approximate", "none") == "tanh"
     node.finish(Activation("gelu_tanh" if tanh else "gelu"), node.inputs)
-
-
-def clip(node: NodeReader) -> None:
-    """ReLU is the one clip that is covered; a clip that cuts nothing is nothing."""
-    low = float(node.array(1).reshape(-1)[0]) if node.has_input(1) else -math.inf
-    high = float(node.array(2).reshape(-1)[0]) if node.has_input(2) else math.inf
-    limit = float(np.finfo(np.float32).max)
-    if high < limit or (low != 0 and low > -limit):
-        raise node.unsupported(f"clips to [{low:g}, {high:g}]", "only ReLU, a clip to [0, infinity), is covered")
-    if low == 0:
-        node.finish(Activation("relu"), node.inputs[:1])
-    else:
-        identity(node)
 
 
 def layer_normalization(node: NodeReader) -> None:
@@ -361,12 +349,12 @@ def constant(node: NodeReader) -> None:
 
 
 CONVERTERS: dict[str, Converter] = {
+    **FUNCTIONS,
     "Add": elementwise(Add()),
     "Attention": attention,
     "AveragePool": average_pool,
     "BatchNormalization": batch_normalization,
     "Cast": cast,
-    "Clip": clip,
     "Concat": concat,
     "Constant": constant,
     "Conv": conv,

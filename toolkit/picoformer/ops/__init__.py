@@ -35,8 +35,9 @@ OPERATORS: dict[str, type[Operator]] = {
     operator.kind: operator
     for operator in (
         Activation, Add, Attention, AveragePool, Binary, CachedAttention, Concat, Conv, DepthwiseConv, Embedding,
-        ExpertLinear, ExpertWeights, KvAppend, LayerNorm, Linear, MatMul, MaxPool, Mul, Patches, PositionIds, ReduceMean, Requantize, Reshape, RmsNorm, Rope,
-        ScaleRows, Slice, Softmax, TakeRow, TopExperts, Transpose, Unary, Where,
+        ExpertLinear, ExpertWeights, KvAppend, LayerNorm, Linear, MatMul, MaxPool, Mul, Patches, PositionIds,
+        ReduceMean, Requantize, Reshape, RmsNorm, Rope, ScaleRows, Slice, Softmax, TakeRow, TopExperts, Transpose,
+        Unary, Where,
     )
 }  # fmt: skip
 """Every operator by its stable name."""

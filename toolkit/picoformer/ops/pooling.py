@@ -62,8 +62,11 @@ class MaxPool(_Pool):
 
 @dataclass(frozen=True)
 class LoweredAveragePool(Lowered):
-    """(m, n) = scaled_reciprocal(mantissa, exponent, count); y = clamp(zero_point + ((Σ(x − zero_in)·m + 2^(n−1)) >> n))
-    over the entries of a window that are there; count is their number, with `include_pad` that of all of its taps."""
+    """(m, n) = scaled_reciprocal(mantissa, exponent, count);
+    y = clamp(zero_point + ((Σ(x − zero_in)·m + 2^(n−1)) >> n)) over the entries of a window that are there.
+
+    count is their number, with `include_pad` that of all taps of a window.
+    """
 
     op: AveragePool
     mantissa: int

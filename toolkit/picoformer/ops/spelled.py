@@ -130,8 +130,9 @@ class MatMul(Operator):
 
 @dataclass(frozen=True)
 class Conv(Operator):
-    """Inputs x (n, c, h, w), weight (m, c / groups, h', w'), optionally bias (m,); strides, dilations and pads as Window
-    has them, no strides: those of patches side by side, (h', w'). Output (n, m, rows, columns)."""
+    """Inputs x (n, c, h, w), weight (m, c / groups, h', w'), optionally bias (m,). Output (n, m, rows, columns).
+
+    Strides, dilations and pads are Window's; no strides are those of patches side by side, (h', w')."""
 
     strides: tuple[int, ...] = ()
     dilations: tuple[int, ...] = (1, 1)

@@ -27,8 +27,9 @@ def count_windows(size: int, kernel: int, stride: int, dilation: int, before: in
 
 @dataclass(frozen=True)
 class Window(Operator):
-    """Base of the operators on windows: the window at (r, q) holds entries (r·stride + i·dilation − before), i < kernel,
-    of each axis. All pairs are (vertical, horizontal); pads are (top, left, bottom, right), entries that are not there."""
+    """Base of the operators on windows. The window at (r, q) holds the entries r·stride + i·dilation − before of each
+    axis, i < kernel. Pairs are (vertical, horizontal), pads (top, left, bottom, right): entries that are not there.
+    """
 
     kernel: Pair
     strides: Pair = (1, 1)

@@ -103,8 +103,8 @@ def _has_windows(graph: Graph) -> bool:
 
 
 def sink_below_elements(graph: Graph, node: Node) -> Patch | None:
-    """An operator on single elements reads what was moved: it is computed first, then moved. A constant operand is moved
-    back; one number per channel then is one per last index, as a bias is."""
+    """An operator on single elements that reads what was moved is computed first, and its result is moved. A constant
+    operand is moved back; one number per channel then is one per last index, as a bias is."""
     if not isinstance(node.op, Activation | Add | Mul) or not _has_windows(graph):
         return None
     names = graph.activations(node)
@@ -138,8 +138,8 @@ def _moved_back(constant: Array, shape: tuple[int, ...], ops: tuple[Operator, ..
 
 
 def mean_of_image(graph: Graph, node: Node) -> Patch | None:
-    """Means and reshapes that together take the mean over all places of a moved image: one mean, rounded once. What they
-    compute is seen on numbers drawn at random."""
+    """Means and reshapes that together take the mean over all places of a moved image: one mean, rounded once. What
+    they compute is seen on numbers drawn at random."""
     if not isinstance(node.op, ReduceMean) or len(node.inputs) > 1:
         return None
     ops: list[Operator] = []

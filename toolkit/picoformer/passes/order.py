@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from picoformer.errors import UnsupportedError
 from picoformer.ir import DType, Graph, Node, verify
 from picoformer.ops import Add, Binary, Conv, MatMul, Mul, Softmax, Unary, Where
-from picoformer.passes.activation import ACTIVATION
+from picoformer.passes.activation import ACTIVATION, stand_alone
 from picoformer.passes.attention import ATTENTION, UNMERGED_ATTENTION
 from picoformer.passes.convolution import CONVOLUTION
 from picoformer.passes.expression import ancestors
@@ -57,6 +57,7 @@ ORDER: tuple[Pass, ...] = (
     Pass("pooling", _rules(POOLING), "while the mask still stands beside the mean it belongs to"),
     Pass("attention", _rules(ATTENTION), "before scales are folded: 1/√d is the attention's, wherever it is written"),
     Pass("unmerged_attention", _rules(UNMERGED_ATTENTION), "only what the pass before could not merge is left"),
+    Pass("functions", _rules((stand_alone,)), "after every fusion; before scales, so that a sign goes into weights"),
     Pass(
         "scales",
         _rules(SCALES, ARITHMETIC, LINEAR, CONVOLUTION, LAYOUT),

@@ -51,7 +51,8 @@ from picoformer.quantize.calibrate import (
 from picoformer.quantize.observe import Observation
 
 LAYOUT: tuple[type[Operator], ...] = (Reshape, Transpose, Slice, Concat, MaxPool, TakeRow, Rope)
-"""Operators whose output is on the grid of their input: those that only move or choose values, and Rope, which turns them."""
+"""Operators whose output is on the grid of their input: those that only move or choose values, and Rope, which turns
+them."""
 
 WIDE_OPERANDS: Mapping[type[Operator], int] = {
     CachedAttention: 0, ExpertWeights: 0, KvAppend: 1, Rope: 0, ScaleRows: 1, TopExperts: 0,

@@ -220,7 +220,10 @@ def activation(site: Site) -> str:
     op, low = site.node.op, site.lowered
     assert isinstance(op, Activation)
     if low is None:
-        return site.call(f"pf_{op.function}_f32", site.read(0), site.write(), count)
+        if not op.parameters:
+            return site.call(f"pf_{op.function}_f32", site.read(0), site.write(), count)
+        values = site.array("parameters", np.array(op.parameters, np.float32), f"parameters of {op.function}")
+        return site.call(f"pf_{op.function}_f32", values, site.read(0), site.write(), count)
     assert isinstance(low, LoweredTable | LoweredInterpolatedTable)
     name, table = "pf_table" if isinstance(low, LoweredTable) else "pf_interpolate", _table(site, op, low)
     return site.call(f"{name}{site.types_suffix(x.dtype, site.out.dtype)}", table, site.read(0), site.write(), count)

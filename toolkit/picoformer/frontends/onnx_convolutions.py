@@ -85,6 +85,31 @@ def global_pool(is_largest: bool) -> Any:
     return convert
 
 
+def reduce_largest(is_least: bool) -> Any:
+    """ReduceMax, and ReduceMin by way of the negative: over one axis after the other, each a window of its length."""
+
+    def convert(node: NodeReader) -> None:
+        shape, given = node.type().shape, node.axes(1)
+        x = node.inputs[0]
+        if given or not node.attribute("noop_with_empty_axes", 0):
+            if is_least:
+                x = node.step(Mul(), [x, node.constant(np.array(-1, np.float32), "minus_one")], "negative")
+            rest = list(shape)
+            for axis in sorted({node.axis(a, len(shape)) for a in given or range(len(shape))}):
+                outer, length = math.prod(rest[:axis]), rest[axis]
+                lines = node.step(Reshape((outer, length, 1, math.prod(rest[axis:]) // length)), [x], "lines")
+                x = node.step(MaxPool((length, 1)), [lines], "largest")
+                rest[axis] = 1
+            if is_least:
+                x = node.step(Mul(), [x, node.constant(np.array(-1, np.float32), "minus_one")], "least")
+            if not node.attribute("keepdims", 1):
+                rest = [size for i, size in enumerate(rest) if given and i not in {a % len(shape) for a in given}]
+            shape = tuple(rest)
+        node.finish(Reshape(shape), [x])
+
+    return convert
+
+
 def _pool(node: NodeReader, op: Window) -> None:
     """A pool between the transpositions that put channels last and first again."""
     shape = node.type().shape

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from picoformer.frontends.onnx_builder import NodeReader
-from picoformer.ops import Activation, Add, Mul
+from picoformer.ops import Activation, Add, Binary, Mul, Reshape
 from picoformer.ops.functions import Function
 
 Converter = Callable[[NodeReader], None]
@@ -69,6 +69,43 @@ def prelu(node: NodeReader) -> None:
     node.finish(Add(), [line, node.step(Mul(), [positive, rest], "bent")])
 
 
+def extreme(is_largest: bool) -> Converter:
+    """Max or Min of any operands: limits where one is a single number, else a + relu(b − a) or a − relu(a − b)."""
+
+    def convert(node: NodeReader) -> None:
+        names = sorted(node.aligned(node.inputs), key=node.builder.is_constant)
+        value = names[0]
+        for other in names[1:]:
+            known = node.builder.known.get(node.builder.resolve(other))
+            if known is not None and known.size == 1 and not node.builder.is_constant(value):
+                number = float(known.reshape(-1)[0])
+                ends = (max(number, -LARGEST), LARGEST) if is_largest else (-LARGEST, min(number, LARGEST))
+                op = Activation("relu") if ends == (0.0, LARGEST) else Activation("clip", ends)
+                value = node.step(op, [value], "limited")
+            else:
+                order = [other, value] if is_largest else [value, other]
+                beyond = node.step(Activation("relu"), [node.step(Binary("sub"), order, "difference")], "beyond")
+                value = node.step(Add() if is_largest else Binary("sub"), [value, beyond], "extreme")
+        node.finish(Reshape(node.builder.type_of(value).shape), [value])
+
+    return convert
+
+
+def total(is_mean: bool) -> Converter:
+    """Sum or Mean of any operands."""
+
+    def convert(node: NodeReader) -> None:
+        names = node.aligned(node.inputs)
+        value = names[0]
+        for other in names[1:]:
+            value = node.step(Add(), [value, other], "sum")
+        if is_mean and len(names) > 1:
+            value = node.step(Mul(), [value, node.constant(np.array(1 / len(names), np.float32), "share")], "mean")
+        node.finish(Reshape(node.builder.type_of(value).shape), [value])
+
+    return convert
+
+
 FUNCTIONS: dict[str, Converter] = {
     "Abs": function("absolute"),
     "Celu": function("celu", alpha=1.0),
@@ -78,11 +115,15 @@ FUNCTIONS: dict[str, Converter] = {
     "HardSwish": function("hard_swish"),
     "LeakyRelu": function("leaky_relu", alpha=0.01),
     "Log": function("logarithm"),
+    "Max": extreme(is_largest=True),
+    "Mean": total(is_mean=True),
+    "Min": extreme(is_largest=False),
     "Mish": function("mish"),
     "PRelu": prelu,
     "Selu": function("selu", alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
     "Softplus": function("softplus"),
     "Softsign": function("softsign"),
+    "Sum": total(is_mean=False),
     "Swish": function("swish", alpha=1.0),
 }
 """ONNX operator → its converter."""

@@ -17,8 +17,10 @@ from picoformer.frontends.onnx_convolutions import (
     group_normalization,
     instance_normalization,
     max_pool,
+    reduce_largest,
 )
 from picoformer.frontends.onnx_functions import FUNCTIONS
+from picoformer.frontends.onnx_images import depth_to_space, pad, resize, space_to_depth
 from picoformer.frontends.onnx_products import attention, gemm, matmul
 from picoformer.ir import DType, Operator
 from picoformer.ops import (
@@ -358,6 +360,7 @@ CONVERTERS: dict[str, Converter] = {
     "Concat": concat,
     "Constant": constant,
     "Conv": conv,
+    "DepthToSpace": depth_to_space,
     "Div": division,
     "Dropout": dropout,
     "Erf": elementwise(Unary("erf")),
@@ -382,15 +385,20 @@ CONVERTERS: dict[str, Converter] = {
     "Mul": elementwise(Mul()),
     "Neg": elementwise(Unary("neg")),
     "Not": elementwise(Unary("not")),
+    "Pad": pad,
     "Pow": elementwise(Binary("pow")),
     "Reciprocal": elementwise(Unary("reciprocal")),
+    "ReduceMax": reduce_largest(is_least=False),
     "ReduceMean": reduce_mean(is_sum=False),
+    "ReduceMin": reduce_largest(is_least=True),
     "ReduceSum": reduce_mean(is_sum=True),
     "Relu": elementwise(Activation("relu")),
     "Reshape": reshape,
+    "Resize": resize,
     "Sigmoid": elementwise(Activation("sigmoid")),
     "Slice": slices,
     "Softmax": softmax,
+    "SpaceToDepth": space_to_depth,
     "Split": split,
     "Sqrt": elementwise(Unary("sqrt")),
     "Squeeze": squeeze,

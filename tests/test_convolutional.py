@@ -35,8 +35,8 @@ def figures(found: Verification) -> str:
     assert report.instructions_per_inference is not None
     accuracy = ", ".join(f"{form} {share:.4f}" for form, share in found.accuracy.items())
     return (
-        f"{report.model} {report.scheme}: {report.instructions_per_inference:,} instructions, RAM {report.ram.total:,}, flash "
-        f"{report.flash.total:,}, {report.links[-1].sqnr_db:.1f} dB, accuracy {accuracy}"
+        f"{report.model} {report.scheme}: {report.instructions_per_inference:,} instructions, RAM "
+        f"{report.ram.total:,}, flash {report.flash.total:,}, {report.links[-1].sqnr_db:.1f} dB, accuracy {accuracy}"
     )
 
 

@@ -45,8 +45,8 @@ def _window(site: Site, bytes_each: int = 1) -> str:
 def _places(site: Site) -> tuple[Argument, Argument]:
     """The first window that a call computes, and how many."""
     if site.tiling is not None:
-        return "row", "rows"
-    return (0, "first"), (math.prod(site.out.shape[:-1]), "rows")
+        return "row", ("rows", "places")
+    return (0, "first"), (math.prod(site.out.shape[:-1]), "places")
 
 
 def patches(site: Site) -> str:

@@ -12,12 +12,16 @@ from onnx.helper import make_node
 from torch import nn
 
 from onnx_models import run_onnxruntime, save_model
+from picoformer.backends.onnx import onnx_bytes
+from picoformer.backends.onnx_runtime import run_onnx
 from picoformer.errors import ModelError, UnsupportedError
 from picoformer.frontends.onnx import load_onnx
 from picoformer.ir import Graph
 from picoformer.ops import Activation
+from picoformer.ops.fixedpoint import dequantize
 from picoformer.passes import optimize
-from picoformer.reference import run_float
+from picoformer.quantize import SCHEMES, QuantizeSettings, quantize
+from picoformer.reference import lower_graph, run_float, run_integer
 
 Form = tuple[list[onnx.NodeProto], tuple[int, ...], dict[str, np.ndarray], int]
 
@@ -251,3 +255,30 @@ def test_a_sequence_keeps_its_channels_last(tmp_path: Path) -> None:
         "Transpose", "Patches", "Linear", "Activation", "Patches", "Linear", "Activation", "AveragePool",
         "ReduceMean", "Linear",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["float32", "int8", "int8x16", "int4x8"])
+def test_a_linear_on_patches_is_written_as_a_convolution(scheme: str, tmp_path: Path) -> None:
+    """The exported file has Conv nodes in place of patches, and what it computes is the device's to a few steps."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 6, (3, 2), 1, (1, 0), (1, 2)), nn.GELU(),
+        nn.Conv2d(6, 6, 3, 1, 1, groups=6), nn.Flatten(), nn.Linear(144, 7),
+    )  # fmt: skip
+    _, graph = exported(model, 1, 3, 12, 12, folder=tmp_path)
+    x = np.random.default_rng(0).normal(0, 1, (32, 1, 3, 12, 12)).astype(np.float32)
+    wanted = run_float(graph, {"x": x})["y"]
+    if scheme != "float32":
+        chosen = SCHEMES[scheme]
+        settings = QuantizeSettings(activations=chosen.activations, weights=chosen.weights)
+        graph = quantize(graph, {"x": x}, run_float, settings)
+        type_ = graph.types["y"]
+        assert type_.quant is not None
+        wanted = dequantize(run_integer(lower_graph(graph), {"x": x})["y"], type_.quant)
+    written = onnx_bytes(graph)
+    kinds = [node.op_type for node in onnx.load_from_string(written).graph.node]
+    assert kinds.count("Conv") == 3 and "Pad" not in kinds
+    found = run_onnx(written, {"x": x})["y"]
+    noise = float(((found - wanted) ** 2).mean() / (wanted**2).mean())
+    assert noise < (1e-10 if scheme == "float32" else 1e-4)
+    inside = onnx.load_from_string(onnx_bytes(graph, extra_outputs=True))
+    assert {"y", *(node.output for node in graph.nodes)} <= {value.name for value in inside.graph.output}

@@ -1,4 +1,4 @@
-"""The operators on windows in their ONNX form: patches as slices side by side, the others channels first."""
+"""The operators on windows in their ONNX form: a Linear on patches as a Conv, patches alone as slices side by side."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from picoformer.backends.onnx_writer import OnnxWriter
-from picoformer.ir import Node
-from picoformer.ops import AveragePool, DepthwiseConv, MaxPool, Patches, Window
+from picoformer.ir import DType, Graph, Node
+from picoformer.ops import AveragePool, DepthwiseConv, Linear, MaxPool, Patches, Window
 
 
 def _numbers(w: OnnxWriter, node: Node, wish: str, value: object) -> str:
@@ -31,6 +31,38 @@ def patches(w: OnnxWriter, node: Node, op: Patches, output: str) -> None:
         bounds = [_numbers(w, node, "first", first), _numbers(w, node, "last", last), axes]
         taps.append(w.part("Slice", [x, *bounds, _numbers(w, node, "strides", op.strides)], node))
     w.emit("Concat", taps, output, axis=rank - 1)
+
+
+def inside_convolutions(graph: Graph) -> frozenset[str]:
+    """The patches that only Linears with constant weights read: such a Linear is written as a Conv, without them."""
+
+    def reads_patches(reader: Node) -> bool:
+        return isinstance(reader.op, Linear) and reader.inputs[1] in graph.constants
+
+    return frozenset(
+        node.output
+        for node in graph.nodes
+        if isinstance(node.op, Patches)
+        and node.output not in graph.outputs
+        and all(map(reads_patches, graph.consumers.get(node.output, ())))
+    )
+
+
+def convolution(source: Node, w: OnnxWriter, node: Node, op: Linear, output: str) -> None:
+    """A Linear on the patches that `source` cuts."""
+    assert isinstance(source.op, Patches)
+    name, channels = node.inputs[1], w.graph.types[source.inputs[0]].width
+    shape = (w.graph.types[name].shape[0], *source.op.kernel, channels)
+    quant, value = w.graph.types[name].quant, w.graph.constants[name]
+    if quant is None or (not quant.block_multipliers and w.graph.types[name].dtype is not DType.INT4):
+        moved = np.ascontiguousarray(value.reshape(shape).transpose(0, 3, 1, 2))
+        kernel = w.kernel(name, moved, quant)
+    else:
+        apart = w.part("Reshape", [w.read(name), _numbers(w, node, "kernel", shape)], node)
+        kernel = w.part("Transpose", [apart], node, perm=[0, 3, 1, 2])
+    bias = [w.read_bias(node)] if len(node.inputs) > 2 else []
+    y = w.part("Conv", [_channels_first(w, source), kernel, *bias], node, **geometry(source.op))
+    _channels_last(w, node, y, output)
 
 
 def _channels_first(w: OnnxWriter, node: Node) -> str:

@@ -109,7 +109,7 @@ def _share(s: Sizes) -> float:
 
 
 def patches(s: Sizes) -> list[float]:
-    """Terms of windows lined up: bytes that are copied and filled, their runs by words and single bytes, the windows."""
+    """Terms of windows lined up: bytes copied and bytes filled, their runs by words and single bytes, the windows."""
     places, lines, wide, share = s["places"], s["kernel_h"], s["kernel_w"] * s["channels"], _share(s)
     times = s["kernel_w"] if s["dilation_w"] > 1 else 1
     runs, each = places * lines * times, wide // times

@@ -79,12 +79,12 @@ def _padded(node: NodeReader, x: str, axis: int, first: int, last: int, mode: st
         if mode == "reflect" and max(first, last) >= size:
             raise node.unsupported(f"reflects {max(first, last)} of {size} entries", "pad by less than there is")
         at = [*range(-first, 0), *range(size, size + last)]
-        entry = {
-            "edge": lambda i: min(max(i, 0), size - 1),
-            "reflect": lambda i: -i if i < 0 else 2 * (size - 1) - i,
-            "wrap": lambda i: i % size,
-        }[mode]
-        copies = [node.step(Slice(axis, entry(i), entry(i) + 1), [x], "border") for i in at]
+        entries: dict[str, list[int]] = {
+            "edge": [min(max(i, 0), size - 1) for i in at],
+            "reflect": [-i if i < 0 else 2 * (size - 1) - i for i in at],
+            "wrap": [i % size for i in at],
+        }
+        copies = [node.step(Slice(axis, i, i + 1), [x], "border") for i in entries[mode]]
         parts = [*copies[:first], x, *copies[first:]]
     return node.step(Concat(axis), parts, "padded") if len(parts) > 1 else x
 

@@ -57,7 +57,8 @@ class DepthwiseConv(Window):
     def sums(self, x: Array, weight: Array, fill: int) -> Array:
         """(…, R, Q, C) sums of products."""
         windows = self.windows(x, fill)
-        return np.einsum("...ijc,ijc->...c", windows, weight.reshape(*self.kernel, -1))
+        result: Array = np.einsum("...ijc,ijc->...c", windows, weight.reshape(*self.kernel, -1))
+        return result
 
     def compute(self, *inputs: Array) -> Array:
         x, weight, *bias = inputs

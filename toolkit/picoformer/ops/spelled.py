@@ -162,6 +162,7 @@ class Conv(Operator):
         windows = self.window(weight.shape).windows(np.moveaxis(x, -3, -1), 0)
         apart = windows.reshape(*windows.shape[:-1], self.groups, -1)
         own = weight.reshape(self.groups, -1, *weight.shape[1:])
-        y = np.einsum("...rqhwgc,gmchw->...gmrq", apart, own)
+        y: Array = np.einsum("...rqhwgc,gmchw->...gmrq", apart, own)
         y = y.reshape(*y.shape[:-4], weight.shape[0], *y.shape[-2:])
-        return y + bias[0][:, None, None] if bias else y
+        result: Array = y + bias[0][:, None, None] if bias else y
+        return result

@@ -146,6 +146,10 @@ FORMS: dict[str, Form] = {
                    coordinate_transformation_mode="asymmetric")],
         IMAGE, {"s": np.array([1, 1, 1, 0.5], np.float32)}, 13,
     ),
+    "resized by a broken factor": (
+        [make_node("Resize", ["x", "", "s"], ["y"], mode="nearest")],
+        IMAGE, {"s": np.array([1, 1, 1.5, 0.7], np.float32)}, 13,
+    ),
     "depth to space": one("DepthToSpace", (1, 8, 2, 3), blocksize=2),
     "depth to space, columns first": one("DepthToSpace", (1, 8, 2, 3), blocksize=2, mode="CRD"),
     "space to depth": one("SpaceToDepth", (1, 3, 4, 6), blocksize=2),
@@ -176,10 +180,10 @@ REFUSED: dict[str, tuple[Form, type[Exception], str]] = {
          {"s": np.array([1, 1, 2, 2], np.float32)}, 13),
         UnsupportedError, "use mode 'nearest'",
     ),
-    "resized by a broken factor": (
-        ([make_node("Resize", ["x", "", "s"], ["y"], mode="nearest")], IMAGE,
-         {"s": np.array([1, 1, 1.5, 1], np.float32)}, 13),
-        UnsupportedError, "whole factor",
+    "resized to a ratio": (
+        ([make_node("Resize", ["x", "", "", "n"], ["y"], mode="nearest", keep_aspect_ratio_policy="not_larger")],
+         IMAGE, {"n": ints(1, 4, 9, 9)}, 19),
+        UnsupportedError, "ratio of width to height",
     ),
 }  # fmt: skip
 

@@ -8,9 +8,13 @@ import torch
 from torch.nn import functional
 
 from c_library import Guarded, Library
+from graphs import Builder
 from picoformer.ir.operator import Array, LoweringError, Operand
 from picoformer.ir.types import DType, QuantParams, TensorType
-from picoformer.ops import AveragePool, Conv, DepthwiseConv, Linear, MaxPool, Patches, Window
+from picoformer.ops import Activation, AveragePool, Conv, DepthwiseConv, Linear, MaxPool, Patches, Window
+from picoformer.ops.fixedpoint import dequantize
+from picoformer.quantize import QuantizeSettings, quantize
+from picoformer.reference import lower_graph, run_float, run_integer
 from window_cases import SIZES, Sizes, window_of
 
 DTYPES = [np.int8, np.int16, np.float32]
@@ -131,3 +135,24 @@ def test_what_does_not_fit_is_refused() -> None:
     for op in (Patches((2, 2)), MaxPool((2, 2))):
         with pytest.raises(LoweringError, match="different grids"):
             op.lower([Operand(int8)], other)
+
+
+def test_a_depthwise_bias_takes_up_the_mean_error() -> None:
+    b = Builder("deep", seed=3)
+    x = b.input("x", 6, 6, 5)
+    deep = DepthwiseConv((3, 3), pads=(1, 1, 1, 1))
+    weight, bias = b.constant("weight", shape=(9, 5)), b.constant("bias", shape=(5,), spread=0.1)
+    y = b.node(deep, x, weight, bias, name="deep")
+    graph = b.graph(b.node(Activation("relu"), y, name="y"))
+    b.constants["weight"][1:], b.constants["weight"][0] = 0.025, 8.0  # the others are less than half a step of it
+    samples = {"x": np.abs(b.random.normal(0.5, 0.2, (40, 6, 6, 5))).astype(np.float32)}
+    wanted = run_float(graph, samples)["deep"].mean(axis=(0, 1, 2))
+    errors = []
+    for corrected in (False, True):
+        settings = QuantizeSettings(bias_correction=corrected, rounding="nearest", widen=0.0)
+        typed = quantize(graph, samples, run_float, settings)
+        grid = typed.types["deep"].quant
+        assert grid is not None
+        found = dequantize(run_integer(lower_graph(typed), samples)["deep"], grid).mean(axis=(0, 1, 2))
+        errors.append(np.abs(found - wanted).max() / grid.scale[0])
+    assert errors[1] < 0.2 < errors[0]

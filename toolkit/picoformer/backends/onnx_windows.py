@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from picoformer.backends.onnx_writer import OnnxWriter
-from picoformer.ir import DType, Graph, Node
+from picoformer.ir import DType, Graph, Node, Operator
 from picoformer.ops import AveragePool, DepthwiseConv, Linear, MaxPool, Patches, Window
 
 
@@ -48,7 +48,7 @@ def inside_convolutions(graph: Graph) -> frozenset[str]:
     )
 
 
-def convolution(source: Node, w: OnnxWriter, node: Node, op: Linear, output: str) -> None:
+def convolution(source: Node, w: OnnxWriter, node: Node, op: Operator, output: str) -> None:
     """A Linear on the patches that `source` cuts."""
     assert isinstance(source.op, Patches)
     name, channels = node.inputs[1], w.graph.types[source.inputs[0]].width

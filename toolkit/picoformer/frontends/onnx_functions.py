@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.ir import DType
 from picoformer.ops import Activation, Add, Binary, Mul, Reshape
 from picoformer.ops.functions import Function
 
@@ -21,10 +22,17 @@ def function(name: Function, **defaults: float) -> Converter:
     """An operator whose attributes are the parameters of a function: their names with what they are when left out."""
 
     def convert(node: NodeReader) -> None:
+        _check_real(node)
         numbers = tuple(float(node.attribute(key, default)) for key, default in defaults.items())
         node.finish(Activation(name, numbers), node.inputs[:1])
 
     return convert
+
+
+def _check_real(node: NodeReader) -> None:
+    for index, name in enumerate(node.inputs):
+        if name and not node.builder.is_constant(name) and node.type(index).dtype is not DType.FLOAT32:
+            raise node.unsupported(f"computes with {node.type(index).dtype.value}", "cast its operands to float first")
 
 
 def hard_sigmoid(node: NodeReader) -> None:
@@ -73,6 +81,7 @@ def extreme(is_largest: bool) -> Converter:
     """Max or Min of any operands: limits where one is a single number, else a + relu(b − a) or a − relu(a − b)."""
 
     def convert(node: NodeReader) -> None:
+        _check_real(node)
         names = sorted(node.aligned(node.inputs), key=node.builder.is_constant)
         value = names[0]
         for other in names[1:]:

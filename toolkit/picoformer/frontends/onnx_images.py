@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from picoformer.errors import ModelError
 from picoformer.frontends.onnx_builder import NodeReader
 from picoformer.ir import DType
+from picoformer.ir.operator import Array
 from picoformer.ops import Concat, Patches, Reshape, Slice, Transpose
 from picoformer.ops.window import CHANNELS_FIRST, CHANNELS_LAST
 
@@ -90,9 +92,11 @@ def _padded(node: NodeReader, x: str, axis: int, first: int, last: int, mode: st
 
 
 def resize(node: NodeReader) -> None:
-    """Resize to the nearest entry: by whole factors, or to every so many-th entry."""
+    """Resize to the nearest entry: whole factors and whole steps in a few moves, others entry by entry."""
     if node.attribute("mode", "nearest") != "nearest":
         raise node.unsupported(f"resizes by '{node.attribute('mode', '')}'", "use mode 'nearest' with a whole factor")
+    if node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise node.unsupported("keeps the ratio of width to height", "give the sizes that come out")
     shape = node.type().shape
     axes = [a % len(shape) for a in node.attribute("axes", range(len(shape)))]
     sizes, scales = list(shape), [1.0] * len(shape)
@@ -126,25 +130,27 @@ def _resized(node: NodeReader, x: str, axis: int, size: int, scale: float) -> st
     step = int(at[1] - at[0]) if size > 1 else 1
     if step > 0 and (at == at[0] + step * np.arange(size)).all():
         return node.step(Slice(axis, int(at[0]), int(at[-1]) + 1, step), [x], "picked")
-    raise node.unsupported(f"takes entries {at[:6].tolist()} … of {length}", "resize by a whole factor")
+    pieces = [node.step(Slice(axis, i, i + 1), [x], "entry") for i in at.tolist()]
+    return node.step(Concat(axis), pieces, "picked")
 
 
-def _sources(node: NodeReader, target: np.ndarray, size: int, length: int, scale: float) -> np.ndarray:
+def _sources(node: NodeReader, target: Array, size: int, length: int, scale: float) -> Array:
     """Which entry each one of the result is, by coordinate_transformation_mode and nearest_mode."""
+    target, factor, half = target.astype(np.float32), np.float32(scale), np.float32(0.5)  # ties hang on the precision
     mode = node.attribute("coordinate_transformation_mode", "half_pixel")
-    real = {
-        "half_pixel": lambda: (target + 0.5) / scale - 0.5,
-        "pytorch_half_pixel": lambda: (target + 0.5) / scale - 0.5 if size > 1 else np.zeros(1),
-        "asymmetric": lambda: target / scale,
+    real: dict[str, Callable[[], Array]] = {
+        "half_pixel": lambda: (target + half) / factor - half,
+        "pytorch_half_pixel": lambda: (target + half) / factor - half if size > 1 else np.zeros(1),
+        "asymmetric": lambda: target / factor,
         "align_corners": lambda: target * (length - 1) / max(size - 1, 1),
     }
     if mode not in real:
         raise node.unsupported(f"places entries by '{mode}'", f"use one of {', '.join(real)}")
-    place = np.asarray(real[mode](), np.float64)
+    place = np.asarray(real[mode]())
     rounding = node.attribute("nearest_mode", "round_prefer_floor")
-    nearest = {
-        "round_prefer_floor": lambda: np.ceil(place - 0.5),
-        "round_prefer_ceil": lambda: np.floor(place + 0.5),
+    nearest: dict[str, Callable[[], Array]] = {
+        "round_prefer_floor": lambda: np.ceil(place - half),
+        "round_prefer_ceil": lambda: np.floor(place + half),
         "floor": lambda: np.floor(place),
         "ceil": lambda: np.ceil(place),
     }

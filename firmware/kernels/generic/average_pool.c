@@ -19,16 +19,25 @@
             const int32_t zeros = count * p->zero_in, tap = w->dilation_w * channels;                                            \
             const int32_t next_line = w->dilation_h * w->width * channels - wide * tap;                                          \
             const PF_TYPE_##IN *corner = x + pf_tap_at(w, &at, lines.first, columns.first);                                      \
-            for (int32_t c = 0; c < channels; c++, corner++) {                                                                   \
+            for (int32_t c = 0, some = 4; c < channels; c += some, corner += some) {                                             \
                 const PF_TYPE_##IN *entry = corner;                                                                              \
-                int32_t total = -zeros;                                                                                          \
+                int32_t totals[4] = {-zeros, -zeros, -zeros, -zeros};                                                            \
+                some = channels - c < 4 ? 1 : 4;                                                                                 \
                 for (int32_t line = lines.first; line < lines.last; line++, entry += next_line) {                                \
-                    for (int32_t column = 0; column < wide; column++, entry += tap) {                                            \
-                        total += *entry;                                                                                         \
+                    for (int32_t column = 0; some == 4 && column < wide; column++, entry += tap) {                               \
+                        totals[0] += entry[0];                                                                                   \
+                        totals[1] += entry[1];                                                                                   \
+                        totals[2] += entry[2];                                                                                   \
+                        totals[3] += entry[3];                                                                                   \
+                    }                                                                                                            \
+                    for (int32_t column = 0; some == 1 && column < wide; column++, entry += tap) {                               \
+                        totals[0] += entry[0];                                                                                   \
                     }                                                                                                            \
                 }                                                                                                                \
-                const int64_t value = zero_point + pf_rounding_shift((int64_t)total * f.multiplier, f.shift);                    \
-                *y++ = PF_SATURATE(OUT, value);                                                                                  \
+                for (int32_t i = 0; i < some; i++) {                                                                             \
+                    const int64_t value = zero_point + pf_rounding_shift((int64_t)totals[i] * f.multiplier, f.shift);            \
+                    *y++ = PF_SATURATE(OUT, value);                                                                              \
+                }                                                                                                                \
             }                                                                                                                    \
         }                                                                                                                        \
     }

@@ -108,19 +108,32 @@ def _share(s: Sizes) -> float:
     return high * inside(s["columns"], s["kernel_w"], s["stride_w"], s["dilation_w"], s["pad_left"], s["width"])
 
 
+def _whole(count: int, kernel: int, stride: int, dilation: int, before: int, size: int) -> float:
+    """The share of the windows of an axis of which every tap is there."""
+    first = (place * stride - before for place in range(count))
+    return sum(start >= 0 and start + (kernel - 1) * dilation < size for start in first) / count
+
+
 def patches(s: Sizes) -> list[float]:
-    """Terms of windows lined up: bytes copied and bytes filled, their runs by words and single bytes, the windows."""
+    """Terms of windows lined up: lines of whole windows by words and single bytes, and bytes, runs and lines of those
+    that reach outside or whose taps are apart."""
     places, lines, wide, share = s["places"], s["kernel_h"], s["kernel_w"] * s["channels"], _share(s)
-    times = s["kernel_w"] if s["dilation_w"] > 1 else 1
-    runs, each = places * lines * times, wide // times
+    high = _whole(s["rows"], lines, s["stride_h"], s["dilation_h"], s["pad_top"], s["height"])
+    whole = places * high * _whole(s["columns"], s["kernel_w"], s["stride_w"], 1, s["pad_left"], s["width"])
+    whole = 0 if s["dilation_w"] > 1 else whole
+    partly = places - whole
+    copied = max(0, places * share - whole) * lines * wide
+    runs = s["kernel_w"] if s["dilation_w"] > 1 else 1
     return [
-        places * lines * wide * share,
-        places * lines * wide * (1 - share),
-        runs * math.ceil(each / 16),
-        runs * (each % 4),
-        runs if each % 4 else 0,
-        runs,
-        places,
+        whole * lines * (wide // 4 if wide <= 32 else 0),
+        whole * lines * (wide % 4 if wide <= 32 else 0),
+        whole * lines * (wide if wide > 32 else 0),
+        whole * lines,
+        whole,
+        copied,
+        partly * lines * wide - copied,
+        partly * lines * runs,
+        partly,
         1,
     ]
 

@@ -28,6 +28,7 @@ SIZES: list[Sizes] = [
     ((7, 5, 6), (3, 2), (2, 1), (1, 1), (0, 1, 1, 0)),
     ((2, 4, 7, 5), (2, 3), (1, 2), (2, 1), (1, 2, 2, 2)),  # two images, taps apart
     ((1, 9, 9), (1, 3), (1, 2), (1, 3), (0, 3, 0, 2)),  # a sequence
+    ((3, 4, 37), (2, 2), (1, 1), (1, 1), (0, 1, 0, 0)),  # more channels than a vector has
     ((3, 3, 3), (3, 3), (2, 2), (1, 1), (2, 2, 2, 2)),  # corners that hold one entry
 ]
 """Image, kernel, strides, dilations, pads."""

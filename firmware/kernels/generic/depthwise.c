@@ -2,16 +2,33 @@
 #include "picoformer/fixedpoint.h"
 #include "picoformer/window.h"
 
-/* sums[i] += zero * the weights of the taps outside, for `count` channels. */
+/* totals[i] += the weights of `taps` neighbouring taps. */
+static inline void add_weights(const int8_t *weight, int32_t taps, int32_t channels, int32_t count, int32_t *totals) {
+    for (; count == 4 && taps > 0; taps--, weight += channels) {
+        totals[0] += weight[0];
+        totals[1] += weight[1];
+        totals[2] += weight[2];
+        totals[3] += weight[3];
+    }
+    for (; taps > 0; taps--, weight += channels) {
+        totals[0] += weight[0];
+    }
+}
+
+/* sums[i] += zero * the weights of the taps outside, for `count` channels, 1 or 4. */
 static void add_outside(const pf_window *w, pf_span lines, pf_span columns, const int8_t *weight, int32_t zero, int32_t count,
                         int32_t *sums) {
-    for (int32_t line = 0; line < w->kernel_h; line++) {
-        const int is_line = line >= lines.first && line < lines.last;
-        for (int32_t column = 0; column < w->kernel_w; column++, weight += w->channels) {
-            for (int32_t i = 0; i < count && !(is_line && column >= columns.first && column < columns.last); i++) {
-                sums[i] += weight[i] * zero;
-            }
-        }
+    const int32_t channels = w->channels, taps = w->kernel_w, line_weights = taps * channels;
+    int32_t totals[4] = {0, 0, 0, 0};
+    add_weights(weight, lines.first * taps, channels, count, totals);
+    weight += lines.first * line_weights;
+    for (int32_t line = lines.first; line < lines.last; line++, weight += line_weights) {
+        add_weights(weight, columns.first, channels, count, totals);
+        add_weights(weight + columns.last * channels, taps - columns.last, channels, count, totals);
+    }
+    add_weights(weight, (w->kernel_h - lines.last) * taps, channels, count, totals);
+    for (int32_t i = 0; i < count; i++) {
+        sums[i] += totals[i] * zero;
     }
 }
 

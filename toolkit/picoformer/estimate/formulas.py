@@ -156,9 +156,20 @@ def depthwise(s: Sizes) -> list[float]:
 
 
 def pool(s: Sizes) -> list[float]:
-    """Terms of the taps of windows that are there, by channel and on their own, the results, and the windows."""
+    """Terms of the taps of windows that are there, by four channels, by single ones and on their own, of the results
+    likewise, and of the windows."""
     places, taps = s["places"], s["kernel_h"] * s["kernel_w"] * _share(s)
-    return [places * taps * s["channels"], places * taps, places * s["channels"], places, 1]
+    fours, ones = s["channels"] // 4, s["channels"] % 4
+    return [
+        places * taps * fours,
+        places * taps * ones,
+        places * taps,
+        places * s["kernel_h"] * (fours + ones),
+        places * (fours + ones),
+        places * s["channels"],
+        places,
+        1,
+    ]
 
 
 FORMULAS: dict[str, Terms] = {

@@ -16,7 +16,18 @@ from picoformer.ir.operator import Operator
 from picoformer.models.config import TransformerConfig
 from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer
-from picoformer.ops import Activation, Add, Mul, Slice, Softmax, Transpose
+from picoformer.ops import (
+    Activation,
+    Add,
+    AveragePool,
+    DepthwiseConv,
+    MaxPool,
+    Mul,
+    Patches,
+    Slice,
+    Softmax,
+    Transpose,
+)
 
 
 def _encoder(heads: int, d_ff: int, d_model: int, **keys: object) -> TransformerConfig:
@@ -87,6 +98,48 @@ def operators(rows: int, width: int) -> Graph:
         nodes += [Node(name, op, operands, name), Node(f"{name} relu", Activation("relu"), (name,), f"{name} relu")]
         inputs += operands
     return Graph("operators", tuple(inputs), tuple(f"{name} relu" for name in ops), tuple(nodes), types)
+
+
+def windows(side: int, channels: int) -> Graph:
+    """Operators on windows of an image (side, side, channels), each on an input of its own; an activation follows,
+    or the result is an output, which has 16 bits."""
+    image = TensorType((1, side, side, channels))
+    around = ((1, 1), (1, 1), (1, 1, 1, 1))
+    ops: dict[str, Operator] = {
+        "patches": Patches((3, 3), *around),
+        "patches of every second": Patches((3, 3), (2, 2), (1, 1), (1, 1, 1, 1)),
+        "patches apart": Patches((1, 3), (1, 1), (1, 2), (0, 2, 0, 2)),
+        "depthwise": DepthwiseConv((3, 3), *around),
+        "depthwise of every second": DepthwiseConv((3, 3), (2, 2), (1, 1), (1, 1, 1, 1)),
+        "depthwise line": DepthwiseConv((1, 5)),
+        "depthwise to 16 bits": DepthwiseConv((3, 3), *around),
+        "largest": MaxPool((2, 2), (2, 2)),
+        "largest of nine": MaxPool((3, 3), (2, 2), (1, 1), (1, 1, 1, 1)),
+        "average": AveragePool((2, 2), (2, 2)),
+        "average of nine": AveragePool((3, 3), *around),
+        "average to 16 bits": AveragePool((2, 2)),
+    }
+    random = np.random.default_rng(side)
+    types: dict[str, TensorType] = {}
+    constants: dict[str, np.ndarray] = {}
+    nodes, inputs, outputs = [], [], []
+    for name, op in ops.items():
+        types[f"{name} image"] = image
+        operands = [f"{name} image"]
+        if isinstance(op, DepthwiseConv):
+            for part, shape in (("weight", (op.taps, channels)), ("bias", (channels,))):
+                operands.append(f"{name} {part}")
+                constants[operands[-1]] = random.normal(0, 0.5, shape).astype(np.float32)
+                types[operands[-1]] = TensorType(shape)
+        types[name] = op.infer([types[operand] for operand in operands])
+        nodes.append(Node(name, op, tuple(operands), name))
+        outputs.append(name)
+        if not name.endswith("16 bits"):
+            outputs[-1] = f"{name} relu"
+            types[outputs[-1]] = types[name]
+            nodes.append(Node(outputs[-1], Activation("relu"), (name,), outputs[-1]))
+        inputs.append(operands[0])
+    return Graph("windows", tuple(inputs), tuple(outputs), tuple(nodes), types, constants)
 
 
 def side_by_side(graphs: dict[str, Graph], name: str) -> Graph:

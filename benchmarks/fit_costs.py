@@ -20,7 +20,7 @@ from unittest import mock
 
 import numpy as np
 from cost_code import Code, keeping_relocations, reached
-from cost_models import float_graphs, operators, side_by_side
+from cost_models import float_graphs, operators, side_by_side, windows
 from scipy.optimize import nnls
 
 from picoformer import firmware
@@ -51,6 +51,7 @@ FRAMES = (320, 1040)
 SMALL_STEP = 3000
 """Instructions: of much smaller steps the relative error counts less, since no model's cost is in them."""
 OPERATOR_SHAPES = ((12, 20), (40, 17), (7, 64))
+WINDOW_SHAPES = ((9, 8), (12, 5), (6, 19))
 SMALL = ("tiny",)
 
 
@@ -247,6 +248,7 @@ def main() -> None:
     pairs = {toolchain_key(board, kind): (board, kind) for board in boards() for kind in COMPILERS}
     cores = {key: known[key] for key in pairs if key in known}
     graphs = float_graphs() | {f"{rows} x {width}": operators(rows, width) for rows, width in OPERATOR_SHAPES}
+    graphs |= {f"windows {side} x {channels}": windows(side, channels) for side, channels in WINDOW_SHAPES}
     for key, (board, kind) in pairs.items():
         is_named = not wanted.cores or board.cpu in wanted.cores or board.name in wanted.cores
         is_stale = known.get(key, {}).get("kernels") != kernels_fingerprint(tuple(board.isa))

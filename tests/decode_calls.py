@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 
+import window_cases
 from picoformer.backends.c.isa.layout import up
 from picoformer.ir.operator import Array, Lowered
 from picoformer.ir.types import DType
 from picoformer.ops import (
+    LoweredAveragePool,
     LoweredCachedAttention,
+    LoweredDepthwiseConv,
     LoweredExpertLinear,
     LoweredExpertWeights,
     LoweredKvAppend,
+    LoweredMaxPool,
     LoweredRmsNorm,
     LoweredRope,
     LoweredScaleRows,
@@ -69,6 +73,8 @@ def call(library: Any, lowered: Lowered, x: Array, activations: tuple[Array, ...
             sizes = {"width": x.shape[-1], "chosen": rest[0].shape[-1], "slot": lowered.slot}
             p = library.structure("pf_scale_rows", lowered.mul, **sizes)
             library.call(name, p, x, rest[0], y, len(x))
+        case LoweredDepthwiseConv() | LoweredMaxPool() | LoweredAveragePool():
+            name = window_cases.call(library, lowered, x, y)
         case _:
             raise AssertionError(f"{type(lowered).__name__} has no C function")
     return name

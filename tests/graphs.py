@@ -13,11 +13,15 @@ from picoformer.ops import (
     Activation,
     Add,
     Attention,
+    AveragePool,
     Concat,
+    DepthwiseConv,
     Embedding,
     LayerNorm,
     Linear,
+    MaxPool,
     Mul,
+    Patches,
     ReduceMean,
     Requantize,
     Reshape,
@@ -104,7 +108,7 @@ class Case:
         return quantize_by_range(self.graph, self.samples, self.wide)
 
 
-MOVES = ("Reshape", "Transpose", "Slice", "Concat")
+MOVES = ("Reshape", "Transpose", "Slice", "Concat", "Patches", "MaxPool")
 
 
 def rounded(scale: float) -> float:
@@ -165,7 +169,11 @@ def quantize_by_range(graph: Graph, samples: Mapping[str, Array], wide: Callable
                 scales = np.maximum(np.abs(value).max(axis=1), 1e-3) / 127
                 types[name] = TensorType(value.shape, DType.INT8, QuantParams(tuple(map(float, scales)), axis=-2))
                 constants[name] = np.clip(np.rint(value / scales[:, None]), -127, 127).astype(np.int8)
-            elif node.op.kind == "Linear":
+            elif node.op.kind == "DepthwiseConv" and index == 1:
+                scales = np.maximum(np.abs(value).max(axis=0), 1e-3) / 127
+                types[name] = TensorType(value.shape, DType.INT8, QuantParams(tuple(map(float, scales)), axis=-1))
+                constants[name] = np.clip(np.rint(value / scales), -127, 127).astype(np.int8)
+            elif node.op.kind in ("Linear", "DepthwiseConv"):
                 weight, x = types[node.inputs[1]].quant, types[node.inputs[0]].quant
                 assert weight is not None and x is not None
                 types[name] = TensorType(value.shape, DType.INT32)
@@ -287,6 +295,32 @@ def activations() -> Case:
     return Case(b.graph(last), _samples(b, 8), lambda name: name.startswith("wide"))
 
 
+def windows() -> Case:
+    """Two images through everything on windows, from 8 and 16 bits to 8 and 16 bits; functions with parameters."""
+    b = Builder("windows", seed=6)
+    x = b.input("x", 2, 7, 6, 3)
+    patches = b.node(Patches((3, 2), (1, 1), (1, 2), (1, 2, 1, 0)), x, name="patches")
+    stem = b.node(Activation("clip", (-0.5, 0.8)), b.linear(patches, 8, "stem"), name="clipped")
+
+    def depthwise(value: str, name: str, *geometry: tuple[int, ...], bias: bool = True) -> str:
+        op = DepthwiseConv(*geometry)  # type: ignore[arg-type]
+        width = b.types[value].width
+        operands = [value, b.constant(f"{name}.weight", shape=(op.taps, width))]
+        operands += [b.constant(f"{name}.bias", shape=(width,))] if bias else []
+        return b.node(op, *operands, name=name)
+
+    deep = depthwise(stem, "deep", (3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
+    wide = depthwise(deep, "wide_deep", (1, 3), (1, 2), (1, 1), (0, 1, 0, 1), bias=False)
+    bent = b.node(Activation("leaky_relu", (0.1,)), wide, name="wide_bent")
+    mean = b.node(AveragePool((2, 2), (2, 1), (1, 1), (0, 1, 0, 0)), bent, name="mean")
+    counted = b.node(AveragePool((3, 3), (1, 1), (1, 1), (1, 1, 1, 1), True), mean, name="wide_counted")
+    largest = b.node(MaxPool((2, 3), (1, 2), (1, 1), (1, 0, 0, 1)), counted, name="wide_largest")
+    soft = b.node(Activation("hard_swish"), largest, name="soft")
+    few = b.node(MaxPool((2, 1)), soft, name="few")
+    flat = b.node(Reshape((2, b.types[few].elements // 2)), few, name="flat")
+    return Case(b.graph(b.linear(flat, 4, "y"), deep), _samples(b, 8), lambda name: name.startswith("wide"))
+
+
 def wide_sums() -> Case:
     """Linear layers on 16 bits whose sums pass 32 bits, to 8 and to 16 bits."""
     b = Builder("wide sums", seed=5)
@@ -306,6 +340,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "postnorm_tokens": postnorm_tokens,
     "movement": movement,
     "activations": activations,
+    "windows": windows,
     "wide_sums": wide_sums,
 }
 """Name → model."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from picoformer.ir.operator import Array, Lowered, Operand, Operator
 from picoformer.ir.types import DType, QuantParams, TensorType
-from picoformer.ops import LoweredKvAppend
+from picoformer.ops import Activation, LoweredKvAppend
+from picoformer.ops.functions import FUNCTIONS
 
 S8, S16 = DType.INT8, DType.INT16
 TYPES = {"s8": S8, "s16": S16}
@@ -45,13 +46,28 @@ class Case:
                 scale = quant.scale_array(value.ndim).astype(np.float64)
                 value = (value.astype(np.float64) - quant.zero_point) * scale * quant.element_multipliers(value.shape)
             values.append(value)
-        real = np.asarray(self.op.compute(*values), np.float64)
+        with np.errstate(all="ignore"):  # outside of its domain a function is taken as 0
+            real = np.asarray(self.op.compute(*values), np.float64)
+            real = np.where(np.isnan(real), 0.0, real)
         quant, dtype = self.output.quant, self.output.dtype
         if quant is None:
             return real
         steps = real / quant.scale_array(real.ndim).astype(np.float64) + quant.zero_point
         limit = 1 << (self.lowered.bits - 1) if isinstance(self.lowered, LoweredKvAppend) else -dtype.minimum
         return np.clip(steps, -limit, limit - 1)
+
+
+ACTIVATIONS: tuple[Activation, ...] = (
+    Activation("clip", (-1.3, 6.0)),
+    Activation("celu", (0.7,)),
+    Activation("elu", (0.8,)),
+    Activation("hard_sigmoid", (0.2, 0.5)),
+    Activation("leaky_relu", (0.1,)),
+    Activation("selu", (1.6732632, 1.050701)),
+    Activation("swish", (1.702,)),
+    *(Activation(name) for name, function in FUNCTIONS.items() if not function.parameters),  # type: ignore[arg-type]
+)
+"""Every function, with parameters where it takes any."""
 
 
 def of(shape: tuple[int, ...], dtype: DType, scale: float, zero: int = 0) -> TensorType:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 import decode_cases
-from operator_case import S8, S16, TYPES, Case, of, patterns
+import window_cases
+from operator_case import ACTIVATIONS, S8, S16, TYPES, Case, of, patterns
 from picoformer.ir.operator import Array, Operand, Operator
 from picoformer.ir.types import BLOCK, DType, QuantParams, TensorType
 from picoformer.ops import (
-    Activation,
     Add,
     Attention,
     Embedding,
@@ -27,7 +27,6 @@ from picoformer.ops import (
     Requantize,
     Softmax,
 )
-from picoformer.ops.activation import Function
 
 LINEAR_SIZES = [(1, 1, 1), (1, 5, 3), (3, 4, 7), (2, 9, 16), (5, 3, 33), (4, 8, 64)]
 
@@ -187,21 +186,22 @@ def layer_norm(x: DType, y: DType, gain: bool) -> Iterator[Case]:
 def table(y: DType) -> Iterator[Case]:
     """Activations of every int8 number."""
     data = np.concatenate([np.arange(-128, 128), [-128, 127, 0]]).astype(np.int8)
-    for function in get_args(Function):
+    for op in ACTIVATIONS:
         for scale, zero in ((0.03, 0), (0.1, -77)):
             out = of(data.shape, y, 4.0 / -y.minimum, -30)
             x = Operand(of(data.shape, S8, scale, zero))
-            yield Case(f"{function} {scale} {zero}", Activation(function), (x,), out, (data,))
+            yield Case(f"{op} {scale} {zero}", op, (x,), out, (data,))
 
 
 def interpolated(y: DType) -> Iterator[Case]:
-    """Activations of every int16 number."""
-    data = np.arange(-32768, 32768).astype(np.int16)
-    for function in get_args(Function):
+    """Activations of every int16 number, or of every seventh."""
+    every = np.arange(-32768, 32768).astype(np.int16)
+    for index, op in enumerate(ACTIVATIONS):
+        data = every[index % 6 :: 7 if index % 6 else 1]
         for scale in (8.0 / 32768, 1.0 / 32768):
             out = of(data.shape, y, 8.0 / -y.minimum, -30)
             x = Operand(of(data.shape, S16, scale))
-            yield Case(f"{function} {scale}", Activation(function), (x,), out, (data,))
+            yield Case(f"{op} {scale}", op, (x,), out, (data,))
 
 
 BROADCASTS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
@@ -339,7 +339,7 @@ def _table() -> dict[str, Callable[[], Iterator[Case]]]:
                 enter(f"pf_add_{i}_{j}_{o}", elementwise, Add(), x, z, y)
                 enter(f"pf_mul_{i}_{j}_{o}", elementwise, Mul(), x, z, y)
     enter("pf_add_plain_s16", plain_add)
-    for symbol, maker, arguments in decode_cases.table():
+    for symbol, maker, arguments in (*decode_cases.table(), *window_cases.table()):
         enter(symbol, maker, *arguments)
     return cases
 

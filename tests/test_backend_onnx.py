@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+from operator_case import ACTIVATIONS
 from picoformer.backends import onnx_emitters
 from picoformer.backends.onnx import export_onnx, onnx_bytes
 from picoformer.backends.onnx_emitters import EMITTERS, Unsupported
@@ -21,10 +22,12 @@ from picoformer.ops import (
     Activation,
     Add,
     Attention,
+    AveragePool,
     Binary,
     CachedAttention,
     Concat,
     Conv,
+    DepthwiseConv,
     Embedding,
     ExpertLinear,
     ExpertWeights,
@@ -32,7 +35,9 @@ from picoformer.ops import (
     LayerNorm,
     Linear,
     MatMul,
+    MaxPool,
     Mul,
+    Patches,
     PositionIds,
     ReduceMean,
     Requantize,
@@ -205,11 +210,12 @@ def steps_apart(graph: Graph, name: str, found: Array, integers: Array) -> float
 
 # One float graph per line: every operator, every branch of its emitter.
 A, C, D = f32(4, 6), f32(2, 3, 4, 6), f32(6, 4)
+IMAGE = f32(2, 6, 7, 4)
 LENGTH = TensorType((), DType.INT32)
 IDS = TensorType((4, 2), DType.INT32)
 ROTATIONS = normal(1, 9, 4)
 ALONE: list[tuple[str, Operator, list[TensorType | Array]]] = [
-    *((f, Activation(f), [A]) for f in ("relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid")),
+    *((op.function, op, [A]) for op in ACTIVATIONS),
     ("add", Add(), [A, A]),
     ("add constant", Add(), [C, normal(1, 4, 1)]),
     ("mul", Mul(), [A, A]),
@@ -234,6 +240,14 @@ ALONE: list[tuple[str, Operator, list[TensorType | Array]]] = [
      [A, f32(9, 6), f32(6, 9), LENGTH]),
     ("concat", Concat(-2), [A, f32(3, 6)]),
     ("concat constant", Concat(-2), [normal(1, 1, 6), A]),
+    ("average pool", AveragePool((3, 2), (2, 1), (1, 2), (1, 0, 1, 1)), [IMAGE]),
+    ("average pool, pads counted", AveragePool((3, 2), (2, 1), (1, 1), (1, 0, 1, 1), True), [f32(6, 7, 4)]),
+    ("depthwise", DepthwiseConv((3, 2), (2, 1), (1, 2), (1, 0, 1, 1)), [IMAGE, normal(1, 6, 4), normal(2, 4)]),
+    ("depthwise without bias", DepthwiseConv((1, 3)), [f32(6, 7, 4), normal(1, 3, 4)]),
+    ("max pool", MaxPool((3, 2), (2, 1), (1, 2), (1, 0, 1, 1)), [IMAGE]),
+    ("patches", Patches((3, 2), (2, 1), (1, 2), (1, 0, 1, 1)), [IMAGE]),
+    ("patches of one image", Patches((2, 2), (2, 2)), [f32(6, 7, 4)]),
+    ("conv of groups", Conv((2, 1), (1, 2), (1, 0, 2, 0), 2), [f32(2, 4, 6, 7), normal(1, 6, 2, 3, 2), normal(2, 6)]),
     ("conv", Conv(), [f32(1, 3, 4, 6), normal(1, 5, 3, 2, 3)]),
     ("conv bias", Conv(), [f32(1, 3, 4, 6), normal(1, 5, 3, 2, 3), normal(2, 5)]),
     ("embedding", Embedding(), [TensorType((7,), DType.INT32), normal(1, 5, 3)]),
@@ -279,6 +293,8 @@ def alone(op: Operator, operands: list[TensorType | Array]) -> tuple[Graph, dict
     inputs: dict[str, Array] = {}
     for n, (name, type_) in enumerate(given.items()):
         inputs[name] = normal(n + 7, SAMPLES, *type_.shape)
+        if isinstance(op, Activation) and op.function in ("logarithm", "square_root"):
+            inputs[name] = np.abs(inputs[name])
         if type_.dtype is DType.INT32:
             least = 1 if isinstance(op, TakeRow) else 0
             inputs[name] = np.random.default_rng(n).integers(least, 4, (SAMPLES, *type_.shape))

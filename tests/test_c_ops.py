@@ -12,25 +12,22 @@ import pytest
 from scipy.special import erf, log_ndtr
 
 from c_library import FIRMWARE, FLAGS, SOURCES, Guarded, Library, broadcast_of, execute, preprocessed_header, prototypes
+from operator_case import ACTIVATIONS
 from operator_cases import BROADCASTS, CASES, then_activation, then_residual
 from picoformer.ir.operator import Operand
 from picoformer.ir.types import DType, QuantParams, TensorType
 from picoformer.ops import Activation, Attention, LayerNorm, ReduceMean, Softmax, Transpose
 from picoformer.ops.attention import EXP_ENTRIES, numerator_table
 from picoformer.ops.fixedpoint import reciprocal, reciprocal_sqrt
+from picoformer.ops.functions import FUNCTIONS
 from test_fixedpoint import EDGES, MULTIPLIERS, RECIPROCAL_VALUES, SHIFTS, SQRT_VALUES, exact_requantize
 
-MOVERS = {"pf_copy_blocks", "pf_transpose", "pf_position_ids", "pf_take_row"}
+MOVERS = {"pf_copy_blocks", "pf_transpose", "pf_position_ids", "pf_take_row", "pf_patches"}
 FLOATS = {
     "linear",
     "attention",
     "layer_norm",
-    "relu",
-    "gelu",
-    "gelu_tanh",
-    "silu",
-    "tanh",
-    "sigmoid",
+    *FUNCTIONS,
     "add",
     "mul",
     "embedding",
@@ -44,6 +41,9 @@ FLOATS = {
     "expert_weights",
     "expert_linear",
     "scale_rows",
+    "depthwise",
+    "max_pool",
+    "average_pool",
 }
 ALIASES = {
     **{f"pf_{op}_{t}_{t}": (0,) for op in ("layer_norm", "layer_norm_gain", "requantize") for t in ("s8", "s16")},
@@ -322,13 +322,20 @@ def test_layer_norm_f32(rows: int, width: int, centre: float, spread: float, aff
     close(y.value, LayerNorm(float(np.float32(1e-5))).compute(x, *((gain, bias) if affine else ())))
 
 
-@pytest.mark.parametrize("function", ["relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"])
+@pytest.mark.parametrize("op", ACTIVATIONS, ids=lambda op: op.function)
 @pytest.mark.parametrize("low,high", [(-12, 12), (-1e-3, 1e-3), (-1, 1), (-200, 0), (-5, -2), (0, 100)])
-def test_activation_f32(function: str, low: float, high: float, library: Library) -> None:
+def test_activation_f32(op: Activation, low: float, high: float, library: Library) -> None:
     x = np.linspace(low, high, 20001).astype(np.float32)
+    if op.function in ("logarithm", "reciprocal", "square_root"):
+        x = np.abs(x[np.abs(x) > 1e-4])  # where it is a number
+    if op.function == "exponential":
+        x = x[x < 80]
     y = Guarded(x.shape, np.float32, x)
-    library.call(f"pf_{function}_f32", y.array, y.array, x.size)
-    close(y.value, Activation(function).compute(x))  # type: ignore[arg-type]
+    parameters = [np.array(op.parameters, np.float32)] if op.parameters else []
+    library.call(f"pf_{op.function}_f32", *parameters, y.array, y.array, x.size)
+    # parameters are rounded to single precision
+    exact = Activation(op.function, tuple(map(float, np.array(op.parameters, np.float32))))
+    close(y.value, exact.compute(x), 1e-5 if op.function == "exponential" and high > 50 else 2e-6)
 
 
 @pytest.mark.parametrize("name,reference", [("add", np.add), ("mul", np.multiply)])
@@ -381,6 +388,8 @@ def apply(library: Library, name: str, x: np.ndarray) -> np.ndarray:
         ("pf_rsqrt_f32", lambda x: x**-0.5, 1e-30, 1e30, 2.0**-22),
         ("pf_sqrt_f32", np.sqrt, 1e-30, 1e30, 2.0**-22),
         ("pf_hyperbolic_tangent_f32", np.tanh, -10, 10, 2.0**-21),
+        ("pf_exp_minus_one_f32", np.expm1, -20, 0, 2.0**-20),
+        ("pf_log_one_plus_f32", np.log1p, 1e-9, 1, 2.0**-21),
         ("pf_logistic_f32", lambda x: 1 / (1 + np.exp(-x)), -80, 80, 2.0**-21),
         ("pf_normal_f32", lambda x: np.exp(log_ndtr(x)), -4, 8, 2.0**-19),
     ],
@@ -393,6 +402,14 @@ def test_functions_within_their_relative_error(
     x = x[x != 0]
     expected = reference(x.astype(np.float64))
     assert np.abs(apply(library, name, x) / expected - 1).max() < bound
+
+
+def test_logarithm_within_its_error(library: Library) -> None:
+    x = np.concatenate([np.geomspace(1.2e-38, 3e38, 40011), np.linspace(0.5, 2, 20011)]).astype(np.float32)
+    exact = np.log(x.astype(np.float64))
+    assert (np.abs(apply(library, "pf_natural_log_f32", x) - exact) < 2.0**-22 * (1 + np.abs(exact))).all()
+    ends = apply(library, "pf_natural_log_f32", np.array([0.0, -1.0, 1.0]))
+    assert ends[0] == -np.inf and np.isnan(ends[1]) and ends[2] == 0
 
 
 def test_erf_within_its_absolute_error(library: Library) -> None:

@@ -10,6 +10,7 @@ import torch
 from scipy import special
 from torch.nn import functional
 
+from operator_case import ACTIVATIONS
 from operator_cases import CASES, Case
 from picoformer.ir.operator import LoweringError, Operand
 from picoformer.ir.types import BLOCK, DType, QuantParams, TensorType
@@ -25,7 +26,9 @@ from picoformer.ops import (
     Linear,
     LoweredAdd,
     LoweredAttention,
+    LoweredAveragePool,
     LoweredCachedAttention,
+    LoweredDepthwiseConv,
     LoweredEmbedding,
     LoweredExpertLinear,
     LoweredExpertWeights,
@@ -138,11 +141,31 @@ def test_layer_norm(affine: bool) -> None:
         ("silu", functional.silu),
         ("tanh", torch.tanh),
         ("sigmoid", torch.sigmoid),
+        ("absolute", torch.abs),
+        ("celu", lambda x: functional.celu(x, 0.7)),
+        ("clip", lambda x: torch.clip(x, -1.3, 6.0)),
+        ("elu", lambda x: functional.elu(x, 0.8)),
+        ("error_function", torch.erf),
+        ("exponential", torch.exp),
+        ("hard_sigmoid", lambda x: functional.relu6(0.2 * 6 * x + 3) / 6),
+        ("hard_swish", functional.hardswish),
+        ("leaky_relu", lambda x: functional.leaky_relu(x, 0.1)),
+        ("logarithm", torch.log),
+        ("mish", functional.mish),
+        ("reciprocal", torch.reciprocal),
+        ("selu", functional.selu),
+        ("softplus", functional.softplus),
+        ("softsign", functional.softsign),
+        ("square_root", torch.sqrt),
+        ("swish", lambda x: x * torch.sigmoid(1.702 * x)),
     ],
 )
 def test_activation(function: str, reference) -> None:
     x = np.linspace(-12, 12, 501).astype(np.float32)
-    same(Activation(function).compute(x), reference(*tensors(x)))  # type: ignore[arg-type]
+    if function in ("logarithm", "reciprocal", "square_root"):
+        x = x[x > 0]
+    (op,) = (op for op in ACTIVATIONS if op.function == function)
+    same(op.compute(x), reference(*tensors(x)))
 
 
 def test_softmax() -> None:
@@ -287,13 +310,20 @@ def bound(case: Case) -> np.ndarray | float:
             return 0.5 + spread / output.scale[0] * table + dropped + 2.0**-26 * size + slack
         case LoweredRequantize() | LoweredEmbedding() | LoweredKvAppend():
             return 0.5 + 2.0**16 * 0.5**low.shift / 2 + slack
-        case LoweredReduceMean():  # the reciprocal: 2^-26 of the result
+        case LoweredDepthwiseConv():  # the multiplier: half a unit
+            acc = low.op.sums(case.activations[0].astype(np.int64), low.weight.astype(np.int64), low.zero_in) + low.bias
+            return 0.5 + np.abs(acc) * 0.5**low.shift / 2 + 2 * slack
+        case LoweredReduceMean() | LoweredAveragePool():  # the reciprocal: 2^-26 of the result
             return 0.5 + 2.0**-26 * np.abs(case.meaning() - low.zero_point) + slack
         case LoweredInterpolatedTable():
-            # half a step for each rounding, of the entries and of the line; (128 s)^2 / 8 of the curvature, at most 1.2
-            # for these functions (gelu at 0: 2 / sqrt(2 pi) = 0.8; the tanh form 0.8, tanh 0.77, silu 0.5)
-            assert low.input.quant is not None
-            return 1.0 + 1.2 * (128 * low.input.quant.scale[0]) ** 2 / 8 / output.scale[0] + slack
+            # half a step for each rounding, of the entries and of the line; (128 s)^2 / 8 of the curvature, and
+            # 128 s / 4 of a bend between two entries
+            assert low.input.quant is not None and isinstance(case.op, Activation)
+            segment = 128 * low.input.quant.scale[0]
+            if case.op.function in UNBOUNDED:
+                return 1.0 + off_the_line(case) + slack
+            curvature, bend = CURVES.get(case.op.function, (1.2, 0.0))
+            return 1.0 + (curvature * segment**2 / 8 + bend * segment / 4) / output.scale[0] + slack
         case LoweredLayerNorm():
             # rounding of R where N = 32, of u, of the gain's multiplier; the reciprocal square root 2^-26 of the result
             x = case.activations[0].astype(np.float64)
@@ -320,6 +350,29 @@ def bound(case: Case) -> np.ndarray | float:
             return 0.5 + spread / step.reshape(-1) * table + dropped + 2.0**-26 * size + slack
         case _:
             return 0.5 + slack
+
+
+CURVES = {"celu": (1 / 0.7, 0.0), "clip": (0.0, 1.0), "hard_sigmoid": (0.0, 0.2), "hard_swish": (1 / 3, 0.5),
+          "leaky_relu": (0.0, 0.0), "relu": (0.0, 0.0), "selu": (1.77, 1.06), "softplus": (0.25, 1.0),
+          "softsign": (2.0, 0.0)}  # fmt: skip
+"""Function, with the parameters of ACTIVATIONS → the most of its second derivative, and of a change of slope (where the
+output ends, too) but at 0, where an entry of the table is; of the others 1.2 (gelu at 0: 2 / sqrt(2 pi) = 0.8, tanh
+0.77, mish 0.96, erf 0.97)."""
+UNBOUNDED = ("exponential", "logarithm", "reciprocal", "square_root")
+"""Functions whose slope grows beyond all bounds."""
+
+
+def off_the_line(case: Case) -> np.ndarray:
+    """How far a function is from the straight line between the ends of each segment, in steps, both clamped."""
+    x, output = case.inputs[0].type, case.output.quant
+    assert isinstance(case.op, Activation) and x.quant is not None and output is not None
+    u = case.activations[0].astype(np.int64) + 32768
+    with np.errstate(all="ignore"):
+        points = (np.arange(0, 65537, 128) - 32768) * x.quant.scale[0]
+        real = np.nan_to_num(case.op.real(points) / output.scale[0], nan=0.0, posinf=1e9, neginf=-1e9)
+    steps = np.clip(real + output.zero_point, -32768, 32767)
+    line = steps[u >> 7] + (steps[(u >> 7) + 1] - steps[u >> 7]) * (u & 127) / 128
+    return np.abs(np.clip(line, case.output.dtype.minimum, case.output.dtype.maximum) - case.meaning())
 
 
 def low_scale(case: Case) -> float:

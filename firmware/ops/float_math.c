@@ -42,6 +42,35 @@ float pf_exp_f32(float x) {
     return polynomial(c, 6, r) * from_bits((uint32_t)(half + 127) << 23) * from_bits((uint32_t)(k - half + 127) << 23);
 }
 
+float pf_exp_minus_one_f32(float x) {
+    /* (e^x - 1) / x by its series on -0.35 < x <= 0: 1e-9 */
+    static const float c[8] = {1.0f,           0.5f,           0.166666667f,   0.0416666667f,
+                               0.00833333333f, 0.00138888889f, 1.98412698e-4f, 2.48015873e-5f};
+    return x > -0.35f ? x * polynomial(c, 7, x) : pf_exp_f32(x) - 1.0f;
+}
+
+/* ln((1 + s) / (1 - s)) = 2 s (1 + s^2 / 3 + s^4 / 5 + ...) on |s| <= 1/3: 2e-8 */
+static float double_area(float s) {
+    static const float c[7] = {2.0f, 0.666666667f, 0.4f, 0.285714286f, 0.222222222f, 0.181818182f, 0.153846154f};
+    return s * polynomial(c, 6, s * s);
+}
+
+float pf_log_one_plus_f32(float x) {
+    return double_area(x / (2.0f + x));
+}
+
+float pf_natural_log_f32(float x) {
+    if (!(x >= 1.17549435e-38f)) {
+        return x != x || x < 0.0f ? from_bits(0x7FC00000u) : from_bits(0xFF800000u);
+    }
+    word w = {.number = x};
+    /* x = 2^k m with m from sqrt(1/2) to sqrt(2) */
+    const int32_t k = (int32_t)((w.bits - 0x3F3504F3u) >> 23) - (w.bits < 0x3F3504F3u ? 512 : 0);
+    const float m = from_bits(w.bits - ((uint32_t)k << 23));
+    /* ln 2 in two parts, the first short enough that k times it is exact */
+    return (float)k * 0.693359375f + ((float)k * -2.12194440e-4f + double_area((m - 1.0f) / (m + 1.0f)));
+}
+
 float pf_rsqrt_f32(float x) {
     word w = {.number = x};
     w.bits = 0x5F375A86u - (w.bits >> 1); /* halves and negates the exponent: within 3.5 %, for Newton to begin with */

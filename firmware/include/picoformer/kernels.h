@@ -6,7 +6,8 @@
  *   linear_s8.c, linear_s16.c, linear_wide_s16.c    a linear layer over all its rows (decides the layout of the weight)
  *   linear_s4_s8.c, linear_s4_s16.c, linear_wide_s4_s16.c    the same with weights of 4 bits
  *   linear_s16_s8.c, linear_s16_s16.c    the same with weights of 16 bits, sums of 64
- *   requantize.c, table.c, interpolate.c, copy.c, reduce_mean.c, layer_norm.c, rms_norm.c, rope.c, kv_append.c
+ *   requantize.c, table.c, interpolate.c, copy.c, reduce_mean.c, layer_norm.c, rms_norm.c, rope.c, kv_append.c,
+ *   depthwise.c, max_pool.c, average_pool.c
  * The others are pieces that firmware/ops/ puts together:
  *   attention_head_s8.c, attention_head_s16.c    one head, all queries
  *   cached_attention_group_s8.c, cached_attention_group_s16.c    the heads that share keys of these types, one query row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import onnx
 from onnx import helper
 
 from picoformer import __version__
+from picoformer.backends import onnx_windows
 from picoformer.backends.onnx_emitters import EMITTERS, Unsupported
 from picoformer.backends.onnx_writer import ELEMENT_TYPES, MICROSOFT, OnnxWriter, Spelling
 from picoformer.errors import UnsupportedError
@@ -51,11 +53,17 @@ def onnx_bytes(
     ONNX has them. Raises UnsupportedError naming the node that ONNX cannot say.
     """
     writer = OnnxWriter(graph, spelling)
+    inside = frozenset() if extra_outputs else onnx_windows.inside_convolutions(graph)
     inputs = [_input(writer, name) for name in graph.inputs]
     for node in graph.nodes:
         emitter = EMITTERS.get(type(node.op), Unsupported("it has no emitter"))
         if isinstance(emitter, Unsupported):
             raise UnsupportedError(f"node '{node.name}' ({node.op.kind}) cannot be written as ONNX: {emitter.reason}")
+        if node.output in inside:
+            continue
+        patches = graph.producers[node.inputs[0]] if node.inputs and node.inputs[0] in inside else None
+        if patches is not None:
+            emitter = functools.partial(onnx_windows.convolution, patches)
         if _is_quantized(graph, node.output):
             result = writer.fresh(f"{node.output}_float")
             emitter(writer, node, node.op, result)

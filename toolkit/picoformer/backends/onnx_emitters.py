@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends import onnx_decode
+from picoformer.backends import onnx_decode, onnx_windows
 from picoformer.backends.onnx_writer import MASKED_SCORE, OnnxWriter
 from picoformer.ir import DType, Node
 from picoformer.ir.operator import Operator
@@ -17,10 +17,12 @@ from picoformer.ops import (
     Activation,
     Add,
     Attention,
+    AveragePool,
     Binary,
     CachedAttention,
     Concat,
     Conv,
+    DepthwiseConv,
     Embedding,
     ExpertLinear,
     ExpertWeights,
@@ -28,7 +30,9 @@ from picoformer.ops import (
     LayerNorm,
     Linear,
     MatMul,
+    MaxPool,
     Mul,
+    Patches,
     PositionIds,
     ReduceMean,
     Requantize,
@@ -65,12 +69,41 @@ def _plain(operator: str) -> Emitter:
 
 def _activation(w: OnnxWriter, node: Node, op: Activation, output: str) -> None:
     x = w.read(node.inputs[0])
+    numbers = [w.shared(f"{node.output}_parameter", np.array(value, np.float32)) for value in op.parameters]
     if op.function == "silu":
         w.emit("Mul", [x, w.part("Sigmoid", [x], node)], output)
+    elif op.function == "swish":
+        w.emit("Mul", [x, w.part("Sigmoid", [w.part("Mul", [x, *numbers], node)], node)], output)
     elif op.function.startswith("gelu"):
         w.emit("Gelu", [x], output, approximate="tanh" if op.function == "gelu_tanh" else "none")
+    elif op.function == "clip":
+        w.emit("Clip", [x, *numbers], output)
     else:
-        w.emit({"relu": "Relu", "tanh": "Tanh", "sigmoid": "Sigmoid"}[op.function], [x], output)
+        name, *attributes = FUNCTIONS[op.function]
+        w.emit(name, [x], output, **dict(zip(attributes, op.parameters, strict=True)))
+
+
+FUNCTIONS: dict[str, tuple[str, ...]] = {
+    "absolute": ("Abs",),
+    "celu": ("Celu", "alpha"),
+    "elu": ("Elu", "alpha"),
+    "error_function": ("Erf",),
+    "exponential": ("Exp",),
+    "hard_sigmoid": ("HardSigmoid", "alpha", "beta"),
+    "hard_swish": ("HardSwish",),
+    "leaky_relu": ("LeakyRelu", "alpha"),
+    "logarithm": ("Log",),
+    "mish": ("Mish",),
+    "reciprocal": ("Reciprocal",),
+    "relu": ("Relu",),
+    "selu": ("Selu", "alpha", "gamma"),
+    "sigmoid": ("Sigmoid",),
+    "softplus": ("Softplus",),
+    "softsign": ("Softsign",),
+    "square_root": ("Sqrt",),
+    "tanh": ("Tanh",),
+}
+"""Function that ONNX has as an operator: its name there, and what its parameters are called."""
 
 
 def _linear(w: OnnxWriter, node: Node, op: Linear, output: str) -> None:
@@ -193,18 +226,20 @@ def _binary(w: OnnxWriter, node: Node, op: Binary, output: str) -> None:
 
 
 def _conv(w: OnnxWriter, node: Node, op: Conv, output: str) -> None:
-    kernel = list(w.graph.types[node.inputs[1]].shape[2:])
-    w.emit("Conv", [w.read(name) for name in node.inputs], output, kernel_shape=kernel, strides=kernel)
+    geometry = onnx_windows.geometry(op.window(w.graph.types[node.inputs[1]].shape))
+    w.emit("Conv", [w.read(name) for name in node.inputs], output, group=op.groups, **geometry)
 
 
 EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
     Activation: _activation,
     Add: _plain("Add"),
     Attention: _attention,
+    AveragePool: onnx_windows.average_pool,
     Binary: _binary,
     CachedAttention: onnx_decode.cached_attention,
     Concat: _concat,
     Conv: _conv,
+    DepthwiseConv: onnx_windows.depthwise,
     Embedding: _embedding,
     ExpertLinear: onnx_decode.expert_linear,
     ExpertWeights: onnx_decode.expert_weights,
@@ -212,7 +247,9 @@ EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
     LayerNorm: _layer_norm,
     Linear: _linear,
     MatMul: _plain("MatMul"),
+    MaxPool: onnx_windows.max_pool,
     Mul: _plain("Mul"),
+    Patches: onnx_windows.patches,
     PositionIds: onnx_decode.position_ids,
     ReduceMean: _reduce_mean,
     Requantize: _plain("Identity"),

@@ -115,6 +115,14 @@ class OnnxWriter:
                 self._read[key] = self._transposed(name, self.fresh(key))
         return self._read[key]
 
+    def kernel(self, name: str, value: Array, quant: QuantParams | None) -> str:
+        """The weight `name` of a linear node as the kernel of a Conv, `value` (M, C, h, w); one for each shape."""
+        key = f"{name}_kernel_{'x'.join(map(str, value.shape))}"
+        if key not in self._read:
+            own = None if quant is None else QuantParams(quant.scale, 0, None if quant.axis is None else -value.ndim)
+            self._read[key] = self._constant(name, value, own, self.fresh(f"{name}_kernel"))
+        return self._read[key]
+
     def _transposed(self, name: str, output: str) -> str:
         """A weight (N, K) stored as (K, N). One with block multipliers has a scale for each block of K."""
         type_, value = self.graph.types[name], np.ascontiguousarray(self.graph.constants[name].T)

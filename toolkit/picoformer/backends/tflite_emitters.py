@@ -19,10 +19,12 @@ from picoformer.ops import (
     Activation,
     Add,
     Attention,
+    AveragePool,
     Binary,
     CachedAttention,
     Concat,
     Conv,
+    DepthwiseConv,
     Embedding,
     ExpertLinear,
     ExpertWeights,
@@ -32,7 +34,9 @@ from picoformer.ops import (
     LoweredEmbedding,
     LoweredTable,
     MatMul,
+    MaxPool,
     Mul,
+    Patches,
     PositionIds,
     ReduceMean,
     Requantize,
@@ -48,7 +52,7 @@ from picoformer.ops import (
     Unary,
     Where,
 )
-from picoformer.ops.activation import Function
+from picoformer.ops.functions import Function
 
 Emitter = Callable[[TfliteWriter, Node, Any, str], None]
 """(writer, node, the node's operator, name of the result) → appends the steps that compute it."""
@@ -122,6 +126,11 @@ def _activation(w: TfliteWriter, node: Node, op: Activation, output: str) -> Non
     x = w.read(node.inputs[0])
     if op.function in ("relu", "tanh", "sigmoid"):
         w.emit({"relu": "RELU", "tanh": "TANH", "sigmoid": "LOGISTIC"}[op.function], [x], output)
+        return
+    if op.function not in ("gelu", "gelu_tanh", "silu"):
+        if w.base != "int8":
+            raise _unsupported(node, f"{op.function} of {w.base} is not written", "export int8, which takes a table")
+        _table(w, node, op, x, output)
         return
     form = w.gelu
     if form == "auto":
@@ -274,9 +283,14 @@ def _unsupported(node: Node, what: str, mend: str) -> UnsupportedError:
 
 
 SPELLED = Unsupported("it only spells out what fusion has not recognised; see `picoformer inspect`")
+WINDOWS = Unsupported("windows of images are not written yet; build C, or export ONNX")
 EXPERTS = Unsupported("TFLite Micro has no TOPK_V2 to choose experts with; build C, or export ONNX")
 
 EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
+    AveragePool: WINDOWS,
+    DepthwiseConv: WINDOWS,
+    MaxPool: WINDOWS,
+    Patches: WINDOWS,
     Activation: _activation,
     Add: _sum_or_product("ADD"),
     Attention: attention,

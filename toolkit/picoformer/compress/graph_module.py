@@ -21,7 +21,7 @@ from picoformer.compress.fake_quantize import (
 from picoformer.compress.graph_operators import COMPUTE, MOVES
 from picoformer.errors import UnsupportedError
 from picoformer.ir import DType, Graph, Lowered, Node, verify
-from picoformer.ops import Activation, ExpertLinear, Linear
+from picoformer.ops import Activation, DepthwiseConv, ExpertLinear, Linear
 
 Array = np.ndarray[Any, Any]
 
@@ -59,7 +59,7 @@ class GraphModule(nn.Module):
 
     def _add_constant(self, node: Node, index: int, name: str) -> None:
         type_, value = self.graph.types[name], self.graph.constants[name]
-        if type_.dtype is DType.INT32 and isinstance(node.op, Linear | ExpertLinear):
+        if type_.dtype is DType.INT32 and isinstance(node.op, Linear | ExpertLinear | DepthwiseConv):
             weight, x = (self.graph.types[node.inputs[operand]] for operand in (index - 1, 0))
             assert weight.quant is not None
             self.constants[self._keys[name]] = QuantizedBias(value, weight.quant, x)

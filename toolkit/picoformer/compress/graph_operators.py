@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from picoformer.compress import graph_windows
 from picoformer.compress.fake_quantize import HALF_EVEN, round_straight
 from picoformer.ir import Lowered, Operator, TensorType
 from picoformer.ops import (
     Activation,
     Add,
     Attention,
+    AveragePool,
     CachedAttention,
     Concat,
+    DepthwiseConv,
     Embedding,
     ExpertLinear,
     ExpertWeights,
@@ -31,7 +34,9 @@ from picoformer.ops import (
     LoweredInterpolatedTable,
     LoweredLinear,
     LoweredSoftmax,
+    MaxPool,
     Mul,
+    Patches,
     PositionIds,
     ReduceMean,
     Requantize,
@@ -50,18 +55,36 @@ from picoformer.ops.attention import EXP_STEP
 
 Array = np.ndarray[Any, Any]
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
+ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
+    "absolute": torch.abs,
+    "celu": functional.celu,
+    "clip": torch.clip,
+    "elu": functional.elu,
+    "error_function": torch.erf,
+    "exponential": torch.exp,
     "gelu": functional.gelu,
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    "silu": functional.silu,
-    "tanh": torch.tanh,
+    "hard_sigmoid": lambda x, slope, middle: torch.clip(slope * x + middle, 0.0, 1.0),
+    "hard_swish": functional.hardswish,
+    "leaky_relu": functional.leaky_relu,
+    "logarithm": torch.log,
+    "mish": functional.mish,
+    "reciprocal": torch.reciprocal,
+    "relu": torch.relu,
+    "selu": lambda x, alpha, gamma: gamma * functional.elu(x, alpha),
     "sigmoid": torch.sigmoid,
+    "silu": functional.silu,
+    "softplus": functional.softplus,
+    "softsign": functional.softsign,
+    "square_root": torch.sqrt,
+    "swish": lambda x, rate: x * torch.sigmoid(rate * x),
+    "tanh": torch.tanh,
 }
+"""The functions of an Activation, with their parameters behind x."""
 
 
 def _activation(op: Activation, inputs: list[Tensor], step: Lowered | None) -> Tensor:
-    y = ACTIVATIONS[op.function](inputs[0])
+    y = ACTIVATIONS[op.function](inputs[0], *op.parameters)
     if not isinstance(step, LoweredInterpolatedTable):
         return y  # an int8 input has a table entry of its own, which is this, rounded
     return y + (_interpolated(inputs[0].detach(), step) - y.detach())
@@ -287,15 +310,19 @@ COMPUTE: dict[type[Operator], Compute] = {
     Activation: _activation,
     Add: lambda op, inputs, _: inputs[0] + inputs[1],
     Attention: _attention,
+    AveragePool: graph_windows.average_pool,
     CachedAttention: _cached_attention,
     Concat: _concat,
+    DepthwiseConv: graph_windows.depthwise,
     Embedding: lambda op, inputs, _: functional.embedding(inputs[0], inputs[1]),
     ExpertLinear: _expert_linear,
     ExpertWeights: _expert_weights,
     KvAppend: _kv_append,
     LayerNorm: _layer_norm,
     Linear: _linear,
+    MaxPool: graph_windows.max_pool,
     Mul: lambda op, inputs, _: inputs[0] * inputs[1],
+    Patches: graph_windows.patches,
     PositionIds: lambda op, inputs, _: _positions(inputs[0], op.rows),
     ReduceMean: _reduce_mean,
     Requantize: lambda op, inputs, _: inputs[0],
@@ -311,5 +338,5 @@ COMPUTE: dict[type[Operator], Compute] = {
 }  # fmt: skip
 """Every operator that can be trained. Those that files spell larger ones out with are fused before."""
 
-MOVES: tuple[type[Operator], ...] = (Concat, Reshape, Slice, TakeRow, Transpose)
+MOVES: tuple[type[Operator], ...] = (Concat, MaxPool, Patches, Reshape, Slice, TakeRow, Transpose)
 """Operators whose output is on their input's grid already: rounding it again would change nothing."""

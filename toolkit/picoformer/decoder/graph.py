@@ -32,7 +32,7 @@ from picoformer.ops import (
     TakeRow,
     TopExperts,
 )
-from picoformer.ops.activation import Function
+from picoformer.ops.functions import Function
 
 TOKENS, POSITION, COUNT, LOGITS = "tokens", "position", "count", "logits"
 KEY_BITS = 13

@@ -97,22 +97,118 @@ def moved(s: Sizes) -> list[float]:
     return [*by_size, s["elements"] / s["innermost"], 1]
 
 
+def inside(count: int, kernel: int, stride: int, dilation: int, before: int, size: int) -> float:
+    """The share of the taps of an axis that are there, over all of its windows."""
+    there = sum(0 <= place * stride + tap * dilation - before < size for place in range(count) for tap in range(kernel))
+    return there / (count * kernel)
+
+
+def _share(s: Sizes) -> float:
+    high = inside(s["rows"], s["kernel_h"], s["stride_h"], s["dilation_h"], s["pad_top"], s["height"])
+    return high * inside(s["columns"], s["kernel_w"], s["stride_w"], s["dilation_w"], s["pad_left"], s["width"])
+
+
+def _whole(count: int, kernel: int, stride: int, dilation: int, before: int, size: int) -> float:
+    """The share of the windows of an axis of which every tap is there."""
+    first = (place * stride - before for place in range(count))
+    return sum(start >= 0 and start + (kernel - 1) * dilation < size for start in first) / count
+
+
+def patches(s: Sizes) -> list[float]:
+    """Terms of windows lined up: lines of whole windows by words and single bytes, and bytes, runs and lines of those
+    that reach outside or whose taps are apart."""
+    places, lines, wide, share = s["places"], s["kernel_h"], s["kernel_w"] * s["channels"], _share(s)
+    high = _whole(s["rows"], lines, s["stride_h"], s["dilation_h"], s["pad_top"], s["height"])
+    whole = places * high * _whole(s["columns"], s["kernel_w"], s["stride_w"], 1, s["pad_left"], s["width"])
+    whole = 0 if s["dilation_w"] > 1 else whole
+    partly = places - whole
+    copied = max(0, places * share - whole) * lines * wide
+    runs = s["kernel_w"] if s["dilation_w"] > 1 else 1
+    return [
+        whole * lines * (wide // 4 if wide <= 32 else 0),
+        whole * lines * (wide % 4 if wide <= 32 else 0),
+        whole * lines * (wide if wide > 32 else 0),
+        whole * lines,
+        whole,
+        copied,
+        partly * lines * wide - copied,
+        partly * lines * runs,
+        partly,
+        1,
+    ]
+
+
+def depthwise(s: Sizes) -> list[float]:
+    """Terms of products, four channels at a time and one by one, taps that are not there, and what each sum takes."""
+    places, fours, ones = s["places"], s["channels"] // 4, s["channels"] % 4
+    taps, share = s["kernel_h"] * s["kernel_w"], _share(s)
+    outside = places * (1 - share) * taps if s.get("zero_in", 1) else 0
+    return [
+        places * taps * share * fours,
+        places * taps * share * ones,
+        outside * s["channels"],
+        places * s["kernel_h"] * (fours + ones),
+        places * (fours + ones),
+        places * s["channels"],
+        places,
+        1,
+    ]
+
+
+def pool(s: Sizes) -> list[float]:
+    """Terms of the taps of windows that are there, by four channels, by single ones and on their own, of the results
+    likewise, and of the windows."""
+    places, taps = s["places"], s["kernel_h"] * s["kernel_w"] * _share(s)
+    fours, ones = s["channels"] // 4, s["channels"] % 4
+    return [
+        places * taps * fours,
+        places * taps * ones,
+        places * taps,
+        places * s["kernel_h"] * (fours + ones),
+        places * (fours + ones),
+        places * s["channels"],
+        places,
+        1,
+    ]
+
+
 FORMULAS: dict[str, Terms] = {
+    "pf_absolute_": elements,
     "pf_add_": pairs_of_elements,
     "pf_attention_": attention,
+    "pf_average_pool_": pool,
+    "pf_celu_": elements,
+    "pf_clip_": elements,
     "pf_copy_blocks": blocks,
+    "pf_depthwise_": depthwise,
+    "pf_elu_": elements,
     "pf_embedding_": rows_of("ids", "width"),
+    "pf_error_function_": elements,
+    "pf_exponential_": elements,
     "pf_gelu_": elements,
+    "pf_hard_sigmoid_": elements,
+    "pf_hard_swish_": elements,
     "pf_interpolate_": elements,
     "pf_layer_norm_": rows_of("rows", "width"),
+    "pf_leaky_relu_": elements,
     "pf_linear_": linear,
+    "pf_logarithm_": elements,
+    "pf_max_pool_": pool,
+    "pf_mish_": elements,
     "pf_mul_": pairs_of_elements,
+    "pf_patches": patches,
+    "pf_reciprocal_": elements,
     "pf_reduce_mean_": mean,
     "pf_relu_": elements,
     "pf_requantize_": elements,
+    "pf_selu_": elements,
     "pf_sigmoid_": elements,
     "pf_silu_": elements,
     "pf_softmax_": rows_of("rows", "width"),
+    "pf_softplus_": elements,
+    "pf_softsign_": elements,
+    "pf_square_root_": elements,
+    "pf_swish_": elements,
     "pf_table_": elements,
     "pf_tanh_": elements,
     "pf_transpose": moved,

@@ -11,6 +11,7 @@ import numpy as np
 from picoformer.errors import ModelError
 from picoformer.frontends.onnx_attention import Heads, attend, finish_heads, split_heads, with_past
 from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_functions import function
 from picoformer.frontends.onnx_rotary import rotations_of, turn
 from picoformer.ir.operator import Array
 from picoformer.ops import Activation, Add, Linear, MatMul, Mul, Reshape, Slice, Transpose
@@ -200,20 +201,6 @@ def biased(function: str) -> Converter:
     return convert
 
 
-def quick_gelu(usual: float) -> Converter:
-    """x · sigmoid(alpha · x), alpha as the node says or as usual."""
-
-    def convert(node: NodeReader) -> None:
-        alpha = float(node.attribute("alpha", usual))
-        if alpha == 1.0:
-            node.finish(Activation("silu"), node.inputs)
-            return
-        scaled = node.step(Mul(), [node.inputs[0], node.constant(np.array(alpha, np.float32), "alpha")], "scaled")
-        node.finish(Mul(), [node.inputs[0], node.step(Activation("sigmoid"), [scaled], "sigmoid")])
-
-    return convert
-
-
 CONVERTERS: dict[str, Converter] = {
     "com.microsoft.Attention": packed_attention,
     "com.microsoft.BiasGelu": biased("gelu"),
@@ -222,5 +209,5 @@ CONVERTERS: dict[str, Converter] = {
     "com.microsoft.Gelu": biased("gelu"),
     "com.microsoft.GroupQueryAttention": group_query_attention,
     "com.microsoft.MultiHeadAttention": multi_head_attention,
-    "com.microsoft.QuickGelu": quick_gelu(1.702),
+    "com.microsoft.QuickGelu": function("swish", alpha=1.702),
 }

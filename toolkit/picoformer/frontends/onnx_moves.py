@@ -1,4 +1,4 @@
-"""ONNX operators that pick, replace or rearrange entries: Gather, GatherElements, Scatter, Trilu, DepthToSpace."""
+"""ONNX operators that pick, replace or rearrange entries: Gather, GatherElements, Scatter, Trilu."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from picoformer.errors import ModelError
 from picoformer.frontends.onnx_builder import NodeReader
 from picoformer.ir import DType
 from picoformer.ir.operator import Array
-from picoformer.ops import Concat, Embedding, Mul, Reshape, Slice, Transpose
+from picoformer.ops import Concat, Embedding, Mul, Slice
 
 Converter = Callable[[NodeReader], None]
 
@@ -185,39 +185,10 @@ def trilu(node: NodeReader) -> None:
     node.finish(Mul(), [node.inputs[0], node.constant(kept, "triangle")])
 
 
-def depth_to_space(node: NodeReader) -> None:
-    """DepthToSpace: channels become blocks of pixels."""
-    n, channels, height, width = node.type().shape
-    block = int(node.attribute("blocksize", 1))
-    if block < 1 or channels % block**2:
-        raise node.unsupported(f"makes blocks of {block}² out of {channels} channels", "export again")
-    few = channels // block**2
-    if node.attribute("mode", "DCR") == "DCR":
-        apart, order = (n, block, block, few, height, width), (-6, -3, -2, -5, -1, -4)
-    else:
-        apart, order = (n, few, block, block, height, width), (-6, -5, -2, -4, -1, -3)
-    moved = node.step(Transpose(order), [node.step(Reshape(apart), node.inputs, "apart")], "moved")
-    node.finish(Reshape((n, few, height * block, width * block)), [moved])
-
-
-def space_to_depth(node: NodeReader) -> None:
-    """SpaceToDepth: blocks of pixels become channels."""
-    n, channels, height, width = node.type().shape
-    block = int(node.attribute("blocksize", 1))
-    if block < 1 or height % block or width % block:
-        raise node.unsupported(f"cuts {height} by {width} into blocks of {block}", "export again")
-    apart = (n, channels, height // block, block, width // block, block)
-    split = node.step(Reshape(apart), node.inputs, "apart")
-    moved = node.step(Transpose((-6, -3, -1, -5, -4, -2)), [split], "moved")
-    node.finish(Reshape((n, channels * block**2, height // block, width // block)), [moved])
-
-
 CONVERTERS: dict[str, Converter] = {
-    "DepthToSpace": depth_to_space,
     "Gather": gather,
     "GatherElements": gather_elements,
     "ScatterElements": scatter_elements,
     "ScatterND": scatter_nd,
-    "SpaceToDepth": space_to_depth,
     "Trilu": trilu,
 }

@@ -10,7 +10,17 @@ import numpy as np
 from picoformer.errors import ModelError
 from picoformer.frontends import onnx_attention, onnx_contrib, onnx_einsum, onnx_moves, onnx_norms, onnx_rotary
 from picoformer.frontends.onnx_builder import NodeReader
-from picoformer.frontends.onnx_products import conv, gemm, matmul
+from picoformer.frontends.onnx_convolutions import (
+    average_pool,
+    batch_normalization,
+    conv,
+    global_pool,
+    max_pool,
+    reduce_largest,
+)
+from picoformer.frontends.onnx_functions import FUNCTIONS
+from picoformer.frontends.onnx_images import depth_to_space, pad, resize, space_to_depth
+from picoformer.frontends.onnx_products import gemm, matmul
 from picoformer.ir import DType, Operator
 from picoformer.ops import (
     Activation,
@@ -57,22 +67,6 @@ def comparison(swap: bool, negate: bool) -> Converter:
             node.finish(Unary("not"), [node.step(Binary("less"), operands, "less")])
         else:
             node.finish(Binary("less"), operands)
-
-    return convert
-
-
-def variadic(is_mean: bool) -> Converter:
-    """Sum or Mean of any number of operands."""
-
-    def convert(node: NodeReader) -> None:
-        total = node.inputs[0]
-        for name in node.inputs[1:]:
-            total = node.step(Add(), node.aligned([total, name]), "sum")
-        if is_mean and len(node.inputs) > 1:
-            total = node.step(
-                Mul(), [total, node.constant(np.array(1 / len(node.inputs), np.float32), "share")], "mean"
-            )
-        node.give(total)
 
     return convert
 
@@ -146,19 +140,6 @@ def gelu(node: NodeReader) -> None:
     """Gelu, exact or by tanh."""
     tanh = node.attribute("approximate", "none") == "tanh"
     node.finish(Activation("gelu_tanh" if tanh else "gelu"), node.inputs)
-
-
-def clip(node: NodeReader) -> None:
-    """ReLU is the one clip that is covered; a clip that cuts nothing is nothing."""
-    low = float(node.array(1).reshape(-1)[0]) if node.has_input(1) else -math.inf
-    high = float(node.array(2).reshape(-1)[0]) if node.has_input(2) else math.inf
-    limit = float(np.finfo(np.float32).max)
-    if high < limit or (low != 0 and low > -limit):
-        raise node.unsupported(f"clips to [{low:g}, {high:g}]", "only ReLU, a clip to [0, infinity), is covered")
-    if low == 0:
-        node.finish(Activation("relu"), node.inputs[:1])
-    else:
-        identity(node)
 
 
 def softmax(node: NodeReader) -> None:
@@ -358,13 +339,16 @@ CONVERTERS: dict[str, Converter] = {
     **onnx_moves.CONVERTERS,
     **onnx_norms.CONVERTERS,
     **onnx_rotary.CONVERTERS,
+    **FUNCTIONS,
     "Add": elementwise(Add()),
+    "AveragePool": average_pool,
+    "BatchNormalization": batch_normalization,
     "Cast": cast,
     "CastLike": cast_like,
-    "Clip": clip,
     "Concat": concat,
     "Constant": constant,
     "Conv": conv,
+    "DepthToSpace": depth_to_space,
     "Div": division,
     "Dropout": dropout,
     "Erf": elementwise(Unary("erf")),
@@ -373,6 +357,8 @@ CONVERTERS: dict[str, Converter] = {
     "Flatten": flatten,
     "Gelu": gelu,
     "Gemm": gemm,
+    "GlobalAveragePool": global_pool(is_largest=False),
+    "GlobalMaxPool": global_pool(is_largest=True),
     "Greater": comparison(swap=True, negate=False),
     "GreaterOrEqual": comparison(swap=False, negate=True),
     "Identity": identity,
@@ -381,25 +367,28 @@ CONVERTERS: dict[str, Converter] = {
     "IsNaN": never,
     "LessOrEqual": comparison(swap=True, negate=True),
     "MatMul": matmul,
-    "Mean": variadic(is_mean=True),
+    "MaxPool": max_pool,
     "Mul": elementwise(Mul()),
     "Neg": elementwise(Unary("neg")),
     "Not": elementwise(Unary("not")),
+    "Pad": pad,
     "Pow": elementwise(Binary("pow")),
     "Reciprocal": elementwise(Unary("reciprocal")),
+    "ReduceMax": reduce_largest(is_least=False),
     "ReduceMean": reduce_mean(is_sum=False),
+    "ReduceMin": reduce_largest(is_least=True),
     "ReduceSum": reduce_mean(is_sum=True),
     "ReduceSumSquare": sum_of_squares,
     "Relu": elementwise(Activation("relu")),
     "Reshape": reshape,
+    "Resize": resize,
     "Sigmoid": elementwise(Activation("sigmoid")),
     "Slice": slices,
     "Softmax": softmax,
+    "SpaceToDepth": space_to_depth,
     "Split": split,
     "Sqrt": elementwise(Unary("sqrt")),
     "Squeeze": squeeze,
-    "Sum": variadic(is_mean=False),
-    "Swish": onnx_contrib.quick_gelu(1.0),
     "Sub": elementwise(Binary("sub")),
     "Tanh": elementwise(Activation("tanh")),
     "Tile": tile,

@@ -124,7 +124,8 @@ def embed_layer_normalization(node: NodeReader) -> None:
 
 
 def group_normalization(node: NodeReader) -> None:
-    """GroupNormalization and InstanceNormalization: groups of channels normalized with all that lies behind them."""
+    """GroupNormalization and InstanceNormalization: groups of channels normalized with all that lies behind them. Gain
+    and bias are per channel, in opset 18 per group."""
     shape = node.type().shape
     groups = int(node.attribute("num_groups", shape[1]))
     if groups < 1 or shape[1] % groups:
@@ -135,7 +136,8 @@ def group_normalization(node: NodeReader) -> None:
     pair = []
     for index in (1, 2):
         numbers = node.array(index).astype(np.float32).reshape(-1)
-        pair.append(node.constant(numbers.reshape(shape[1], 1), "gain" if index == 1 else "bias"))
+        per_channel = np.repeat(numbers, shape[1] // numbers.size).reshape(shape[1], 1)
+        pair.append(node.constant(per_channel, "gain" if index == 1 else "bias"))
     value = node.step(Mul(), [value, pair[0]], "scaled")
     node.finish(Reshape(shape), [node.step(Add(), [value, pair[1]], "shifted")])
 

@@ -1,11 +1,11 @@
-"""ONNX operators that multiply by weights: MatMul, Gemm, and Conv over patches."""
+"""ONNX operators that multiply by weights: MatMul, Gemm."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from picoformer.frontends.onnx_builder import NodeReader
-from picoformer.ops import Add, Conv, Linear, MatMul, Mul, Reshape, Transpose
+from picoformer.ops import Add, Linear, MatMul, Mul, Reshape, Transpose
 
 
 def matmul(node: NodeReader) -> None:
@@ -67,35 +67,3 @@ def gemm(node: NodeReader) -> None:
     if beta != 1.0:
         c = node.step(Mul(), [c, node.constant(np.array(beta, np.float32), "beta")], "scaled_c")
     node.finish(Add(), node.aligned([value_name, c]))
-
-
-def conv(node: NodeReader) -> None:
-    """Conv of one or two dimensions that cuts its input into patches: stride = kernel, no padding, one group."""
-    x_shape, weight = node.type().shape, node.array(1)
-    dimensions = weight.ndim - 2
-    kernel = weight.shape[2:]
-    strides = tuple(node.attribute("strides", [1] * dimensions))
-    pads = list(node.attribute("pads", [0] * 2 * dimensions))
-    auto = node.attribute("auto_pad", "NOTSET")
-    plain = auto in ("NOTSET", "VALID") or (auto.startswith("SAME") and all(
-        size % step == 0 for size, step in zip(x_shape[2:], strides, strict=True)
-    ))  # fmt: skip
-    dilated = any(d != 1 and k != 1 for d, k in zip(node.attribute("dilations", [1] * dimensions), kernel, strict=True))
-    if dimensions not in (1, 2) or strides != kernel or any(pads) or not plain or dilated:
-        raise node.unsupported(
-            f"is a convolution with kernel {list(kernel)}, strides {list(strides)}, pads {pads}",
-            "only patches are covered: stride equal to the kernel, no padding, no dilation",
-        )
-    if node.attribute("group", 1) != 1:
-        raise node.unsupported("has several groups", "only group = 1 is covered")
-    if any(size % step for size, step in zip(x_shape[2:], kernel, strict=True)):
-        raise node.unsupported(f"does not cover {list(x_shape[2:])} in whole patches", "crop or pad the input")
-    bias = node.inputs[2:3] if node.has_input(2) else []
-    if dimensions == 2:
-        node.finish(Conv(), [*node.inputs[:2], *bias])
-        return
-    x = node.step(Reshape((*x_shape[:2], 1, x_shape[2])), node.inputs[:1], "image")
-    flat = node.constant(weight.reshape(*weight.shape[:2], 1, weight.shape[2]), "weight")
-    y = node.step(Conv(), [x, flat, *bias], "patches")
-    rows = node.builder.type_of(y).shape
-    node.finish(Reshape((rows[0], rows[1], rows[3])), [y])

@@ -1,46 +1,25 @@
-"""Activation: a function of one number, applied to each element; tables on the device.
-
-GELU: Hendrycks and Gimpel (2016), exact (erf) and with the tanh approximation. SiLU: Elfwing et al. (2017).
-"""
+"""Activation: a function of one number, applied to each element; tables on the device."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
 from picoformer.ir.operator import Array, Lowered, LoweringError, Operand, Operator
 from picoformer.ir.types import DType, TensorType
 from picoformer.ops.fixedpoint import saturate
+from picoformer.ops.functions import FUNCTIONS, Function
 from picoformer.ops.quantized import quant_of, scale_of
-
-Function = Literal["relu", "gelu", "gelu_tanh", "silu", "tanh", "sigmoid"]
 
 SEGMENT_BITS = 7
 """A 16-bit input takes its table entry from the bits above these, and interpolates with these."""
 
 
-def _sigmoid(x: Array) -> Array:
-    return np.exp(-np.logaddexp(0.0, -x))
-
-
-def _gelu(x: Array) -> Array:
-    from scipy.special import erf
-
-    result: Array = 0.5 * x * (1.0 + erf(x / np.sqrt(2.0)))
-    return result
-
-
-FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": lambda x: np.maximum(x, 0.0),
-    "gelu": _gelu,
-    "gelu_tanh": lambda x: 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3))),
-    "silu": lambda x: x * _sigmoid(x),
-    "tanh": np.tanh,
-    "sigmoid": _sigmoid,
-}
+FAR = 1e9
+"""Steps far beyond the range of any type: what stands for infinity in a table."""
 
 
 @dataclass(frozen=True)
@@ -77,21 +56,33 @@ class LoweredInterpolatedTable(Lowered):
 
 @dataclass(frozen=True)
 class Activation(Operator):
-    """Input x (…). Output: `function` of each element, same shape."""
+    """Input x (…). Output: `function` of each element with its `parameters`, see FUNCTIONS; same shape."""
 
     function: Function
+    parameters: tuple[float, ...] = ()
 
     kind = "Activation"
 
     def __post_init__(self) -> None:
-        if self.function not in get_args(Function):
+        if self.function not in FUNCTIONS:
             raise ValueError(f"unknown activation '{self.function}'")
+        names = FUNCTIONS[self.function].parameters
+        numbers = all(isinstance(value, int | float) and math.isfinite(value) for value in self.parameters)
+        if len(self.parameters) != len(names) or not numbers:
+            raise ValueError(f"{self.function} takes finite numbers {names}, not {self.parameters}")
+
+    def real(self, x: Array) -> Array:
+        """The function of float64 numbers; not a number or infinite where it has no value."""
+        with np.errstate(all="ignore"):
+            result: Array = FUNCTIONS[self.function].of(x, *self.parameters)
+        return result
 
     def infer(self, inputs: Sequence[TensorType]) -> TensorType:
         return TensorType(inputs[0].shape)
 
     def compute(self, *inputs: Array) -> Array:
-        result: Array = FUNCTIONS[self.function](inputs[0].astype(np.float64)).astype(np.float32)
+        with np.errstate(over="ignore"):
+            result: Array = self.real(inputs[0].astype(np.float64)).astype(np.float32)
         return result
 
     def lower(self, inputs: Sequence[Operand], output: TensorType) -> LoweredTable | LoweredInterpolatedTable:
@@ -104,8 +95,9 @@ class Activation(Operator):
             points = np.arange(-32768, 32769, 1 << SEGMENT_BITS)
         else:
             raise LoweringError(f"the input {x} is not int8 or int16")
-        real = FUNCTIONS[self.function]((points - zero_point) * np.float64(scale))
-        steps = np.rint(real / out_scale).astype(np.int64) + out_zero
+        real = self.real((points - zero_point) * np.float64(scale)) / out_scale
+        finite = np.nan_to_num(real, nan=0.0, posinf=FAR, neginf=-FAR).clip(-FAR, FAR)
+        steps = np.rint(finite).astype(np.int64) + out_zero
         if x.dtype is DType.INT8:
             return LoweredTable(saturate(steps, output.dtype), x, output)
         return LoweredInterpolatedTable(saturate(steps, DType.INT16), x, output)

@@ -11,6 +11,7 @@ import numpy as np
 from picoformer.ir.operator import Array, Operator
 from picoformer.ir.types import DType, TensorType
 from picoformer.ops.elementwise import broadcast_type
+from picoformer.ops.window import Patches
 
 UnaryFunction = Literal["sqrt", "erf", "exp", "neg", "reciprocal", "not", "float"]
 BinaryFunction = Literal["sub", "div", "pow", "less"]
@@ -129,24 +130,39 @@ class MatMul(Operator):
 
 @dataclass(frozen=True)
 class Conv(Operator):
-    """Inputs x (n, c, h, w), weight (m, c, h', w'), optionally bias (m,). Non-overlapping patches: the stride is the
-    kernel's size, no padding. Output (n, m, h/h', w/w')."""
+    """Inputs x (n, c, h, w), weight (m, c / groups, h', w'), optionally bias (m,). Output (n, m, rows, columns).
+
+    Strides, dilations and pads are Window's; no strides are those of patches side by side, (h', w')."""
+
+    strides: tuple[int, ...] = ()
+    dilations: tuple[int, ...] = (1, 1)
+    pads: tuple[int, ...] = (0, 0, 0, 0)
+    groups: int = 1
 
     kind = "Conv"
 
+    def window(self, weight: Sequence[int]) -> Patches:
+        """The windows that a weight of this shape is multiplied with, over an image with its channels last."""
+        (up, side), (top, left, bottom, right) = self.dilations, self.pads
+        high, wide = self.strides or tuple(weight[2:])
+        return Patches((weight[2], weight[3]), (high, wide), (up, side), (top, left, bottom, right))
+
     def infer(self, inputs: Sequence[TensorType]) -> TensorType:
         x, weight = inputs[:2]
-        if x.rank != 4 or weight.rank != 4 or x.shape[1] != weight.shape[1]:
-            raise ValueError(f"input {x} does not go with weight {weight}")
-        if x.shape[2] % weight.shape[2] or x.shape[3] % weight.shape[3]:
-            raise ValueError(f"patches of {weight} do not cover {x}")
-        rows, columns = x.shape[2] // weight.shape[2], x.shape[3] // weight.shape[3]
-        return TensorType((x.shape[0], weight.shape[0], rows, columns))
+        if x.rank != 4 or weight.rank != 4 or x.shape[1] != weight.shape[1] * self.groups:
+            raise ValueError(f"input {x} does not go with weight {weight} in {self.groups} groups")
+        if weight.shape[0] % self.groups:
+            raise ValueError(f"{self.groups} groups do not divide the outputs of weight {weight}")
+        n, _, height, width = x.shape
+        rows, columns = self.window(weight.shape).places(TensorType((height, width, 1)))
+        return TensorType((n, weight.shape[0], rows, columns))
 
     def compute(self, *inputs: Array) -> Array:
         x, weight, *bias = inputs
-        _, c, h, w = weight.shape
-        rows, columns = x.shape[-2] // h, x.shape[-1] // w
-        patches = x.reshape(*x.shape[:-3], c, rows, h, columns, w)
-        y: Array = np.einsum("...crhsw,mchw->...mrs", patches, weight)
-        return y + bias[0][:, None, None] if bias else y
+        windows = self.window(weight.shape).windows(np.moveaxis(x, -3, -1), 0)
+        apart = windows.reshape(*windows.shape[:-1], self.groups, -1)
+        own = weight.reshape(self.groups, -1, *weight.shape[1:])
+        y: Array = np.einsum("...rqhwgc,gmchw->...gmrq", apart, own)
+        y = y.reshape(*y.shape[:-4], weight.shape[0], *y.shape[-2:])
+        result: Array = y + bias[0][:, None, None] if bias else y
+        return result

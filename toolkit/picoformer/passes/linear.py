@@ -6,7 +6,20 @@ import numpy as np
 
 from picoformer.ir import Graph, Node
 from picoformer.ir.operator import Array
-from picoformer.ops import Add, Conv, Embedding, LayerNorm, Linear, MatMul, Mul, Reshape, Slice, Transpose
+from picoformer.ops import (
+    Add,
+    Conv,
+    DepthwiseConv,
+    Embedding,
+    LayerNorm,
+    Linear,
+    MatMul,
+    Mul,
+    Patches,
+    Reshape,
+    Slice,
+    Transpose,
+)
 from picoformer.passes.expression import constant_operand
 from picoformer.passes.rewrite import Patch, Rule
 
@@ -46,11 +59,11 @@ def matmul_to_linear(graph: Graph, node: Node) -> Patch | None:
 
 
 def add_to_bias(graph: Graph, node: Node) -> Patch | None:
-    """Linear + constant per channel: a bias. The same for the bias of a LayerNorm."""
+    """Linear or DepthwiseConv + constant per channel: a bias. The same for the bias of a LayerNorm."""
     if not isinstance(node.op, Add):
         return None
     found = _channel_operand(graph, node)
-    if found is None or not isinstance(found[0].op, (Linear, LayerNorm)):
+    if found is None or not isinstance(found[0].op, (Linear, DepthwiseConv, LayerNorm)):
         return None
     inner, bias = found
     patch = Patch(graph, node)
@@ -64,12 +77,16 @@ def add_to_bias(graph: Graph, node: Node) -> Patch | None:
         if inner.inputs[2] not in graph.constants:  # integers that the file brings
             return None
         bias = bias + graph.constants[inner.inputs[2]]
-    return patch.finish(Linear(), [*inner.inputs[:2], patch.constant(bias, "bias")])
+    return patch.finish(inner.op, [*inner.inputs[:2], patch.constant(bias, "bias")])
 
 
 def conv_to_linear(graph: Graph, node: Node) -> Patch | None:
-    """Patches of an image: (n, c, R·h, C·w) → rows of c·h·w pixels → Linear → (n, m, R, C)."""
+    """Patches of an image: (n, c, R·h, C·w) → rows of c·h·w pixels → Linear → (n, m, R, C).
+
+    For images that come with their channels first, as inputs do; other convolutions are in `convolution`."""
     if not isinstance(node.op, Conv) or any(name not in graph.constants for name in node.inputs[1:]):
+        return None
+    if not (_cuts_patches(graph, node) and _is_moved_input(graph, node.inputs[0])):
         return None
     weight = graph.constants[node.inputs[1]]
     m, c, h, w = weight.shape
@@ -81,6 +98,21 @@ def conv_to_linear(graph: Graph, node: Node) -> Patch | None:
     y = patch.add(Linear(), [pixels, patch.constant(weight.reshape(m, -1), "weight"), *node.inputs[2:]], "linear")
     channels_first = patch.add(Transpose((-3, -1, -2)), [y], "channels")
     return patch.finish(Reshape((n, m, rows, columns)), [channels_first])
+
+
+def _cuts_patches(graph: Graph, node: Node) -> bool:
+    """Whether the windows of a Conv lie side by side and cover the image."""
+    op, image, weight = node.op, graph.types[node.inputs[0]].shape, graph.types[node.inputs[1]].shape
+    assert isinstance(op, Conv)
+    window = op.window(weight)
+    covers = all(size % kernel == 0 for size, kernel in zip(image[2:], window.kernel, strict=True))
+    return window == Patches(window.kernel, window.kernel) and op.groups == 1 and covers
+
+
+def _is_moved_input(graph: Graph, name: str) -> bool:
+    while name in graph.producers and isinstance(graph.producers[name].op, Reshape | Transpose):
+        name = graph.producers[name].inputs[0]
+    return name in graph.inputs
 
 
 def slice_weights(graph: Graph, node: Node) -> Patch | None:
@@ -115,7 +147,7 @@ def chosen_rows(graph: Graph, patch: Patch, linear: Node, rows: Array, role: str
 
 
 def scale_into_producer(graph: Graph, node: Node) -> Patch | None:
-    """A factor per channel behind a Linear, Embedding or LayerNorm goes into its weights."""
+    """A factor per channel behind a Linear, DepthwiseConv, Embedding or LayerNorm goes into its weights."""
     if not isinstance(node.op, Mul):
         return None
     found = _channel_operand(graph, node)
@@ -129,6 +161,8 @@ def scale_into_producer(graph: Graph, node: Node) -> Patch | None:
     if isinstance(inner.op, Linear):
         scaled = [stored[0] * factor[:, None], *(bias * factor for bias in stored[1:])]
         roles = ["weight", "bias"]
+    elif isinstance(inner.op, DepthwiseConv):
+        scaled, roles = [value * factor for value in stored], ["weight", "bias"]
     elif isinstance(inner.op, Embedding):
         scaled, roles = [stored[0] * factor], ["table"]
     elif isinstance(inner.op, LayerNorm):
@@ -166,7 +200,7 @@ def drop_neutral_weights(graph: Graph, node: Node) -> Patch | None:
         return None
     if graph.constants[node.inputs[2]].any():
         return None
-    if isinstance(node.op, Linear):
+    if isinstance(node.op, Linear | DepthwiseConv):
         return Patch(graph, node).finish(node.op, node.inputs[:2])
     if isinstance(node.op, LayerNorm) and (graph.constants[node.inputs[1]] == 1).all():
         return Patch(graph, node).finish(node.op, node.inputs[:1])

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from picoformer.errors import UnsupportedError
 from picoformer.ir import DType, Graph, Node, verify
 from picoformer.ops import Add, Binary, Conv, MatMul, Mul, Softmax, Unary, Where
-from picoformer.passes.activation import ACTIVATION
+from picoformer.passes.activation import ACTIVATION, stand_alone
 from picoformer.passes.attention import ATTENTION, UNMERGED_ATTENTION
+from picoformer.passes.convolution import CONVOLUTION
 from picoformer.passes.expression import ancestors
 from picoformer.passes.formulas import drop_inner_grids
 from picoformer.passes.layout import LAYOUT, sink_reshape
@@ -56,14 +57,23 @@ ORDER: tuple[Pass, ...] = (
     Pass("layer_norm", _rules(NORM, ARITHMETIC), "before biases are folded, which would take up the norm's own"),
     Pass("rms_norm", _rules(RMS_NORM, ARITHMETIC), "after LayerNorm, whose centred value has a mean square too"),
     Pass("activation", _rules(ACTIVATION), "before scales are folded: the ½ of a GELU belongs to it, not to a weight"),
-    Pass("linear", _rules(LINEAR, LAYOUT), "attention looks for the Linears that make queries, keys and values"),
+    Pass(
+        "linear",
+        _rules(LINEAR, CONVOLUTION, LAYOUT),
+        "attention looks for the Linears that make queries, keys and values",
+    ),
     Pass("rope", _rules(ROPE, LAYOUT), "the moves around it then meet those that part the heads of an attention"),
     Pass("pooling", _rules(POOLING), "while the mask still stands beside the mean it belongs to"),
     Pass("static_masks", _rules(STATIC_MASKS), "attention knows full and causal masks; pieces of any other are such"),
     Pass("attention", _rules(ATTENTION), "before scales are folded: 1/√d is the attention's, wherever it is written"),
     Pass("unmerged_attention", _rules(UNMERGED_ATTENTION), "only what the pass before could not merge is left"),
     Pass("rest", _rules(REST), "norms, masks and shared heads have taken up what is theirs"),
-    Pass("scales", _rules(SCALES, ARITHMETIC, LINEAR), "what is still multiplied by a constant goes into weights"),
+    Pass("functions", _rules((stand_alone,)), "after every fusion; before scales, so that a sign goes into weights"),
+    Pass(
+        "scales",
+        _rules(SCALES, ARITHMETIC, LINEAR, CONVOLUTION, LAYOUT),
+        "what is still multiplied by a constant goes into weights",
+    ),
     Pass("rows", _rules(LAYOUT, ROUNDINGS, (sink_reshape,)), "after attention: reshapes around it find their inverse"),
     Pass("merge_duplicates_again", merge_duplicates, "three slices of one packed Linear may have become equal"),
     Pass("order_operands", order_operands, "the residual stands first in both dialects"),

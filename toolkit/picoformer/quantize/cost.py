@@ -18,12 +18,14 @@ from picoformer.ops import (
     Add,
     Attention,
     CachedAttention,
+    DepthwiseConv,
     Embedding,
     ExpertLinear,
     KvAppend,
     LayerNorm,
     Linear,
     Mul,
+    Patches,
     Requantize,
     Reshape,
     RmsNorm,
@@ -34,13 +36,16 @@ from picoformer.ops import (
 IN_PLACE = (Activation, Add, KvAppend, LayerNorm, Mul, Requantize, RmsNorm, Rope, ScaleRows)
 """Operators that may write over an operand that is no longer needed and as large."""
 
+PATCHES_ALIVE = 16
+"""Windows of an image that are lined up at a time, roughly."""
+
 
 def wide_macs(typed: Graph) -> int:
     """Multiply-accumulates of one inference that read an int16 activation of more than one row."""
     total = 0
     for node in typed.nodes:
         read = [typed.types[name] for name in node.inputs]
-        if isinstance(node.op, Linear | ExpertLinear | Attention | CachedAttention):
+        if isinstance(node.op, Linear | DepthwiseConv | ExpertLinear | Attention | CachedAttention):
             operands = read[: 3 if isinstance(node.op, Attention | CachedAttention) else 1]
             wide = any(t.dtype is DType.INT16 and t.rows > 1 for t in operands)
             total += wide * node.op.macs(read, typed.types[node.output])
@@ -59,13 +64,18 @@ def live_peak(typed: Graph) -> int:
         for name in typed.activations(node):
             last[root.get(name, name)] = max(index, last.get(root.get(name, name), index))
     live = {root.get(name, name) for name in typed.inputs}
-    peak = sum(typed.types[name].bytes for name in live)
+    sizes = {name: type_.bytes for name, type_ in typed.types.items()}
+    for node in steps:
+        if isinstance(node.op, Patches):  # cut a few at a time, as they are read
+            rows = typed.types[node.output].rows
+            sizes[node.output] = sizes[node.output] * min(rows, PATCHES_ALIVE) // rows
+    peak = sum(sizes[name] for name in live)
     for index, node in enumerate(steps):
-        size = typed.types[node.output].bytes
+        size = sizes[node.output]
         dying = {root.get(name, name) for name in typed.activations(node)}
         dying = {name for name in dying if last[name] == index}
-        reused = isinstance(node.op, IN_PLACE) and any(typed.types[name].bytes >= size for name in dying)
-        peak = max(peak, sum(typed.types[name].bytes for name in live) + (0 if reused else size))
+        reused = isinstance(node.op, IN_PLACE) and any(sizes[name] >= size for name in dying)
+        peak = max(peak, sum(sizes[name] for name in live) + (0 if reused else size))
         live = (live - dying) | {node.output}
     return peak
 

@@ -28,7 +28,6 @@ from picoformer.ops import (
     Requantize,
     Softmax,
 )
-from picoformer.ops.activation import FUNCTIONS
 from picoformer.ops.rounded import Given
 from picoformer.quantize.calibrate import symmetric
 from picoformer.quantize.grids import LAYOUT
@@ -182,7 +181,7 @@ class _GivenBuilder(TypedBuilder):
         reads = [self._reach(name) for name in node.inputs if self.graph.types[name].dtype is DType.FLOAT32]
         if isinstance(node.op, Activation):
             low, high = self._range_of(node.inputs[0])
-            return float(np.abs(FUNCTIONS[node.op.function](np.linspace(low, high, 1025))).max())
+            return float(np.abs(node.op.real(np.linspace(low, high, 1025))).max())
         if isinstance(node.op, Add):
             return sum(reads)
         if isinstance(node.op, Mul):

@@ -32,6 +32,7 @@ from picoformer.ops import (
     ExpertWeights,
     KvAppend,
     Linear,
+    MaxPool,
     Reshape,
     Rope,
     ScaleRows,
@@ -52,8 +53,9 @@ from picoformer.quantize.calibrate import (
 )
 from picoformer.quantize.observe import Observation
 
-LAYOUT: tuple[type[Operator], ...] = (Reshape, Transpose, Slice, Concat, TakeRow, Rope)
-"""Operators whose output is on the grid of their input: those that only move values, and Rope, which turns them."""
+LAYOUT: tuple[type[Operator], ...] = (Reshape, Transpose, Slice, Concat, MaxPool, TakeRow, Rope)
+"""Operators whose output is on the grid of their input: those that only move or choose values, and Rope, which turns
+them."""
 
 WIDE_OPERANDS: Mapping[type[Operator], int] = {
     CachedAttention: 0, ExpertWeights: 0, KvAppend: 1, Rope: 0, ScaleRows: 1, TopExperts: 0,

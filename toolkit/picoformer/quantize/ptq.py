@@ -16,11 +16,13 @@ from picoformer.ops import (
     Add,
     Attention,
     Concat,
+    DepthwiseConv,
     Embedding,
     ExpertLinear,
     LayerNorm,
     Linear,
     Mul,
+    Patches,
     Requantize,
     RmsNorm,
     Rope,
@@ -201,7 +203,7 @@ def build_typed(
     Transpose, Slice or Concat of a wanted value is wanted, too."""
     wanted = dict(wanted)
     for node in graph.nodes:
-        if isinstance(node.op, LAYOUT) and any(wanted.get(name) is DType.INT16 for name in node.inputs):
+        if isinstance(node.op, (*LAYOUT, Patches)) and any(wanted.get(name) is DType.INT16 for name in node.inputs):
             wanted[node.output] = DType.INT16
     types = assign_grids(graph, seen, settings.method, settings.percentile, settings.headroom, wanted, settings.uniform)
     return verify(TypedBuilder(graph, seen, types, settings, wanted).build())
@@ -233,19 +235,25 @@ class TypedBuilder:
             names = [self._operand(node, index, name) for index, name in enumerate(node.inputs)]
             if isinstance(node.op, Linear | ExpertLinear):
                 names = self._linear_constants(node, names)
+            elif isinstance(node.op, DepthwiseConv):
+                names = self._depthwise_constants(node, names)
             self.types[node.output] = self.assigned.get(node.output, self.graph.types[node.output])
+            if isinstance(node.op, Patches):  # on the grid of what is read, a bridge maybe
+                self.types[node.output] = replace(self.types[names[0]], shape=self.graph.types[node.output].shape)
             self.nodes.append(Node(node.name, node.op, tuple(names), node.output))
         return self.graph.replace(nodes=self.nodes, types=self.types, constants=self.constants)
 
     def _operand(self, node: Node, index: int, name: str) -> str:
         """The name under which `node` reads this operand: a bridge, an integer constant, or the value itself."""
         if name in self.graph.constants:
-            return name if isinstance(node.op, Linear | ExpertLinear) else self._constant(node, index, name)
+            weighted = isinstance(node.op, Linear | ExpertLinear | DepthwiseConv)
+            return name if weighted else self._constant(node, index, name)
         current = self.types[name]
         if current.quant is None:
             return name
         is_wide = current.dtype is DType.INT16 and current.rows > 1
-        reads = isinstance(node.op, Linear) or (isinstance(node.op, ExpertLinear) and index == 0)
+        reads = isinstance(node.op, Linear | Patches | DepthwiseConv)
+        reads = reads or (isinstance(node.op, ExpertLinear) and index == 0)
         if reads and is_wide and self.wanted.get(name) is not DType.INT16:
             return self._bridge(name, "int8", affine_int8(*self._range(name)))
         if isinstance(node.op, Attention) and index < 3:
@@ -361,6 +369,21 @@ class TypedBuilder:
                 bias = integers if on_grid and stored.dtype is DType.INT32 else bias
             names.append(self._store(rest[0], bias, TensorType(real.shape, DType.INT32, quant)))
         return names
+
+    def _depthwise_constants(self, node: Node, names: list[str]) -> list[str]:
+        """Weights of 8 bits, a scale per channel."""
+        x_quant = self.types[names[0]].quant
+        assert x_quant is not None
+        x_scale = x_quant.per_tensor_scale
+        weight, *rest = (self.graph.constants[name] for name in node.inputs[1:])
+        floor = None if not rest else bias_scale_floor(rest[0], x_scale)
+        rows, quant = quantize_rows(weight.T, floor)
+        steps, by_channel = np.ascontiguousarray(rows.T), QuantParams(quant.scale, 0, -1)
+        result = [names[0], self._store(node.inputs[1], steps, TensorType(steps.shape, DType.INT8, by_channel))]
+        if rest:
+            bias, bias_quant = quantize_bias(rest[0], x_scale, quant)
+            result.append(self._store(node.inputs[2], bias, TensorType(bias.shape, DType.INT32, bias_quant)))
+        return result
 
 
 def weight_index(node: Node) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 
 from picoformer.ir import DType, Graph, Node
 from picoformer.ir.operator import Array, LoweringError, Operand
-from picoformer.ops import Embedding, Linear
+from picoformer.ops import DepthwiseConv, Embedding, Linear
 from picoformer.ops.fixedpoint import dequantize, quantize_real
 from picoformer.quantize.int4 import element_scales
 from picoformer.quantize.observe import BATCH
@@ -127,7 +127,8 @@ def refine(
     progress: Callable[[int, int], None] | None = None,
     given: frozenset[str] = frozenset(),
 ) -> Graph:
-    """`typed`, the quantized `graph`, with the integers of every Linear chosen anew; all grids of values stay.
+    """`typed`, the quantized `graph`, with the integers of every Linear chosen anew, and the bias of every
+    DepthwiseConv; all grids of values stay.
 
     Each Linear sees its inputs as the integer steps before it, already refined, produce them, and what they are in
     float. `calibration`: input name → (samples, *shape). `given` weights keep their integers. Raises LoweringError
@@ -159,6 +160,10 @@ def refine(
             for name, old, value in zip(names, node.inputs[1:], chosen, strict=True):
                 types[name], constants[name] = typed.types[old], value
             node = Node(node.name, node.op, (node.inputs[0], *names), node.output)
+        if isinstance(node.op, DepthwiseConv) and bias_correction and len(node.inputs) > 2:
+            read, *real_names = graph.producers[node.output].inputs
+            pairs = [(values[node.inputs[0]], walk.value(read)) for values, walk in zip(live, walks, strict=True)]
+            constants[node.inputs[2]] = _depthwise_bias(typed, node, [graph.constants[n] for n in real_names], pairs)
         nodes.append(node)
         operands = [Operand(types[name], constants.get(name)) for name in node.inputs]
         try:
@@ -180,6 +185,23 @@ def refine(
         types={name: type_ for name, type_ in types.items() if name not in unread},
         constants={name: value for name, value in constants.items() if name not in unread},
     )
+
+
+def _depthwise_bias(typed: Graph, node: Node, real: list[Array], pairs: list[tuple[Array, Array]]) -> Array:
+    """(C,) the integers of a bias with which each channel has the mean of the float one.
+
+    `real`: weight and bias in float. `pairs`: the images that are read, as integers and in float, by batch."""
+    op, x_quant, w_quant = node.op, typed.types[node.inputs[0]].quant, typed.types[node.inputs[1]].quant
+    assert isinstance(op, DepthwiseConv) and x_quant is not None and w_quant is not None
+    weight = dequantize(typed.constants[node.inputs[1]], w_quant)
+    lost, count = np.zeros(weight.shape[1]), 0
+    for rounded, image in pairs:
+        difference = op.sums(image, real[0], 0) - op.sums(dequantize(rounded, x_quant), weight, 0)
+        lost += difference.reshape(-1, len(lost)).sum(axis=0, dtype=np.float64)
+        count += difference.size // len(lost)
+    scale = np.asarray(w_quant.scale, np.float64) * x_quant.per_tensor_scale
+    mended = real[1] + lost / count
+    return np.rint(np.where(np.abs(mended) < scale * BIAS_LIMIT, mended, real[1]) / scale).astype(np.int32)
 
 
 def is_tied(graph: Graph, name: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from picoformer.ir import DType, Graph
 from picoformer.ir.operator import Array, LoweringError
-from picoformer.ops.linear import Linear
+from picoformer.ops import DepthwiseConv, Linear, Patches
 from picoformer.quantize.cost import live_peak, wide_macs
 from picoformer.quantize.observe import RunFloat
 from picoformer.quantize.simulate import Simulation, decibels
@@ -37,6 +37,10 @@ class Sensitivity:
     is_constant: bool
     gain_db: float
     bytes: int
+
+
+READERS = (Linear, Patches, DepthwiseConv)
+"""Operators that read int16 values of many rows through a bridge to int8."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,10 @@ def _candidates(graph: Graph, base: Graph) -> list[str]:
     for name, type_ in base.types.items():
         if name not in graph.types or name in graph.constants or type_.quant is None:
             continue
+        if name in graph.producers and isinstance(graph.producers[name].op, Patches):
+            continue  # on the grid of the image
         bridged = any(node.op.kind == "Requantize" for node in base.consumers.get(name, ()))
-        if type_.dtype is DType.INT8 or (bridged and any(isinstance(n.op, Linear) for n in graph.consumers[name])):
+        if type_.dtype is DType.INT8 or (bridged and any(isinstance(n.op, READERS) for n in graph.consumers[name])):
             names.append(name)
     return names
 

@@ -6,9 +6,11 @@ from picoformer.backends.c.flow import Flow
 from picoformer.backends.c.isa.generic import GENERIC
 from picoformer.backends.c.isa.layout import up
 from picoformer.ir import Node
-from picoformer.ops import Attention, CachedAttention, ExpertLinear, Linear
+from picoformer.ops import Attention, CachedAttention, ExpertLinear, Linear, Window
 
-_PER_ELEMENT = {"LayerNorm": 9.0, "RmsNorm": 9.0, "Softmax": 20.0, "Requantize": 6.0, "Activation": 6.0}
+_PER_ELEMENT = {"LayerNorm": 9.0, "RmsNorm": 9.0, "Softmax": 20.0, "Requantize": 6.0, "Activation": 6.0, "Patches": 2.5}
+_PER_TAP = {"AveragePool": 7.0, "DepthwiseConv": 9.0, "MaxPool": 6.0}
+"""For each element of the output and each tap of its window."""
 _ANY_ELEMENT = 4.0
 _PER_CALL = 120.0
 """Setting up an operator, and the way to it and back."""
@@ -30,6 +32,8 @@ def _of_node(flow: Flow, node: Node) -> float:
         return GENERIC.linear_s8.mac_instructions * macs
     if isinstance(node.op, CachedAttention):
         return GENERIC.attention_head_s16.mac_instructions * macs
+    if isinstance(node.op, Window) and node.op.kind in _PER_TAP:
+        return _PER_TAP[node.op.kind] * node.op.taps * out.elements
     return _PER_ELEMENT.get(node.op.kind, _ANY_ELEMENT) * out.elements
 
 

@@ -22,6 +22,7 @@ from picoformer.backends.c.decode_operators import (
 )
 from picoformer.backends.c.movement import broadcast, concat, has_rows, slice_axis, transpose
 from picoformer.backends.c.site import Argument, Site
+from picoformer.backends.c.windows import average_pool, depthwise, max_pool, patches
 from picoformer.ir import DType
 from picoformer.ir.operator import Array, Operator
 from picoformer.ops import (
@@ -219,7 +220,10 @@ def activation(site: Site) -> str:
     op, low = site.node.op, site.lowered
     assert isinstance(op, Activation)
     if low is None:
-        return site.call(f"pf_{op.function}_f32", site.read(0), site.write(), count)
+        if not op.parameters:
+            return site.call(f"pf_{op.function}_f32", site.read(0), site.write(), count)
+        values = site.array("parameters", np.array(op.parameters, np.float32), f"parameters of {op.function}")
+        return site.call(f"pf_{op.function}_f32", values, site.read(0), site.write(), count)
     assert isinstance(low, LoweredTable | LoweredInterpolatedTable)
     name, table = "pf_table" if isinstance(low, LoweredTable) else "pf_interpolate", _table(site, op, low)
     return site.call(f"{name}{site.types_suffix(x.dtype, site.out.dtype)}", table, site.read(0), site.write(), count)
@@ -359,10 +363,12 @@ EMITTERS: dict[str, Emitter | Alias | Unsupported] = {
     "Activation": activation,
     "Add": add,
     "Attention": attention,
+    "AveragePool": average_pool,
     "Binary": Unsupported(_FUSE),
     "CachedAttention": cached_attention,
     "Concat": concat,
-    "Conv": Unsupported("patches become a Linear in the passes; this one was left: use a stride equal to the kernel"),
+    "Conv": Unsupported("convolutions become Linear and DepthwiseConv in the passes; this one was left in the graph"),
+    "DepthwiseConv": depthwise,
     "Embedding": embedding,
     "ExpertLinear": expert_linear,
     "ExpertWeights": expert_weights,
@@ -370,7 +376,9 @@ EMITTERS: dict[str, Emitter | Alias | Unsupported] = {
     "LayerNorm": layer_norm,
     "Linear": linear,
     "MatMul": Unsupported("a product of two computed tensors outside attention has no operator in C"),
+    "MaxPool": max_pool,
     "Mul": mul,
+    "Patches": patches,
     "PositionIds": position_ids,
     "ReduceMean": reduce_mean,
     "Requantize": requantize,

@@ -83,17 +83,28 @@ def _rows_of(*by_rows: int) -> Callable[[Graph, Node], RowWise]:
     return rows
 
 
+def _windows(graph: Graph, node: Node) -> RowWise | None:
+    """A window is a row of the output, and may lie anywhere in the image."""
+    if any(name not in graph.constants for name in node.inputs[1:]):
+        return None
+    return RowWise(graph.types[node.output].rows, frozenset(node.inputs[:1]))
+
+
 ROW_WISE: Mapping[str, Callable[[Graph, Node], RowWise | None]] = {
     "Activation": _each_row,
     "Add": _element_wise,
     "Attention": _attention,
+    "AveragePool": _windows,
     "CachedAttention": _rows_of(0),
+    "DepthwiseConv": _windows,
     "Embedding": _each_row,
     "ExpertLinear": _rows_of(0, 1),
     "ExpertWeights": _rows_of(0, 1),
     "LayerNorm": _each_row,
     "Linear": _each_row,
+    "MaxPool": _windows,
     "Mul": _element_wise,
+    "Patches": _windows,
     "Requantize": _each_row,
     "RmsNorm": _each_row,
     "Rope": _rows_of(0),

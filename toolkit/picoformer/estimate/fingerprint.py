@@ -19,6 +19,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _CALLS = (
     "backends/c/operators.py",
     "backends/c/movement.py",
+    "backends/c/windows.py",
     "backends/c/fuse.py",
     "backends/c/isa/choice.py",
 )

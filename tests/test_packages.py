@@ -14,11 +14,16 @@ import pytest
 
 import package_checks
 from command_line import Workshop, succeeds
+from digits_student import SAMPLES as STUDENT_SAMPLES
+from digits_student import trained
 from package_programs import M33, RV32, STUBS, arm_sketch, cmake, compiled, emulated, host_program, run, sketch
 from package_workshop import SAME, WROTE, Export, expected_line, export, gesture, shop, tale, tree, typed
+from picoformer.build_folder import quantize_samples
 from picoformer.cli_options import C_FORMS
+from picoformer.datasets import digits
 from picoformer.ir import Graph
 from picoformer.packages.forms import FORMS
+from picoformer.reference import lower_graph, run_integer
 from text_models import model_folder
 
 __all__ = ["export", "shop", "tale", "typed"]
@@ -180,6 +185,24 @@ def test_an_example_sees_another_result(export: Export, tmp_path: Path) -> None:
     sources = [*compiled(folder / "src"), *compiled(folder / "examples")]
     with pytest.raises(AssertionError, match="the outputs DIFFER from those of the reference"):
         host_program(tmp_path / "run", sources, [folder / "include", folder / "src"])
+
+
+@pytest.mark.slow
+def test_trained_digits_are_a_sketch_that_reads_one(tmp_path: Path, arm_tools: None) -> None:
+    student, labels = trained(), digits(seed=0).y_test[:STUDENT_SAMPLES]
+    np.savez(tmp_path / "calibration.npz", **student.calibration)
+    np.savez(tmp_path / "test.npz", **student.test, labels=labels)
+    words = ["--calibration", tmp_path / "calibration.npz", "--inputs", tmp_path / "test.npz", "--scheme", "int8"]
+    succeeds("export", student.onnx, "--format", "arduino", "--prefix", "digits", *words, "-o", tmp_path / "digits")
+    graph = quantize_samples(student.onnx, tmp_path / "calibration.npz", "int8")[1]
+    (output,) = graph.outputs
+    rows = run_integer(lower_graph(graph), {"x": student.test["x"]})[output].reshape(len(labels), -1).argmax(1)
+    card = json.loads((tmp_path / "digits" / "model_card.json").read_text())
+    assert card["accuracy"]["value"] == pytest.approx(float(np.mean(rows == labels)), abs=1e-12)
+    assert card["accuracy"]["value"] > 0.8 and card["accuracy"]["samples"] == STUDENT_SAMPLES
+    printed = sketch(tmp_path / "digits", "Predict", tmp_path / "host")
+    assert printed.startswith(f"prediction: class {rows[0]}, ") and printed.endswith(SAME)
+    arm_sketch(tmp_path / "digits", "Predict", tmp_path / "arm")
 
 
 # --- language models ----------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from picoformer.cli_options import (
     quantize_or_text_options,
     quantized_option,
     read_shapes,
-    refuse_given,
+    refuse_package_options,
     shape_option,
     tile_option,
     toolchain_option,
@@ -36,10 +35,10 @@ from picoformer.cli_options import (
 )
 from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
-from picoformer.cli_text import DECODER_SCHEME, ONLY_DECODERS, ONLY_ENCODERS, decoder_options
+from picoformer.cli_text import DECODER_SCHEME, decoder_options, is_decoder
 from picoformer.cli_tflite import export_tflite, show_tflite, tflite_options
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
-from picoformer.errors import ConfigError, DeviceError, ModelError, PicoformerError
+from picoformer.errors import DeviceError, ModelError, PicoformerError
 
 
 class _Group(click.Group):
@@ -112,13 +111,6 @@ for command in (*TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS):
     main.add_command(command)
 
 
-def _is_decoder(model: Path, options: Mapping[str, Any]) -> bool:
-    """Whether a model is a language model's checkpoint; ConfigError for options that do not go with what it is."""
-    found: bool = options["decoder"] or model.is_dir() or model.suffix == ".bin"
-    refuse_given(ONLY_ENCODERS if found else ONLY_DECODERS, "a language model's" if found else "this model's")
-    return found
-
-
 @main.command()
 @click.argument("model", type=FILE)
 @quantize_options
@@ -186,7 +178,7 @@ def export(
     as_json: bool,
     **decoder: Any,
 ) -> None:
-    """Write a model as ONNX, as TFLite, or as C: a library, a file, a package.
+    """Write a model as ONNX, as TFLite, or as C in many forms.
 
     ONNX is float or quantized; TFLite float32, int8 or 16x8 (--scheme int8x16), in operators that TFLite Micro runs.
     MODEL is an ONNX file or a checkpoint (.safetensors), or for C a folder that `build` wrote. Of a language model,
@@ -194,21 +186,20 @@ def export(
     """
     from picoformer.exporting import export_files
 
-    is_decoder = not is_build(model) and _is_decoder(model, decoder)
+    refuse_package_options(form)
+    writes_text = not is_build(model) and is_decoder(model, decoder)
     if tflite is not None:
-        scheme = scheme if is_given("scheme") or not is_decoder else DECODER_SCHEME
+        scheme = scheme if is_given("scheme") or not writes_text else DECODER_SCHEME
         with progress() as tick:
             record = export_tflite(
-                model, is_decoder, tflite, scheme, calibration, settings, read_shapes(shapes), valid_length, output,
+                model, writes_text, tflite, scheme, calibration, settings, read_shapes(shapes), valid_length, output,
                 decoder, tick,
             )  # fmt: skip
         show(record, as_json, lambda: show_tflite(record))
         return
-    if is_decoder:
+    if writes_text:
         from picoformer.decoder.build_command import export_decoder_files
 
-        if form not in C_FORMS:
-            raise ConfigError(f"{model}: a language model that writes text is exported as C; give --format c")
         scheme = scheme if is_given("scheme") else DECODER_SCHEME
         with progress() as tick:
             record = export_decoder_files(
@@ -265,7 +256,7 @@ def build(
     from picoformer.targets import load_target
 
     board = load_target(target)
-    if _is_decoder(model, decoder):
+    if is_decoder(model, decoder):
         from picoformer.decoder.build_command import build_decoder_files
 
         scheme = scheme if is_given("scheme") else DECODER_SCHEME

@@ -190,6 +190,12 @@ def is_build(model: Path) -> bool:
     return found
 
 
+def refuse_package_options(form: str) -> None:
+    """Raise ConfigError for an option of `package_options` that is given with a form that is no C."""
+    if form not in C_FORMS:
+        refuse_given({"sample_file": "--inputs", "classes": "--classes"}, f"the {form}")
+
+
 def package_options(function: F) -> F:
     """Adds what says how C is packed: --target, --inputs, --classes."""
     for option in (

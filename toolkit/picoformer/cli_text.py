@@ -9,7 +9,16 @@ from typing import Any
 
 import click
 
-from picoformer.cli_options import ANY, COUNT, FILE, emulator_option, is_given, json_option, toolchain_option
+from picoformer.cli_options import (
+    ANY,
+    COUNT,
+    FILE,
+    emulator_option,
+    is_given,
+    json_option,
+    refuse_given,
+    toolchain_option,
+)
 from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.errors import ConfigError
 
@@ -31,6 +40,13 @@ _DECODER_OPTIONS = (
     click.option("--context", type=COUNT, default=0, help="Tokens of prompt and text together; 0: all it knows."),
     click.option("--tokenizer", type=ANY, help="tokenizer.json, a SentencePiece model or llama2.c's tokenizer.bin."),
 )  # fmt: skip
+
+
+def is_decoder(model: Path, options: Mapping[str, Any]) -> bool:
+    """Whether a model is a language model's checkpoint; ConfigError for options that do not go with what it is."""
+    found: bool = options["decoder"] or model.is_dir() or model.suffix == ".bin"
+    refuse_given(ONLY_ENCODERS if found else ONLY_DECODERS, "a language model's" if found else "this model's")
+    return found
 
 
 def decoder_options(function: Any) -> Any:

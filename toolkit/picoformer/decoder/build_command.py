@@ -10,6 +10,7 @@ from picoformer.decoder.build import DecoderBuild, beyond_training, build_decode
 from picoformer.decoder.opening import Checkpoint, open_checkpoint
 from picoformer.decoder.sessions import context_of
 from picoformer.decoder.writing import logits_scale, reference_session
+from picoformer.errors import ConfigError
 from picoformer.ir import Graph
 from picoformer.packaging import check_place, packed
 from picoformer.targets import Target
@@ -63,8 +64,10 @@ def export_decoder_files(
     `build_decoder_files`. `target`: whose kernels; None for the form's default."""
     from picoformer.backends.c import check_prefix, draft_c
     from picoformer.packages.description import Origin, Package
-    from picoformer.packages.forms import board_of
+    from picoformer.packages.forms import FORMS, board_of
 
+    if form not in FORMS:
+        raise ConfigError(f"{model}: a language model that writes text is exported as C; give --format c")
     board = board_of(form, target)
     check_prefix(prefix)
     check_place(out)

@@ -38,7 +38,10 @@ from picoformer.estimate.sizes import described_bytes, padding_bytes
 from picoformer.files import atomic_write_text
 from picoformer.firmware import FirmwareBuild, build_firmware
 from picoformer.ir import DType, Graph
+from picoformer.ops import Activation, Linear
 from picoformer.quantize import SCHEMES, QuantizeSettings, quantize
+from picoformer.quantize.observe import observe
+from picoformer.quantize.ptq import build_typed
 from picoformer.reference import run_float
 from picoformer.targets import Target, list_targets, load_target
 from picoformer.verification import Runner
@@ -84,15 +87,32 @@ def boards() -> list[Target]:
 
 
 def typed_graphs(board: Target, whole: Graph) -> Iterable[tuple[str, Graph]]:
-    """The models in every scheme, and in int8 with wide inputs, where other kernels are chosen."""
+    """The models in every scheme, and in int8 with 16 bits here and there, where other kernels and tables run."""
     base = QuantizeSettings(rounding="nearest", bias_correction=False, widen=0.0)
     samples = made_up.made_up_samples(whole, 2)
     for name, scheme in SCHEMES.items():
         settings = replace(base, activations=scheme.activations, weights=scheme.weights)
         yield name, quantize(whole, samples, run_float, settings)
     yield "int8, wide inputs", quantize(whole, samples, run_float, replace(base, inputs=DType.INT16))
+    seen = observe(whole, samples, run_float)
+    for name, values in wide_activations(whole).items():
+        yield f"int8, {name}", build_typed(whole, seen, base, dict.fromkeys(values, DType.INT16))
     if "fpu" in " ".join(board.toolchain.flags):
         yield "float32", whole
+
+
+def wide_activations(graph: Graph) -> dict[str, list[str]]:
+    """Values that have 16 bits where a table of an activation comes right behind a linear layer: what the table reads,
+    what it gives, or both."""
+    pairs = [
+        (node.inputs[0], node.output)
+        for node in graph.nodes
+        if isinstance(node.op, Activation)
+        and node.inputs[0] in graph.producers
+        and isinstance(graph.producers[node.inputs[0]].op, Linear)
+    ]
+    reads, gives = [read for read, _ in pairs], [given for _, given in pairs]
+    return {"wide sums": reads, "wide results": gives, "wide sums and results": [*reads, *gives]}
 
 
 def measure(board: Target, graph: Graph, samples: Samples, scratch: Path, toolchain: str) -> FirmwareBuild:

@@ -11,6 +11,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define PF_TOKENIZER_IDS     (-1) /* more ids than max_ids */
 #define PF_TOKENIZER_SCRATCH (-2) /* scratch too small for this text, or not aligned to 8 bytes */
 #define PF_TOKENIZER_NO_ID   (-3) /* an id outside the vocabulary */
@@ -177,5 +181,9 @@ int32_t pf_encode_wordpiece(const pf_tokenizer *t, const uint8_t *text, uint32_t
                             uint64_t *scratch, uint32_t scratch_bytes);
 int32_t pf_encode_unigram(const pf_tokenizer *t, const uint8_t *text, uint32_t bytes, int32_t *ids, uint32_t max_ids,
                           uint64_t *scratch, uint32_t scratch_bytes);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

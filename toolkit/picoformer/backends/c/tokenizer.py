@@ -272,11 +272,11 @@ const pf_tokenizer {name} = {{
 #ifndef {guard}
 #define {guard}
 
+#include "picoformer/tokenizer.h"
+
 #ifdef __cplusplus
 extern "C" {{
 #endif
-
-#include "picoformer/tokenizer.h"
 
 extern const pf_tokenizer {name};
 

@@ -20,7 +20,7 @@ from unittest import mock
 
 import numpy as np
 from cost_code import Code, keeping_relocations, reached
-from cost_models import float_graphs, operators, side_by_side, windows
+from cost_models import SHAPES, float_graphs, operators, side_by_side, windows
 from scipy.optimize import nnls
 
 from picoformer import firmware
@@ -96,6 +96,8 @@ def typed_graphs(board: Target, whole: Graph) -> Iterable[tuple[str, Graph]]:
     yield "int8, wide inputs", quantize(whole, samples, run_float, replace(base, inputs=DType.INT16))
     seen = observe(whole, samples, run_float)
     for name, values in wide_activations(whole).items():
+        if not values:
+            continue
         yield f"int8, {name}", build_typed(whole, seen, base, dict.fromkeys(values, DType.INT16))
     if "fpu" in " ".join(board.toolchain.flags):
         yield "float32", whole
@@ -207,10 +209,13 @@ def _rounded(values: np.ndarray) -> list[float]:
 def measure_core(board: Target, graphs: dict[str, Graph], scratch: Path, toolchain: str) -> dict[str, Any]:
     """Everything the estimates know of a core with one compiler."""
     samples = Samples()
-    for number, (scheme, graph) in enumerate(typed_graphs(board, side_by_side(graphs, "costs"))):
-        begun = time.monotonic()
-        measure(board, graph, samples, scratch / f"whole{number}", toolchain)
-        print(f"  {scheme}: {time.monotonic() - begun:.1f} s", file=sys.stderr)
+    encoders = {name: graph for name, graph in graphs.items() if name in SHAPES}
+    pieces = {name: graph for name, graph in graphs.items() if name not in SHAPES}
+    for part, some in (("encoders", encoders), ("operators", pieces)):  # all at once are larger than some boards
+        for number, (scheme, graph) in enumerate(typed_graphs(board, side_by_side(some, "costs"))):
+            begun = time.monotonic()
+            measure(board, graph, samples, scratch / f"{part}{number}", toolchain)
+            print(f"  {part}, {scheme}: {time.monotonic() - begun:.1f} s", file=sys.stderr)
     small = made_up.made_up_graph(side_by_side({name: graphs[name] for name in SMALL}, "small"), "int8")
     builds = []
     for size in FRAMES:

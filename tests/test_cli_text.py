@@ -406,8 +406,6 @@ def test_export_writes_the_c_of_a_language_model(place: Path, tmp_path: Path) ->
     assert {"tale.c", "tale.h", "tale_decoder.c", "tale_decoder.h", "tale_tokenizer.c", "tale_tokenizer.h"} <= names
     listed = (tmp_path / "c" / "CMakeLists.txt").read_text()
     assert "    src/tale_tokenizer.c\n" in listed and "    src/text/tokenizer.c\n" in listed
-    refuses([*words, "--format", "onnx", "-o", tmp_path / "model.onnx"], "--format c")
-    assert not (tmp_path / "model.onnx").exists()
 
 
 # --- verify -------------------------------------------------------------------------------------------------

@@ -238,7 +238,7 @@ def test_what_cannot_be_is_refused(shop: Workshop, tmp_path: Path) -> None:
     (tmp_path / "folder.zip").mkdir()
     refuses([*words, tmp_path / "folder.zip"], "is a folder", ".zip")
     onnx = ["export", shop.model, "--classes", "a,b,c", "-o", tmp_path / "m.onnx"]
-    refuses(onnx, "--classes says nothing about the onnx")
+    refuses(onnx, "--classes says nothing about --format onnx")
     refuses([*words, tmp_path / "a", "--target", "nowhere"], "unknown target 'nowhere'")
     refuses([*words, tmp_path / "a", "--prefix", "Arduino"], "prefix 'Arduino'")
     np.savez(tmp_path / "other.npz", z=np.zeros((2, 3), np.float32))

@@ -18,17 +18,26 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from picoformer.api import build, export, finetune, quantize_model, run, verify
     from picoformer.errors import PicoformerError
+    from picoformer.exported import OnnxOptions, PackageOptions
+    from picoformer.exporting_tflite import TfliteOptions
 
-__all__ = ["PicoformerError", "__version__", "build", "export", "finetune", "quantize_model", "run", "verify"]
+__all__ = [
+    "OnnxOptions", "PackageOptions", "PicoformerError", "TfliteOptions", "__version__", "build", "export", "finetune",
+    "quantize_model", "run", "verify",
+]  # fmt: skip
+
+_ELSEWHERE = {
+    "OnnxOptions": "exported",
+    "PackageOptions": "exported",
+    "PicoformerError": "errors",
+    "TfliteOptions": "exporting_tflite",
+}
+"""Names that are not of `api` → the module that has them."""
 
 
 def __getattr__(name: str) -> Any:
-    if name == "PicoformerError":
-        from picoformer.errors import PicoformerError
+    if name not in __all__:
+        raise AttributeError(f"module 'picoformer' has no attribute '{name}'")
+    from importlib import import_module
 
-        return PicoformerError
-    if name in __all__:
-        from picoformer import api
-
-        return getattr(api, name)
-    raise AttributeError(f"module 'picoformer' has no attribute '{name}'")
+    return getattr(import_module(f"picoformer.{_ELSEWHERE.get(name, 'api')}"), name)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from picoformer.build_folder import Build, build_files, quantize_samples
-from picoformer.errors import DataError
+from picoformer.errors import ConfigError, DataError
+from picoformer.exported import OnnxOptions, PackageOptions, Source
 from picoformer.files import save_arrays
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
@@ -17,6 +19,7 @@ from picoformer.targets import Target, load_target
 
 if TYPE_CHECKING:
     from picoformer.compress.settings import QatSettings
+    from picoformer.exporting_tflite import TfliteOptions
     from picoformer.quantize import QuantizeSettings
     from picoformer.verification import Verification
 
@@ -108,33 +111,27 @@ def export(
     form: str = "onnx",
     scheme: str = "float32",
     calibration: Samples | None = None,
-    target: str | None = None,
-    prefix: str = "model",
     settings: QuantizeSettings | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     quantized: str | Path | None = None,
-    tile: str | int = "auto",
     inputs: Samples | None = None,
-    classes: str | None = None,
-    unsigned_activations: bool = False,
-    matmul_nbits: bool = False,
+    options: OnnxOptions | PackageOptions | TfliteOptions | None = None,
 ) -> dict[str, Any]:
     """Write ONNX (`form` "onnx"), TFLite ("tflite") or C ("c", "c-single", "arduino" …), as `picoformer export` does.
 
-    `quantized`, a folder that `finetune` wrote, stands for calibration and scheme; `tile` is that of `build`. For C:
-    `target` is whose kernels (None: the form's default), `inputs` what the example runs on and its labels the accuracy,
-    `classes` their names, separated by commas or in a text file.
-    `unsigned_activations` and `matmul_nbits` say how a quantized ONNX is spelled, for the kernels that onnxruntime has.
+    `quantized`, a folder that `finetune` wrote, stands for calibration and scheme. `options` are those of the form's
+    kind; `inputs` is what the example of C runs on, and its labels say the accuracy.
     """
     from picoformer.exporting import export_files
 
-    with _onnx_file(model) as source, _npz_file(calibration) as samples, _npz_file(inputs) as given:
+    with _onnx_file(model) as file, _npz_file(calibration) as samples, _npz_file(inputs) as given:
         folder = None if quantized is None else Path(quantized)
-        return export_files(
-            source, samples, scheme, form, target, prefix, Path(out), settings, shapes, quantized=folder, tile=tile,
-            inputs=given, classes=classes,
-            unsigned_activations=unsigned_activations, matmul_nbits=matmul_nbits,
-        )  # fmt: skip
+        source = Source(file, samples, scheme, settings, shapes, quantized=folder)
+        if given is not None:
+            if not isinstance(options, PackageOptions | None):
+                raise ConfigError("inputs are for the example of C; leave them out")
+            options = replace(options or PackageOptions(), inputs=given)
+        return export_files(source, form, Path(out), options)
 
 
 def finetune(

@@ -10,24 +10,21 @@ import click
 
 from picoformer import __version__
 from picoformer.cli_estimate import estimate_options, fits_options, inspect_on_target, list_fitting
+from picoformer.cli_export import export
 from picoformer.cli_onnx import COMMANDS as ONNX_COMMANDS
 from picoformer.cli_options import (
     ANY,
-    C_FORMS,
     COUNT,
     EXTRAS,
     FILE,
     FOLDER,
     emulator_option,
-    is_build,
     is_given,
     json_option,
-    package_options,
     quantize_options,
     quantize_or_text_options,
     quantized_option,
     read_shapes,
-    refuse_package_options,
     shape_option,
     tile_option,
     toolchain_option,
@@ -36,7 +33,6 @@ from picoformer.cli_options import (
 from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
 from picoformer.cli_text import DECODER_SCHEME, decoder_options, is_decoder
-from picoformer.cli_tflite import export_tflite, show_tflite, tflite_options
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
 from picoformer.errors import DeviceError, ModelError, PicoformerError
 
@@ -107,7 +103,7 @@ def run(pipeline_file: Path, force: bool, toolchain: str, emulator: str, as_json
     show(report.to_json(), as_json, lambda: print_report(report))
 
 
-for command in (*TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS):
+for command in (export, *TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS):
     main.add_command(command)
 
 
@@ -137,83 +133,6 @@ def quantize(
     with progress() as tick:
         record = quantize_files(model, calibration, scheme, output, settings, read_shapes(shapes), tick, valid_length)
     show(record, as_json, lambda: print_quality(record))
-
-
-@main.command()
-@click.argument("model", type=ANY)
-@quantize_or_text_options
-@decoder_options
-@click.option(
-    "--format", "form", type=click.Choice(["onnx", "tflite", *C_FORMS]), default="onnx", show_default=True,
-    help="What to write.",
-)  # fmt: skip
-@package_options
-@click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
-@valid_length_option
-@quantized_option
-@tile_option
-@click.option("--unsigned-activations", is_flag=True, help="ONNX: 8-bit activations as uint8, fast on x86.")
-@click.option("--matmul-nbits", is_flag=True, help="ONNX: int4 weights for onnxruntime's MatMulNBits.")
-@tflite_options
-@click.option("-o", "--output", type=ANY, required=True, help="An .onnx or .tflite file; of C a folder, or a .zip.")
-@json_option
-def export(
-    model: Path,
-    shapes: tuple[str, ...],
-    calibration: Path | None,
-    scheme: str,
-    settings: Any,
-    form: str,
-    target: str | None,
-    sample_file: Path | None,
-    classes: str | None,
-    prefix: str,
-    valid_length: bool,
-    quantized: Path | None,
-    tile: str,
-    unsigned_activations: bool,
-    matmul_nbits: bool,
-    tflite: Any,
-    output: Path,
-    as_json: bool,
-    **decoder: Any,
-) -> None:
-    """Write a model as ONNX, as TFLite, or as C in many forms.
-
-    ONNX is float or quantized; TFLite float32, int8 or 16x8 (--scheme int8x16), in operators that TFLite Micro runs.
-    MODEL is an ONNX file or a checkpoint (.safetensors), or for C a folder that `build` wrote. Of a language model,
-    given as for `build`, there are C and TFLite, which is a step of one token with its caches as inputs and outputs.
-    """
-    from picoformer.exporting import export_files
-
-    refuse_package_options(form)
-    writes_text = not is_build(model) and is_decoder(model, decoder)
-    if tflite is not None:
-        scheme = scheme if is_given("scheme") or not writes_text else DECODER_SCHEME
-        with progress() as tick:
-            record = export_tflite(
-                model, writes_text, tflite, scheme, calibration, settings, read_shapes(shapes), valid_length, output,
-                decoder, tick,
-            )  # fmt: skip
-        show(record, as_json, lambda: show_tflite(record))
-        return
-    if writes_text:
-        from picoformer.decoder.build_command import export_decoder_files
-
-        scheme = scheme if is_given("scheme") else DECODER_SCHEME
-        with progress() as tick:
-            record = export_decoder_files(
-                model, form, target, output, scheme, calibration, settings, prefix, decoder,
-                lambda what, done, total: tick(what, done, total, 0.0),
-            )  # fmt: skip
-        show(record, as_json, lambda: show_figures(record))
-        return
-    with progress() as tick:
-        record = export_files(
-            model, calibration, scheme, form, target, prefix, output, settings, read_shapes(shapes), tick, quantized,
-            tile, valid_length, sample_file, classes, unsigned_activations, matmul_nbits,
-        )  # fmt: skip
-    show(record, as_json, lambda: show_figures(record))
 
 
 @main.command()

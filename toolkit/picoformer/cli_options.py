@@ -190,34 +190,6 @@ def is_build(model: Path) -> bool:
     return found
 
 
-def refuse_package_options(form: str) -> None:
-    """Raise ConfigError for an option of `package_options` that is given with a form that is no C."""
-    if form not in C_FORMS:
-        refuse_given({"sample_file": "--inputs", "classes": "--classes"}, f"the {form}")
-
-
-def package_options(function: F) -> F:
-    """Adds what says how C is packed: --target, --inputs, --classes."""
-    for option in (
-        click.option(
-            "--classes", metavar="NAMES", help="For C: names of the classes, a,b,c or a text file with one a line."
-        ),
-        click.option(
-            "--inputs",
-            "sample_file",
-            type=FILE,
-            help="For C: .npz whose first sample the example runs on, and whose labels say the accuracy; else the "
-            "calibration samples.",
-        ),
-        click.option(
-            "--target",
-            help="For C: whose kernels; generic is plain C for any 32-bit core. Default: generic, of esp-idf esp32-c3.",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
 def toolchain_option(function: F) -> F:
     """Adds --toolchain."""
     return click.option(

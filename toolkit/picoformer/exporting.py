@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from picoformer.build_folder import open_build, quantize_samples, refuse_to_replace, with_full_length
 from picoformer.errors import ConfigError, UnsupportedError
+from picoformer.exported import OnnxOptions, PackageOptions, Shapes, Source
 from picoformer.files import atomic_folder, file_hash, save_arrays
 from picoformer.importing import import_model
 from picoformer.packaging import package_files
@@ -19,11 +20,9 @@ from picoformer.samples import check_labels, fit_samples, judge_outputs, load_sa
 from picoformer.targets import stand_in
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import Tile
-
+    from picoformer.exporting_tflite import TfliteOptions
 
 Progress = Callable[[str, int, int, float], None]
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def _tick(progress: Progress | None) -> Callable[[str, int, int], None] | None:
@@ -73,63 +72,58 @@ def quantize_files(
 
 
 def export_files(
-    model: Path,
-    calibration: Path | None,
-    scheme: str,
+    source: Source,
     form: str,
-    target: str | None,
-    prefix: str,
     out: Path,
-    settings: Any = None,
-    shapes: Shapes | None = None,
+    options: OnnxOptions | PackageOptions | TfliteOptions | None = None,
     progress: Progress | None = None,
-    quantized: Path | None = None,
-    tile: Tile = "auto",
-    valid_length: bool = False,
-    inputs: Path | None = None,
-    classes: str | None = None,
-    unsigned_activations: bool = False,
-    matmul_nbits: bool = False,
 ) -> dict[str, Any]:
-    """Write ONNX (`form` "onnx"), TFLite ("tflite", exporting_tflite.py) or C (packages/forms.py) of an ONNX file, a
-    checkpoint or, C, a build.
+    """Write a model as the form `form` to `out`; `options` are those of its kind, None for the usual ones.
 
-    `quantized`, a folder that `quantize` or `finetune` wrote, stands for calibration and scheme. `tile` says what the C
-    computes by tiles of rows (backends/c/tiling.py). `inputs` and `classes` are for C: see packaging.py;
-    `unsigned_activations` and `matmul_nbits` say how the ONNX is spelled (backends/onnx_writer.py).
+    Raises ConfigError for a form that there is not, or options that do not go with it.
     """
-    from picoformer.backends.onnx import export_onnx
-    from picoformer.backends.onnx_writer import Spelling
+    from picoformer.exporting_tflite import TfliteOptions, export_tflite_files
     from picoformer.packages.forms import FORMS
 
-    if (unsigned_activations or matmul_nbits) and (form != "onnx" or (scheme == "float32" and quantized is None)):
-        raise ConfigError("--unsigned-activations and --matmul-nbits spell a quantized ONNX file; give --format onnx")
-    if form in FORMS:
-        return package_files(
-            model, calibration, scheme, form, target, prefix, out, settings, shapes, _tick(progress), quantized, tile,
-            valid_length, inputs, classes,
-        )  # fmt: skip
-    if form == "tflite":
-        from picoformer.exporting_tflite import TfliteOptions, export_tflite_files
-
-        if quantized is not None:
+    if form not in ("onnx", "tflite", *FORMS):
+        raise ConfigError(f"unknown form '{form}'; use one of onnx, tflite, {', '.join(FORMS)}")
+    kind = {"onnx": OnnxOptions, "tflite": TfliteOptions}.get(form, PackageOptions)
+    chosen = kind() if options is None else options
+    if isinstance(chosen, PackageOptions) and form in FORMS:
+        return package_files(source, form, out, chosen, _tick(progress))
+    if isinstance(chosen, TfliteOptions) and form == "tflite":
+        if source.quantized is not None:
             raise ConfigError("--quantized holds a device's grids and TFLite takes others; give --calibration")
         return export_tflite_files(
-            model, calibration, scheme, out, TfliteOptions(), settings, shapes, progress, valid_length
-        )
-    if form != "onnx":
-        raise ConfigError(f"unknown form '{form}'; use one of onnx, tflite, {', '.join(FORMS)}")
+            source.model, source.calibration, source.scheme, out, chosen, source.settings, source.shapes, progress,
+            source.valid_length,
+        )  # fmt: skip
+    if isinstance(chosen, OnnxOptions) and form == "onnx":
+        return _export_onnx(source, out, chosen, progress)
+    raise ConfigError(f"{type(chosen).__name__} say nothing about the form '{form}'; leave them out")
+
+
+def _export_onnx(source: Source, out: Path, options: OnnxOptions, progress: Progress | None) -> dict[str, Any]:
+    from picoformer.backends.onnx import export_onnx
+    from picoformer.backends.onnx_writer import Spelling
+
+    spelling = Spelling(options.unsigned_activations, options.matmul_nbits)
+    if spelling != Spelling() and source.scheme == "float32" and source.quantized is None:
+        raise ConfigError("--unsigned-activations and --matmul-nbits spell a quantized file; give another --scheme")
     if out.is_dir():
         raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
+    model, scheme = source.model, source.scheme
     if (model / "build.json").is_file():
         raise ConfigError(f"{model}: is a build folder, which has its ONNX in it; say which C to export with --format")
-    if quantized is not None:
-        scheme = quantized_scheme(quantized)
+    if source.quantized is not None:
+        scheme = quantized_scheme(source.quantized)
     _, typed, _ = quantize_samples(
-        model, calibration, scheme, settings, shapes, valid_length, progress=_tick(progress), quantized=quantized
+        model, source.calibration, scheme, source.settings, source.shapes, source.valid_length,
+        progress=_tick(progress), quantized=source.quantized,
+    )  # fmt: skip
+    export_onnx(
+        typed, out, {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}, spelling=spelling
     )
-    origin = {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}
-    export_onnx(typed, out, origin, spelling=Spelling(unsigned_activations, matmul_nbits))
     return {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
 
 

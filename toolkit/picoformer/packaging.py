@@ -18,6 +18,7 @@ from picoformer.build_folder import (
     with_full_length,
 )
 from picoformer.errors import ConfigError
+from picoformer.exported import PackageOptions, Source
 from picoformer.files import file_hash
 from picoformer.importing import import_model
 from picoformer.ir import DType, Graph
@@ -33,60 +34,42 @@ from picoformer.samples import (
 )
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import TextExample, Tile
+    from picoformer.backends.c import TextExample
     from picoformer.packages.description import Accuracy, Origin, Package, Sample
 
 CHUNK = 64
 """Samples that the reference runs at a time: it keeps every value of each."""
 
-Shapes = Mapping[str, tuple[int, ...]]
 Tick = Callable[[str, int, int], None]
 
 
 def package_files(
-    model: Path,
-    calibration: Path | None,
-    scheme: str,
-    form: str,
-    target: str | None,
-    prefix: str,
-    out: Path,
-    settings: Any = None,
-    shapes: Shapes | None = None,
-    progress: Tick | None = None,
-    quantized: Path | None = None,
-    tile: Tile = "auto",
-    valid_length: bool = False,
-    inputs: Path | None = None,
-    classes: str | None = None,
+    source: Source, form: str, out: Path, options: PackageOptions, progress: Tick | None = None
 ) -> dict[str, Any]:
-    """Write a model as the package `form` (packages/forms.py): the folder `out`, or an archive where that ends in .zip.
-
-    `model`: an ONNX file, a checkpoint, or a folder that `build` wrote, which says scheme and numbers itself.
-    `target`: whose kernels; None for the form's default. `inputs`: an .npz whose first sample the example runs on, and
-    whose labels, if it has some, say the accuracy; without one the calibration samples serve. `classes`: their names.
-    """
+    """Write a model as the package `form` (packages/forms.py): the folder `out`, or an archive if that ends in .zip."""
     from picoformer.backends.c import check_prefix, check_tile
     from picoformer.estimate.tiles import draft_for
     from picoformer.packages.description import Origin, Package, read_classes
     from picoformer.packages.forms import board_of
 
-    board, tile = board_of(form, target), check_tile(tile)
-    check_prefix(prefix)
+    board, tile = board_of(form, options.target), check_tile(options.tile)
+    check_prefix(options.prefix)
     check_place(out)
-    if quantized is not None:
-        scheme = quantized_scheme(quantized)
+    model, scheme = source.model, source.scheme
+    if source.quantized is not None:
+        scheme = quantized_scheme(source.quantized)
     if (model / "build.json").is_file():
         float_graph, typed, origin = _built(model)
     else:
         _, typed, _ = quantize_samples(
-            model, calibration, scheme, settings, shapes, valid_length, progress=progress, quantized=quantized
-        )
-        float_graph = import_model(model, shapes, valid_length)
+            model, source.calibration, scheme, source.settings, source.shapes, source.valid_length, progress=progress,
+            quantized=source.quantized,
+        )  # fmt: skip
+        float_graph = import_model(model, source.shapes, source.valid_length)
         origin = Origin(model.name, file_hash(model), scheme)
-    draft = draft_for(typed, board, prefix, tile)
-    names = read_classes(classes, draft.ports)
-    sample, accuracy = _judged(typed, inputs or calibration, inputs is None)
+    draft = draft_for(typed, board, options.prefix, tile)
+    names = read_classes(options.classes, draft.ports)
+    sample, accuracy = _judged(typed, options.inputs or source.calibration, options.inputs is None)
     package = Package(
         form, draft, board, origin, sample=sample, classes=names, accuracy=accuracy,
         float_parameters=float_graph.parameters,

@@ -1,4 +1,4 @@
-"""A language model's step of one token as ONNX: onnxruntime carries its caches along and says what the reference does."""
+"""A language model's step of one token as ONNX: onnxruntime carries its caches along and says the same."""
 
 from __future__ import annotations
 

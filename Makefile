@@ -10,7 +10,7 @@ RUN    := $(VENV)/bin
 demo: $(VENV)/.ready
 	$(RUN)/picoformer run examples/digits/pipeline.toml
 
-test: $(VENV)/.ready tools
+test: $(VENV)/.ready-tests tools
 	$(RUN)/python -m pytest -n 2 -m "not slow"
 
 # What CI runs: style, types, the tests, the slow sweeps, other mutated files each time, the figures against the table.
@@ -22,7 +22,7 @@ lint: $(VENV)/.ready tools
 	$(RUN)/mypy
 	find firmware -name '*.[ch]' | xargs clang-format --dry-run -Werror
 
-sweep: $(VENV)/.ready tools
+sweep: $(VENV)/.ready-tests tools
 	$(RUN)/python -m pytest -n 2 -m slow
 
 # Files that nobody vouches for, mutated; each run begins with another case, which it prints.
@@ -63,6 +63,13 @@ $(VENV)/.ready: pyproject.toml
 	@echo "== downloads begin $$(date +%T)"
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "== downloads end   $$(date +%T)"
+	@touch $@
+
+# TensorFlow, the second opinion on TFLite files, is large, and only the tests want it.
+$(VENV)/.ready-tests: $(VENV)/.ready
+	@echo "== downloads begin $$(date +%T)"
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,tensorflow]'
 	@echo "== downloads end   $$(date +%T)"
 	@touch $@
 

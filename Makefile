@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin
 
-.PHONY: demo test check lint sweep bench host-bench costs compression check-figures conformance fuzz tools clean
+.PHONY: demo test check lint sweep bench host-bench doors costs compression check-figures conformance fuzz tools clean
 .DELETE_ON_ERROR:
 
 # Needs no root: where gcc or QEMU are missing, zig's compiler and unicorn came with pip.
@@ -39,6 +39,10 @@ bench: $(VENV)/.ready tools
 # The C on this machine against onnxruntime: two minutes, ratios within one run.
 host-bench: $(VENV)/.ready
 	$(RUN)/python benchmarks/host.py
+
+# Every form that models go out in, run by others' software; behind `picoformer run` of both examples. Four minutes.
+doors: $(VENV)/.ready tools
+	$(RUN)/python benchmarks/doors.py
 
 # ONNX's own node tests on the C of this machine; writes the list of what passes. A minute.
 conformance: $(VENV)/.ready

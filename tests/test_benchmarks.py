@@ -110,3 +110,35 @@ def test_growth_is_drawn_and_the_page_has_every_line() -> None:
         assert f"| {line['cpu']} | {line['scheme']} | {line['instructions']:,} |" in text
     assert text == (BENCHMARKS / "results.md").read_text(), "write results.md anew: make bench"
     assert "growth" not in results or (BENCHMARKS / "growth.svg").read_text() == draw(results["growth"])
+
+
+def doors() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((BENCHMARKS / "doors.json").read_text("utf-8"))
+    return found
+
+
+def test_every_door_has_its_rows_and_a_shortfall_its_reason() -> None:
+    from door_forms import BOUND, FIGURES, VARIANTS, expected_rows
+
+    rows = doors()["rows"]
+    assert [(row["model"], row["form"], row["runtime"]) for row in rows] == expected_rows()
+    for row in rows:
+        where = (row["model"], row["form"], row["runtime"])
+        assert set(FIGURES) <= set(row), where
+        shares = (row["same_as_ours"], row["same_as_float"])
+        assert row.get("reason") or all(share is not None and share >= BOUND for share in shares), where
+        if row["form"].startswith("C int"):
+            assert row["largest"] == 0 and row["same_as_ours"] == 1, where
+    theirs = doors()["quantize_static"]
+    assert {row["variant"] for row in theirs} == set(VARIANTS)
+    for row in theirs:
+        assert row["bits"] == 16 or row["within_one"] >= 0.999, row
+
+
+def test_the_page_of_doors_is_made_of_its_figures() -> None:
+    from door_page import page
+
+    assert (BENCHMARKS / "doors.md").read_text("utf-8") == page(doors()), "write doors.md anew: make doors"
+    changed = doors()
+    changed["rows"][0]["bytes"] += 1
+    assert page(changed) != page(doors())

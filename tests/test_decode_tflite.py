@@ -49,7 +49,7 @@ def typed_step(name: str) -> Graph:
 def typed_file(name: str) -> bytes:
     model = decoder_models.example(name).model
     windows = np.random.default_rng(2).integers(0, model.config.vocab_size, (4, 24)).astype(np.int32)
-    runs = decoder_tflite._runs(decoder_models.float_step(name, 1), windows)
+    runs = decoder_tflite.calibration_runs(decoder_models.float_step(name, 1), windows)
     return program_bytes(tflite_program(typed_step(name), runs), {})
 
 

@@ -71,7 +71,7 @@ def export_decoder_tflite(
         calibrating = None if tick is None else lambda done, total: tick("calibrating", done, total)
         typed = quantize_decoder(config, weights, windows, scheme, length, chosen, calibrating)
         step = step_graph(typed, 1, length).replace(name=opened.name)
-        runs, tokens = _runs(float_step, windows[:RANGE_WINDOWS]), windows[0]
+        runs, tokens = calibration_runs(float_step, windows[:RANGE_WINDOWS]), windows[0]
     if options.check is not None:
         tokens = _tokens(options.check, float_step)
     told = provenance(model.name, opened.model.sha256 or file_hash(model), scheme)
@@ -85,7 +85,7 @@ def export_decoder_tflite(
     return record
 
 
-def _runs(step: Graph, windows: Array) -> list[dict[str, Array]]:
+def calibration_runs(step: Graph, windows: Array) -> list[dict[str, Array]]:
     """Every value of the float step at every token of every window."""
     from picoformer.reference.session import float_session
 

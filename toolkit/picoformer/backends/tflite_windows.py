@@ -23,6 +23,9 @@ from picoformer.ops import AveragePool, DepthwiseConv, Linear, MaxPool, Patches,
 
 JOINED_MAX = 10
 """Most operands that TFLite Micro's CONCATENATION takes."""
+EQUAL_WEIGHT = 127
+"""What every entry of a mean is multiplied with: the kernels round a sum twice, once before the last bits of it go, so
+that a sum of few bits would be off by three quarters of a step."""
 Run = tuple[int, int, int, int]
 """Windows along one axis that are alike: first entry, end, entries of a window, stride."""
 
@@ -68,7 +71,7 @@ def max_pool(w: TfliteWriter, node: Node, op: MaxPool, output: str) -> None:
 
 
 def average_pool(w: TfliteWriter, node: Node, op: AveragePool, output: str) -> None:
-    """AVERAGE_POOL_2D where input and output are on one grid, as it wants; else a product with ones over a grid."""
+    """AVERAGE_POOL_2D where input and output are on one grid, as it wants; else a product with equal weights."""
     image, places = w.graph.types[node.inputs[0]].shape, _places(w, node)
     given, wanted = (w.graph.types[name].quant for name in (node.inputs[0], node.output))
     whole = op.include_pad or bool((op.inside(image[-3], image[-2]) == op.taps).all())
@@ -86,9 +89,9 @@ def average_pool(w: TfliteWriter, node: Node, op: AveragePool, output: str) -> N
         if given is None:
             constants = [w.floats(node, "kernel", ones / op.taps), w.floats(node, "bias", none)]
         else:
-            share = 1.0 / op.taps
+            share = 1.0 / (op.taps * EQUAL_WEIGHT)
             products = QuantParams((share * given.per_tensor_scale,))
-            weight = w.integers(node, "kernel", ones.astype(np.int8), QuantParams((share,)))
+            weight = w.integers(node, "kernel", (EQUAL_WEIGHT * ones).astype(np.int8), QuantParams((share,)))
             constants = [weight, whole_bias(w, node, none, products)]
         _multiplied(w, node, op, constants, output)
     else:

@@ -186,7 +186,7 @@ def test_tensorflows_reference_kernels_agree() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=place)
     assert done.returncode == 0, done.stderr[-2000:]
     compared, within = map(int, done.stdout.split()[-2:])
-    assert compared == within > 800
+    assert compared == within > 3000
 
 
 def second_opinion() -> str:
@@ -195,7 +195,9 @@ def second_opinion() -> str:
     cases = ("prenorm_encoder_valid_length", "postnorm_tokens", "movement", "activations", "windows")
     for name in (*OPERATOR_CASES, *cases):
         for base in TYPES:
-            _, typed, samples, data, _ = written(name, base)
+            _, typed, samples, data, program = written(name, base)
+            if any(step.operator == "ELU" for step in program.steps):  # which its resolver of plain kernels leaves out
+                continue
             rows = compare_tflite(data, typed, samples, "tensorflow-reference")
             within += [row.worst <= (3e-5 if row.dtype == "float32" else bound(row, typed)) for row in rows]
     return f"{len(within)} {sum(within)}"

@@ -16,11 +16,12 @@ from graphs import Array, Builder
 from picoformer.backends.tflite import tflite_program
 from picoformer.backends.tflite_compare import compare_tflite
 from picoformer.backends.tflite_file import program_bytes
+from picoformer.backends.tflite_program import evaluate
 from picoformer.backends.tflite_runtime import run_tflite
 from picoformer.errors import UnsupportedError
 from picoformer.exporting_tflite import TfliteOptions, export_tflite_files
 from picoformer.ir import DType, Graph
-from picoformer.ops import Activation, AveragePool
+from picoformer.ops import Activation, AveragePool, Mul
 from picoformer.ops.fixedpoint import dequantize, quantize_real
 from picoformer.reference import lower_graph, run_integer
 from test_backend_tflite import TYPES, quantized, runs, written
@@ -89,11 +90,15 @@ def test_a_mean_on_another_grid_is_a_product_with_equal_weights() -> None:
         tflite_program(apart.replace(types=types))
 
 
-def test_a_mean_that_tflite_cannot_say() -> None:
+def test_what_cannot_be_said() -> None:
     b = Builder("apart")
     op = AveragePool((2, 2), (1, 1), (2, 2), (1, 1, 1, 1))
     graph = b.graph(b.node(op, b.input("x", 1, 6, 6, 2), name="y"))
     with pytest.raises(UnsupportedError, match=r"'node_y' \(AveragePool\).*taps lie apart; count the pads"):
+        tflite_program(graph)
+    b = Builder("flat")
+    graph = b.graph(b.node(Activation("celu", (0.0,)), b.input("x", 4), name="y"))
+    with pytest.raises(UnsupportedError, match=r"'node_y' \(Activation\).*alpha of celu is 0"):
         tflite_program(graph)
 
 
@@ -163,6 +168,30 @@ def test_functions_of_int8_are_the_table() -> None:
         ours = dequantize(run_integer(lower_graph(typed), samples)["y"], y)
         for runtime in ("litert", "micro"):
             assert np.array_equal(run_tflite(data, samples, runtime=runtime)["y"], ours)  # type: ignore[arg-type]
+
+
+def test_a_table_of_int16_means_the_function() -> None:
+    """Its steps on real numbers pick by the integers of a grid, and the last entry beyond the last."""
+    b = Builder("function")
+    graph = b.graph(b.node(Activation("softplus"), b.input("x", 701), name="y"))
+    samples = {"x": np.linspace(-7, 7, 701, dtype=np.float32)[None]}
+    program = tflite_program(quantized(graph, samples, "int16"), runs(graph, samples))
+    known = {name: tensor.real for name, tensor in program.tensors.items() if tensor.data is not None}
+    x = np.linspace(-7, 30, 701)
+    found, truth = evaluate(program, {"x": x}, known)["y"], np.logaddexp(0, x)
+    assert np.abs(found - truth)[x < 7].max() < 1e-3 and found.max() < 20
+
+
+def test_made_up_values_may_lie_anywhere() -> None:
+    """Shapes are found with inputs of 0.5, whose place in a table may be outside."""
+    b = Builder("function")
+    x = b.node(Mul(), b.input("x", 5), b.constant("much", np.array(1e6)), name="large")
+    graph = b.graph(b.node(Activation("softsign"), x, name="y"))
+    samples = {"x": np.linspace(-1e-5, 1e-5, 40, dtype=np.float32).reshape(8, 5)}
+    typed = quantized(graph, samples, "int16")
+    data = program_bytes(tflite_program(typed, runs(graph, samples)), {})
+    found, large = run_tflite(data, samples, runtime="micro")["y"], 1e6 * samples["x"]
+    assert np.abs(found - large / (1 + np.abs(large))).max() < 1e-3
 
 
 # -- Trained networks --------------------------------------------------------------------------------------------------

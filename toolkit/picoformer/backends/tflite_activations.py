@@ -199,6 +199,8 @@ def _elu(p: Parts, x: str, alpha: float) -> Last:
 
 
 def _celu(p: Parts, x: str, alpha: float) -> Last:
+    if alpha == 0:
+        raise unsupported(p.node, "the alpha of celu is 0, which it divides by", "export the model with relu")
     below = p("ELU", p("MINIMUM", p("MUL", x, 1 / alpha), 0.0))
     return p.last("ADD", p("RELU", x), p("MUL", below, alpha))
 

@@ -103,7 +103,7 @@ def _softmax(options: Options, inputs: list[Array]) -> Array:
 
 
 def _gather(options: Options, inputs: list[Array]) -> Array:
-    """Of made-up inputs, which only give shapes, an index may lie anywhere."""
+    """An index outside is the nearest: made-up inputs, which only give shapes, and samples beyond a grid have such."""
     result: Array = np.take(inputs[0], inputs[1], axis=options["axis"], mode="clip")
     return result
 

@@ -82,8 +82,7 @@ def _cast(tensor: Tensor, value: Array, dtype: str) -> Array:
     scale, zero = tensor.grid.per_tensor_scale, tensor.grid.zero_point
     if dtype == "int16":
         return value + scale * zero
-    limits = np.iinfo(tensor.dtype)
-    stored: Array = np.clip(np.rint(value / scale) + zero, limits.min, limits.max)
+    stored: Array = np.rint(value / scale) + zero
     return stored
 
 

@@ -11,6 +11,7 @@ from onnx import helper
 
 from picoformer import __version__
 from picoformer.backends import onnx_windows
+from picoformer.backends.convolutions import inside_convolutions
 from picoformer.backends.onnx_emitters import EMITTERS, Unsupported
 from picoformer.backends.onnx_writer import ELEMENT_TYPES, MICROSOFT, OnnxWriter, Spelling
 from picoformer.errors import UnsupportedError
@@ -53,7 +54,7 @@ def onnx_bytes(
     ONNX has them. Raises UnsupportedError naming the node that ONNX cannot say.
     """
     writer = OnnxWriter(graph, spelling)
-    inside = frozenset() if extra_outputs else onnx_windows.inside_convolutions(graph)
+    inside = frozenset() if extra_outputs else inside_convolutions(graph)
     inputs = [_input(writer, name) for name in graph.inputs]
     for node in graph.nodes:
         emitter = EMITTERS.get(type(node.op), Unsupported("it has no emitter"))

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from picoformer.backends.onnx_writer import OnnxWriter
-from picoformer.ir import DType, Graph, Node, Operator
-from picoformer.ops import AveragePool, DepthwiseConv, Linear, MaxPool, Patches, Window
+from picoformer.ir import DType, Node, Operator
+from picoformer.ops import AveragePool, DepthwiseConv, MaxPool, Patches, Window
 
 
 def _numbers(w: OnnxWriter, node: Node, wish: str, value: object) -> str:
@@ -31,21 +31,6 @@ def patches(w: OnnxWriter, node: Node, op: Patches, output: str) -> None:
         bounds = [_numbers(w, node, "first", first), _numbers(w, node, "last", last), axes]
         taps.append(w.part("Slice", [x, *bounds, _numbers(w, node, "strides", op.strides)], node))
     w.emit("Concat", taps, output, axis=rank - 1)
-
-
-def inside_convolutions(graph: Graph) -> frozenset[str]:
-    """The patches that only Linears with constant weights read: such a Linear is written as a Conv, without them."""
-
-    def reads_patches(reader: Node) -> bool:
-        return isinstance(reader.op, Linear) and reader.inputs[1] in graph.constants
-
-    return frozenset(
-        node.output
-        for node in graph.nodes
-        if isinstance(node.op, Patches)
-        and node.output not in graph.outputs
-        and all(map(reads_patches, graph.consumers.get(node.output, ())))
-    )
 
 
 def convolution(source: Node, w: OnnxWriter, node: Node, op: Operator, output: str) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from picoformer.backends.convolutions import inside_convolutions
 from picoformer.backends.tflite_emitters import EMITTERS, Unsupported
 from picoformer.backends.tflite_file import program_bytes
 from picoformer.backends.tflite_grids import settle
 from picoformer.backends.tflite_program import Program
+from picoformer.backends.tflite_windows import convolution
 from picoformer.backends.tflite_writer import Gelu, TfliteWriter
 from picoformer.errors import UnsupportedError
 from picoformer.files import atomic_write_bytes
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
+from picoformer.ops import Linear
 
 HEADROOM = 1.5
 """How far int16 ranges inside an operator reach beyond what the samples show."""
@@ -41,11 +44,17 @@ def tflite_program(
     cannot say, and what would mend it.
     """
     writer = TfliteWriter(graph, gelu, any_operator)
+    folded = inside_convolutions(graph)
     for node in graph.nodes:
+        writer.node = node
+        if node.output in folded:
+            continue
+        if isinstance(node.op, Linear) and node.inputs[0] in folded:
+            convolution(graph.producers[node.inputs[0]], writer, node, node.op, node.output)
+            continue
         emitter = EMITTERS.get(type(node.op), Unsupported("it has no emitter"))
         if isinstance(emitter, Unsupported):
             raise UnsupportedError(f"node '{node.name}' ({node.op.kind}) cannot be written as TFLite: {emitter.reason}")
-        writer.node = node
         emitter(writer, node, node.op, node.output)
     for name in graph.outputs:
         if name not in graph.producers:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends import tflite_decode
+from picoformer.backends import tflite_decode, tflite_windows
+from picoformer.backends.tflite_activations import activation
 from picoformer.backends.tflite_attention import SOFTMAX_GRIDS, attention, reshape, transpose
+from picoformer.backends.tflite_linear import linear
 from picoformer.backends.tflite_norms import norm
 from picoformer.backends.tflite_rows import gather_rows, picked_rows
-from picoformer.backends.tflite_writer import TfliteWriter
-from picoformer.errors import UnsupportedError
-from picoformer.ir import DType, Node, Operator, QuantParams
+from picoformer.backends.tflite_writer import TfliteWriter, unsupported
+from picoformer.ir import Node, Operator, QuantParams
 from picoformer.ops import (
     Activation,
     Add,
@@ -32,7 +33,6 @@ from picoformer.ops import (
     LayerNorm,
     Linear,
     LoweredEmbedding,
-    LoweredTable,
     MatMul,
     MaxPool,
     Mul,
@@ -52,7 +52,6 @@ from picoformer.ops import (
     Unary,
     Where,
 )
-from picoformer.ops.functions import Function
 
 Emitter = Callable[[TfliteWriter, Node, Any, str], None]
 """(writer, node, the node's operator, name of the result) → appends the steps that compute it."""
@@ -65,56 +64,6 @@ class Unsupported:
     reason: str
 
 
-LOGISTIC_OF_GELU = (1.59501317, 0.07401365, -0.00070342)
-"""Φ(x) ≈ σ(a·x + b·x³ + c·x⁵) for |x| ≤ 8, fitted for the least largest error of x·σ: 2.6e−5. Farther out the slope of
-8 does, so that x² may stop at 64."""
-GAIN_FREE = 1e-6
-"""Multipliers this close are the same to within a thirtieth of an int16 step."""
-SQUARE_MAX = 64.0
-LOGISTIC_OF_TANH_GELU = (2 * (2 / np.pi) ** 0.5, 2 * 0.044715 * (2 / np.pi) ** 0.5)
-"""(1 + tanh u)/2 = σ(2u): the tanh approximation itself, exactly."""
-SQUARE_GRID = QuantParams((SQUARE_MAX / 32767,))
-LOGISTIC_INPUT = QuantParams((12.0 / 32767,))
-"""Beyond ±12 a logistic is 0 or 1 to within int16's step: its input may saturate there."""
-
-
-def _linear(w: TfliteWriter, node: Node, op: Linear, output: str) -> None:
-    x, weight, *bias = node.inputs
-    type_ = w.graph.types[weight]
-    if weight not in w.graph.constants:
-        raise _unsupported(node, f"its weight '{weight}' is computed", "export the model with constant weights")
-    if type_.quant is not None and type_.dtype is not DType.INT8:
-        what = f"its weight '{weight}' is {type_.dtype.name.lower()}"
-        raise _unsupported(node, what, "TFLite takes int8 weights: leave out a budget and wide weights")
-    operands = [w.read(x), _weight(w, node, op)]
-    if bias:
-        operands.append(_bias(w, node, bias[0]) if type_.quant is not None else w.read(bias[0]))
-    w.emit("FULLY_CONNECTED", operands, output, keepNumDims=True)
-
-
-def _weight(w: TfliteWriter, node: Node, op: Linear) -> str:
-    """The weight; on scales a little off where the device's multipliers are, as those of a tied table may be."""
-    name = node.inputs[1]
-    quant = w.graph.types[name].quant
-    if quant is None:
-        return w.read(name)
-    gain = op.lower(w.graph.operands(node), w.graph.types[node.output]).gain
-    if np.abs(gain - 1).max(initial=0) < GAIN_FREE:
-        return w.read(name)
-    scales = np.broadcast_to(np.asarray(quant.scale, np.float64), gain.shape) * gain
-    return w.integers(node, name, w.graph.constants[name], QuantParams(tuple(scales.tolist()), 0, -2))
-
-
-def _bias(w: TfliteWriter, node: Node, name: str) -> str:
-    """A bias on the grid of the products: int32, or int64 where activations are int16."""
-    scale_of = [w.graph.types[other].quant for other in node.inputs[:2]]
-    assert scale_of[0] is not None and scale_of[1] is not None
-    scales = np.asarray(scale_of[1].scale, np.float64) * scale_of[0].per_tensor_scale
-    grid = QuantParams(tuple(scales.tolist()), 0, None if len(scales) == 1 else -1)
-    wide = np.int64 if w.base == "int16" else np.int32
-    return w.integers(node, name, w.graph.constants[name].astype(wide), grid)
-
-
 def _sum_or_product(operator: str) -> Emitter:
     def emit(w: TfliteWriter, node: Node, op: Operator, output: str) -> None:
         w.emit(operator, [w.read(name) for name in node.inputs], output)
@@ -122,76 +71,10 @@ def _sum_or_product(operator: str) -> Emitter:
     return emit
 
 
-def _activation(w: TfliteWriter, node: Node, op: Activation, output: str) -> None:
-    x = w.read(node.inputs[0])
-    if op.function in ("relu", "tanh", "sigmoid"):
-        w.emit({"relu": "RELU", "tanh": "TANH", "sigmoid": "LOGISTIC"}[op.function], [x], output)
-        return
-    if op.function not in ("gelu", "gelu_tanh", "silu"):
-        if w.base != "int8":
-            raise _unsupported(node, f"{op.function} of {w.base} is not written", "export int8, which takes a table")
-        _table(w, node, op, x, output)
-        return
-    form = w.gelu
-    if form == "auto":
-        exact = w.any_operator and op.function != "silu" and w.base != "int16"
-        form = "table" if w.base == "int8" else "operator" if exact else "decomposed"
-    if form == "operator" and op.function != "silu":
-        if w.base == "int16":
-            raise _unsupported(node, "TFLite's GELU takes no int16", "use --gelu decomposed")
-        w.emit("GELU", [x], output, approximate=op.function == "gelu_tanh")
-    elif form == "table":
-        _table(w, node, op, x, output)
-    else:
-        _decomposed(w, node, op.function, x, output)
-
-
-def _table(w: TfliteWriter, node: Node, op: Activation, x: str, output: str) -> None:
-    """The 256 results, picked by the input's integer: what the device's own table gives."""
-    if w.base != "int8":
-        raise _unsupported(node, f"a table of every {w.base} is too large", "use --gelu decomposed")
-    lowered = op.lower(w.graph.operands(node), w.graph.types[node.output])
-    assert isinstance(lowered, LoweredTable) and lowered.output.quant is not None
-    table = w.integers(node, "table", lowered.table, lowered.output.quant)
-    number = w.part("CAST", [x], node, inDataType="int8", outDataType="int32")
-    index = w.part("ADD", [number, w.numbers(node, "offset", [128])], node)
-    w.emit("GATHER", [table, index], output, axis=0)
-
-
-def _decomposed(w: TfliteWriter, node: Node, function: Function, x: str, output: str) -> None:
-    """x·σ(x), or x·σ(x·slope) with the slope a polynomial of x². Integers are 16 bits wide inside."""
-    wide = w.wide
-    if not w.is_float:
-        x = w.widened(x, node)
-    inner = x
-    if function != "silu":
-        saturates = None if w.is_float else LOGISTIC_INPUT
-        inner = w.part("MUL", [x, _slope(w, node, function, x)], node, wide, saturates)
-    share = w.part("LOGISTIC", [inner], node, wide, SOFTMAX_GRIDS.get(wide))
-    if w.base == "int8":
-        w.emit("QUANTIZE", [w.part("MUL", [x, share], node, wide)], output)
-    else:
-        w.emit("MUL", [x, share], output)
-
-
-def _slope(w: TfliteWriter, node: Node, function: Function, x: str) -> str:
-    """a + x²·(b + x²·c …), where x² stops at SQUARE_MAX: by saturation where it is an integer."""
-    lowest, *higher = LOGISTIC_OF_GELU if function == "gelu" else LOGISTIC_OF_TANH_GELU
-    wide, stops = w.wide, function == "gelu"
-    square = w.part("MUL", [x, x], node, wide, SQUARE_GRID if stops and not w.is_float else None)
-    if stops and w.is_float:
-        square = w.part("MINIMUM", [square, w.real(node, "square_max", SQUARE_MAX)], node)
-    slope = w.real(node, "factor", higher[-1], wide)
-    for factor in (*higher[-2::-1], lowest):
-        product = w.part("MUL", [square, slope], node, wide)
-        slope = w.part("ADD", [product, w.real(node, "factor", factor, wide)], node, wide)
-    return slope
-
-
 def _softmax(w: TfliteWriter, node: Node, op: Softmax, output: str) -> None:
     grid = w.graph.types[node.output].quant
     if grid is not None and grid != SOFTMAX_GRIDS[w.base]:
-        raise _unsupported(node, "its result is not on the grid of TFLite's softmax", "calibrate for TFLite")
+        raise unsupported(node, "its result is not on the grid of TFLite's softmax", "calibrate for TFLite")
     w.emit("SOFTMAX", [w.read(node.inputs[0])], output, beta=1.0)
 
 
@@ -200,7 +83,7 @@ def _embedding(w: TfliteWriter, node: Node, op: Embedding, output: str) -> None:
     it is a row of the int8 table times the row's own scale, to within a step."""
     ids, table = node.inputs
     if table not in w.graph.constants:
-        raise _unsupported(node, f"its table '{table}' is computed", "export the model with a constant table")
+        raise unsupported(node, f"its table '{table}' is computed", "export the model with a constant table")
     if w.is_float:
         w.emit("GATHER", [w.read(table), w.read(ids)], output, axis=0)
         return
@@ -222,7 +105,7 @@ def _reduce_mean(w: TfliteWriter, node: Node, op: ReduceMean, output: str) -> No
         w.emit("MEAN", [x, w.numbers(node, "axis", [op.axis + rank])], output, keepDims=op.keep)
         return
     if op.axis != -2:
-        raise _unsupported(node, f"a mean of valid entries over axis {op.axis}", "take it over the rows, axis -2")
+        raise unsupported(node, f"a mean of valid entries over axis {op.axis}", "take it over the rows, axis -2")
     count = w.shape(x)[-2]
     shares = np.tri(count + 1, count, -1) / np.maximum(np.arange(count + 1), 1)[:, None]
     length = _clipped(w, node, w.read(node.inputs[1]), count)
@@ -278,34 +161,29 @@ def _concat(w: TfliteWriter, node: Node, op: Concat, output: str) -> None:
     w.emit("CONCATENATION", [w.read(name) for name in node.inputs], output, axis=op.axis + rank)
 
 
-def _unsupported(node: Node, what: str, mend: str) -> UnsupportedError:
-    return UnsupportedError(f"node '{node.name}' ({node.op.kind}) cannot be written as TFLite: {what}; {mend}")
-
-
 SPELLED = Unsupported("it only spells out what fusion has not recognised; see `picoformer inspect`")
-WINDOWS = Unsupported("windows of images are not written yet; build C, or export ONNX")
 EXPERTS = Unsupported("TFLite Micro has no TOPK_V2 to choose experts with; build C, or export ONNX")
 
 EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
-    AveragePool: WINDOWS,
-    DepthwiseConv: WINDOWS,
-    MaxPool: WINDOWS,
-    Patches: WINDOWS,
-    Activation: _activation,
+    Activation: activation,
     Add: _sum_or_product("ADD"),
     Attention: attention,
+    AveragePool: tflite_windows.average_pool,
     Binary: SPELLED,
     CachedAttention: tflite_decode.cached_attention,
     Concat: _concat,
     Conv: SPELLED,
+    DepthwiseConv: tflite_windows.depthwise,
     Embedding: _embedding,
     ExpertLinear: EXPERTS,
     ExpertWeights: EXPERTS,
     KvAppend: tflite_decode.kv_append,
     LayerNorm: norm,
-    Linear: _linear,
+    Linear: linear,
     MatMul: SPELLED,
+    MaxPool: tflite_windows.max_pool,
     Mul: _sum_or_product("MUL"),
+    Patches: tflite_windows.patches,
     PositionIds: tflite_decode.position_ids,
     ReduceMean: _reduce_mean,
     Requantize: _requantize,

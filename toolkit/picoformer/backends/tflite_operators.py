@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from picoformer.backends import tflite_geometry as geometry
 from picoformer.ir.operator import Array
 
 Options = Mapping[str, Any]
@@ -25,6 +26,7 @@ Version = Callable[[Types, Options, bool], int]
 """(types of the inputs, options, whether a product's scale is 1 or more) → the operator's version."""
 
 EVERY = frozenset({"float32", "int8", "int16"})
+FLOAT = frozenset({"float32"})
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ def _cast_version(types: Types, options: Options, large: bool) -> int:
     return 3 if "int8" in types else 1
 
 
+def _depthwise_version(types: Types, options: Options, large: bool) -> int:
+    is_dilated = (options.get("dilationHFactor", 1), options.get("dilationWFactor", 1)) != (1, 1)
+    return {"int8": 3, "int16": 5}.get(types[0], 2 if is_dilated else 1)
+
+
 def _fully_connected(options: Options, inputs: list[Array]) -> Array:
     x, weight, *bias = inputs
     y: Array = x @ weight.T
@@ -96,7 +103,8 @@ def _softmax(options: Options, inputs: list[Array]) -> Array:
 
 
 def _gather(options: Options, inputs: list[Array]) -> Array:
-    result: Array = np.take(inputs[0], inputs[1], axis=options["axis"])
+    """An index outside is the nearest: made-up inputs, which only give shapes, and samples beyond a grid have such."""
+    result: Array = np.take(inputs[0], inputs[1], axis=options["axis"], mode="clip")
     return result
 
 
@@ -124,24 +132,44 @@ def _of(function: Callable[..., Any]) -> Meaning:
 
 
 BUILTINS: dict[str, Builtin] = {
+    "ABS": Builtin(
+        _of(np.abs), _by_type(2, 3), {1: "1.13.0", 2: "2.4.0", 3: "2.5.0"}, "AbsOptions",
+        frozenset({"float32", "int16"}),
+    ),
     "ADD": Builtin(
         _of(np.add), _by_type(2, 3), {1: "1.5.0", 2: "1.14.0", 3: "2.4.0"}, "AddOptions", EVERY | {"int32"}
+    ),
+    "AVERAGE_POOL_2D": Builtin(
+        geometry.average_pool_2d, _by_type(2, 3), {1: "1.5.0", 2: "1.14.0", 3: "2.3.0"}, "Pool2DOptions", EVERY
     ),
     "BATCH_MATMUL": Builtin(
         _batch_matmul, _by_type(2, 3), {1: "2.3.0", 2: "2.3.0", 3: "2.4.0"}, "BatchMatMulOptions", EVERY
     ),
     "CAST": Builtin(
         lambda options, inputs: inputs[0].astype(np.int32) if options["outDataType"] == "int32" else inputs[0],
-        _cast_version, {1: "1.5.0", 3: "2.8.0"}, "CastOptions", frozenset({"int8"}),
+        _cast_version, {1: "1.5.0", 3: "2.8.0"}, "CastOptions", EVERY,
     ),
     "CONCATENATION": Builtin(
         lambda options, inputs: np.concatenate(inputs, axis=options["axis"]), _by_type(2, 3),
         {1: "1.5.0", 2: "1.14.0", 3: "2.3.0"}, "ConcatenationOptions", EVERY, slice(None),
     ),
+    "CONV_2D": Builtin(
+        geometry.conv_2d, _by_type(3, 4), {1: "1.5.0", 3: "1.14.0", 4: "2.3.0"}, "Conv2DOptions", EVERY
+    ),
+    "DEPTHWISE_CONV_2D": Builtin(
+        geometry.depthwise_conv_2d, _depthwise_version, {1: "1.5.0", 2: "1.12.0", 3: "1.14.0", 5: "2.3.0"},
+        "DepthwiseConv2DOptions", EVERY,
+    ),
+    "DIV": Builtin(_of(np.divide), _by_type(), {1: "1.6.0"}, "DivOptions", FLOAT),
+    "ELU": Builtin(
+        _of(lambda x: np.where(x < 0.0, np.expm1(np.minimum(x, 0.0)), x)), _by_type(), {1: "1.14.0"}, "", FLOAT
+    ),
     "EQUAL": Builtin(
         _of(np.equal), _by_type(2, 5), {1: "1.14.0", 2: "1.14.0", 5: "2.21.0"}, "EqualOptions",
         frozenset({"int32"}),
     ),
+    "EXP": Builtin(_of(np.exp), _by_type(2, 2), {1: "1.7.0", 2: "2.12.0"}, "ExpOptions", FLOAT),
+    "FLOOR": Builtin(_of(np.floor), _by_type(), {1: "1.9.0"}, "", FLOAT),
     "FULLY_CONNECTED": Builtin(
         _fully_connected, _fully_connected_version,
         {1: "1.5.0", 4: "1.14.0", 5: "2.0.0", 6: "2.1.0", 7: "2.3.0", 11: "2.15.0"}, "FullyConnectedOptions", EVERY,
@@ -151,10 +179,18 @@ BUILTINS: dict[str, Builtin] = {
         frozenset({"float32", "int8"}), slice(0, 1),
     ),
     "GELU": Builtin(_gelu, _by_type(2), {1: "2.9.0", 2: "2.9.0"}, "GeluOptions"),
+    "HARD_SWISH": Builtin(
+        _of(lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0)), _by_type(), {1: "1.15.0"}, "HardSwishOptions", FLOAT
+    ),
+    "LEAKY_RELU": Builtin(
+        lambda options, inputs: np.where(inputs[0] < 0.0, options["alpha"] * inputs[0], inputs[0]), _by_type(1, 2),
+        {1: "1.13.1", 2: "2.3.0"}, "LeakyReluOptions", frozenset({"float32", "int16"}),
+    ),
     "LESS": Builtin(
         _of(np.less), _by_type(2, 3), {1: "1.14.0", 2: "1.14.0", 3: "2.13.0"}, "LessOptions",
-        frozenset({"int32"}),
+        frozenset({"float32", "int32"}),
     ),
+    "LOG": Builtin(_of(np.log), _by_type(2, 2), {1: "1.14.0", 2: "2.15.0"}, "", FLOAT),
     "LOGICAL_AND": Builtin(
         _of(np.logical_and), _by_type(), {1: "1.11.0"}, "LogicalAndOptions", frozenset({"bool"})
     ),
@@ -164,22 +200,30 @@ BUILTINS: dict[str, Builtin] = {
     ),
     "MAXIMUM": Builtin(
         _of(np.maximum), _by_type(2, 4), {1: "1.14.0", 2: "1.14.0", 4: "2.3.0"}, "MaximumMinimumOptions",
-        frozenset({"int32"}),
+        EVERY | {"int32"},
+    ),
+    "MAX_POOL_2D": Builtin(
+        geometry.max_pool_2d, _by_type(2, 3), {1: "1.5.0", 2: "1.14.0", 3: "2.3.0"}, "Pool2DOptions", EVERY
     ),
     "MEAN": Builtin(_mean, _by_type(2, 3), {1: "1.6.0", 2: "1.14.0", 3: "2.4.0"}, "ReducerOptions", EVERY),
     "MINIMUM": Builtin(
         _of(np.minimum), _by_type(2, 4), {1: "1.14.0", 2: "1.14.0", 4: "2.3.0"}, "MaximumMinimumOptions",
-        frozenset({"float32", "int32"}),
+        frozenset({"float32", "int16", "int32"}),
     ),
     "MUL": Builtin(
         _of(np.multiply), _mul_version, {1: "1.5.0", 2: "1.14.0", 3: "1.15.0", 4: "2.3.0"}, "MulOptions",
         EVERY,
     ),
+    "PAD": Builtin(geometry.pad, _by_type(2, 3), {1: "1.5.0", 2: "1.14.0", 3: "2.4.0"}, "PadOptions", EVERY),
+    "PADV2": Builtin(geometry.pad, _by_type(2, 3), {1: "1.9.0", 2: "1.14.0", 3: "2.4.0"}, "PadV2Options", EVERY),
     "QUANTIZE": Builtin(
         _of(lambda x: x), _quantize_version, {1: "1.14.0", 2: "1.15.0"}, "QuantizeOptions", EVERY
     ),
     "RELU": Builtin(
         _of(lambda x: np.maximum(x, 0.0)), _by_type(2, 3), {1: "1.5.0", 2: "2.1.0", 3: "2.5.0"}, "", EVERY
+    ),
+    "RELU6": Builtin(
+        _of(lambda x: np.clip(x, 0.0, 6.0)), _by_type(2, 3), {1: "1.5.0", 2: "1.14.0", 3: "2.5.0"}, "", FLOAT
     ),
     "RESHAPE": Builtin(
         lambda options, inputs: inputs[0].reshape([int(n) for n in inputs[1]]), _by_type(), {1: "1.5.0"},
@@ -193,6 +237,7 @@ BUILTINS: dict[str, Builtin] = {
     "SOFTMAX": Builtin(
         _softmax, _by_type(2, 3), {1: "1.5.0", 2: "1.14.0", 3: "2.3.0"}, "SoftmaxOptions", EVERY
     ),
+    "SQRT": Builtin(_of(np.sqrt), _by_type(2, 2), {1: "1.10.0", 2: "2.21.0"}, "", FLOAT),
     "STRIDED_SLICE": Builtin(
         _strided_slice, _by_type(2), {1: "1.6.0", 2: "1.14.0"}, "StridedSliceOptions", EVERY, slice(0, 1)
     ),

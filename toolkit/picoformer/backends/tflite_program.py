@@ -75,12 +75,15 @@ class Program:
 
 
 def _cast(tensor: Tensor, value: Array, dtype: str) -> Array:
-    """What a cast reads: integers stay what they are, so to indices they are integers, and to int16, which has no zero
-    point, real numbers moved by that of their grid."""
+    """What a cast reads: integers stay what they are, so to indices and floats they are integers, and to int16, which
+    has no zero point, real numbers moved by that of their grid."""
     if tensor.grid is None:
         return value
     scale, zero = tensor.grid.per_tensor_scale, tensor.grid.zero_point
-    return np.rint(value / scale) + zero if dtype == "int32" else value + scale * zero
+    if dtype == "int16":
+        return value + scale * zero
+    stored: Array = np.rint(value / scale) + zero
+    return stored
 
 
 WITH_OUTPUT = ("QUANTIZE", "CAST")

@@ -239,3 +239,8 @@ def tensor_of(name: str, type_: TensorType) -> Tensor:
     if type_.dtype is DType.INT4:
         raise UnsupportedError(f"'{name}' is int4; TFLite is written with int8 weights")
     return Tensor(name, type_.shape, type_.dtype.numpy.name, type_.quant)
+
+
+def unsupported(node: Node, what: str, mend: str) -> UnsupportedError:
+    """The error for a node that TFLite cannot say: what is in the way, and what to do about it."""
+    return UnsupportedError(f"node '{node.name}' ({node.op.kind}) cannot be written as TFLite: {what}; {mend}")

@@ -10,7 +10,8 @@
 - Everything else is asymmetric int8.
 
 Where one type for all is asked for (`uniform`), as other runtimes take it, values that are added are on grids of their
-own, none has a scale per head, and functions with a fixed range are on TFLite's grids for them (see UNIFORM_GRIDS).
+own, none has a scale per head, functions with a fixed range are on TFLite's grids for them (see UNIFORM_GRIDS), and the
+means of windows are on the grid of what they are taken of.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from picoformer.ops import (
     Activation,
     Add,
     Attention,
+    AveragePool,
     CachedAttention,
     Concat,
     Embedding,
@@ -105,10 +107,10 @@ def assign_grids(
 
     `headroom` widens the 16-bit ranges beyond what calibration saw. `wanted`: value → INT16 where the rules above would
     let it be narrow; all that shares its grid goes with it. With `uniform` nothing else is wide, each value has one
-    scale, and only what is moved shares its grid.
+    scale, and only what is moved or pooled shares its grid.
     """
     streams = Streams()
-    joined: tuple[type[Operator], ...] = LAYOUT if uniform else (*LAYOUT, Add)
+    joined: tuple[type[Operator], ...] = (*LAYOUT, AveragePool if uniform else Add)
     for node in graph.nodes:
         dynamic = [n for n in graph.activations(node) if n in seen]
         if isinstance(node.op, joined):

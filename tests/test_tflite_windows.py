@@ -14,6 +14,7 @@ from torch.nn import functional
 from convolutional_models import MODELS, digits, exported, trained
 from graphs import Array, Builder
 from picoformer.backends.tflite import tflite_program
+from picoformer.backends.tflite_activations import FLOATS, GELUS, SAME_IN_EVERY_TYPE
 from picoformer.backends.tflite_compare import compare_tflite
 from picoformer.backends.tflite_file import program_bytes
 from picoformer.backends.tflite_program import evaluate
@@ -23,6 +24,7 @@ from picoformer.exporting_tflite import TfliteOptions, export_tflite_files
 from picoformer.ir import DType, Graph
 from picoformer.ops import Activation, AveragePool, Mul
 from picoformer.ops.fixedpoint import dequantize, quantize_real
+from picoformer.ops.functions import FUNCTIONS
 from picoformer.reference import lower_graph, run_integer
 from test_backend_tflite import TYPES, quantized, runs, written
 from tflite_window_cases import WINDOW_CASES
@@ -158,6 +160,11 @@ def test_functions_are_those_of_torch(function: tuple[str | float, ...], runtime
     else:
         ours = dequantize(run_integer(lower_graph(typed), samples)["y"], y)
         assert np.array_equal(found, ours)
+
+
+def test_every_function_is_written_and_tried() -> None:
+    assert {*FLOATS, *SAME_IN_EVERY_TYPE, *GELUS} == set(FUNCTIONS)
+    assert {name for name, *_ in TORCH} == set(FLOATS)
 
 
 def test_functions_of_int8_are_the_table() -> None:

@@ -69,9 +69,9 @@ def activation(w: TfliteWriter, node: Node, op: Activation, output: str) -> None
     elif w.base == "int8":
         _table(w, node, op, x, output)
     elif w.base == "int16":
-        _SHORT.get(op.function, _interpolated)(w, node, op, x, output)
+        SHORTS.get(op.function, _interpolated)(w, node, op, x, output)
     else:
-        operator, inputs, options = _FLOAT[op.function](Parts(w, node), x, *op.parameters)
+        operator, inputs, options = FLOATS[op.function](Parts(w, node), x, *op.parameters)
         w.emit(operator, inputs, output, **options)
 
 
@@ -181,7 +181,7 @@ def _absolute_short(w: TfliteWriter, node: Node, op: Activation, x: str, output:
     w.emit("ABS", [x], output)
 
 
-_SHORT: dict[str, Callable[[TfliteWriter, Node, Activation, str, str], None]] = {
+SHORTS: dict[str, Callable[[TfliteWriter, Node, Activation, str, str], None]] = {
     "absolute": _absolute_short,
     "clip": _clip_short,
     "leaky_relu": _leaky_short,
@@ -246,7 +246,7 @@ def _reciprocal(p: Parts, x: str) -> Last:
     return p.last("DIV", 1.0, x)
 
 
-_FLOAT: dict[str, Callable[..., Last]] = {
+FLOATS: dict[str, Callable[..., Last]] = {
     "absolute": lambda p, x: p.last("ABS", x),
     "celu": _celu,
     "clip": _clip,

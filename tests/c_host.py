@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from picoformer.backends.c import CModel, Tile, emit_c
+from picoformer.host_library import DeviceModel, DevicePiece, DeviceTensor
 from picoformer.ir import Graph
 from picoformer.targets import resource_root
 
@@ -24,33 +25,6 @@ def run(*command: str | Path) -> str:
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
     return done.stdout
-
-
-class TensorInfo(ctypes.Structure):
-    _fields_ = (("name", ctypes.c_char_p), ("offset", ctypes.c_uint32), ("bytes", ctypes.c_uint32))
-
-
-class Piece(ctypes.Structure):
-    _fields_ = (("step", ctypes.c_uint32), ("data", ctypes.c_void_p), ("bytes", ctypes.c_uint32))
-
-
-class DeviceModel(ctypes.Structure):
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("identity", ctypes.c_uint8 * 16),
-        ("input_count", ctypes.c_uint16),
-        ("output_count", ctypes.c_uint16),
-        ("step_count", ctypes.c_uint16),
-        ("inputs", ctypes.POINTER(TensorInfo)),
-        ("outputs", ctypes.POINTER(TensorInfo)),
-        ("steps", ctypes.POINTER(TensorInfo)),
-        ("arena_bytes", ctypes.c_uint32),
-        ("arena", ctypes.c_void_p),
-        ("state", ctypes.c_void_p),
-        ("init", ctypes.CFUNCTYPE(None, ctypes.c_void_p)),
-        ("step", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)),
-        ("next", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(Piece))),
-    )
 
 
 class State(ctypes.Structure):
@@ -72,7 +46,7 @@ class Host:
     library: ctypes.CDLL
     device: DeviceModel
 
-    def read(self, tensor: TensorInfo) -> bytes:
+    def read(self, tensor: DeviceTensor) -> bytes:
         return ctypes.string_at(self.device.arena + tensor.offset, tensor.bytes)
 
     def pieces(self, inputs: Mapping[str, bytes]) -> list[bytes]:
@@ -85,7 +59,7 @@ class Host:
             assert len(data) == tensor.bytes
             ctypes.memmove(device.arena + tensor.offset, data, len(data))
         outputs = [b""] * device.step_count
-        piece, more = Piece(), 1
+        piece, more = DevicePiece(), 1
         while more:
             device.next(device.state, ctypes.byref(piece))
             more = device.step(device.state)

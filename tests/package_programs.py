@@ -41,34 +41,21 @@ def each(compiler: Sequence[str], source: Path, out: Path) -> None:
         run(*compiler, f"-I{source}", "-c", path, "-o", out / f"{name}.o")
 
 
+def _sketch_objects(compiler: list[str], library: Path, name: str, out: Path) -> None:
+    """Objects of a library's example, which is C++ with Arduino.h in front, and of the stub core."""
+    core = STUBS / "arduino"
+    plus = [*compiler, "-Wall", "-Wextra", "-Werror", f"-I{core}", f"-I{library / 'src'}"]
+    ino = library / "examples" / name / f"{name}.ino"
+    run(*plus, "-include", "Arduino.h", "-x", "c++", "-c", ino, "-o", out / "ino.o")
+    run(*plus, "-c", core / "core.cpp", "-o", out / "core.o")
+
+
 def sketch(library: Path, name: str, out: Path) -> str:
     """Compile an Arduino library and its example against the stub core as the IDE does, and run it: what it prints."""
     out.mkdir()
-    core, source = STUBS / "arduino", library / "src"
-    each(["clang", "-w", "-O1", "-std=gnu11"], source, out)
-    plus = [
-        "clang++",
-        "-O1",
-        "-std=gnu++11",
-        "-fno-exceptions",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-        f"-I{core}",
-        f"-I{source}",
-    ]
-    run(
-        *plus,
-        "-include",
-        "Arduino.h",
-        "-x",
-        "c++",
-        "-c",
-        library / "examples" / name / f"{name}.ino",
-        "-o",
-        out / "ino.o",
-    )
-    run(*plus, "-c", core / "core.cpp", "-o", out / "core.o")
+    each(["clang", "-w", "-O1", "-std=gnu11"], library / "src", out)
+    plus = ["clang++", "-O1", "-std=gnu++11", "-fno-exceptions"]
+    _sketch_objects(plus, library, name, out)
     run("clang", *sorted(out.glob("*.o")), "-o", out / "run")
     return run(out / "run")
 
@@ -76,23 +63,10 @@ def sketch(library: Path, name: str, out: Path) -> str:
 def arm_sketch(library: Path, name: str, out: Path) -> None:
     """The same for a Cortex-M4, linked against newlib; nothing may be missing."""
     out.mkdir()
-    core, source = STUBS / "arduino", library / "src"
     board = ["-mcpu=cortex-m4", "-mthumb", "-Os", "-ffunction-sections", "-fdata-sections"]
-    each(["arm-none-eabi-gcc", *board, "-w", "-std=gnu11"], source, out)
-    plus = ["arm-none-eabi-g++", *board, "-std=gnu++17", "-fno-exceptions", "-Wall", "-Wextra", "-Werror"]
-    plus += [f"-I{core}", f"-I{source}"]
-    run(
-        *plus,
-        "-include",
-        "Arduino.h",
-        "-x",
-        "c++",
-        "-c",
-        library / "examples" / name / f"{name}.ino",
-        "-o",
-        out / "ino.o",
-    )
-    run(*plus, "-c", core / "core.cpp", "-o", out / "core.o")
+    each(["arm-none-eabi-gcc", *board, "-w", "-std=gnu11"], library / "src", out)
+    plus = ["arm-none-eabi-g++", *board, "-std=gnu++17", "-fno-exceptions"]
+    _sketch_objects(plus, library, name, out)
     link = ["arm-none-eabi-gcc", *board, "--specs=nosys.specs", "-Wl,--gc-sections", "-Wl,--no-warnings"]
     run(*link, *sorted(out.glob("*.o")), "-o", out / "run.elf")
 

@@ -20,12 +20,20 @@ from picoformer.toolchain import Unit, compile_units, run_tool
 _FLAGS = ("-std=c99", "-O1", "-fPIC", "-ffp-contract=off")
 
 
-class _Tensor(ctypes.Structure):
+class DeviceTensor(ctypes.Structure):
+    """`pf_tensor_info` of picoformer/device.h."""
+
     _fields_ = (("name", ctypes.c_char_p), ("offset", ctypes.c_uint32), ("bytes", ctypes.c_uint32))
 
 
-class _Model(ctypes.Structure):
-    """`pf_device_model_t` of picoformer/device.h."""
+class DevicePiece(ctypes.Structure):
+    """`pf_piece` of picoformer/device.h."""
+
+    _fields_ = (("step", ctypes.c_uint32), ("data", ctypes.c_void_p), ("bytes", ctypes.c_uint32))
+
+
+class DeviceModel(ctypes.Structure):
+    """`pf_device_model` of picoformer/device.h."""
 
     _fields_ = (
         ("name", ctypes.c_char_p),
@@ -33,15 +41,15 @@ class _Model(ctypes.Structure):
         ("input_count", ctypes.c_uint16),
         ("output_count", ctypes.c_uint16),
         ("step_count", ctypes.c_uint16),
-        ("inputs", ctypes.POINTER(_Tensor)),
-        ("outputs", ctypes.POINTER(_Tensor)),
-        ("steps", ctypes.POINTER(_Tensor)),
+        ("inputs", ctypes.POINTER(DeviceTensor)),
+        ("outputs", ctypes.POINTER(DeviceTensor)),
+        ("steps", ctypes.POINTER(DeviceTensor)),
         ("arena_bytes", ctypes.c_uint32),
         ("arena", ctypes.c_void_p),
         ("state", ctypes.c_void_p),
         ("init", ctypes.CFUNCTYPE(None, ctypes.c_void_p)),
         ("step", ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)),
-        ("next", ctypes.c_void_p),
+        ("next", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(DevicePiece))),
     )
 
 
@@ -55,7 +63,7 @@ class HostLibrary:
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Output name → array of its type in the graph, for one sample: input name → array of the shape and type that
         the graph says. Raises DataError when one is missing, or has another size."""
-        model = _Model.in_dll(self.library, "pf_device")
+        model = DeviceModel.in_dll(self.library, "pf_device")
         model.init(model.state)
         for tensor in model.inputs[: model.input_count]:
             name = tensor.name.decode()

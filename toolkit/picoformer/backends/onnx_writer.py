@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from picoformer.backends.onnx_nbits import packed_blocks
-from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
+from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, fresh_name
 from picoformer.ir.operator import Array
 from picoformer.ir.types import BLOCK
 from picoformer.ops import Linear
@@ -62,10 +62,7 @@ class OnnxWriter:
 
     def fresh(self, wish: str) -> str:
         """A name not yet used: `wish`, else `wish_1`, `wish_2` …"""
-        name, count = wish, 0
-        while name in self._taken:
-            count += 1
-            name = f"{wish}_{count}"
+        name = fresh_name(wish, self._taken)
         self._taken.add(name)
         return name
 

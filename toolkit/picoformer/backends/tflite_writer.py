@@ -11,7 +11,7 @@ import numpy as np
 from picoformer.backends.tflite_operators import BUILTINS, micro_runs
 from picoformer.backends.tflite_program import Step, Tensor
 from picoformer.errors import UnsupportedError
-from picoformer.ir import DType, Graph, Node, QuantParams, TensorType
+from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, fresh_name
 from picoformer.ir.operator import Array
 from picoformer.ops import Requantize
 from picoformer.ops.fixedpoint import quantize_real
@@ -93,10 +93,7 @@ class TfliteWriter:
 
     def fresh(self, wish: str) -> str:
         """A name not yet used: `wish`, else `wish_1`, `wish_2` …"""
-        name, count = wish, 0
-        while name in self._taken:
-            count += 1
-            name = f"{wish}_{count}"
+        name = fresh_name(wish, self._taken)
         self._taken.add(name)
         return name
 

@@ -13,7 +13,7 @@ import onnx.helper
 from picoformer.errors import ModelError, UnsupportedError
 from picoformer.frontends.onnx_integers import Steps
 from picoformer.frontends.onnx_load import check_finite
-from picoformer.ir import DType, Graph, Node, Operator, TensorType
+from picoformer.ir import DType, Graph, Node, Operator, TensorType, fresh_name
 from picoformer.ir.operator import Array
 from picoformer.ops import Reshape
 from picoformer.ops.rounded import Dequantized, Rounded
@@ -66,10 +66,7 @@ class GraphBuilder:
 
     def fresh(self, wish: str) -> str:
         """A value name that the file does not use."""
-        name, count = wish, 0
-        while name in self._taken:
-            count += 1
-            name = f"{wish}_{count}"
+        name = fresh_name(wish, self._taken)
         self._taken.add(name)
         return name
 
@@ -133,10 +130,7 @@ class GraphBuilder:
             if x in self.known and x not in self._constants:
                 self._constants[x] = np.ascontiguousarray(self._stored(x)).reshape(self.known[x].shape)
                 self.types[x] = self.type_of(x)
-        label, count = name or output, 0
-        while label in self._node_names:
-            count += 1
-            label = f"{name or output}_{count}"
+        label = fresh_name(name or output, self._node_names)
         self._node_names.add(label)
         self.nodes.append(Node(label, op, tuple(names), output))
         self.types[output] = type_

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 
 from picoformer.ir.operator import Array, Operand, Operator
 from picoformer.ir.types import TensorType
+
+
+def fresh_name(wish: str, taken: Container[str]) -> str:
+    """`wish`, or `wish_1`, `wish_2` … when it is taken."""
+    name, count = wish, 0
+    while name in taken:
+        count += 1
+        name = f"{wish}_{count}"
+    return name
 
 
 @dataclass(frozen=True)
@@ -148,12 +157,7 @@ class Graph:
 
     def fresh_name(self, wish: str, taken: Iterable[str] = ()) -> str:
         """`wish`, or `wish_1`, `wish_2` … when it is in use."""
-        used = set(self.types) | set(taken)
-        name, count = wish, 0
-        while name in used:
-            count += 1
-            name = f"{wish}_{count}"
-        return name
+        return fresh_name(wish, {*self.types, *taken})
 
     def __str__(self) -> str:
         lines = [f"graph {self.name}({', '.join(f'{n}: {self.types[n]}' for n in self.inputs)})"]

@@ -67,9 +67,9 @@ REFUSED = {
                    make_node("Sum", ["b", "c", "d"], ["y"])],
                   {"a": "refused", "b": "behind", "h": "covered", "c": "refused", "d": "covered", "y": "behind"},
                   "takes a diagonal"),
-    "what fusion leaves": ([make_node("Relu", ["x"], ["a"]), make_node("Sqrt", ["a"], ["b"]),
+    "what fusion leaves": ([make_node("Relu", ["x"], ["a"]), make_node("MatMul", ["a", "x"], ["b"]),
                             make_node("Tanh", ["b"], ["y"])],
-                           {"a": "kept", "b": "refused", "y": "kept"}, "computes 'sqrt' outside"),
+                           {"a": "kept", "b": "refused", "y": "kept"}, "multiplies two activations"),
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from models import REFERENCE
 
-from picoformer.backends.onnx_writer import Spelling
+from picoformer.backends.onnx.writer import Spelling
 
 DIGITS, TINY_GPT = "digits student", "tiny-gpt"
 MODELS = (DIGITS, REFERENCE, TINY_GPT)

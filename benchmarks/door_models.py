@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends.onnx_runtime import NUMPY_TYPES
-from picoformer.backends.tflite import export_tflite
-from picoformer.backends.tflite_runtime import Runtime, run_tflite
+from picoformer.backends.onnx.runtime import NUMPY_TYPES
+from picoformer.backends.tflite.export import export_tflite
+from picoformer.backends.tflite.runtime import Runtime, run_tflite
 from picoformer.build_folder import Build, build_files, quantize_samples
 from picoformer.datasets import load_dataset
 from picoformer.decoder.build import DecoderBuild, build_decoder, open_decoder

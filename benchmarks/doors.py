@@ -46,8 +46,8 @@ from door_models import Classifier, Language, OptimizedSession, Subject
 from door_page import page
 from models import REFERENCE, prepare
 
-from picoformer.backends.onnx import export_onnx
-from picoformer.backends.onnx_runtime import OnnxSession
+from picoformer.backends.onnx.export import export_onnx
+from picoformer.backends.onnx.runtime import OnnxSession
 from picoformer.build_folder import Build
 from picoformer.config import load_pipeline
 from picoformer.datasets import synthetic_signal

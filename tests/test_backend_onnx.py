@@ -10,10 +10,10 @@ import onnx
 import pytest
 
 from operator_case import ACTIVATIONS
-from picoformer.backends import onnx_emitters
-from picoformer.backends.onnx import export_onnx, onnx_bytes
-from picoformer.backends.onnx_emitters import EMITTERS, Unsupported
-from picoformer.backends.onnx_runtime import run_onnx
+from picoformer.backends.onnx import emitters
+from picoformer.backends.onnx.emitters import EMITTERS, Unsupported
+from picoformer.backends.onnx.export import export_onnx, onnx_bytes
+from picoformer.backends.onnx.runtime import run_onnx
 from picoformer.errors import DataError, ModelError, UnsupportedError
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, verify
 from picoformer.ir.operator import Array, Operator
@@ -325,7 +325,7 @@ def test_every_operator_stands_in_the_table_and_in_the_cases() -> None:
 
 
 def test_an_unsupported_operator_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(onnx_emitters.EMITTERS, Softmax, Unsupported("use the C backend"))
+    monkeypatch.setitem(emitters.EMITTERS, Softmax, Unsupported("use the C backend"))
     graph, _ = alone(Softmax(), [A])
     with pytest.raises(UnsupportedError, match=r"node 'node/y' \(Softmax\).*use the C backend"):
         export_onnx(graph, tmp_path / "model.onnx")

@@ -14,14 +14,14 @@ import pytest
 
 import graphs
 from graphs import Array, Builder
-from picoformer.backends import tflite_emitters
-from picoformer.backends.tflite import tflite_program
-from picoformer.backends.tflite_compare import ACCUMULATING, ONE_STEP, Row, compare_tflite
-from picoformer.backends.tflite_emitters import EMITTERS, Unsupported
-from picoformer.backends.tflite_file import program_bytes, read_program
-from picoformer.backends.tflite_operators import BUILTINS
-from picoformer.backends.tflite_program import Program
-from picoformer.backends.tflite_runtime import run_tflite
+from picoformer.backends.tflite import emitters
+from picoformer.backends.tflite.compare import ACCUMULATING, ONE_STEP, Row, compare_tflite
+from picoformer.backends.tflite.emitters import EMITTERS, Unsupported
+from picoformer.backends.tflite.export import tflite_program
+from picoformer.backends.tflite.file import program_bytes, read_program
+from picoformer.backends.tflite.operators import BUILTINS
+from picoformer.backends.tflite.program import Program
+from picoformer.backends.tflite.runtime import run_tflite
 from picoformer.errors import ConfigError, ModelError, UnsupportedError
 from picoformer.ir import DType, Graph, QuantParams
 from picoformer.ops import (
@@ -226,7 +226,7 @@ def test_an_operator_without_an_emitter_is_refused_by_name(monkeypatch: pytest.M
     graph = b.graph(b.node(TopExperts(2), b.input("x", 3, 4), name="y"))
     with pytest.raises(UnsupportedError, match=r"node 'node_y' \(TopExperts\) cannot be written as TFLite: .*TOPK_V2"):
         tflite_program(graph)
-    monkeypatch.delitem(tflite_emitters.EMITTERS, TopExperts)
+    monkeypatch.delitem(emitters.EMITTERS, TopExperts)
     with pytest.raises(UnsupportedError, match="it has no emitter"):
         tflite_program(graph)
 

@@ -20,7 +20,7 @@ from elftools.elf.elffile import ELFFile
 import device_fixture
 import graphs
 from picoformer.backends.c import emit_c
-from picoformer.backends.onnx import export_onnx
+from picoformer.backends.onnx.export import export_onnx
 from picoformer.cli import main
 from picoformer.decoder.writing import write_text
 from picoformer.errors import FitError

@@ -23,7 +23,7 @@ import pytest
 import picoformer as api
 from command_line import CLASSES, SAMPLES, Workshop, open_workshop, picoformer, samples, succeeds
 from onnx_models import run_onnxruntime
-from picoformer.backends.onnx_runtime import run_onnx
+from picoformer.backends.onnx.runtime import run_onnx
 from picoformer.cli import main
 from picoformer.ops.graph_file import graph_identity, load_graph
 

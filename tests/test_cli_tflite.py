@@ -12,9 +12,9 @@ import pytest
 import text_models
 from command_line import SAMPLES, Workshop, open_workshop, refuses, samples, succeeds
 from picoformer import api
-from picoformer.backends.onnx_runtime import run_onnx
-from picoformer.backends.tflite_file import read_program
-from picoformer.backends.tflite_runtime import run_tflite
+from picoformer.backends.onnx.runtime import run_onnx
+from picoformer.backends.tflite.file import read_program
+from picoformer.backends.tflite.runtime import run_tflite
 from picoformer.files import file_hash
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from decode_graphs import VOCABULARY, WIDTH, decoder, windows
 from graphs import Array
-from picoformer.backends.onnx import onnx_bytes
-from picoformer.backends.onnx_runtime import run_onnx
+from picoformer.backends.onnx.export import onnx_bytes
+from picoformer.backends.onnx.runtime import run_onnx
 from picoformer.ir import DType, Graph
 from picoformer.ops.fixedpoint import dequantize
 from picoformer.ops.rope import ROTATION_QUANT

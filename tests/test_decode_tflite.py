@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import decoder_models
-from picoformer.backends.tflite import tflite_program
-from picoformer.backends.tflite_compare import ACCUMULATING, ONE_STEP, compare_tflite
-from picoformer.backends.tflite_file import program_bytes
+from picoformer.backends.tflite.compare import ACCUMULATING, ONE_STEP, compare_tflite
+from picoformer.backends.tflite.export import tflite_program
+from picoformer.backends.tflite.file import program_bytes
 from picoformer.decoder import tflite as decoder_tflite
 from picoformer.decoder.quantize import quantize_decoder, step_graph
 from picoformer.errors import ModelError, UnsupportedError

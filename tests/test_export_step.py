@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from command_line import refuses, succeeds
-from picoformer.backends.onnx_runtime import OnnxSession
+from picoformer.backends.onnx.runtime import OnnxSession
 from picoformer.decoder.build import decoder_graphs
 from picoformer.decoder.graph import LOGITS
 from picoformer.decoder.opening import open_checkpoint

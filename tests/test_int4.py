@@ -12,8 +12,8 @@ import pytest
 
 from picoformer.backends.c import emit_c
 from picoformer.backends.c.isa import layout_of
-from picoformer.backends.onnx import onnx_bytes
-from picoformer.backends.onnx_runtime import run_onnx
+from picoformer.backends.onnx.export import onnx_bytes
+from picoformer.backends.onnx.runtime import run_onnx
 from picoformer.errors import ConfigError, ModelError
 from picoformer.ir import DType, Graph, QuantParams, TensorType, verify
 from picoformer.ir.operator import LoweringError, Operand

@@ -16,10 +16,10 @@ import pytest
 from command_line import refuses, succeeds
 from digits_student import trained
 from onnxruntime_quantizer import quantized
-from picoformer.backends.onnx import export_onnx, onnx_bytes
-from picoformer.backends.onnx_nbits import packed_blocks
-from picoformer.backends.onnx_runtime import run_onnx
-from picoformer.backends.onnx_writer import Spelling
+from picoformer.backends.onnx.export import export_onnx, onnx_bytes
+from picoformer.backends.onnx.nbits import packed_blocks
+from picoformer.backends.onnx.runtime import run_onnx
+from picoformer.backends.onnx.writer import Spelling
 from picoformer.files import save_arrays
 from picoformer.importing import import_given, import_model
 from picoformer.ir import DType, Graph, QuantParams

@@ -12,8 +12,8 @@ from onnx.helper import make_node
 from torch import nn
 
 from onnx_models import run_onnxruntime, save_model
-from picoformer.backends.onnx import onnx_bytes
-from picoformer.backends.onnx_runtime import run_onnx
+from picoformer.backends.onnx.export import onnx_bytes
+from picoformer.backends.onnx.runtime import run_onnx
 from picoformer.errors import ModelError, UnsupportedError
 from picoformer.frontends.onnx import load_onnx
 from picoformer.ir import Graph

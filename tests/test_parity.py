@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from picoformer.backends.onnx import onnx_bytes
-from picoformer.backends.onnx_runtime import run_onnx
+from picoformer.backends.onnx.export import onnx_bytes
+from picoformer.backends.onnx.runtime import run_onnx
 from picoformer.errors import DataError
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, verify
 from picoformer.ir.operator import Array

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
 from onnx.numpy_helper import from_array
 
-from picoformer.backends.onnx_runtime import run_onnx
+from picoformer.backends.onnx.runtime import run_onnx
 from picoformer.errors import ModelError, PicoformerError, UnsupportedError
 from picoformer.frontends.onnx_integers import Steps, held_weight
 from picoformer.importing import import_given

@@ -12,10 +12,10 @@ import pytest
 import picoformer
 from onnx_spelling import spell_out
 from onnxruntime_quantizer import EIGHT_BITS, quantized
-from picoformer.backends.onnx import export_onnx as write_onnx
-from picoformer.backends.onnx_runtime import run_onnx
-from picoformer.backends.onnx_writer import Spelling
-from picoformer.backends.tflite_compare import ACCUMULATING, ONE_STEP
+from picoformer.backends.onnx.export import export_onnx as write_onnx
+from picoformer.backends.onnx.runtime import run_onnx
+from picoformer.backends.onnx.writer import Spelling
+from picoformer.backends.tflite.compare import ACCUMULATING, ONE_STEP
 from picoformer.compress.settings import TrainSettings
 from picoformer.compress.train import evaluate, train
 from picoformer.datasets import Dataset, synthetic_signal

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import graphs
-from picoformer.backends.tflite import export_tflite, tflite_program
-from picoformer.backends.tflite_compare import compare_tflite
-from picoformer.backends.tflite_file import read_program
-from picoformer.backends.tflite_runtime import run_tflite
+from picoformer.backends.tflite.compare import compare_tflite
+from picoformer.backends.tflite.export import export_tflite, tflite_program
+from picoformer.backends.tflite.file import read_program
+from picoformer.backends.tflite.runtime import run_tflite
 from picoformer.errors import ConfigError, DataError, ModelError, UnsupportedError
 from picoformer.ir import DType, Graph, Node, TensorType
 from picoformer.ops import Linear

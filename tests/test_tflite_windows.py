@@ -13,12 +13,12 @@ from torch.nn import functional
 
 from convolutional_models import MODELS, digits, exported, trained
 from graphs import Array, Builder
-from picoformer.backends.tflite import tflite_program
-from picoformer.backends.tflite_activations import FLOATS, GELUS, SAME_IN_EVERY_TYPE
-from picoformer.backends.tflite_compare import compare_tflite
-from picoformer.backends.tflite_file import program_bytes
-from picoformer.backends.tflite_program import evaluate
-from picoformer.backends.tflite_runtime import run_tflite
+from picoformer.backends.tflite.activations import FLOATS, GELUS, SAME_IN_EVERY_TYPE
+from picoformer.backends.tflite.compare import compare_tflite
+from picoformer.backends.tflite.export import tflite_program
+from picoformer.backends.tflite.file import program_bytes
+from picoformer.backends.tflite.program import evaluate
+from picoformer.backends.tflite.runtime import run_tflite
 from picoformer.errors import UnsupportedError
 from picoformer.exporting_tflite import TfliteOptions, export_tflite_files
 from picoformer.ir import DType, Graph

@@ -168,7 +168,7 @@ def write_build(
     rounding costs. `toolchain`: gcc, clang, zig or auto. `tile` says what goes by tiles of rows (backends/c/tiling.py).
     """
     from picoformer.backends.c import TextExample, draft_c, write_c
-    from picoformer.backends.onnx import export_onnx
+    from picoformer.backends.onnx.export import export_onnx
     from picoformer.estimate.tiles import draft_for
     from picoformer.frontends.onnx_load import is_quantized, self_contained
     from picoformer.ops.graph_file import save_graph

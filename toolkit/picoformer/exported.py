@@ -32,7 +32,7 @@ class Source:
 
 @dataclass(frozen=True)
 class OnnxOptions:
-    """How a quantized ONNX file is spelled (backends/onnx_writer.py)."""
+    """How a quantized ONNX file is spelled (backends/onnx/writer.py)."""
 
     unsigned_activations: bool = False
     matmul_nbits: bool = False

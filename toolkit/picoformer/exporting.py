@@ -104,8 +104,8 @@ def export_files(
 
 
 def _export_onnx(source: Source, out: Path, options: OnnxOptions, progress: Progress | None) -> dict[str, Any]:
-    from picoformer.backends.onnx import export_onnx
-    from picoformer.backends.onnx_writer import Spelling
+    from picoformer.backends.onnx.export import export_onnx
+    from picoformer.backends.onnx.writer import Spelling
 
     spelling = Spelling(options.unsigned_activations, options.matmul_nbits)
     if spelling != Spelling() and source.scheme == "float32" and source.quantized is None:

@@ -16,9 +16,9 @@ from picoformer.importing import import_model
 from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, split_labels
 
 if TYPE_CHECKING:
-    from picoformer.backends.tflite_program import Program
-    from picoformer.backends.tflite_runtime import Runtime
-    from picoformer.backends.tflite_writer import Gelu
+    from picoformer.backends.tflite.program import Program
+    from picoformer.backends.tflite.runtime import Runtime
+    from picoformer.backends.tflite.writer import Gelu
     from picoformer.ir import Graph
     from picoformer.ir.operator import Array
     from picoformer.quantize import QuantizeSettings
@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int, float], None]
 
 @dataclass(frozen=True)
 class TfliteOptions:
-    """How a file is written: `gelu` (see backends/tflite_emitters.py), operators that TFLite Micro lacks where
+    """How a file is written: `gelu` (see backends/tflite/emitters.py), operators that TFLite Micro lacks where
     `any_operator`; and what it is checked on, `check`, an .npz of inputs, under which `runtime`."""
 
     gelu: Gelu = "auto"
@@ -61,7 +61,7 @@ def export_tflite_files(
     device's own int8 costs, whose residual stream and outputs are 16 bits wide. With `options.check` every operator is
     compared with its definition on those inputs. Raises ConfigError, DataError or UnsupportedError in one line.
     """
-    from picoformer.backends.tflite import export_tflite
+    from picoformer.backends.tflite.export import export_tflite
     from picoformer.quantize import SCHEMES, QuantizeSettings, uniform_settings
     from picoformer.reference import run_float
 
@@ -108,7 +108,7 @@ def provenance(source: str, sha256: str, scheme: str) -> dict[str, str]:
 
 def file_record(out: Path, program: Program, scheme: str) -> dict[str, Any]:
     """What a written file is."""
-    from picoformer.backends.tflite_operators import micro_runs
+    from picoformer.backends.tflite.operators import micro_runs
 
     used: dict[str, int] = {}
     for step in program.steps:
@@ -150,7 +150,7 @@ def _quality(
     graph: Graph, out: Path, inputs: Mapping[str, Array], labels: Any, runtime: Runtime,
     device: Mapping[str, Array] | None,
 ) -> dict[str, Any]:  # fmt: skip
-    from picoformer.backends.tflite_runtime import run_tflite
+    from picoformer.backends.tflite.runtime import run_tflite
     from picoformer.parity import compare
     from picoformer.reference import run_float
 
@@ -177,7 +177,7 @@ def _quality(
 
 
 def _checked(out: Path, typed: Graph, inputs: Mapping[str, Array], runtime: Runtime) -> dict[str, Any]:
-    from picoformer.backends.tflite_compare import compare_tflite, summary
+    from picoformer.backends.tflite.compare import compare_tflite, summary
 
     rows = compare_tflite(out, typed, {name: np.asarray(value) for name, value in inputs.items()}, runtime)
     return {"summary": summary(rows), "rows": [row.to_json() for row in rows]}

@@ -75,8 +75,8 @@ def compare_qdq(
     `inputs`: name → (samples, *shape). Every value with a grid in the file is computed by the file's own nodes from the
     integers that the reference has for the values before it. Raises DataError for a file without grids.
     """
-    from picoformer.backends.onnx_cut import QuantizedFile
-    from picoformer.backends.onnx_runtime import OnnxSession, run_onnx
+    from picoformer.backends.onnx.cut import QuantizedFile
+    from picoformer.backends.onnx.runtime import OnnxSession, run_onnx
     from picoformer.ops.fixedpoint import dequantize
     from picoformer.quantize import quantize_given
     from picoformer.reference import lower_graph, run_integer

@@ -172,7 +172,7 @@ def verify_build(
 
     Raises DeviceError when a device crashes, hangs, or runs other firmware.
     """
-    from picoformer.backends.onnx_runtime import run_onnx
+    from picoformer.backends.onnx.runtime import run_onnx
     from picoformer.ops.graph_file import graph_identity
     from picoformer.reference import lower_graph, run_float
 
@@ -306,7 +306,7 @@ def _given_link(given: Mapping[str, Array], build: Build, chain: ParityChain) ->
 
 def _unmasked_link(build: Build, inputs: Mapping[str, Array]) -> tuple[Link, list[str]]:
     """The model as it came against its graph with nothing masked: the file knows no valid length."""
-    from picoformer.backends.onnx_runtime import run_onnx
+    from picoformer.backends.onnx.runtime import run_onnx
     from picoformer.reference import run_float
 
     whole = {**inputs, "valid_length": np.full_like(inputs["valid_length"], full_length(build.float_graph))}

@@ -186,7 +186,7 @@ def build_decoder(
     `tokenizer`: a file to keep beside the model. Raises FitError when the target has no room for it.
     """
     from picoformer.backends.c import check_prefix
-    from picoformer.backends.onnx import onnx_bytes
+    from picoformer.backends.onnx.export import onnx_bytes
 
     check_prefix(prefix)
     refuse_to_replace(out, BUILD_MARKS)

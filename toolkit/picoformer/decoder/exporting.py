@@ -55,8 +55,8 @@ def _onnx(
 ) -> dict[str, Any]:
     """The step of one token: tokens (1,), position () and the caches in, logits (1, vocabulary) and the caches out. A
     cache that comes out goes in at the next step; before the first it is all zeros."""
-    from picoformer.backends.onnx import export_onnx
-    from picoformer.backends.onnx_writer import Spelling
+    from picoformer.backends.onnx.export import export_onnx
+    from picoformer.backends.onnx.writer import Spelling
 
     spelling = Spelling(options.unsigned_activations, options.matmul_nbits)
     if spelling != Spelling() and scheme == "float32":

@@ -23,7 +23,7 @@ from picoformer.ops.fixedpoint import dequantize
 from picoformer.samples import load_samples
 
 if TYPE_CHECKING:
-    from picoformer.backends.tflite_runtime import Runtime
+    from picoformer.backends.tflite.runtime import Runtime
     from picoformer.exporting_tflite import TfliteOptions
     from picoformer.quantize import QuantizeSettings
 
@@ -53,7 +53,7 @@ def export_decoder_tflite(
     A cache that comes out goes in at the next step; before the first it is all zeros. Schemes are float32 and int8x16.
     `options.check`: an .npz with an array "tokens" of ids, (texts, length), whose first text is compared step by step.
     """
-    from picoformer.backends.tflite import export_tflite
+    from picoformer.backends.tflite.export import export_tflite
     from picoformer.quantize import SCHEMES, QuantizeSettings, uniform_settings
 
     check_scheme(scheme, out)
@@ -123,7 +123,7 @@ def steps_of(step: Graph, tokens: Sequence[int]) -> Iterable[Mapping[str, Array]
 
 def run_decoder_tflite(file: Path | bytes, step: Graph, tokens: Sequence[int], runtime: Runtime = "litert") -> Array:
     """The logits after each token, float32 (tokens, vocabulary), of a file that carries its own caches along."""
-    from picoformer.backends.tflite_runtime import TfliteSession
+    from picoformer.backends.tflite.runtime import TfliteSession
 
     session = TfliteSession(file if isinstance(file, bytes) else file.read_bytes(), runtime)
     caches = {n: np.zeros(step.types[n].shape, step.types[n].dtype.numpy) for n, _ in step.states}
@@ -153,7 +153,7 @@ def _quality(float_step: Graph, step: Graph, out: Path, tokens: list[int], runti
 
 
 def _checked(out: Path, step: Graph, tokens: list[int], runtime: Runtime) -> dict[str, Any]:
-    from picoformer.backends.tflite_compare import compare_tflite, summary
+    from picoformer.backends.tflite.compare import compare_tflite, summary
 
     steps = list(steps_of(step, tokens))
     inputs = {name: np.stack([np.asarray(one[name]) for one in steps]) for name in steps[0]}

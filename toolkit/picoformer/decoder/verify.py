@@ -165,7 +165,7 @@ def _run_form(
 
 def _onnx_form(build: DecoderBuild, runs: Sequence[Run], tick: Callable[[str, int], None]) -> Form:
     """The float file, which takes one token at a time, under onnxruntime."""
-    from picoformer.backends.onnx_runtime import OnnxSession
+    from picoformer.backends.onnx.runtime import OnnxSession
 
     graph = build.build.float_graph
     session = OnnxSession(build.build.float_onnx)

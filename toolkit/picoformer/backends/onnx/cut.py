@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from picoformer.backends.onnx_runtime import OnnxSession
+from picoformer.backends.onnx.runtime import OnnxSession
 from picoformer.errors import ModelError
 from picoformer.ir import DType, QuantParams
 from picoformer.ir.operator import Array

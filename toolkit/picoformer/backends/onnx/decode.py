@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper
 
-from picoformer.backends.onnx_writer import MASKED_SCORE, OnnxWriter
+from picoformer.backends.onnx.writer import MASKED_SCORE, OnnxWriter
 from picoformer.errors import UnsupportedError
 from picoformer.ir import Node
 from picoformer.ops import (

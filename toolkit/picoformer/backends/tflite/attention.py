@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from picoformer.backends.tflite_writer import Rule, TfliteWriter
+from picoformer.backends.tflite.writer import Rule, TfliteWriter
 from picoformer.ir import Node, QuantParams
 from picoformer.ops import Attention
 

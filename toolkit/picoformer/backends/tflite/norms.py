@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 
-from picoformer.backends.tflite_attention import reshape
-from picoformer.backends.tflite_writer import Rule, TfliteWriter
+from picoformer.backends.tflite.attention import reshape
+from picoformer.backends.tflite.writer import Rule, TfliteWriter
 from picoformer.ir import Node, QuantParams
 from picoformer.ops import LayerNorm, RmsNorm
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from picoformer.backends.convolutions import inside_convolutions
-from picoformer.backends.tflite_emitters import EMITTERS, Unsupported
-from picoformer.backends.tflite_file import program_bytes
-from picoformer.backends.tflite_grids import settle
-from picoformer.backends.tflite_program import Program
-from picoformer.backends.tflite_windows import convolution
-from picoformer.backends.tflite_writer import Gelu, TfliteWriter
+from picoformer.backends.tflite.emitters import EMITTERS, Unsupported
+from picoformer.backends.tflite.file import program_bytes
+from picoformer.backends.tflite.grids import settle
+from picoformer.backends.tflite.program import Program
+from picoformer.backends.tflite.windows import convolution
+from picoformer.backends.tflite.writer import Gelu, TfliteWriter
 from picoformer.errors import UnsupportedError
 from picoformer.files import atomic_write_bytes
 from picoformer.ir import Graph

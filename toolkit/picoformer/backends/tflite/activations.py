@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends.tflite_attention import SOFTMAX_GRIDS
-from picoformer.backends.tflite_writer import TfliteWriter, unsupported
+from picoformer.backends.tflite.attention import SOFTMAX_GRIDS
+from picoformer.backends.tflite.writer import TfliteWriter, unsupported
 from picoformer.ir import Node, QuantParams
 from picoformer.ops import Activation, LoweredInterpolatedTable, LoweredTable
 from picoformer.ops.activation import SEGMENT_BITS

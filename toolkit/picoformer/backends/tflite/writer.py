@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from picoformer.backends.tflite_operators import BUILTINS, micro_runs
-from picoformer.backends.tflite_program import Step, Tensor
+from picoformer.backends.tflite.operators import BUILTINS, micro_runs
+from picoformer.backends.tflite.program import Step, Tensor
 from picoformer.errors import UnsupportedError
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, fresh_name
 from picoformer.ir.operator import Array

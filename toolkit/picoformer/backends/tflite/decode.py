@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from picoformer.backends.tflite_attention import attend, reshape, transpose
-from picoformer.backends.tflite_rows import gather_rows
-from picoformer.backends.tflite_writer import TfliteWriter
+from picoformer.backends.tflite.attention import attend, reshape, transpose
+from picoformer.backends.tflite.rows import gather_rows
+from picoformer.backends.tflite.writer import TfliteWriter
 from picoformer.errors import UnsupportedError
 from picoformer.ir import Node
 from picoformer.ops import CachedAttention, KvAppend, PositionIds, Rope, TakeRow

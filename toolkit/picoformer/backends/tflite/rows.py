@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from picoformer.backends.tflite_writer import TfliteWriter
+from picoformer.backends.tflite.writer import TfliteWriter
 from picoformer.ir import Node, QuantParams
 
 

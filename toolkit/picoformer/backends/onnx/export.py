@@ -10,10 +10,10 @@ import onnx
 from onnx import helper
 
 from picoformer import __version__
-from picoformer.backends import onnx_windows
 from picoformer.backends.convolutions import inside_convolutions
-from picoformer.backends.onnx_emitters import EMITTERS, Unsupported
-from picoformer.backends.onnx_writer import ELEMENT_TYPES, MICROSOFT, OnnxWriter, Spelling
+from picoformer.backends.onnx import windows
+from picoformer.backends.onnx.emitters import EMITTERS, Unsupported
+from picoformer.backends.onnx.writer import ELEMENT_TYPES, MICROSOFT, OnnxWriter, Spelling
 from picoformer.errors import UnsupportedError
 from picoformer.files import atomic_write_bytes
 from picoformer.ir import DType, Graph
@@ -64,7 +64,7 @@ def onnx_bytes(
             continue
         patches = graph.producers[node.inputs[0]] if node.inputs and node.inputs[0] in inside else None
         if patches is not None:
-            emitter = functools.partial(onnx_windows.convolution, patches)
+            emitter = functools.partial(windows.convolution, patches)
         if _is_quantized(graph, node.output):
             result = writer.fresh(f"{node.output}_float")
             emitter(writer, node, node.op, result)

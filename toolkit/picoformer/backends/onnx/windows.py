@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends.onnx_writer import OnnxWriter
+from picoformer.backends.onnx.writer import OnnxWriter
 from picoformer.ir import DType, Node, Operator
 from picoformer.ops import AveragePool, DepthwiseConv, MaxPool, Patches, Window
 

@@ -61,7 +61,7 @@ class TfliteSession:
     def _open_micro(self, data: bytes, keep_all: bool) -> None:
         from tflite_micro import runtime as micro
 
-        from picoformer.backends.tflite_file import read_program
+        from picoformer.backends.tflite.file import read_program
 
         self._program, _ = read_program(data)
         config = (
@@ -106,7 +106,7 @@ def run_tflite(
 
     Floats are quantized for inputs that the file has integers for, and outputs dequantized, on the file's grids.
     """
-    from picoformer.backends.tflite_file import read_program
+    from picoformer.backends.tflite.file import read_program
     from picoformer.ops.fixedpoint import dequantize
 
     data = model if isinstance(model, bytes) else Path(model).read_bytes()

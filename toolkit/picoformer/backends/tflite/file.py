@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from picoformer import __version__
-from picoformer.backends.tflite_operators import BUILTINS
-from picoformer.backends.tflite_program import Program, Step, Tensor
+from picoformer.backends.tflite.operators import BUILTINS
+from picoformer.backends.tflite.program import Program, Step, Tensor
 from picoformer.errors import ModelError
 from picoformer.ir import QuantParams
 from picoformer.ir.operator import Array

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends import onnx_decode, onnx_windows
-from picoformer.backends.onnx_writer import MASKED_SCORE, OnnxWriter
+from picoformer.backends.onnx import decode, windows
+from picoformer.backends.onnx.writer import MASKED_SCORE, OnnxWriter
 from picoformer.ir import DType, Node
 from picoformer.ir.operator import Operator
 from picoformer.ops import (
@@ -226,7 +226,7 @@ def _binary(w: OnnxWriter, node: Node, op: Binary, output: str) -> None:
 
 
 def _conv(w: OnnxWriter, node: Node, op: Conv, output: str) -> None:
-    geometry = onnx_windows.geometry(op.window(w.graph.types[node.inputs[1]].shape))
+    geometry = windows.geometry(op.window(w.graph.types[node.inputs[1]].shape))
     w.emit("Conv", [w.read(name) for name in node.inputs], output, group=op.groups, **geometry)
 
 
@@ -234,33 +234,33 @@ EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
     Activation: _activation,
     Add: _plain("Add"),
     Attention: _attention,
-    AveragePool: onnx_windows.average_pool,
+    AveragePool: windows.average_pool,
     Binary: _binary,
-    CachedAttention: onnx_decode.cached_attention,
+    CachedAttention: decode.cached_attention,
     Concat: _concat,
     Conv: _conv,
-    DepthwiseConv: onnx_windows.depthwise,
+    DepthwiseConv: windows.depthwise,
     Embedding: _embedding,
-    ExpertLinear: onnx_decode.expert_linear,
-    ExpertWeights: onnx_decode.expert_weights,
-    KvAppend: onnx_decode.kv_append,
+    ExpertLinear: decode.expert_linear,
+    ExpertWeights: decode.expert_weights,
+    KvAppend: decode.kv_append,
     LayerNorm: _layer_norm,
     Linear: _linear,
     MatMul: _plain("MatMul"),
-    MaxPool: onnx_windows.max_pool,
+    MaxPool: windows.max_pool,
     Mul: _plain("Mul"),
-    Patches: onnx_windows.patches,
-    PositionIds: onnx_decode.position_ids,
+    Patches: windows.patches,
+    PositionIds: decode.position_ids,
     ReduceMean: _reduce_mean,
     Requantize: _plain("Identity"),
     Reshape: _reshape,
-    RmsNorm: onnx_decode.rms_norm,
-    Rope: onnx_decode.rope,
-    ScaleRows: onnx_decode.scale_rows,
+    RmsNorm: decode.rms_norm,
+    Rope: decode.rope,
+    ScaleRows: decode.scale_rows,
     Slice: _slice,
     Softmax: _softmax,
-    TakeRow: onnx_decode.take_row,
-    TopExperts: onnx_decode.top_experts,
+    TakeRow: decode.take_row,
+    TopExperts: decode.top_experts,
     Transpose: _transpose,
     Unary: _unary,
     Where: _plain("Where"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends import tflite_geometry as geometry
+from picoformer.backends.tflite import geometry as geometry
 from picoformer.ir.operator import Array
 
 Options = Mapping[str, Any]

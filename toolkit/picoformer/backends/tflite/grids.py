@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from picoformer.backends.tflite_operators import BUILTINS
-from picoformer.backends.tflite_program import Program, Tensor, evaluate
-from picoformer.backends.tflite_writer import LOWEST, TYPES, Entry, TfliteWriter
+from picoformer.backends.tflite.operators import BUILTINS
+from picoformer.backends.tflite.program import Program, Tensor, evaluate
+from picoformer.backends.tflite.writer import LOWEST, TYPES, Entry, TfliteWriter
 from picoformer.errors import DataError
 from picoformer.ir import DType, QuantParams
 from picoformer.ir.operator import Array

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from picoformer.backends.convolutions import inside_convolutions
-from picoformer.backends.tflite_file import read_program
-from picoformer.backends.tflite_operators import BUILTINS
-from picoformer.backends.tflite_program import Program, Step, Tensor
-from picoformer.backends.tflite_runtime import Runtime, TfliteSession, file_samples
-from picoformer.backends.tflite_writer import TYPES, tensor_of
+from picoformer.backends.tflite.file import read_program
+from picoformer.backends.tflite.operators import BUILTINS
+from picoformer.backends.tflite.program import Program, Step, Tensor
+from picoformer.backends.tflite.runtime import Runtime, TfliteSession, file_samples
+from picoformer.backends.tflite.writer import TYPES, tensor_of
 from picoformer.errors import ModelError
 from picoformer.ir import DType, Graph, QuantParams, TensorType
 from picoformer.ir.operator import Array, Operand, Operator

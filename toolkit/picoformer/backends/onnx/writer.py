@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from picoformer.backends.onnx_nbits import packed_blocks
+from picoformer.backends.onnx.nbits import packed_blocks
 from picoformer.ir import DType, Graph, Node, QuantParams, TensorType, fresh_name
 from picoformer.ir.operator import Array
 from picoformer.ir.types import BLOCK

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends.tflite_operators import BUILTINS
+from picoformer.backends.tflite.operators import BUILTINS
 from picoformer.ir import QuantParams
 from picoformer.ir.operator import Array
 from picoformer.ops.fixedpoint import dequantize

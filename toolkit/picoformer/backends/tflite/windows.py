@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends.tflite_attention import reshape
-from picoformer.backends.tflite_geometry import SAME, VALID, needed_pads, padding_of
-from picoformer.backends.tflite_linear import bias, check_weight, product_grid, weight_grid, whole_bias
-from picoformer.backends.tflite_writer import TfliteWriter, unsupported
+from picoformer.backends.tflite.attention import reshape
+from picoformer.backends.tflite.geometry import SAME, VALID, needed_pads, padding_of
+from picoformer.backends.tflite.linear import bias, check_weight, product_grid, weight_grid, whole_bias
+from picoformer.backends.tflite.writer import TfliteWriter, unsupported
 from picoformer.ir import Node, QuantParams
 from picoformer.ops import AveragePool, DepthwiseConv, Linear, MaxPool, Patches, Window
 

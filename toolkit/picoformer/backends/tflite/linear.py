@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from picoformer.backends.tflite_writer import TfliteWriter, unsupported
+from picoformer.backends.tflite.writer import TfliteWriter, unsupported
 from picoformer.ir import DType, Node, QuantParams
 from picoformer.ops import Linear
 

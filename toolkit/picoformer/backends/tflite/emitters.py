@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends import tflite_decode, tflite_windows
-from picoformer.backends.tflite_activations import activation
-from picoformer.backends.tflite_attention import SOFTMAX_GRIDS, attention, reshape, transpose
-from picoformer.backends.tflite_linear import linear
-from picoformer.backends.tflite_norms import norm
-from picoformer.backends.tflite_rows import gather_rows, picked_rows
-from picoformer.backends.tflite_writer import TfliteWriter, unsupported
+from picoformer.backends.tflite import decode, windows
+from picoformer.backends.tflite.activations import activation
+from picoformer.backends.tflite.attention import SOFTMAX_GRIDS, attention, reshape, transpose
+from picoformer.backends.tflite.linear import linear
+from picoformer.backends.tflite.norms import norm
+from picoformer.backends.tflite.rows import gather_rows, picked_rows
+from picoformer.backends.tflite.writer import TfliteWriter, unsupported
 from picoformer.ir import Node, Operator, QuantParams
 from picoformer.ops import (
     Activation,
@@ -168,32 +168,32 @@ EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
     Activation: activation,
     Add: _sum_or_product("ADD"),
     Attention: attention,
-    AveragePool: tflite_windows.average_pool,
+    AveragePool: windows.average_pool,
     Binary: SPELLED,
-    CachedAttention: tflite_decode.cached_attention,
+    CachedAttention: decode.cached_attention,
     Concat: _concat,
     Conv: SPELLED,
-    DepthwiseConv: tflite_windows.depthwise,
+    DepthwiseConv: windows.depthwise,
     Embedding: _embedding,
     ExpertLinear: EXPERTS,
     ExpertWeights: EXPERTS,
-    KvAppend: tflite_decode.kv_append,
+    KvAppend: decode.kv_append,
     LayerNorm: norm,
     Linear: linear,
     MatMul: SPELLED,
-    MaxPool: tflite_windows.max_pool,
+    MaxPool: windows.max_pool,
     Mul: _sum_or_product("MUL"),
-    Patches: tflite_windows.patches,
-    PositionIds: tflite_decode.position_ids,
+    Patches: windows.patches,
+    PositionIds: decode.position_ids,
     ReduceMean: _reduce_mean,
     Requantize: _requantize,
     Reshape: _reshape,
     RmsNorm: norm,
-    Rope: tflite_decode.rope,
+    Rope: decode.rope,
     ScaleRows: EXPERTS,
     Slice: _slice,
     Softmax: _softmax,
-    TakeRow: tflite_decode.take_row,
+    TakeRow: decode.take_row,
     TopExperts: EXPERTS,
     Transpose: _transpose,
     Unary: SPELLED,

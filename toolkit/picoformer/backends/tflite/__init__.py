@@ -1,0 +1,1 @@
+"""A graph as a TFLite file, and TFLite files under their interpreters."""

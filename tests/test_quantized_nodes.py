@@ -12,6 +12,7 @@ from onnx import TensorProto
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor, make_tensor_value_info
 from onnx.numpy_helper import from_array
 
+import picoformer
 from picoformer.backends.onnx.runtime import run_onnx
 from picoformer.errors import ModelError, PicoformerError, UnsupportedError
 from picoformer.frontends.onnx_integers import Steps, held_weight
@@ -292,3 +293,23 @@ def test_integers_of_another_size_than_they_say(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as caught:
         import_given(saved(tmp_path / "m.onnx", nodes, {"w": short, "s": np.float32(0.1)}))
     assert "\n" not in str(caught.value)
+
+
+def test_a_float_layer_whose_relu_a_grid_took_up_can_be_calibrated(tmp_path: Path) -> None:
+    """The float graph has the ReLU, the integers its clamp: what weights and values cost is still measured."""
+    grid = {"s": np.float32(0.05), "z": np.uint8(0)}
+    path = saved(
+        tmp_path / "relu.onnx",
+        [
+            make_node("Gemm", ["x", "w", "c"], ["raw"], transB=1),
+            make_node("QuantizeLinear", ["raw", "s", "z"], ["q"]),
+            make_node("DequantizeLinear", ["q", "s", "z"], ["h"]),
+            make_node("Gemm", ["h", "v"], ["y"], transB=1),
+        ],
+        {"w": chance().normal(0, 0.2, (N, K)).astype(np.float32), "c": np.zeros(N, np.float32),
+         "v": chance(1).normal(0, 0.3, (N, N)).astype(np.float32), **grid},
+    )  # fmt: skip
+    samples = {"x": chance(2).normal(0, 1, (16, 2, K)).astype(np.float32)}
+    picoformer.build(path, calibration=samples, target="host", out=tmp_path / "out")
+    found = picoformer.verify(tmp_path / "out", inputs=samples)
+    assert found.report.passed, found.report.failures

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from picoformer.errors import ConfigError
 
 if TYPE_CHECKING:
     from picoformer.backends.c import Tile
     from picoformer.quantize import QuantizeSettings
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def refuse_inputs(out: Path, reads: Iterable[Path | None]) -> None:
+    """Raise ConfigError when `out` is one of the files that an export reads."""
+    for path in reads:
+        if path is not None and out.resolve() == path.resolve():
+            raise ConfigError(f"{out}: is read by this export and would be lost; give another name")
+
+
+def check_file(out: Path, suffix: str, reads: Iterable[Path | None]) -> None:
+    """Raise ConfigError when `out` cannot be a file of the kind that ends in `suffix`, or is one that is read."""
+    if out.is_dir():
+        raise ConfigError(f"{out}: is a folder; give the name of {'an' if suffix == '.onnx' else 'a'} {suffix} file")
+    if out.suffix != suffix:
+        raise ConfigError(f"{out}: this file ends in {suffix}; give it such a name, or another --format")
+    refuse_inputs(out, reads)
 
 
 @dataclass(frozen=True)

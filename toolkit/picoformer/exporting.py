@@ -10,9 +10,10 @@ import numpy as np
 
 from picoformer.build_folder import open_build, quantize_samples, refuse_to_replace, with_full_length
 from picoformer.errors import ConfigError, UnsupportedError
-from picoformer.exported import OnnxOptions, PackageOptions, Shapes, Source
+from picoformer.exported import OnnxOptions, PackageOptions, Shapes, Source, check_file
 from picoformer.files import atomic_folder, file_hash, save_arrays
 from picoformer.importing import import_model
+from picoformer.ir import DType, Graph
 from picoformer.packaging import package_files
 from picoformer.quantization_report import write_quantization
 from picoformer.quantized_folder import quantized_scheme, save_quantized
@@ -21,6 +22,8 @@ from picoformer.targets import stand_in
 
 if TYPE_CHECKING:
     from picoformer.exporting_tflite import TfliteOptions
+
+SIGNED = "loads it with session.qdqisint8allowed=1 only; a file of --unsigned-activations as it is"
 
 Progress = Callable[[str, int, int, float], None]
 
@@ -110,8 +113,7 @@ def _export_onnx(source: Source, out: Path, options: OnnxOptions, progress: Prog
     spelling = Spelling(options.unsigned_activations, options.matmul_nbits)
     if spelling != Spelling() and source.scheme == "float32" and source.quantized is None:
         raise ConfigError("--unsigned-activations and --matmul-nbits spell a quantized file; give another --scheme")
-    if out.is_dir():
-        raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
+    check_file(out, ".onnx", (source.model, source.calibration))
     model, scheme = source.model, source.scheme
     if (model / "build.json").is_file():
         raise ConfigError(f"{model}: is a build folder, which has its ONNX in it; say which C to export with --format")
@@ -121,10 +123,26 @@ def _export_onnx(source: Source, out: Path, options: OnnxOptions, progress: Prog
         model, source.calibration, scheme, source.settings, source.shapes, source.valid_length,
         progress=_tick(progress), quantized=source.quantized,
     )  # fmt: skip
-    export_onnx(
-        typed, out, {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}, spelling=spelling
-    )
-    return {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
+    check_spelling(typed, options)
+    origin = {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}
+    export_onnx(typed, out, origin, spelling=spelling)
+    record = {"file": str(out), "bytes": out.stat().st_size, "scheme": scheme}
+    if holds_int8(typed) and not options.unsigned_activations:
+        record["onnxruntime_on_x86"] = SIGNED
+    return record
+
+
+def holds_int8(typed: Graph) -> bool:
+    """Whether an activation of a quantized graph has 8 bits."""
+    return any(type_.dtype is DType.INT8 for name, type_ in typed.types.items() if name not in typed.constants)
+
+
+def check_spelling(typed: Graph, options: OnnxOptions) -> None:
+    """Raise ConfigError for a spelling of something that a quantized graph has not."""
+    if options.unsigned_activations and not holds_int8(typed):
+        raise ConfigError("--unsigned-activations says nothing about activations of 16 bits; leave it out")
+    if options.matmul_nbits and not any(typed.types[name].dtype is DType.INT4 for name in typed.constants):
+        raise ConfigError("--matmul-nbits says nothing without int4 weights; give --scheme int4x8 or int4x16")
 
 
 def emulate_files(

@@ -11,6 +11,7 @@ import numpy as np
 
 from picoformer.build_folder import quantize_model, quantize_samples, with_full_length
 from picoformer.errors import ConfigError
+from picoformer.exported import check_file
 from picoformer.files import file_hash
 from picoformer.importing import import_model
 from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, split_labels
@@ -62,10 +63,13 @@ def export_tflite_files(
     compared with its definition on those inputs. Raises ConfigError, DataError or UnsupportedError in one line.
     """
     from picoformer.backends.tflite.export import export_tflite
+    from picoformer.backends.tflite.runtime import check_runtime
     from picoformer.quantize import SCHEMES, QuantizeSettings, uniform_settings
     from picoformer.reference import run_float
 
-    check_scheme(scheme, out)
+    check_scheme(scheme)
+    check_file(out, ".tflite", (model, calibration, options.check))
+    check_runtime(options.runtime)
     given = settings or QuantizeSettings()
     chosen = given
     if scheme != "float32":
@@ -91,12 +95,10 @@ def export_tflite_files(
     return record
 
 
-def check_scheme(scheme: str, out: Path) -> None:
-    """Raise ConfigError for a scheme that TFLite does not have, or a file that cannot be one."""
+def check_scheme(scheme: str) -> None:
+    """Raise ConfigError for a scheme that TFLite does not have."""
     if scheme not in TFLITE_SCHEMES:
         raise ConfigError(f"scheme '{scheme}' is none of TFLite's; use one of {', '.join(TFLITE_SCHEMES)}")
-    if out.is_dir():
-        raise ConfigError(f"{out}: is a folder; give the name of a .tflite file")
 
 
 def provenance(source: str, sha256: str, scheme: str) -> dict[str, str]:

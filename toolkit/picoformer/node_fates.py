@@ -45,12 +45,11 @@ def node_fates(
 
     Raises ModelError when the file cannot be read at all.
     """
-    from picoformer.frontends.onnx import Trace, load_onnx
+    from picoformer.frontends.onnx import COVERED, Trace, load_onnx
     from picoformer.frontends.onnx_load import SHAPE_OPERATORS, parse_model, standings
-    from picoformer.frontends.onnx_nodes import CONVERTERS
     from picoformer.passes.order import refusals, refuse_left_over, rewritten
 
-    nodes = list(standings(parse_model(path), CONVERTERS))
+    nodes = list(standings(parse_model(path), COVERED))
     trace, final, loaded = Trace(), None, None
     left: dict[str, str] = {}
     error: PicoformerError | None = None

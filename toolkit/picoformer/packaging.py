@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +18,12 @@ from picoformer.build_folder import (
     with_full_length,
 )
 from picoformer.errors import ConfigError
-from picoformer.exported import PackageOptions, Source
+from picoformer.exported import PackageOptions, Source, refuse_inputs
 from picoformer.files import file_hash
 from picoformer.importing import import_model
 from picoformer.ir import DType, Graph
 from picoformer.ir.operator import Array
+from picoformer.packages.written import is_archive, strange_file
 from picoformer.quantized_folder import quantized_scheme
 from picoformer.samples import (
     Labels,
@@ -54,7 +55,7 @@ def package_files(
 
     board, tile = board_of(form, options.target), check_tile(options.tile)
     check_prefix(options.prefix)
-    check_place(out)
+    check_place(out, (source.model, source.calibration, options.inputs))
     model, scheme = source.model, source.scheme
     if source.quantized is not None:
         scheme = quantized_scheme(source.quantized)
@@ -77,14 +78,23 @@ def package_files(
     return packed(package, out)
 
 
-def check_place(out: Path) -> None:
-    """Raise ConfigError where a package may not be written: over a person's own files."""
-    from picoformer.packages.pages import CARD
-
-    if out.suffix != ".zip":
-        refuse_to_replace(out, (CARD,))
-    elif out.is_dir():
-        raise ConfigError(f"{out}: is a folder; give the name of a .zip file")
+def check_place(out: Path, reads: Iterable[Path | None] = ()) -> None:
+    """Raise ConfigError where a package may not be written: over what an export did not write, or what it `reads`."""
+    refuse_inputs(out, reads)
+    if out.suffix in (".onnx", ".tflite"):
+        raise ConfigError(f"{out}: names a file of another --format; C is a folder, or an archive that ends in .zip")
+    if out.is_symlink():
+        raise ConfigError(f"{out}: is a link; give the folder that it leads to, or a new one")
+    if out.suffix == ".zip":
+        if out.is_dir():
+            raise ConfigError(f"{out}: is a folder; give the name of a .zip file")
+        if out.exists() and not is_archive(out):
+            raise ConfigError(f"{out}: is a file that no export wrote; give a new name")
+    elif out.is_dir() and any(out.iterdir()):
+        if strange := strange_file(out):
+            raise ConfigError(f"{out}: {strange}; it would be lost: give a new folder, or move it away")
+    else:
+        refuse_to_replace(out, ())
 
 
 def packed(package: Package, out: Path, text: TextExample | None = None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from picoformer.errors import DataError
 from picoformer.importing import import_given
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
+from picoformer.samples import fit_samples
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class QdqComparison:
 
 
 def compare_qdq(
-    path: Path, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]] | None = None
+    path: str | Path, inputs: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> QdqComparison:
     """Run the quantized file `path` under onnxruntime (no optimizations) beside the integer reference.
 
@@ -81,7 +82,9 @@ def compare_qdq(
     from picoformer.quantize import quantize_given
     from picoformer.reference import lower_graph, run_integer
 
+    path = Path(path)
     graph, given = import_given(path, shapes)
+    inputs = fit_samples(graph, inputs, path)
     if not given.sources:
         raise DataError(f"{path}: no activation has a grid; give a file that came quantized")
     typed = quantize_given(graph, given)

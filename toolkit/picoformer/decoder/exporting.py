@@ -11,7 +11,7 @@ from picoformer.decoder.opening import Checkpoint, open_checkpoint
 from picoformer.decoder.sessions import context_of
 from picoformer.decoder.writing import logits_scale, reference_session
 from picoformer.errors import ConfigError
-from picoformer.exported import OnnxOptions, PackageOptions, Source
+from picoformer.exported import OnnxOptions, PackageOptions, Source, check_file
 from picoformer.ir import Graph
 from picoformer.packaging import check_place, packed
 
@@ -57,17 +57,18 @@ def _onnx(
     cache that comes out goes in at the next step; before the first it is all zeros."""
     from picoformer.backends.onnx.export import export_onnx
     from picoformer.backends.onnx.writer import Spelling
+    from picoformer.exporting import check_spelling
 
     spelling = Spelling(options.unsigned_activations, options.matmul_nbits)
     if spelling != Spelling() and scheme == "float32":
         raise ConfigError("--unsigned-activations and --matmul-nbits spell a quantized file; give another --scheme")
-    if out.is_dir():
-        raise ConfigError(f"{out}: is a folder; give the name of an .onnx file")
+    check_file(out, ".onnx", (source.model, source.calibration, given["tokenizer"]))
     opened = open_checkpoint(source.model, given["tokenizer"], source.calibration)
     graphs = decoder_graphs(
         opened.model, scheme, given["context"], 1, opened.calibration, source.settings, _tick(progress), opened.name
     )
     step = graphs.graph
+    check_spelling(step, options)
     origin = {"source": source.model.name, "source_sha256": opened.model.sha256, "scheme": scheme}
     export_onnx(step, out, origin, spelling=spelling)
     return {
@@ -90,7 +91,7 @@ def _package(
 
     board = board_of(form, options.target)
     check_prefix(options.prefix)
-    check_place(out)
+    check_place(out, (source.model, source.calibration, given["tokenizer"]))
     opened = open_checkpoint(source.model, given["tokenizer"], source.calibration)
     graphs = decoder_graphs(
         opened.model, scheme, given["context"], given["block"], opened.calibration, source.settings, _tick(progress),

@@ -15,6 +15,7 @@ from picoformer.decoder.opening import open_checkpoint
 from picoformer.decoder.quantize import quantize_decoder, step_graph
 from picoformer.decoder.sessions import block_inputs, check_tokens
 from picoformer.errors import ConfigError
+from picoformer.exported import check_file
 from picoformer.exporting_tflite import check_scheme, file_record, provenance
 from picoformer.files import file_hash
 from picoformer.ir import Graph
@@ -54,9 +55,12 @@ def export_decoder_tflite(
     `options.check`: an .npz with an array "tokens" of ids, (texts, length), whose first text is compared step by step.
     """
     from picoformer.backends.tflite.export import export_tflite
+    from picoformer.backends.tflite.runtime import check_runtime
     from picoformer.quantize import SCHEMES, QuantizeSettings, uniform_settings
 
-    check_scheme(scheme, out)
+    check_scheme(scheme)
+    check_file(out, ".tflite", (model, calibration, options.check, tokenizer))
+    check_runtime(options.runtime)
     if scheme == "int8":
         raise ConfigError("a language model's step takes 16-bit activations; use --scheme int8x16 or float32")
     opened = open_checkpoint(model, tokenizer, calibration)

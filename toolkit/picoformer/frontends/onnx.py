@@ -21,6 +21,9 @@ from picoformer.ir import DType, Graph, TensorType, verify
 
 log = logging.getLogger(__name__)
 
+COVERED = frozenset({*CONVERTERS, *QUANTIZED_CONVERTERS, *QOPERATOR_CONVERTERS})
+"""The operators that may hang on an input of a model."""
+
 INPUT_TYPES = {
     onnx.TensorProto.FLOAT: DType.FLOAT32,
     onnx.TensorProto.FLOAT16: DType.FLOAT32,
@@ -49,9 +52,8 @@ def load_onnx(path: Path, shapes: dict[str, tuple[int, ...]] | None = None, trac
     """
     path = Path(path)
     integers = {**QUANTIZED_CONVERTERS, **QOPERATOR_CONVERTERS}
-    covered = {*CONVERTERS, *integers}
-    model = read_model(path, dict(shapes or {}), covered)
-    check_operators(path, model, covered)
+    model = read_model(path, dict(shapes or {}), COVERED)
+    check_operators(path, model, COVERED)
     graph = model.graph
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     taken |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}

@@ -14,6 +14,7 @@ from picoformer.packages.layout import (
     lay_sources,
     lay_texts,
 )
+from picoformer.packages.pages import runs_anywhere
 
 TOOLCHAIN = "cmake/arm-none-eabi.cmake"
 
@@ -83,15 +84,16 @@ set(CMAKE_EXE_LINKER_FLAGS_INIT "--specs=rdimon.specs -Wl,--gc-sections")
 
 def _use(package: Package) -> str:
     prefix, example = package.prefix, example_name(package)
-    return f"""## Use
-
-On this machine:
+    here = f"""On this machine:
 
     cmake -B build
     cmake --build build
     build/{example}
 
-For a Cortex-M (`-DCORE_FLAGS=...` names another core):
+"""
+    return f"""## Use
+
+{here if runs_anywhere(package.board) else ""}For a Cortex-M (`-DCORE_FLAGS=...` names another core):
 
     cmake -B build-arm -DCMAKE_TOOLCHAIN_FILE={TOOLCHAIN}
     cmake --build build-arm

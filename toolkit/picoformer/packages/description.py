@@ -129,6 +129,8 @@ def read_classes(given: str | None, ports: tuple[Port, ...]) -> tuple[str, ...]:
     if given is None:
         return ()
     path = Path(given)
+    if "," not in given and not path.is_file() and (path.suffix or "/" in given):
+        raise ConfigError(f"--classes {given}: there is no such file; give one, or the names as a,b,c")
     try:
         lines = path.read_text("utf-8").splitlines() if path.is_file() else given.split(",")
     except (OSError, ValueError) as error:

@@ -15,8 +15,10 @@ from picoformer.packages.cmake import write_cmake
 from picoformer.packages.cmsis_pack import write_cmsis_pack
 from picoformer.packages.description import Package
 from picoformer.packages.esp_idf import write_esp_idf
+from picoformer.packages.pages import runs_anywhere
 from picoformer.packages.platformio import write_platformio
 from picoformer.packages.single import write_single
+from picoformer.packages.written import sign
 from picoformer.packages.zephyr import write_zephyr
 from picoformer.targets import Target, load_target
 
@@ -33,6 +35,8 @@ class Form:
     what: str
     has_binary: bool = True
     """Whether the constants of a large model may lie in a binary file."""
+    cores: tuple[str, ...] = ("",)
+    """How the architectures begin whose kernels it can hold, beside plain C."""
 
 
 FORMS: dict[str, Form] = {
@@ -41,9 +45,9 @@ FORMS: dict[str, Form] = {
     "c-single": Form(write_single, GENERIC, "one .c and one .h", has_binary=False),
     "arduino": Form(write_arduino, GENERIC, "Arduino library"),
     "platformio": Form(write_platformio, GENERIC, "PlatformIO library"),
-    "esp-idf": Form(write_esp_idf, "esp32-c3", "ESP-IDF component"),
+    "esp-idf": Form(write_esp_idf, "esp32-c3", "ESP-IDF component", cores=("rv32", "xtensa")),
     "zephyr": Form(write_zephyr, GENERIC, "Zephyr module"),
-    "cmsis-pack": Form(write_cmsis_pack, GENERIC, "folder for a CMSIS pack"),
+    "cmsis-pack": Form(write_cmsis_pack, GENERIC, "folder for a CMSIS pack", cores=("armv",)),
 }
 """What --format may say beside ONNX and the like; cli_options.py repeats the names (a test compares them)."""
 
@@ -52,7 +56,12 @@ def board_of(form: str, target: str | None) -> Target:
     """The target that `target`, "generic" or (None) the form's default names."""
     name = target or FORMS[form].target
     if name != GENERIC:
-        return load_target(name)
+        board = load_target(name)
+        if not runs_anywhere(board) and not board.architecture.startswith(FORMS[form].cores):
+            raise ConfigError(
+                f"--target {name}: {form} is not for the core {board.architecture}; take another, or leave it out"
+            )
+        return board
     return load_target("host").model_copy(
         update={"name": GENERIC, "isa": [GENERIC], "description": "any core, plain C"}
     )
@@ -67,9 +76,8 @@ def write_package(package: Package, out: Path) -> None:
     if out.suffix != ".zip":
         with atomic_folder(out) as folder:
             writer(package, folder)
+            sign(folder)
         return
-    if out.is_dir():
-        raise ConfigError(f"{out}: is a folder; give the name of a .zip file")
     import io
     import tempfile
 
@@ -77,6 +85,7 @@ def write_package(package: Package, out: Path) -> None:
         folder = Path(place) / package.prefix
         folder.mkdir()
         writer(package, folder)
+        sign(folder)
         stream = io.BytesIO()
         with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
             for path in sorted(path for path in folder.rglob("*") if path.is_file()):

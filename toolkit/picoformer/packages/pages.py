@@ -10,9 +10,8 @@ from typing import Any
 
 from picoformer.errors import ConfigError
 from picoformer.packages.description import Package, card
-
-CARD = "model_card.json"
-"""The file by which a package is known again."""
+from picoformer.packages.written import CARD
+from picoformer.targets import Target
 
 
 def license_text() -> str:
@@ -83,8 +82,13 @@ def _example_of(package: Package) -> str:
     return package.sample.source if package.sample is not None else "a sample"
 
 
+def runs_anywhere(board: Target) -> bool:
+    """Whether a board's kernels are plain C, which any core with 32-bit integers can compile."""
+    return set(board.isa) <= {"generic", "word", "host"}
+
+
 def _kernels_say(package: Package) -> str:
-    if set(package.board.isa) <= {"generic", "word", "host"}:
+    if runs_anywhere(package.board):
         return " (plain C for any core with 32-bit integers; `--target` takes the kernels of one)"
     return f" (target `{package.board.name}`); a core without these instructions cannot compile them"
 

@@ -109,8 +109,10 @@ class Simulation:
         if name not in typed.constants:
             return None
         reader = typed.consumers[name][0]
-        real = self._graph.producers[reader.output].inputs[reader.inputs.index(name)]
-        return self._graph.constants[real]
+        node = self._graph.producers[reader.output]
+        while node.op.kind != reader.op.kind:  # a ReLU that the reader's own clamp took up
+            node = self._graph.producers[node.inputs[0]]
+        return self._graph.constants[node.inputs[reader.inputs.index(name)]]
 
     def _differs(self, variant: Graph, name: str) -> bool:
         if name not in variant.constants:

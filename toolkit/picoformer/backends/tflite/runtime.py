@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +23,15 @@ MICRO_ARENA = 1 << 24
 """Bytes of the arena in which TFLite Micro is tried; all of a small model's tensors fit."""
 
 
+def check_runtime(runtime: str) -> None:
+    """Raise ModuleNotFoundError when what `runtime` names is not installed, ConfigError when there is no such one."""
+    if runtime not in RUNTIMES:
+        raise ConfigError(f"unknown runtime '{runtime}'; use one of {', '.join(RUNTIMES)}")
+    library = {"micro": "tflite_micro", "tensorflow-reference": "tensorflow"}.get(runtime, "ai_edge_litert")
+    if find_spec(library) is None:
+        raise ModuleNotFoundError(f"No module named '{library}'", name=library)
+
+
 class TfliteSession:
     """A .tflite file that is run again and again. Arrays are those of the file: integers where it has integers.
 
@@ -29,8 +39,7 @@ class TfliteSession:
     """
 
     def __init__(self, data: bytes, runtime: Runtime = "litert", keep_all: bool = False) -> None:
-        if runtime not in RUNTIMES:
-            raise ConfigError(f"unknown runtime '{runtime}'; use one of {', '.join(RUNTIMES)}")
+        check_runtime(runtime)
         self._runtime = runtime
         try:
             if runtime == "micro":

@@ -92,3 +92,18 @@ def test_a_file_that_is_no_model_has_no_table(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="is not an ONNX file"):
         node_fates(tmp_path / "m.onnx")
+
+
+def test_a_file_that_comes_quantized_has_no_node_refused(tmp_path: Path) -> None:
+    grid = {"s": np.float32(0.05), "z": np.int8(0), "w": np.ones((4, 4), np.int8), "t": np.float32(0.1)}
+    nodes = [
+        make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        make_node("DequantizeLinear", ["q", "s", "z"], ["h"]),
+        make_node("DequantizeLinear", ["w", "t", "z"], ["v"]),
+        make_node("MatMul", ["h", "v"], ["y"]),
+    ]
+    path = save_model(tmp_path / "m.onnx", nodes, {"x": (1, 4, 4)}, grid, opset=21)
+    done = picoformer("inspect", path, "--json")
+    assert done.code == 0, done.err
+    assert {node["output"]: node["fate"] for node in done.record["nodes"]}.keys() == {"q", "h", "v", "y"}
+    assert not {"refused", "behind"} & {node["fate"] for node in done.record["nodes"]}

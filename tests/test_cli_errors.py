@@ -57,7 +57,7 @@ def test_a_file_that_is_no_model(shop: Workshop, tmp_path: Path, command: str, h
         model.write_bytes({"text": b"This is not a model.\n", "cut": whole[: len(whole) // 2], "empty": b""}[harm])
     words: list[str | Path] = [command, model]
     if command != "inspect":
-        words += ["--calibration", shop.calibration, "-o", tmp_path / "out"]
+        words += ["--calibration", shop.calibration, "-o", tmp_path / ("out.onnx" if command == "export" else "out")]
     if command == "build":
         words += ["--target", "host"]
     if harm == "folder":

@@ -41,7 +41,7 @@ host-bench: $(VENV)/.ready
 	$(RUN)/python benchmarks/host.py
 
 # Every form that models go out in, run by others' software; behind `picoformer run` of both examples. Four minutes.
-doors: $(VENV)/.ready tools
+doors: $(VENV)/.ready-tests tools
 	$(RUN)/python benchmarks/doors.py
 
 # ONNX's own node tests on the C of this machine; writes the list of what passes. A minute.

@@ -63,7 +63,7 @@ def sources_for(target_isa: Sequence[str]) -> list[Path]:
 
 
 def preprocessed_header() -> str:
-    """ops.h after the preprocessor, its own lines only."""
+    """ops.h and the headers of its own that it includes, after the preprocessor."""
     command = ["gcc", "-E", "-P", "-D_STDINT_H", *FLAGS, str(FIRMWARE / "include" / "picoformer" / "ops.h")]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 

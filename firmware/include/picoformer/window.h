@@ -2,7 +2,7 @@
 #ifndef PICOFORMER_WINDOW_H
 #define PICOFORMER_WINDOW_H
 
-#include "picoformer/ops.h"
+#include "picoformer/ops_window.h"
 
 /* A window: its image, and where its first tap lies there, which may be outside. */
 typedef struct pf_place {

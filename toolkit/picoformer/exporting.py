@@ -12,7 +12,7 @@ from picoformer.build_folder import open_build, quantize_samples, refuse_to_repl
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.exported import OnnxOptions, PackageOptions, Shapes, Source, check_file
 from picoformer.files import atomic_folder, file_hash, save_arrays
-from picoformer.importing import import_model
+from picoformer.importing import import_model, is_equalized
 from picoformer.ir import DType, Graph
 from picoformer.packaging import package_files
 from picoformer.quantization_report import write_quantization
@@ -52,10 +52,8 @@ def quantize_files(
     graph, typed, samples = quantize_samples(
         model, calibration, scheme, settings, shapes, valid_length, progress=tick_of(progress)
     )
-    is_moved = settings is not None and settings.equalization != "off"
-    model_graph = (
-        import_model(model, shapes, valid_length) if is_moved else graph
-    )  # a build starts from the model as it is
+    is_moved = is_equalized(settings)  # a build starts from the model as it is
+    model_graph = import_model(model, shapes, valid_length) if is_moved else graph
     constants = sum(typed.types[name].bytes for name in typed.constants)
     with atomic_folder(out) as folder:
         save_quantized(folder, model_graph, typed, scheme, graph if is_moved else None)

@@ -12,7 +12,7 @@ from picoformer.build_folder import open_build, quantize_samples, refuse_to_repl
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.exported import OnnxOptions, PackageOptions, Shapes, Source, check_file
 from picoformer.files import atomic_folder, file_hash, save_arrays
-from picoformer.importing import import_model
+from picoformer.importing import import_model, is_equalized
 from picoformer.ir import DType, Graph
 from picoformer.packaging import package_files
 from picoformer.quantization_report import write_quantization
@@ -21,6 +21,7 @@ from picoformer.samples import check_labels, fit_samples, judge_outputs, load_sa
 from picoformer.targets import stand_in
 
 if TYPE_CHECKING:
+    from picoformer.backends.onnx.writer import Spelling
     from picoformer.exporting_tflite import TfliteOptions
 
 SIGNED = "loads it with session.qdqisint8allowed=1 only; a file of --unsigned-activations as it is"
@@ -28,7 +29,8 @@ SIGNED = "loads it with session.qdqisint8allowed=1 only; a file of --unsigned-ac
 Progress = Callable[[str, int, int, float], None]
 
 
-def _tick(progress: Progress | None) -> Callable[[str, int, int], None] | None:
+def tick_of(progress: Progress | None) -> Callable[[str, int, int], None] | None:
+    """`progress` as it is told of work without a figure, a loss for one."""
     return None if progress is None else lambda what, done, total: progress(what, done, total, 0.0)
 
 
@@ -48,12 +50,10 @@ def quantize_files(
 
     refuse_to_replace(out, ("graph.json",))
     graph, typed, samples = quantize_samples(
-        model, calibration, scheme, settings, shapes, valid_length, progress=_tick(progress)
+        model, calibration, scheme, settings, shapes, valid_length, progress=tick_of(progress)
     )
-    is_moved = settings is not None and settings.equalization != "off"
-    model_graph = (
-        import_model(model, shapes, valid_length) if is_moved else graph
-    )  # a build starts from the model as it is
+    is_moved = is_equalized(settings)  # a build starts from the model as it is
+    model_graph = import_model(model, shapes, valid_length) if is_moved else graph
     constants = sum(typed.types[name].bytes for name in typed.constants)
     with atomic_folder(out) as folder:
         save_quantized(folder, model_graph, typed, scheme, graph if is_moved else None)
@@ -93,7 +93,7 @@ def export_files(
     kind = {"onnx": OnnxOptions, "tflite": TfliteOptions}.get(form, PackageOptions)
     chosen = kind() if options is None else options
     if isinstance(chosen, PackageOptions) and form in FORMS:
-        return package_files(source, form, out, chosen, _tick(progress))
+        return package_files(source, form, out, chosen, tick_of(progress))
     if isinstance(chosen, TfliteOptions) and form == "tflite":
         if source.quantized is not None:
             raise ConfigError("--quantized holds a device's grids and TFLite takes others; give --calibration")
@@ -108,11 +108,8 @@ def export_files(
 
 def _export_onnx(source: Source, out: Path, options: OnnxOptions, progress: Progress | None) -> dict[str, Any]:
     from picoformer.backends.onnx.export import export_onnx
-    from picoformer.backends.onnx.writer import Spelling
 
-    spelling = Spelling(options.unsigned_activations, options.matmul_nbits)
-    if spelling != Spelling() and source.scheme == "float32" and source.quantized is None:
-        raise ConfigError("--unsigned-activations and --matmul-nbits spell a quantized file; give another --scheme")
+    spelling = spelling_of(options, is_float=source.scheme == "float32" and source.quantized is None)
     check_file(out, ".onnx", (source.model, source.calibration))
     model, scheme = source.model, source.scheme
     if (model / "build.json").is_file():
@@ -121,7 +118,7 @@ def _export_onnx(source: Source, out: Path, options: OnnxOptions, progress: Prog
         scheme = quantized_scheme(source.quantized)
     _, typed, _ = quantize_samples(
         model, source.calibration, scheme, source.settings, source.shapes, source.valid_length,
-        progress=_tick(progress), quantized=source.quantized,
+        progress=tick_of(progress), quantized=source.quantized,
     )  # fmt: skip
     check_spelling(typed, options)
     origin = {"source": model.name, "source_sha256": file_hash(model), "scheme": scheme}
@@ -130,6 +127,16 @@ def _export_onnx(source: Source, out: Path, options: OnnxOptions, progress: Prog
     if holds_int8(typed) and not options.unsigned_activations:
         record["onnxruntime_on_x86"] = SIGNED
     return record
+
+
+def spelling_of(options: OnnxOptions, is_float: bool) -> Spelling:
+    """The options as the backend takes them; ConfigError for one that a float file has no use for."""
+    from picoformer.backends.onnx.writer import Spelling
+
+    spelling = Spelling(options.unsigned_activations, options.matmul_nbits)
+    if is_float and spelling != Spelling():
+        raise ConfigError("--unsigned-activations and --matmul-nbits spell a quantized file; give another --scheme")
+    return spelling
 
 
 def holds_int8(typed: Graph) -> bool:

@@ -37,6 +37,11 @@ def import_given(
     return add_valid_length(graph) if valid_length else graph, given
 
 
+def is_equalized(settings: QuantizeSettings | None) -> bool:
+    """Whether the settings may move scales between layers: what is quantized is not the model as it came then."""
+    return settings is not None and settings.equalization != "off"
+
+
 def given_scheme(graph: Graph, given: Given) -> str:
     """The name of the scheme that a file with grids follows, by most of its weights and activations."""
     from picoformer.ops import Linear
@@ -84,6 +89,6 @@ def refuse_choices(graph: Graph, settings: QuantizeSettings | None) -> None:
     """Raise ConfigError for settings that choose what the file has chosen already."""
     if settings is None:
         return
-    asked = {"--budget": settings.budget is not None, "--equalization": settings.equalization != "off"}
+    asked = {"--budget": settings.budget is not None, "--equalization": is_equalized(settings)}
     for option in (name for name, is_asked in asked.items() if is_asked):
         raise ConfigError(f"{graph.name}: brings its own integers, which {option} would change; leave it out")

@@ -20,7 +20,7 @@ from picoformer.build_folder import (
 from picoformer.errors import ConfigError
 from picoformer.exported import PackageOptions, Source, refuse_inputs
 from picoformer.files import file_hash
-from picoformer.importing import import_model
+from picoformer.importing import import_model, is_equalized
 from picoformer.ir import DType, Graph
 from picoformer.ir.operator import Array
 from picoformer.packages.written import is_archive, strange_file
@@ -62,11 +62,12 @@ def package_files(
     if (model / "build.json").is_file():
         float_graph, typed, origin = _built(model)
     else:
-        _, typed, _ = quantize_samples(
+        float_graph, typed, _ = quantize_samples(
             model, source.calibration, scheme, source.settings, source.shapes, source.valid_length, progress=progress,
             quantized=source.quantized,
         )  # fmt: skip
-        float_graph = import_model(model, source.shapes, source.valid_length)
+        if source.quantized is not None or is_equalized(source.settings):
+            float_graph = import_model(model, source.shapes, source.valid_length)  # the model as it came
         origin = Origin(model.name, file_hash(model), scheme)
     draft = draft_for(typed, board, options.prefix, tile)
     names = read_classes(options.classes, draft.ports)

@@ -10,8 +10,8 @@ from picoformer.decoder.build import decoder_graphs, text_example
 from picoformer.decoder.opening import Checkpoint, open_checkpoint
 from picoformer.decoder.sessions import context_of
 from picoformer.decoder.writing import logits_scale, reference_session
-from picoformer.errors import ConfigError
 from picoformer.exported import OnnxOptions, PackageOptions, Source, check_file
+from picoformer.exporting import check_spelling, spelling_of, tick_of
 from picoformer.ir import Graph
 from picoformer.packaging import check_place, packed
 
@@ -46,26 +46,18 @@ def export_decoder_files(
     )  # fmt: skip
 
 
-def _tick(progress: Progress | None) -> Callable[[str, int, int], None] | None:
-    return None if progress is None else lambda what, done, total: progress(what, done, total, 0.0)
-
-
 def _onnx(
     source: Source, scheme: str, out: Path, options: OnnxOptions, given: Mapping[str, Any], progress: Progress | None
 ) -> dict[str, Any]:
     """The step of one token: tokens (1,), position () and the caches in, logits (1, vocabulary) and the caches out. A
     cache that comes out goes in at the next step; before the first it is all zeros."""
     from picoformer.backends.onnx.export import export_onnx
-    from picoformer.backends.onnx.writer import Spelling
-    from picoformer.exporting import check_spelling
 
-    spelling = Spelling(options.unsigned_activations, options.matmul_nbits)
-    if spelling != Spelling() and scheme == "float32":
-        raise ConfigError("--unsigned-activations and --matmul-nbits spell a quantized file; give another --scheme")
+    spelling = spelling_of(options, is_float=scheme == "float32")
     check_file(out, ".onnx", (source.model, source.calibration, given["tokenizer"]))
     opened = open_checkpoint(source.model, given["tokenizer"], source.calibration)
     graphs = decoder_graphs(
-        opened.model, scheme, given["context"], 1, opened.calibration, source.settings, _tick(progress), opened.name
+        opened.model, scheme, given["context"], 1, opened.calibration, source.settings, tick_of(progress), opened.name
     )
     step = graphs.graph
     check_spelling(step, options)
@@ -94,7 +86,7 @@ def _package(
     check_place(out, (source.model, source.calibration, given["tokenizer"]))
     opened = open_checkpoint(source.model, given["tokenizer"], source.calibration)
     graphs = decoder_graphs(
-        opened.model, scheme, given["context"], given["block"], opened.calibration, source.settings, _tick(progress),
+        opened.model, scheme, given["context"], given["block"], opened.calibration, source.settings, tick_of(progress),
         opened.name,
     )  # fmt: skip
     draft = draft_c(graphs.graph, board.isa, options.prefix, slots=given["beams"])

@@ -124,9 +124,9 @@ def check_grid(node: NodeReader, name: str, scale: int, zero_point: int) -> None
 
 def _origin(builder: GraphBuilder, name: str) -> Rounded | None:
     """What rounded the integers `name`, which may have been moved since."""
-    producers = {node.output: node for node in builder.nodes}
-    while name in producers:
-        node = producers[name]
+    for node in reversed(builder.nodes):  # in order: what computes an operand stands above what reads it
+        if node.output != name:
+            continue
         if isinstance(node.op, Rounded):
             return node.op
         if not isinstance(node.op, MOVES) or (isinstance(node.op, Concat) and len(set(node.inputs)) > 1):

@@ -8,7 +8,7 @@ from picoformer.ops.rounded import Rounded
 from picoformer.passes.activation import ACTIVATION
 from picoformer.passes.layout import LAYOUT
 from picoformer.passes.norm import NORM
-from picoformer.passes.rewrite import merge_duplicates, remove_dead, rewrite
+from picoformer.passes.rewrite import merge_duplicates, remove_dead, rewrite, substitute
 from picoformer.passes.simplify import ARITHMETIC
 
 SPELLED = (Add, Binary, Mul, ReduceMean, Unary)
@@ -37,15 +37,4 @@ def drop_inner_grids(graph: Graph) -> Graph:
 
 def _without(graph: Graph, roundings: list[Node]) -> Graph:
     same = {node.output: node.inputs[0] for node in roundings if node.output not in graph.outputs}
-
-    def final(name: str) -> str:
-        while name in same:
-            name = same[name]
-        return name
-
-    nodes = [
-        Node(node.name, node.op, tuple(map(final, node.inputs)), node.output)
-        for node in graph.nodes
-        if node.output not in same
-    ]
-    return remove_dead(graph.replace(nodes=nodes))
+    return remove_dead(substitute(graph, same))

@@ -90,7 +90,7 @@ def _sweep(graph: Graph, rules: Sequence[Rule]) -> Graph | None:
         if patch.same is not None and node.output in graph.outputs:
             # The output keeps its name and the value it equals takes it; alone, so that nothing else renames it.
             rest = [*graph.nodes[:position], *graph.nodes[position + 1 :]]
-            return _substitute(graph.replace(nodes=rest), {patch.same: node.output}, rename_outputs=True)
+            return substitute(graph.replace(nodes=rest), {patch.same: node.output}, rename_outputs=True)
         if patch.same is not None:
             renamed[node.output] = patch.same
         nodes += [_named(new, names, node) for new in patch.nodes]
@@ -98,7 +98,7 @@ def _sweep(graph: Graph, rules: Sequence[Rule]) -> Graph | None:
         constants.update(patch.constants)
     if not hits:
         return None
-    return _substitute(graph.replace(nodes=nodes, types=types, constants=constants), renamed)
+    return substitute(graph.replace(nodes=nodes, types=types, constants=constants), renamed)
 
 
 def _named(new: Node, names: set[str], root: Node) -> Node:
@@ -112,7 +112,7 @@ def _named(new: Node, names: set[str], root: Node) -> Node:
     return Node(name, new.op, new.inputs, new.output)
 
 
-def _substitute(graph: Graph, renamed: dict[str, str], rename_outputs: bool = False) -> Graph:
+def substitute(graph: Graph, renamed: dict[str, str], rename_outputs: bool = False) -> Graph:
     """Let every reader of a renamed value read what it equals; with `rename_outputs` its producer is renamed too."""
 
     def final(name: str) -> str:

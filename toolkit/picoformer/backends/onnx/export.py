@@ -13,7 +13,7 @@ from picoformer import __version__
 from picoformer.backends.convolutions import inside_convolutions
 from picoformer.backends.onnx import windows
 from picoformer.backends.onnx.emitters import EMITTERS, Unsupported
-from picoformer.backends.onnx.writer import ELEMENT_TYPES, MICROSOFT, OnnxWriter, Spelling
+from picoformer.backends.onnx.writer import ELEMENT_TYPES, OnnxWriter, Spelling
 from picoformer.errors import UnsupportedError
 from picoformer.files import atomic_write_bytes
 from picoformer.ir import DType, Graph
@@ -85,7 +85,7 @@ def onnx_bytes(
     private = {node.domain for node in writer.nodes if node.domain}
     model = helper.make_model(
         proto,
-        opset_imports=[helper.make_opsetid("", OPSET), *(helper.make_opsetid(MICROSOFT, 1) for _ in private)],
+        opset_imports=[helper.make_opsetid("", OPSET), *(helper.make_opsetid(domain, 1) for domain in sorted(private))],
         ir_version=IR_VERSION,
         producer_name="picoformer",
         producer_version=__version__,

@@ -22,8 +22,7 @@ def patches(w: OnnxWriter, node: Node, op: Patches, output: str) -> None:
     x, rank, places = w.read(node.inputs[0]), len(shape), w.graph.types[node.output].shape[-3:-1]
     axes = _numbers(w, node, "axes", [rank - 3, rank - 2])
     if any(op.pads):
-        pads = [*op.pads[:2], *op.pads[2:]]
-        x = w.part("Pad", [x, _numbers(w, node, "pads", pads), "", axes], node, mode="constant")
+        x = w.part("Pad", [x, _numbers(w, node, "pads", op.pads), "", axes], node, mode="constant")
     taps = []
     for tap in np.ndindex(*op.kernel):
         first = [at * step for at, step in zip(tap, op.dilations, strict=True)]

@@ -7,16 +7,13 @@ attention is. Heads are (batch, heads, rows, channels).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_builder import Converter, NodeReader
 from picoformer.ir import DType
 from picoformer.ops import Add, Binary, Concat, MatMul, Mul, Reshape, Slice, Softmax, Transpose, Where
-
-Converter = Callable[[NodeReader], None]
 
 
 @dataclass(frozen=True)

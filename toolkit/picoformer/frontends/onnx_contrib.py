@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from picoformer.errors import ModelError
 from picoformer.frontends.onnx_attention import Heads, attend, finish_heads, scale_of, split_heads, with_past
-from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_builder import Converter, NodeReader
 from picoformer.frontends.onnx_functions import function
 from picoformer.frontends.onnx_rotary import picked, rotations_of, turn
 from picoformer.ops import Activation, Add, Linear, MatMul, Mul, Reshape, Slice, Transpose
 from picoformer.ops.functions import Function
-
-Converter = Callable[[NodeReader], None]
 
 
 def _refuse(node: NodeReader, attributes: dict[str, object]) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from command_line import refuses, succeeds
 from onnx_form import Form, contrib, numbers
+from onnx_models import run_all
 from picoformer.frontends.onnx import load_onnx
 from picoformer.passes import optimize
 from picoformer.reference import run_float
-from test_onnx_nodes import run_all
 
 
 @pytest.fixture

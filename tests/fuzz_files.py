@@ -361,11 +361,7 @@ def _graph(generator: random.Random, folder: Path) -> Read:
         if generator.random() < 0.6:
             if source.suffix == ".json" and generator.random() < 0.6:
                 text = data.decode()
-                words = [
-                    word
-                    for word in ("0", "1", "2", "4", "true", "null", '"Linear"', '"float32"', '"y"', '"x"')
-                    if word in text
-                ]
+                words = [word for word in TOKENS if word in text]
                 data = text.replace(
                     generator.choice(words), generator.choice(WORDS), generator.choice((1, -1))
                 ).encode()

@@ -273,6 +273,11 @@ def sample_inputs(graph_types: dict[str, Any], count: int = 3, seed: int = 0) ->
 
 def run_onnxruntime(model: Path | bytes, samples: dict[str, np.ndarray]) -> np.ndarray:
     """First output for every sample, stacked."""
+    return next(iter(run_all(model, samples).values()))
+
+
+def run_all(model: Path | bytes, samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every output for every sample, stacked."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -281,8 +286,10 @@ def run_onnxruntime(model: Path | bytes, samples: dict[str, np.ndarray]) -> np.n
     session = onnxruntime.InferenceSession(
         str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
     )
+    names = [output.name for output in session.get_outputs()]
     count = len(next(iter(samples.values())))
-    return np.stack([session.run(None, {k: v[i] for k, v in samples.items()})[0] for i in range(count)])
+    results = [session.run(names, {name: array[i] for name, array in samples.items()}) for i in range(count)]
+    return {name: np.stack([result[i] for result in results]) for i, name in enumerate(names)}
 
 
 def save_model(

@@ -1,4 +1,4 @@
-"""`picoformer fix`: an ONNX file with a mask as stored numbers means what it meant with that mask."""
+"""`picoformer fix`: an ONNX file with a mask as stored numbers means what it meant with that mask, or is refused."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import pytest
 
-from command_line import refuses, succeeds
+from command_line import picoformer, refuses, succeeds
 from onnx_form import Form, contrib, numbers
+from onnx_models import run_all
 from picoformer.frontends.onnx import load_onnx
 from picoformer.passes import optimize
 from picoformer.reference import run_float
-from test_onnx_nodes import run_all
 
 
 @pytest.fixture
@@ -52,4 +53,38 @@ def test_what_cannot_be_fixed(masked: Path, tmp_path: Path) -> None:
     refuses(["fix", masked, "m=one", *shape], "m=one: write NAME=1")
     refuses(["fix", masked, "m=nan", *shape], "m=nan: write NAME=1")
     refuses(["fix", masked, "m=1", "m=0", *shape], "'m' is given twice")
+    refuses(["fix", masked, "m=99999999999", *shape], "input 'm' is int32", "numbers of that type")
+    refuses(
+        ["fix", masked, "m=1", "--shape", "m=2,4", "-o", out], "--shape m=2,4 contradicts the file, which says 1,keys"
+    )
+    refuses(["fix", masked, "m=1", *shape, "--shape", "x=1,4,6"], "--shape x speaks of an input that is not fixed here")
     assert not out.exists()
+
+
+def test_an_input_without_a_shape_takes_the_one_that_is_said(masked: Path, tmp_path: Path) -> None:
+    model = onnx.load(masked)
+    model.graph.input[1].type.tensor_type.ClearField("shape")
+    onnx.save(model, masked)
+    out = tmp_path / "fixed.onnx"
+    refuses(["fix", masked, "m=1", "-o", out], "input 'm' is dynamic", "--shape m=1,64")
+    assert succeeds("fix", masked, "m=1", "--shape", "m=1,4", "-o", out, "--json").record["fixed"] == {"m": [1, 4]}
+    load_onnx(out)
+
+
+def test_numbers_that_an_input_has_by_default_give_way(masked: Path, tmp_path: Path) -> None:
+    model = onnx.load(masked)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 4), np.int32), "m"))
+    onnx.save(model, masked)
+    out = tmp_path / "fixed.onnx"
+    succeeds("fix", masked, "m=1,0,0,0", "--shape", "m=1,4", "-o", out)
+    (stored,) = [tensor for tensor in onnx.load(out).graph.initializer if tensor.name == "m"]
+    assert onnx.numpy_helper.to_array(stored).tolist() == [[1, 0, 0, 0]]
+    load_onnx(out)
+
+
+def test_the_file_that_is_read_is_not_written_over(masked: Path) -> None:
+    before = masked.read_bytes()
+    refuses(["fix", masked, "m=1", "--shape", "m=1,4", "-o", masked], "m.onnx: is read", "give another name")
+    folder = picoformer("fix", masked, "m=1", "--shape", "m=1,4", "-o", masked.parent)
+    assert folder.code == 2 and "is a directory" in folder.err
+    assert masked.read_bytes() == before and list(masked.parent.iterdir()) == [masked]

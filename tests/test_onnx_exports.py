@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnx_models import run_all
 from picoformer.build_folder import quantize_model
 from picoformer.frontends.onnx import load_onnx
 from picoformer.host_library import build_library
@@ -16,7 +17,6 @@ from picoformer.ops import Attention
 from picoformer.ops.fixedpoint import dequantize
 from picoformer.passes import optimize
 from picoformer.reference import lower_graph, run_float, run_integer
-from test_onnx_nodes import run_all
 
 SIZES = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -13,6 +13,7 @@ from onnx.helper import make_node
 
 from onnx_form import Form
 from onnx_forms import FORMS
+from onnx_models import run_all
 from picoformer.build_folder import quantize_model
 from picoformer.errors import UnsupportedError
 from picoformer.frontends.onnx import load_onnx
@@ -22,20 +23,6 @@ from picoformer.ir.operator import Array
 from picoformer.ops.fixedpoint import dequantize, quantize_real
 from picoformer.passes import optimize
 from picoformer.reference import lower_graph, run_float, run_integer
-
-
-def run_all(path: Path, samples: dict[str, Array]) -> dict[str, Array]:
-    """Every output of onnxruntime, samples along axis 0."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    count = len(next(iter(samples.values())))
-    results = [session.run(None, {name: array[i] for name, array in samples.items()}) for i in range(count)]
-    return {name: np.stack([result[i] for result in results]) for i, name in enumerate(names)}
 
 
 def agree(graph: Graph, form: Form, expected: dict[str, Array]) -> None:

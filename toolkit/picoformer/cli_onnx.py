@@ -15,7 +15,7 @@ from picoformer.errors import ConfigError
 @click.command()
 @click.argument("model", type=FILE)
 @click.argument("inputs", nargs=-1, required=True, metavar="NAME=NUMBERS…")
-@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The ONNX file to write.")
+@click.option("-o", "--out", type=FILE, required=True, help="The ONNX file to write.")
 @shape_option
 @json_option
 def fix(model: Path, inputs: tuple[str, ...], out: Path, shapes: tuple[str, ...], as_json: bool) -> None:
@@ -24,9 +24,11 @@ def fix(model: Path, inputs: tuple[str, ...], out: Path, shapes: tuple[str, ...]
     NAME=1 fills the input with one number, NAME=0,1,2 gives it as many as it has elements; what depends on it alone is
     then computed when the file is read. All that follows, onnxruntime too, takes the file that is written.
     """
+    from picoformer.exported import refuse_inputs
     from picoformer.files import atomic_write_bytes
     from picoformer.frontends.onnx_fix import fix_inputs
 
+    refuse_inputs(out, (model,))
     data, fixed = fix_inputs(model, _numbers(inputs), read_shapes(shapes))
     atomic_write_bytes(out, data)
     record = {"model": str(out), "fixed": fixed, "bytes": len(data)}

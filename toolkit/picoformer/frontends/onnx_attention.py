@@ -7,16 +7,13 @@ attention is. Heads are (batch, heads, rows, channels).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_builder import Converter, NodeReader
 from picoformer.ir import DType
 from picoformer.ops import Add, Binary, Concat, MatMul, Mul, Reshape, Slice, Softmax, Transpose, Where
-
-Converter = Callable[[NodeReader], None]
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,11 @@ def merge_heads(node: NodeReader, name: str, role: str = "joined") -> tuple[Resh
     batch, heads, rows, width = node.builder.type_of(name).shape
     joined = node.step(Transpose((-4, -2, -3, -1)), [name], role)
     return Reshape((batch, rows, heads * width)), [joined]
+
+
+def scale_of(node: NodeReader, query: str) -> float:
+    """What the scores of the heads `query` are multiplied by: what the node says, else 1/√channels."""
+    return float(node.attribute("scale", 0.0)) or 1.0 / math.sqrt(node.builder.type_of(query).shape[-1])
 
 
 def with_past(node: NodeReader, past: int, name: str, output: int, role: str) -> str:
@@ -176,9 +178,9 @@ def attention(node: NodeReader) -> None:
         if len(counts) != 1:
             raise node.unsupported("is causal up to lengths that are computed", "fix nonpad_kv_seqlen, or drop one")
         offset = counts.pop() - node.builder.type_of(query).shape[2]
-    scale = float(node.attribute("scale", 0.0)) or 1.0 / math.sqrt(node.builder.type_of(query).shape[-1])
     mask = node.inputs[3] if node.has_input(3) else None
-    finish_heads(node, attend(node, Heads((query, key, value), scale, causal, offset, mask, lengths)), merged)
+    found = Heads((query, key, value), scale_of(node, query), causal, offset, mask, lengths)
+    finish_heads(node, attend(node, found), merged)
 
 
 def finish_heads(node: NodeReader, context: str, merged: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -259,3 +260,7 @@ class NodeReader:
             padded = (1,) * (rank - len(shape)) + shape
             result.append(name if self.builder.is_constant(name) else self.reshaped(name, padded, "aligned"))
         return result
+
+
+Converter = Callable[[NodeReader], None]
+"""What turns a node of the file into operators of the graph."""

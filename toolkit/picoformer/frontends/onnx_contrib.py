@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from picoformer.errors import ModelError
-from picoformer.frontends.onnx_attention import Heads, attend, finish_heads, split_heads, with_past
-from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_attention import Heads, attend, finish_heads, scale_of, split_heads, with_past
+from picoformer.frontends.onnx_builder import Converter, NodeReader
 from picoformer.frontends.onnx_functions import function
-from picoformer.frontends.onnx_rotary import rotations_of, turn
-from picoformer.ir.operator import Array
+from picoformer.frontends.onnx_rotary import picked, rotations_of, turn
 from picoformer.ops import Activation, Add, Linear, MatMul, Mul, Reshape, Slice, Transpose
-
-Converter = Callable[[NodeReader], None]
-
-
-def _scale(node: NodeReader, query: str) -> float:
-    return float(node.attribute("scale", 0.0)) or 1.0 / math.sqrt(node.builder.type_of(query).shape[-1])
+from picoformer.ops.functions import Function
 
 
 def _refuse(node: NodeReader, attributes: dict[str, object]) -> None:
@@ -75,7 +67,7 @@ def packed_attention(node: NodeReader) -> None:
     query, key, value = names
     mask = node.inputs[5] if node.has_input(5) else None
     causal = bool(node.attribute("unidirectional", 0))
-    found = Heads((query, key, value), _scale(node, query), causal, mask=mask)
+    found = Heads((query, key, value), scale_of(node, query), causal, mask=mask)
     keys = node.builder.type_of(key).shape[2]
     finish_heads(node, attend(node, _padding(node, 3, keys, found)), merged=True)
 
@@ -90,7 +82,7 @@ def multi_head_attention(node: NodeReader) -> None:
     key = with_past(node, 6, key, 1, "present_key")
     value = with_past(node, 7, value, 2, "present_value")
     causal, mask = bool(node.attribute("unidirectional", 0)), node.inputs[5] if node.has_input(5) else None
-    found = Heads((query, key, value), _scale(node, query), causal, before, mask)
+    found = Heads((query, key, value), scale_of(node, query), causal, before, mask)
     keys = node.builder.type_of(key).shape[2]
     finish_heads(node, attend(node, _padding(node, 4, keys, found)), merged=True)
 
@@ -157,17 +149,14 @@ def group_query_attention(node: NodeReader) -> None:
         positions = before + np.arange(rows)
         if node.has_input(9):
             positions = node.array(9).astype(np.int64).reshape(-1)
-        tables: list[Array] = [node.array(7), node.array(8)]
-        if positions.min() < 0 or positions.max() >= len(tables[0]):
-            raise ModelError(f"{node.builder.path}: node '{node.label}' has positions outside its tables")
-        rotations = rotations_of(node, tables[0][positions], tables[1][positions])
+        rotations = rotations_of(node, picked(node, 7, positions), picked(node, 8, positions))
         interleaved = bool(node.attribute("rotary_interleaved", 0))
         names[0] = turn(node, names[0], heads, rotations, interleaved, "query")
         names[1] = turn(node, names[1], kv_heads, rotations, interleaved, "key")
     query = split_heads(node, names[0], heads, "query")
     key = with_past(node, 3, split_heads(node, names[1], kv_heads, "key"), 1, "present_key")
     value = with_past(node, 4, split_heads(node, names[2], kv_heads, "value"), 2, "present_value")
-    finish_heads(node, attend(node, Heads((query, key, value), _scale(node, query), True, before)), merged=True)
+    finish_heads(node, attend(node, Heads((query, key, value), scale_of(node, query), True, before)), merged=True)
 
 
 def fused_matmul(node: NodeReader) -> None:
@@ -189,14 +178,14 @@ def fused_matmul(node: NodeReader) -> None:
     node.finish(Mul(), [product, node.constant(np.array(alpha, np.float32), "alpha")])
 
 
-def biased(function: str) -> Converter:
+def biased(name: Function) -> Converter:
     """An activation of x, with a bias added to it if there is one: BiasGelu, FastGelu, Gelu."""
 
     def convert(node: NodeReader) -> None:
-        name = node.inputs[0]
+        x = node.inputs[0]
         if node.has_input(1):
-            name = node.step(Add(), node.aligned([name, node.inputs[1]]), "biased")
-        node.finish(Activation("gelu_tanh" if function == "gelu_tanh" else "gelu"), [name])
+            x = node.step(Add(), node.aligned([x, node.inputs[1]]), "biased")
+        node.finish(Activation(name), [x])
 
     return convert
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from picoformer.errors import ModelError
-from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_builder import Converter, NodeReader
 from picoformer.ir.operator import Array
 from picoformer.ops import Add, AveragePool, Conv, MaxPool, Mul, ReduceMean, Reshape, Transpose, Window
 from picoformer.ops.window import CHANNELS_FIRST, CHANNELS_LAST, count_windows
@@ -66,7 +66,7 @@ def average_pool(node: NodeReader) -> None:
     _pool(node, AveragePool(_pair(kernel), strides, dilations, pads, counts and any(pads)))
 
 
-def global_pool(is_largest: bool) -> Any:
+def global_pool(is_largest: bool) -> Converter:
     """GlobalMaxPool and GlobalAveragePool: over all that follows the channels."""
 
     def convert(node: NodeReader) -> None:
@@ -85,7 +85,7 @@ def global_pool(is_largest: bool) -> Any:
     return convert
 
 
-def reduce_largest(is_least: bool) -> Any:
+def reduce_largest(is_least: bool) -> Converter:
     """ReduceMax, and ReduceMin by way of the negative: over one axis after the other, each a window of its length."""
 
     def convert(node: NodeReader) -> None:
@@ -114,14 +114,14 @@ def _pool(node: NodeReader, op: Window) -> None:
     """A pool between the transpositions that put channels last and first again."""
     shape = node.type().shape
     x = node.reshaped(node.inputs[0], (*shape[:2], 1, shape[2]) if len(shape) == 3 else shape, "image")
-    if len(shape) == 3:
-        x = node.step(Transpose(CHANNELS_LAST), [x], "channels_last")
-        y = node.step(Transpose(CHANNELS_FIRST), [node.step(op, [x], "pooled")], "channels_first")
-        n, channels, _, length = node.builder.type_of(y).shape
-        node.finish(Reshape((n, channels, length)), [y])
+    last = node.step(Transpose(CHANNELS_LAST), [x], "channels_last")
+    pooled = node.step(op, [last], "pooled")
+    if len(shape) == 4:
+        node.finish(Transpose(CHANNELS_FIRST), [pooled])
         return
-    x = node.step(Transpose(CHANNELS_LAST), [x], "channels_last")
-    node.finish(Transpose(CHANNELS_FIRST), [node.step(op, [x], "pooled")])
+    y = node.step(Transpose(CHANNELS_FIRST), [pooled], "channels_first")
+    n, channels, _, length = node.builder.type_of(y).shape
+    node.finish(Reshape((n, channels, length)), [y])
 
 
 def _dimensions(node: NodeReader) -> int:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from picoformer.errors import ModelError
-from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_builder import Converter, NodeReader
 from picoformer.ops import MatMul, Mul, ReduceMean, Transpose
-
-Converter = Callable[[NodeReader], None]
 
 
 def parse(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:

@@ -12,12 +12,12 @@ import onnx.helper
 import onnx.numpy_helper
 
 from picoformer.errors import ModelError
-from picoformer.frontends.onnx_load import ELEMENTS_MAX, parse_model, self_contained
+from picoformer.frontends.onnx_load import ELEMENTS_MAX, axes_of, parse_model, self_contained
 from picoformer.ir.operator import Array
 
 
 def with_constants(model: onnx.ModelProto, constants: Mapping[str, Array]) -> onnx.ModelProto:
-    """`model` with inputs as initializers; ModelError for a name that no input has."""
+    """`model` with inputs as initializers, in place of any they have; ModelError for a name that no input has."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     inputs = {value.name: value for value in changed.graph.input}
@@ -27,6 +27,9 @@ def with_constants(model: onnx.ModelProto, constants: Mapping[str, Array]) -> on
     kept = [value for name, value in inputs.items() if name not in constants]
     del changed.graph.input[:]
     changed.graph.input.extend(kept)
+    for index in reversed(range(len(changed.graph.initializer))):
+        if changed.graph.initializer[index].name in constants:
+            del changed.graph.initializer[index]
     changed.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items())
     return changed
 
@@ -36,7 +39,7 @@ def fix_inputs(
 ) -> tuple[bytes, dict[str, list[int]]]:
     """(the file at `path` with inputs fixed, the shape of each): one number fills an input, or there are as many as it
     has elements. `shapes` says those that the file does not. Raises ModelError for a broken file, an input that is not
-    there, has no shape, or is of a type that its numbers are not."""
+    there, has no shape or another one, or is of a type that its numbers are not."""
     parse_model(path)
     model = onnx.ModelProto.FromString(self_contained(path))
     found = {}
@@ -47,13 +50,17 @@ def fix_inputs(
         changed = with_constants(model, {name: found.get(name, np.zeros(())) for name in numbers})
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
+    for name in shapes:
+        if name not in numbers:
+            raise ModelError(f"{path}: --shape {name} speaks of an input that is not fixed here; leave it out")
     return changed.SerializeToString(), {name: list(array.shape) for name, array in found.items()}
 
 
 def _filled(path: Path, value: onnx.ValueInfoProto, numbers: Sequence[float], given: tuple[int, ...] | None) -> Array:
     tensor = value.type.tensor_type
-    shape = given or tuple(d.dim_value if d.HasField("dim_value") else 0 for d in tensor.shape.dim)
-    if not tensor.HasField("shape") or any(size < 1 for size in shape):
+    axes = axes_of(path, value, given)
+    shape = tuple(size for size in axes if isinstance(size, int) and size > 0)
+    if len(shape) < len(axes) or (given is None and not tensor.HasField("shape")):
         raise ModelError(f"{path}: input '{value.name}' is dynamic: say its shape with --shape {value.name}=1,64")
     if math.prod(shape) > ELEMENTS_MAX or len(numbers) not in (1, math.prod(shape)):
         raise ModelError(
@@ -64,7 +71,8 @@ def _filled(path: Path, value: onnx.ValueInfoProto, numbers: Sequence[float], gi
              onnx.TensorProto.INT32, onnx.TensorProto.BOOL)  # fmt: skip
     if tensor.elem_type not in kinds:
         raise ModelError(f"{path}: input '{value.name}' is of a type that cannot be fixed here; export it without")
-    array = np.asarray(numbers, np.float64).astype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    with np.errstate(invalid="ignore"):  # what does not fit is another number, which is seen below
+        array = np.asarray(numbers, np.float64).astype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     if array.dtype.kind != "f" and (array != np.asarray(numbers)).any():
         raise ModelError(f"{path}: input '{value.name}' is {array.dtype}; give numbers of that type")
     filled: Array = np.broadcast_to(array, shape) if len(numbers) == 1 else array.reshape(shape)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
-from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_builder import Converter, NodeReader
 from picoformer.ir import DType
 from picoformer.ops import Activation, Add, Binary, Mul, Reshape
 from picoformer.ops.functions import Function
-
-Converter = Callable[[NodeReader], None]
 
 LARGEST = float(np.finfo(np.float32).max)
 """What stands for infinity in a clip."""

@@ -373,6 +373,22 @@ def check_finite(path: Path, name: str, value: Any) -> None:
         raise ModelError(f"{path}: tensor '{name}' holds infinity; train or export the model again")
 
 
+def axes_of(path: Path, value: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> list[int | str | None]:
+    """The size of each axis of an input, its name or None where the file leaves it open; all are `given`, if they are.
+    ModelError where these contradict the file."""
+    tensor = value.type.tensor_type
+    said = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
+    if given is None:
+        return said
+    if tensor.HasField("shape") and (
+        len(given) != len(said) or any(isinstance(s, int) and s != g for s, g in zip(said, given, strict=True))
+    ):
+        file_shape = ",".join("?" if s is None else str(s) for s in said)
+        asked = ",".join(map(str, given))
+        raise ModelError(f"{path}: --shape {value.name}={asked} contradicts the file, which says {file_shape}")
+    return list(given)
+
+
 def _fix_shapes(path: Path, model: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> None:
     """Set every input's shape; afterwards nothing in the file says a dynamic dimension."""
     stored = {tensor.name for tensor in model.graph.initializer}
@@ -385,22 +401,12 @@ def _fix_shapes(path: Path, model: onnx.ModelProto, shapes: dict[str, tuple[int,
         if not value.type.HasField("tensor_type"):
             raise UnsupportedError(f"{path}: input '{name}' is not a tensor")
         tensor = value.type.tensor_type
-        given = shapes.get(name)
-        has_shape = tensor.HasField("shape")
-        said = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim]
-        if given is not None:
-            clash = has_shape and (
-                len(given) != len(said) or any(isinstance(s, int) and s != g for s, g in zip(said, given, strict=True))
-            )
-            if clash:
-                file_shape = ",".join("?" if s is None else str(s) for s in said)
-                asked = ",".join(map(str, given))
-                raise ModelError(f"{path}: --shape {name}={asked} contradicts the file, which says {file_shape}")
-            said = list(given)
+        said = axes_of(path, value, shapes.get(name))
+        if name in shapes:
             tensor.shape.ClearField("dim")
-            for size in given:
+            for size in shapes[name]:
                 tensor.shape.dim.add().dim_value = size
-        elif not has_shape:
+        elif not tensor.HasField("shape"):
             dynamic.append(f"input '{name}' has no shape at all: fix it with --shape {name}=1,64,16")
             continue
         open_axes = [axis for axis, size in enumerate(said) if not isinstance(size, int)]

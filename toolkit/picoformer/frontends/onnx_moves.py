@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from picoformer.errors import ModelError
-from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_builder import Converter, NodeReader
 from picoformer.ir import DType
 from picoformer.ir.operator import Array
 from picoformer.ops import Concat, Embedding, Mul, Slice
-
-Converter = Callable[[NodeReader], None]
 
 RUNS_MAX = 64
 """More pieces than that are no layout any more."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
 from picoformer.errors import ModelError
 from picoformer.frontends import onnx_attention, onnx_contrib, onnx_einsum, onnx_moves, onnx_norms, onnx_rotary
-from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_builder import Converter, NodeReader
 from picoformer.frontends.onnx_convolutions import (
     average_pool,
     batch_normalization,
@@ -36,8 +35,6 @@ from picoformer.ops import (
     Unary,
     Where,
 )
-
-Converter = Callable[[NodeReader], None]
 
 
 def elementwise(op: Operator) -> Converter:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
-from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_builder import Converter, NodeReader
 from picoformer.ir import Operator
 from picoformer.ops import Add, Embedding, LayerNorm, Mul, ReduceMean, Reshape, RmsNorm, Unary
-
-Converter = Callable[[NodeReader], None]
 
 
 def _wanted(node: NodeReader, index: int) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from picoformer.errors import ModelError
-from picoformer.frontends.onnx_builder import NodeReader
+from picoformer.frontends.onnx_builder import Converter, NodeReader
 from picoformer.ir.operator import Array
 from picoformer.ops import Reshape, Rope, Transpose
-
-Converter = Callable[[NodeReader], None]
 
 
 def rotations_of(node: NodeReader, cosines: Array, sines: Array) -> Array:

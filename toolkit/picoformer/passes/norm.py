@@ -12,7 +12,7 @@ from picoformer.passes.linear import per_channel
 from picoformer.passes.rewrite import Patch, Rule, remove_dead
 
 
-def mean_of(graph: Graph, name: str) -> str | None:
+def _mean_of(graph: Graph, name: str) -> str | None:
     """x when `name` is its mean over the last axis, kept."""
     node = graph.producers.get(name)
     if node is None or not isinstance(node.op, ReduceMean) or len(node.inputs) != 1:
@@ -30,13 +30,13 @@ def _centred(graph: Graph, name: str) -> str | None:
         return None
     for (x, plus), (mean, minus) in (products, products[::-1]):
         single = len(x) == 1 and len(mean) == 1 and plus.size == minus.size == 1
-        if single and plus == 1 and minus == -1 and mean_of(graph, mean[0]) == x[0]:
+        if single and plus == 1 and minus == -1 and _mean_of(graph, mean[0]) == x[0]:
             return x[0]
     return None
 
 
-def _deviation(graph: Graph, name: str) -> tuple[str, float] | None:
-    """(x, epsilon) when `name` is 1 / √(mean((x − mean(x))²) + epsilon)."""
+def inverse_root_mean(graph: Graph, name: str) -> tuple[list[str], float] | None:
+    """([a, b], epsilon) when `name` is 1 / √(mean(a · b) + epsilon), the mean taken over the last axis."""
     reciprocal = graph.producers.get(name)
     if reciprocal is None or not is_unary(reciprocal, "reciprocal"):
         return None
@@ -47,15 +47,21 @@ def _deviation(graph: Graph, name: str) -> tuple[str, float] | None:
     if total is None or not isinstance(total.op, Add):
         return None
     epsilon = scalar(graph, total.inputs[1])
-    square = mean_of(graph, total.inputs[0])
+    square = _mean_of(graph, total.inputs[0])
     if epsilon is None or square is None or epsilon < 0:
         return None
     product, constant = factors(graph, square)
-    if len(product) != 2 or np.any(constant != 1):
+    return None if len(product) != 2 or np.any(constant != 1) else (product, epsilon)
+
+
+def _deviation(graph: Graph, name: str) -> tuple[str, float] | None:
+    """(x, epsilon) when `name` is 1 / √(mean((x − mean(x))²) + epsilon)."""
+    found = inverse_root_mean(graph, name)
+    if found is None:
         return None
-    sources = {_centred(graph, x) for x in product}
+    sources = {_centred(graph, x) for x in found[0]}
     (source,) = sources if len(sources) == 1 else (None,)
-    return None if source is None else (source, epsilon)
+    return None if source is None else (source, found[1])
 
 
 def _normalized(patch: Patch, x: str, epsilon: float, gain: Array | None, bias: Array | None) -> Patch:
@@ -101,7 +107,7 @@ def fuse_batch_norm_form(graph: Graph, node: Node) -> Patch | None:
             width = graph.types[x].width
             gain, bias = per_channel(plus, width), per_channel(constant, width)
             opposite = per_channel(minus, width)
-            if mean_of(graph, mean) != x or gain is None or bias is None or opposite is None:
+            if _mean_of(graph, mean) != x or gain is None or bias is None or opposite is None:
                 continue
             if (gain == -opposite).all() and graph.types[x].shape == graph.types[node.output].shape:
                 return _normalized(Patch(graph, node), *found, gain, bias)

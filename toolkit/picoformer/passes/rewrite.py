@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from picoformer.ir import DType, Graph, Node, Operator, TensorType
+from picoformer.ir import DType, Graph, Node, Operator, TensorType, fresh_name
 from picoformer.ir.operator import Array
 from picoformer.ops import Add, Mul
 from picoformer.ops.rounded import Dequantized
@@ -104,10 +104,7 @@ def _sweep(graph: Graph, rules: Sequence[Rule]) -> Graph | None:
 def _named(new: Node, names: set[str], root: Node) -> Node:
     if new.name == root.name:
         return new
-    name, count = new.name, 0
-    while name in names:
-        count += 1
-        name = f"{new.name}_{count}"
+    name = fresh_name(new.name, names)
     names.add(name)
     return Node(name, new.op, new.inputs, new.output)
 

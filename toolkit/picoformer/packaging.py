@@ -62,11 +62,12 @@ def package_files(
     if (model / "build.json").is_file():
         float_graph, typed, origin = _built(model)
     else:
-        _, typed, _ = quantize_samples(
+        float_graph, typed, _ = quantize_samples(
             model, source.calibration, scheme, source.settings, source.shapes, source.valid_length, progress=progress,
             quantized=source.quantized,
         )  # fmt: skip
-        float_graph = import_model(model, source.shapes, source.valid_length)
+        if source.quantized is not None or (source.settings is not None and source.settings.equalization != "off"):
+            float_graph = import_model(model, source.shapes, source.valid_length)  # as it came: its parameters count
         origin = Origin(model.name, file_hash(model), scheme)
     draft = draft_for(typed, board, options.prefix, tile)
     names = read_classes(options.classes, draft.ports)

@@ -44,6 +44,18 @@ def test_a_card_alone_makes_no_folder_a_package(shop: Workshop, tmp_path: Path) 
         assert (tmp_path / "notes.txt").read_text() == "notes"
 
 
+@pytest.mark.parametrize("name", [".", "../lib"])
+def test_the_current_folder_is_not_replaced(
+    name: str, shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "lib"
+    succeeds(*words(shop, "--format", "c-arrays", "-o", out))
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.chdir(out)
+    refuses(words(shop, "--format", "c-arrays", "-o", name), "is the current folder")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_link_is_not_replaced(shop: Workshop, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")

@@ -23,7 +23,7 @@ from picoformer.files import file_hash
 from picoformer.importing import import_model, is_equalized
 from picoformer.ir import DType, Graph
 from picoformer.ir.operator import Array
-from picoformer.packages.written import is_archive, strange_file
+from picoformer.packages.written import CARD, is_archive, strange_file
 from picoformer.quantized_folder import quantized_scheme
 from picoformer.samples import (
     Labels,
@@ -91,11 +91,10 @@ def check_place(out: Path, reads: Iterable[Path | None] = ()) -> None:
             raise ConfigError(f"{out}: is a folder; give the name of a .zip file")
         if out.exists() and not is_archive(out):
             raise ConfigError(f"{out}: is a file that no export wrote; give a new name")
-    elif out.is_dir() and any(out.iterdir()):
-        if strange := strange_file(out):
-            raise ConfigError(f"{out}: {strange}; it would be lost: give a new folder, or move it away")
+    elif out.is_dir() and any(out.iterdir()) and (strange := strange_file(out)):
+        raise ConfigError(f"{out}: {strange}; it would be lost: give a new folder, or move it away")
     else:
-        refuse_to_replace(out, ())
+        refuse_to_replace(out, (CARD,))
 
 
 def packed(package: Package, out: Path, text: TextExample | None = None) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from picoformer.ir.operator import Array
 from picoformer.packages.written import CARD, is_archive, strange_file
 from picoformer.quantized_folder import quantized_scheme
 from picoformer.samples import (
-    Labels,
     check_labels,
     fit_samples,
     judge_outputs,
@@ -144,20 +143,25 @@ def _judged(graph: Graph, path: Path | None, is_calibration: bool) -> tuple[Samp
     from picoformer.backends.c.names import comment
     from picoformer.packages.description import Accuracy, Sample
 
+    run = _reference(graph)
     if path is None:
         made = _made_up(graph)
-        return Sample(made, _first(_reference(graph, _batched(made))), "made-up numbers"), None
+        return Sample(made, _first(run(_batched(made))), "made-up numbers"), None
     arrays, labels = split_labels(load_samples(path), path)
     values = fit_samples(graph, with_full_length(graph, arrays), path)
     labels = check_labels(labels, graph, values, path)
     first = {name: value[0] for name, value in values.items()}
-    sample = Sample(first, _first(_reference(graph, _batched(first))), f"the first sample of {comment(path.name)}")
+    sample = Sample(first, _first(run(_batched(first))), f"the first sample of {comment(path.name)}")
     if labels is None:
         return sample, None
     told = comment(path.name)
     if is_calibration and graph_is_integer(graph):
         told += ", the samples it was calibrated on"
-    value = _accuracy(graph, values, labels)
+    rows = [
+        run({name: value[i : i + CHUNK] for name, value in values.items()})[graph.outputs[0]]
+        for i in range(0, len(labels.values), CHUNK)
+    ]
+    value = judge_outputs(graph, np.concatenate(rows), labels).accuracy
     return sample, None if value is None else Accuracy(value, len(labels.values), told)
 
 
@@ -166,21 +170,17 @@ def graph_is_integer(graph: Graph) -> bool:
     return any(type_.quant is not None for type_ in graph.types.values())
 
 
-def _accuracy(graph: Graph, values: Mapping[str, Array], labels: Labels) -> float | None:
-    count = len(labels.values)
-    rows = [
-        _reference(graph, {name: value[i : i + CHUNK] for name, value in values.items()})[graph.outputs[0]]
-        for i in range(0, count, CHUNK)
-    ]
-    return judge_outputs(graph, np.concatenate(rows), labels).accuracy
-
-
-def _reference(graph: Graph, values: Mapping[str, Array]) -> dict[str, Array]:
-    """The outputs of the integer meaning, or of the float one where there is no other, (samples, *shape)."""
+def _reference(graph: Graph) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """What computes the outputs, (samples, *shape): the integer meaning, or the float one where there is no other."""
     from picoformer.reference import lower_graph, run_float, run_integer
 
-    found = run_integer(lower_graph(graph), values) if graph_is_integer(graph) else run_float(graph, values)
-    return {name: found[name] for name in graph.outputs}
+    lowered = lower_graph(graph) if graph_is_integer(graph) else None
+
+    def run(values: Mapping[str, Array]) -> dict[str, Array]:
+        found = run_float(graph, values) if lowered is None else run_integer(lowered, values)
+        return {name: found[name] for name in graph.outputs}
+
+    return run
 
 
 def _batched(values: Mapping[str, Array]) -> dict[str, Array]:

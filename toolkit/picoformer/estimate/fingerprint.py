@@ -28,7 +28,7 @@ _ISA = "backends/c/isa"
 _PROBES = 16
 _C_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 _PYTHON_COMMENT = re.compile(r"(^|  )# .*$", re.MULTILINE)
-_INCLUDES = re.compile(r'^#include "([\w.]+)"', re.MULTILINE)
+_INCLUDES = re.compile(r'^#include "((?:picoformer/)?[\w.]+)"', re.MULTILINE)
 _LAYOUTS = re.compile(r"^from picoformer\.backends\.c\.isa\.(\w+) import", re.MULTILINE)
 
 
@@ -37,8 +37,8 @@ def kernels_fingerprint(isa: tuple[str, ...]) -> str:
     """Sixteen hexadecimal digits that change with the operators, with the kernels and layouts of the instruction sets
     `isa`, and with how they are called; comments, docstrings and white space do not count."""
     firmware, digest = resource_root("firmware"), hashlib.sha256()
-    shared = (path for folder in ("include/picoformer", "ops") for path in (firmware / folder).glob("*.[ch]"))
-    for path in sorted([*shared, *_kernels(firmware / "kernels", isa)]):
+    shared = set((firmware / "ops").glob("*.[ch]"))
+    for path in sorted(_with_headers(firmware, shared | _kernels(firmware / "kernels", isa))):
         _add(digest, path.relative_to(firmware).as_posix(), _c(path.read_text("utf-8")))
     for name in sorted({*_CALLS, *_layouts(isa)}):
         _add(digest, name, _python((_PACKAGE / name).read_text("utf-8")))
@@ -63,7 +63,7 @@ class _Sizes(dict[str, int]):
 
 
 def _kernels(folder: Path, isa: Sequence[str]) -> set[Path]:
-    """The kernel files that a target takes, what they share, and the headers that they include from beside them."""
+    """The kernel files that a target takes, and what they share."""
     found: set[Path] = set()
     taken: set[str] = set()
     for name in isa:
@@ -73,12 +73,21 @@ def _kernels(folder: Path, isa: Sequence[str]) -> set[Path]:
         files = [f"kernels/{name}/{file}" for file in names]
         starts = [start for start in BESIDE if any(file.startswith(start) for file in files)]
         files += [f"kernels/{name}/{file}" for start in starts for file in BESIDE[start]]
-        todo = [folder.parent / file for file in files]
-        while todo:
-            path = todo.pop()
-            if path not in found and path.is_file():
-                found.add(path)
-                todo += [path.with_name(header) for header in _INCLUDES.findall(path.read_text("utf-8"))]
+        found |= {path for file in files if (path := folder.parent / file).is_file()}
+    return found
+
+
+def _with_headers(firmware: Path, files: set[Path]) -> set[Path]:
+    """The files and all headers of ours that they include: those beside them, and the public ones that they reach."""
+    found: set[Path] = set()
+    todo = list(files)
+    while todo:
+        path = todo.pop()
+        if path not in found:
+            found.add(path)
+            for name in _INCLUDES.findall(path.read_text("utf-8")):
+                header = firmware / "include" / name if "/" in name else path.with_name(name)
+                todo += [header] if header.is_file() else []
     return found
 
 

@@ -32,7 +32,7 @@ REQUEST = ("prompt", "prompt_ids", "tokens", "greedy", "temperature", "top_k", "
 def pi() -> None:
     """Pack a model for a Raspberry Pi, and run it there.
 
-    `pip install picoformer[pi]` is all that the Pi needs; `package` runs on the workstation.
+    `pip install 'picoformer[pi]'` is all that the Pi needs; `package` runs on the workstation.
     """
 
 

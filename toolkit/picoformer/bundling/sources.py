@@ -20,7 +20,7 @@ Answers = Callable[[Mapping[str, Array]], dict[str, Array]]
 Progress = Callable[[str, int, int], None]
 ENCODER = {"float32": "float32", "int8": "int8", "int4": "int4x8"}
 DECODER = {"float32": "float32", "int8": "int8x16", "int4": "int4x16"}
-"""What a bundle calls a scheme → what the compiler does."""
+"""What a bundle calls a scheme → what a build is made with."""
 
 
 @dataclass(frozen=True)

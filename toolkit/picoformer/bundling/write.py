@@ -103,7 +103,7 @@ def _write_decoder(folder: Path, source: Source, options: BundleOptions) -> Mani
         decoder.context, decoder.vocabulary, decoder.bos, decoder.eos, tuple(decoder.step.states), decoder.scale,
         {key: list(value) if isinstance(value, tuple) else value for key, value in options.sampling.items()},
     )  # fmt: skip
-    is_float = source.scheme == "float32"
+    is_float = source.scheme in ("float32", "int4")  # onnxruntime multiplies blocks of 4 bits with float activations
     rule = Parity(PARITY, "close" if is_float else "likeness", CLOSE if is_float else LIKENESS, texts)
     return Manifest(source.name, "generate", source.scheme, MODEL, rule, tokenizer, generate=decoding)
 

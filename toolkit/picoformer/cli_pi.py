@@ -55,7 +55,7 @@ def run_options(function: F) -> F:
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write.")
 @click.option("--scheme", type=click.Choice(["float32", "int8", "int4"]),
               help="What the numbers become; default: as they are.")  # fmt: skip
-@click.option("--calibration", type=FILE, help=".npz with samples of the model's inputs, for int8 and int4.")  # fmt: skip
+@click.option("--calibration", type=FILE, help=".npz with samples of the inputs, for int8 and int4.")  # fmt: skip
 @click.option("--task", type=click.Choice(["run", "classify", "embed", "generate"]),
               help="What it is for; default: what it looks like.")  # fmt: skip
 @click.option("--tokenizer", type=ANY, help="tokenizer.json, a SentencePiece model or llama2.c's tokenizer.bin.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from picoformer.bundling.options import BundleOptions
-from picoformer.bundling.sources import DECODER, Progress, Source, arm_spelling, refuse_other_scheme
+from picoformer.bundling.sources import DECODER, WITH_WEIGHTS, Progress, Source, arm_spelling, refuse_other_scheme
 from picoformer.bundling.weights import rounded_weights
 from picoformer.decoder.build import decoder_graphs, open_decoder
 from picoformer.decoder.graph import LOGITS
@@ -66,7 +66,7 @@ def decoder_of_checkpoint(model: Path, options: BundleOptions, progress: Progres
     step = decoder_graphs(opened.model, "float32", options.context, 1, None, None, progress, opened.name).graph
     written, meant = (step, step) if scheme == "float32" else rounded_weights(step, scheme)
     decoder = Decoder(meant, opened.model.bos, tuple(opened.model.eos), opened.tokenizer_file)
-    judge = "picoformer's float graph" + ("" if scheme == "float32" else " with these weights")
+    judge = "picoformer's float graph" + ("" if scheme == "float32" else WITH_WEIGHTS)
     return _source(decoder, written, opened.name, scheme, opened.model.sha256, judge)
 
 

@@ -179,6 +179,16 @@ def test_without_samples_the_weights_alone_are_rounded(
     assert 1e-4 < error < (0.05 if bits == 8 else 0.4)
 
 
+def test_a_file_that_comes_quantized_is_packed_as_it_came(shop: Workshop, tmp_path: Path) -> None:
+    file = tmp_path / "came.onnx"
+    words = ["--calibration", shop.calibration, "--scheme", "int8", "--unsigned-activations", "-o", file]
+    succeeds("export", shop.model, *words)
+    record = succeeds("pi", "package", file, "-o", tmp_path / "out", "--classes", "a,b,c", "--json").record
+    assert record["scheme"] == "as it came" and record["parity"]["rule"] == "labels"
+    assert record["answers_of"] == "the file under onnxruntime, nothing optimized"
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == file.read_bytes()
+
+
 def test_folders_of_build_and_quantize_are_packed_as_they_are(shop: Workshop, tmp_path: Path) -> None:
     succeeds("quantize", shop.model, "--calibration", shop.calibration, "-o", tmp_path / "q", "--scheme", "int8x16")
     for folder, scheme in ((shop.build("host"), "int8"), (tmp_path / "q", "int8x16")):

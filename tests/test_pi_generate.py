@@ -107,6 +107,7 @@ def test_every_kind_of_checkpoint_writes_its_own_text(kind: str, tmp_path: Path)
     pieces: list[str] = []
     found = runner.generate(runner.request(**asked), pieces.append)
     assert list(found.tokens) == wanted["tokens"] and found.text is None
+    refuses(["pi", "generate", tmp_path / "out", "--prompt", "a"], "has no tokenizer", "--prompt-ids")
     assert "".join(pieces).split() == [str(token) for token in found.tokens]
     assert load_decoder(source).config.vocab_size == runner.bundle.manifest.generate.vocabulary
 

@@ -21,6 +21,7 @@ from picoformer.link.exchange import (
 )
 from picoformer.link.faults import Symbolizer, explain
 from picoformer.link.messages import (
+    IN_PARTS,
     WIRE_VERSION,
     Fault,
     Hello,
@@ -217,17 +218,16 @@ class Device:
         undefined."""
         self.exchange.ask(Message.FAULT_TEST, bytes([kind]), seconds=self._run_seconds)
 
-    def ask(self, request: Message, payload: bytes = b"", *, runs: bool = False) -> bytes:
-        """The payload of the answer to a request; that to one that `runs` the model comes in parts, and may take as
-        long as a run."""
-        if runs:
+    def ask(self, request: Message, payload: bytes = b"") -> bytes:
+        """The payload of the answer to a request; that to one that runs the model may take as long as a run."""
+        if request in IN_PARTS:
             return self.exchange.stream(request, payload, seconds=self._run_seconds)
         return self.exchange.ask(request, payload)
 
     def ask_again(self, request: Message, payload: bytes) -> bytes:
         """`ask` for a request that runs the model and leaves nothing behind: where parts of its answer are lost, or the
         device restarted, it is made anew."""
-        ask = lambda: self.ask(request, payload, runs=True)  # noqa: E731
+        ask = lambda: self.ask(request, payload)  # noqa: E731
         return self._through_restarts(ask, ask)
 
     def close(self) -> None:
@@ -256,10 +256,10 @@ class Device:
 
         def again() -> bytes:
             self._write_all()
-            return self.ask(Message.RUN, request, runs=True)
+            return self.ask(Message.RUN, request)
 
         try:
-            stream = self._through_restarts(lambda: self.ask(Message.RUN, request, runs=True), again)
+            stream = self._through_restarts(lambda: self.ask(Message.RUN, request), again)
         except RefusedError as error:
             if error.status == Status.STEP_FAILED:
                 self._inputs = {}

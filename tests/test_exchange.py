@@ -196,6 +196,11 @@ def test_an_answer_that_is_cut_short_makes_no_sense(payload: bytes) -> None:
         Device(Answers(lambda body: [reply(body, payload)])).hello()
 
 
+def test_a_name_that_a_terminal_would_obey_is_written_out() -> None:
+    hello = struct.pack("<HH16sHHHHII", 3, 1040, bytes(16), 1, 1, 1, 0, 100, 0) + b"\x1b[2Jtiny"
+    assert Device(Answers(lambda body: [reply(body, hello)])).hello().name == "\\x1b[2Jtiny"
+
+
 def test_another_device_behind_the_port_is_noticed() -> None:
     """A board that comes back is asked who it is before anything is done again."""
 

@@ -20,8 +20,9 @@ from picoformer.emulator.session import emulator_for
 from picoformer.emulator.symbols import symbolize
 from picoformer.link.faults import explain
 from picoformer.link.frames import encode_frame
+from picoformer.link.harmless import harmless
 from picoformer.link.messages import FAULT_FRAME, LOG_FRAME, Message
-from picoformer.link.monitor import Event, MonitorReader, harmless, watch
+from picoformer.link.monitor import Event, MonitorReader, watch
 from picoformer.link.transport import SerialTransport, Transport, TransportClosed
 from serial_line import SerialLine
 from text_models import built

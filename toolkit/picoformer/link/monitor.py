@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from picoformer.errors import DeviceError
 from picoformer.link.frames import decode_frame
+from picoformer.link.harmless import harmless
 from picoformer.link.messages import FAULT_FRAME, LOG_FRAME, Fault
 from picoformer.link.transport import Transport, TransportClosed
 
@@ -19,8 +20,6 @@ _LONGEST_SEARCH = 2048  # bytes of a line in which a frame behind text is looked
 _QUIET = 0.3  # seconds after which the rest of a line is shown as it is
 _SHOWN_BYTES = 16
 _SLICE = 0.2  # seconds that one wait takes
-_HARMFUL = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-"""Unicode categories that a terminal may obey, or that change how what follows is shown."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +30,6 @@ class Event:
     kind: str
     text: str
     seconds: float = 0.0
-
-
-def harmless(text: str) -> str:
-    """`text` with all that a terminal might obey written out: escape sequences, control and format characters."""
-    return "".join(
-        character if character == "\t" or unicodedata.category(character) not in _HARMFUL else _written_out(character)
-        for character in text
-    )
-
-
-def _written_out(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 class MonitorReader:

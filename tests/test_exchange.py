@@ -27,7 +27,7 @@ from picoformer.link.exchange import (
     RestartedError,
 )
 from picoformer.link.frames import FrameReader, decode_frame, encode_frame
-from picoformer.link.messages import LOG_FRAME, Message, run_body, run_check
+from picoformer.link.messages import LOG_FRAME, Message, RunFlags, run_body, run_check
 from picoformer.link.transport import Transport, TransportClosed
 
 FIRMWARE = Path(__file__).resolve().parents[1] / "firmware"
@@ -38,6 +38,7 @@ class Ask(IntEnum):
 
     COUNT = 0x31
     PARTS = 0x32
+    SAY = 0x33
 
 
 class Answers:
@@ -130,9 +131,10 @@ def test_other_words_of_a_device_are_no_restart() -> None:
 
 
 def test_a_port_that_comes_back_is_a_restart() -> None:
-    first = Answers(lambda body: [b"closed"])
+    first = Answers(lambda body: [reply(body, b"6") if len(first.heard) == 1 else b"closed"])
     second = Answers(lambda body: [READY, reply(body, b"8")])
     asked = exchange(first, reopen=lambda: second)
+    assert asked.ask(Ask.COUNT) == b"6"
     with pytest.raises(RestartedError, match="closed the line; it came back"):
         asked.ask(Ask.COUNT)
     assert asked.ask(Ask.COUNT) == b"8"
@@ -238,7 +240,7 @@ def test_a_request_that_comes_twice_is_carried_out_once(device_target: str, tiny
         device.write_input(0, pixels)
         device.write_input(1, scale)
         sequence = device.exchange._sequence % 255 + 1
-        payload = run_body(1, None, run_check(0, [pixels, scale]))  # type: ignore[arg-type]
+        payload = run_body(RunFlags.CRC, None, run_check(0, [pixels, scale]))
         frame = encode_frame(bytes([sequence, Message.RUN]) + payload)
         accepted, ran = hear(running.transport, frame, 2)
         assert accepted[2:] == b"\0\0\0"
@@ -247,6 +249,8 @@ def test_a_request_that_comes_twice_is_carried_out_once(device_target: str, tiny
         for bad in (b"\1\0", frame[:9] + b"\7" + frame[10:]):
             assert hear(running.transport, bad, 1)[0][:2] == b"\0\x80"
         assert hear(running.transport, frame, 1) == [ran], "a broken frame in between changes nothing"
+        hello = hear(running.transport, encode_frame(bytes([sequence, Message.HELLO])), 1)[0]
+        assert hello[1] == Message.HELLO | 0x80, "another request under the same number is another request"
         other = encode_frame(bytes([sequence % 255 + 1, Message.RUN]) + payload)
         assert hear(running.transport, other, 1)[0][2] == 8, "another number is another request: inputs are missing"
     finally:
@@ -287,6 +291,27 @@ def test_a_board_that_restarts_between_runs_is_noticed(tiny_firmware: TinyFirmwa
             board.close()
 
 
+def test_a_reset_that_comes_late_is_not_made_again(tiny_firmware: TinyFirmware) -> None:
+    """Under a number of its own, behind what was written since; another mark is another reset."""
+    build, target = tiny_firmware("host")
+    running = emulator_for(target).start(build.elf, target)
+    try:
+        device = Device(running.transport)
+        device.reset()
+        device.write_input(0, bytes(2000))
+        device.write_input(1, b"\1\2\3\4")
+        device.ask(Message.RESET, struct.pack("<I", device._mark))
+        check = run_check(device._mark, [bytes(2000), b"\1\2\3\4"])
+        device.ask(Message.RUN, run_body(RunFlags.CRC, None, check))  # the inputs are still there
+        device.write_input(0, bytes(2000))
+        device.write_input(1, b"\1\2\3\4")
+        device.ask(Message.RESET, struct.pack("<I", device._mark ^ 1))
+        with pytest.raises(RefusedError, match="not this host's"):
+            device.run()
+    finally:
+        running.close()
+
+
 def test_a_board_that_loses_its_inputs_gets_them_again(tiny_firmware: TinyFirmware) -> None:
     build, target = tiny_firmware("host")
     boards = [emulator_for(target).start(build.elf, target) for _ in range(2)]
@@ -308,6 +333,8 @@ SMALL = """
 static uint8_t counter;
 static uint8_t answer(const pf_call *call, pf_reply *reply)
 {
+    if (call->type == 0x33u) pf_wire_log((const char *)call->payload); /* the test ends it by a zero */
+    if (call->type == 0x33u) return PF_ACCEPTED;
     if (call->type != 0x31u) return PF_UNKNOWN_TYPE;
     if (call->bytes != 0) return PF_BAD_LENGTH;
     counter++;
@@ -343,5 +370,12 @@ def test_firmware_without_a_model_answers_requests(tmp_path: Path) -> None:
         assert list(asked.logs) == ["picoformer counter ready", *["counted é"] * 3]
         with pytest.raises(RefusedError, match="does not know this message"):
             asked.ask(Ask.PARTS)
+        for text in ("", "é" * 140, "ab€" * 60, "🙂" * 70, "x" * 64, "x" * 65):
+            before = len(asked.logs)
+            asked.ask(Ask.SAY, text.encode() + b"\0")
+            said = list(asked.logs)[before:]
+            assert "".join(said) == text
+            assert "\ufffd" not in "".join(said), "no character is cut in two"
+            assert len(said) <= max(1, -(-len(text.encode()) // 61))
     finally:
         running.close()

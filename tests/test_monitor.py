@@ -78,6 +78,11 @@ def test_nothing_that_a_terminal_obeys_gets_through() -> None:
         assert text.isprintable(), text
 
 
+def test_colours_of_an_sdk_are_text_that_is_written_out() -> None:
+    assert shown(b"\x1b[0;32mI (5) boot\x1b[0m\r\n") == [("text", "\\x1b[0;32mI (5) boot\\x1b[0m")]
+    assert shown("\u202etxt.exe\n".encode()) == [("text", "\\u202etxt.exe")]
+
+
 @given(st.binary(max_size=3000), st.integers(1, 500))
 def test_any_bytes_end_in_lines_that_can_be_printed(data: bytes, cut: int) -> None:
     for _, text in shown(data, cut):

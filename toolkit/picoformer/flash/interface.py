@@ -100,9 +100,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done to a board. `verified`: how it is known that it holds the image, in a few words; empty where the way
-    in cannot tell. `started`: whether the firmware runs now. `erased` and `written` in bytes. `found`: what the board
-    said of itself."""
+    """What was done to a board. `verified`: how it is known that it holds the image, in a few words; empty where the
+    way in cannot tell. `started`: whether the firmware runs now. `erased` and `written` in bytes. `found`: what the
+    board said of itself."""
 
     written: int
     verified: str

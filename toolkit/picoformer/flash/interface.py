@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from picoformer.targets import Target
 
@@ -84,7 +84,8 @@ class Job:
     """One image for one board.
 
     `port`: a serial port or any URL of pyserial, a drive's folder, or empty where the way in needs none. `baud`: of the
-    line to the way in, 0 for its usual one. `folder`: the build folder that the image is from, None for another file.
+    line to the way in, 0 for its usual one. `wiring`: which pins of the chip the port's modem lines reach, as
+    serial_line.parse_wiring reads it. `folder`: the build folder that the image is from, None for another file.
     `notice` takes a line that a person must read while it lasts ("hold BOOTSEL …"); `progress` is called before and
     after each piece of work, so that nothing is silent for long.
     """
@@ -93,9 +94,15 @@ class Job:
     target: Target
     port: str = ""
     baud: int = 0
+    wiring: str = ""
     folder: Path | None = None
     progress: Progress = _silent
     notice: Callable[[str], None] = _unsaid
+
+    @property
+    def enter(self) -> str:
+        """What a person does to get this board into its bootloader."""
+        return self.target.flasher.enter if self.target.flasher else ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,10 @@ class Flasher(ABC):
 
     kind: ClassVar[str]
     """Its name in a target's [flasher] and in --method."""
+
+    reach: ClassVar[Literal["serial", "drive", "probe"]] = "serial"
+    """What a job's port is: a serial port, which must be named or found beforehand; a drive's folder, or a serial port
+    whose touch brings the drive; a debug probe's id. Empty for the last two: the flasher looks for the only one."""
 
     @abstractmethod
     def plan(self, job: Job) -> tuple[str, ...]:

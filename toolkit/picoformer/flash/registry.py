@@ -12,6 +12,7 @@ FLASHERS = {
     "esptool": "picoformer.flash.esptool:Esptool",
     "uf2": "picoformer.flash.uf2_drive:Uf2Drive",
     "daplink": "picoformer.flash.daplink:Daplink",
+    "jlink": "picoformer.flash.daplink:JlinkDrive",
     "bossac": "picoformer.flash.bossac:Bossac",
     "pyocd": "picoformer.flash.pyocd:Pyocd",
     "resident": "picoformer.flash.resident:Resident",

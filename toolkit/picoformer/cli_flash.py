@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from picoformer.flashing import Flashing
 
 
-class _Address(click.ParamType):
+class _Address(click.ParamType[int]):
     name = "address"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -38,6 +38,7 @@ class _Address(click.ParamType):
 @click.option(
     "--wiring", default="", help="STM32: what RTS and DTR press, as boot0=!rts,reset=dtr (! for an inverted line)."
 )
+@click.option("--all", "whole", is_flag=True, help="Our bootloader: send also what the board holds already.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and touch no board.")
 @json_option
 def flash(
@@ -48,6 +49,7 @@ def flash(
     address: int | None,
     baud: int | None,
     wiring: str,
+    whole: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -59,7 +61,7 @@ def flash(
     """
     from picoformer.flashing import Interrupted, Request, flash_files
 
-    request = Request(out, port, target, method, address, baud or 0, wiring)
+    request = Request(out, port, target, method, address, baud or 0, wiring, whole)
     try:
         with progress() as tick:
             done = flash_files(request, dry_run, lambda what, n, total: tick(what, n, total, 0.0), notice)

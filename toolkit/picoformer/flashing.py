@@ -33,6 +33,7 @@ class Request:
     address: int | None = None
     baud: int = 0
     wiring: str = ""
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,7 @@ class Watch:
         """What a board is left with when it ends here."""
         if not self.is_touched:
             return "nothing on the board was changed" if self.phase is Phase.CONNECT else "the board holds the image"
-        return (
-            "the board holds part of an image and will not start; run the same command again, nothing is lost by that"
-        )
+        return "the board holds part of an image and will not start it; run the same command again, nothing is lost"
 
 
 def flash_files(
@@ -109,7 +108,10 @@ def flash_files(
     method = choose_method(target, request.method)
     way = flasher(method)
     watch = Watch(tick or (lambda what, done, total: None))
-    job = Job(image, target, request.port, request.baud, request.wiring, folder, watch, notice or (lambda line: None))
+    job = Job(
+        image, target, request.port, request.baud, request.wiring, folder, watch, notice or (lambda line: None),
+        request.whole,
+    )  # fmt: skip
     steps = way.plan(job)
     ports: Sequence[Port] = []
     if way.reach == "serial" and not request.port:
@@ -179,6 +181,8 @@ def _of_build(request: Request, folder: Path) -> tuple[Image, Target, Path]:
         raise ConfigError("--address: a build says itself where it lies; leave it away")
     manifest = load_manifest(folder)
     target = read_target(folder)
+    if target.flasher is None and target.name in list_targets():  # built before the target said how it is flashed
+        target = target.model_copy(update={"flasher": load_target(target.name).flasher})
     if request.target and load_target(request.target).name != target.name:
         raise ConfigError(
             f"--target {request.target}: {folder} was built for {target.name}; build it for {request.target} first"
@@ -186,8 +190,8 @@ def _of_build(request: Request, folder: Path) -> tuple[Image, Target, Path]:
     if target.is_library:
         place = folder / target.name / manifest.prefix
         raise ModelError(
-            f"{folder}: is a library for a project of {target.library_sdk}, no firmware; put {place} into one, build it "
-            f"there, and give what that made: picoformer flash THAT --target {target.name}"
+            f"{folder}: is a library for a project of {target.library_sdk}, no firmware; put {place} into one, build "
+            f"it there, and give what that made: picoformer flash THAT --target {target.name}"
         )
     elf = folder / target.name / "firmware.elf"
     if target.is_host or not elf.is_file():
@@ -227,7 +231,7 @@ def _with_state(error: PicoformerError, watch: Watch) -> str:
 
 
 def _next(request: Request, job: Job, folder: Path | None, ports: Sequence[Port]) -> str:
-    """The command that shows that the board computes what the model computes; empty where there is no build to verify."""
+    """The command that shows that the board computes what the model computes; empty where there is no build."""
     if folder is None:
         return ""
     own = [port.device for port in ports if job.target.name in port.targets]

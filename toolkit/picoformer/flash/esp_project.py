@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def read_project(path: Path) -> EspImage:
         (_offset(text, path), name, _file(folder, name, path)) for text, name in files.items()
     ]  # fmt: skip
     pieces.sort(key=lambda piece: piece[0])
-    for (first, name, data), (second, other, _) in zip(pieces, pieces[1:], strict=False):
+    for (first, name, data), (second, other, _) in pairwise(pieces):
         if first + len(data) > second:
             raise broken(f"{name} ({len(data):,} bytes at {first:#x}) runs into {other} at {second:#x}")
     stub = extra.get("stub", True)

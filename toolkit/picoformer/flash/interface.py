@@ -98,6 +98,8 @@ class Job:
     folder: Path | None = None
     progress: Progress = _silent
     notice: Callable[[str], None] = _unsaid
+    whole: bool = False
+    """Send also what the board holds already."""
 
     @property
     def enter(self) -> str:

@@ -135,7 +135,7 @@ def flash_files(
         raise type(error)(f"{_with_state(error, watch)}{hint}") from None
     except DeviceError as error:
         raise DeviceError(_with_state(error, watch)) from None
-    return Flashing(job, method, steps, outcome, _next(request, job, folder, ports or serial_ports()))
+    return Flashing(job, method, steps, outcome, _next(job, ports or serial_ports()))
 
 
 def open_output(request: Request) -> tuple[Image, Target, Path | None]:
@@ -230,10 +230,10 @@ def _with_state(error: PicoformerError, watch: Watch) -> str:
     return f"{error}; {watch.left_behind}" if watch.is_touched else str(error)
 
 
-def _next(request: Request, job: Job, folder: Path | None, ports: Sequence[Port]) -> str:
+def _next(job: Job, ports: Sequence[Port]) -> str:
     """The command that shows that the board computes what the model computes; empty where there is no build."""
-    if folder is None:
+    if job.folder is None:
         return ""
     own = [port.device for port in ports if job.target.name in port.targets]
     port = own[0] if len(own) == 1 else "PORT"
-    return f"picoformer verify {shlex.quote(str(request.out))} --inputs SAMPLES.npz --port {port}"
+    return f"picoformer verify {shlex.quote(str(job.folder))} --inputs SAMPLES.npz --port {port}"

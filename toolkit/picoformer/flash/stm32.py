@@ -68,9 +68,7 @@ class Stm32Rom(Flasher):
 
     def _meet(self, rom: Stm32Bootloader, line: SerialLine, job: Job) -> None:
         """The ROM answers, is of the right chip, and lets its flash be read; nothing was changed before."""
-        try:
-            rom.synchronize()
-        except Silent:
+        if not rom.synchronize():
             parity = f"; {line.url} also refuses even parity, which the ROM speaks" if line.parity_refused else ""
             raise DeviceError(f"no STM32 bootloader answers on {line.url}; {job.enter}{parity}") from None
         wanted, product = self._product(job), rom.product_id()

@@ -57,12 +57,14 @@ class Stm32Bootloader:
         self.commands = b""
         self.version = 0
 
-    def synchronize(self) -> None:
-        """Let the bootloader measure the baud rate, or find it in the middle of something; then ask what it can do."""
+    def synchronize(self) -> bool:
+        """Let the bootloader measure the baud rate, or find it in the middle of something; then ask what it can do.
+        False where nobody answers."""
         self._line.drop_input(0.0)
         if not self._answers_sync() and not self._end_command():
-            raise Silent("no STM32 bootloader answers")
+            return False
         self.version, self.commands = self._again(self._get)
+        return True
 
     def product_id(self) -> int:
         """Which chip this is (stm32_chips.py)."""

@@ -18,6 +18,7 @@ from command_line import picoformer, refuses, succeeds
 from picoformer.backends.onnx.export import export_onnx
 from picoformer.errors import DeviceError, PicoformerError
 from picoformer.flash.interface import Image, Job, Segment
+from picoformer.flash.serial_line import SerialLine
 from picoformer.flash.stm32 import Stm32Rom, padded
 from picoformer.flash.stm32_chips import CHIPS
 from picoformer.flash.stm32_rom import Waits
@@ -257,6 +258,16 @@ def test_a_flasher_that_is_stopped_says_what_the_board_holds(tmp_path: Path) -> 
 def test_modem_lines_that_are_missing_are_no_trap() -> None:
     with simulated_stm32() as chip, pytest.raises(DeviceError, match="has no RTS and DTR; leave --wiring away"):
         Stm32Rom(SHORT).flash(Job(firmware(), board(), chip.port, wiring="boot0=!rts,reset=dtr"))
+
+
+def test_a_wired_board_is_reset_with_boot0_high_and_again_with_it_low(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[dict[str, bool]] = []
+    monkeypatch.setattr(SerialLine, "set_modem_lines", lambda line, levels: bool(said.append(dict(levels))) or True)
+    with simulated_stm32() as chip:
+        image = firmware(1000, FLASH + 0x20000)  # nothing that GO could start
+        outcome = Stm32Rom(SHORT).flash(Job(image, board(), chip.port, wiring="boot0=!rts,reset=dtr"))
+    assert said == [{"rts": False, "dtr": True}, {"dtr": False}, {"rts": True, "dtr": True}, {"dtr": False}]
+    assert outcome.started
 
 
 @pytest.mark.parametrize("text", ["boot0", "boot0=cts", "boot0=rts,reset=rts", "boot0=rts,boot0=dtr", "x=rts"])

@@ -76,10 +76,10 @@ def read_project(path: Path) -> EspImage:
         raise broken("key 'extra_esptool_args.stub' is neither true nor false")
     resets: dict[str, str] = {}
     for key, known in _RESETS.items():
-        value = str(extra.get(key, "default_reset" if key == "before" else "hard_reset")).replace("-", "_")
-        if value not in known:
+        value = extra.get(key, "default_reset" if key == "before" else "hard_reset")
+        if str(value).replace("-", "_") not in known:
             raise broken(f"key 'extra_esptool_args.{key}' is {value!r}, not one of {', '.join(sorted(known))}")
-        resets[key] = value
+        resets[key] = str(value).replace("-", "_")
     return EspImage(
         path,
         tuple(Segment(offset, data) for offset, _, data in pieces),

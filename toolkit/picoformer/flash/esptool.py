@@ -114,7 +114,7 @@ def _as_esp(job: Job) -> EspImage:
 def _speaks_dashes(program: list[str]) -> bool:
     """Whether it is version 5 or later, whose commands have dashes in place of underscores."""
     code, said = run([*program, "version"], "esptool", 60.0)
-    found = re.search(r"\b(\d+)\.\d+", said)
+    found = re.search(r"\bv?(\d+)\.\d+", said)
     if code or found is None:
         raise ToolError(f"esptool does not say its version ({last_words(said, 'esptool')}); {MEND}")
     return int(found[1]) >= 5

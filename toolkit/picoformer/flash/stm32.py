@@ -70,7 +70,7 @@ class Stm32Rom(Flasher):
         """The ROM answers, is of the right chip, and lets its flash be read; nothing was changed before."""
         if not rom.synchronize():
             parity = f"; {line.url} also refuses even parity, which the ROM speaks" if line.parity_refused else ""
-            raise DeviceError(f"no STM32 bootloader answers on {line.url}; {job.enter}{parity}") from None
+            raise DeviceError(f"no STM32 bootloader answers on {line.url}; {job.enter}{parity}")
         wanted, product = self._product(job), rom.product_id()
         if product != wanted:
             raise DeviceError(
@@ -89,7 +89,7 @@ class Stm32Rom(Flasher):
 
     def _product(self, job: Job) -> int:
         choice = job.target.flasher
-        if choice is None or choice.kind != self.kind or len(choice.chip_ids) != 1:
+        if choice is None or len(choice.chip_ids) != 1:
             raise ConfigError(f"{job.target.name} has no STM32 product id; give [flasher] kind = 'stm32' and chip_ids")
         return choice.chip_ids[0]
 

@@ -185,7 +185,9 @@ def test_a_write_that_is_refused_for_good_says_what_the_board_holds(tmp_path: Pa
     with simulated_stm32(faults=Faults(nacks={0x31: 99})) as chip:
         refuses(
             ["flash", path, "--address", "0x08000000", "--target", "stm32f446-nucleo", "--port", chip.port],
-            "refused to write (the command)", "the board holds part of an image", "run the same command again",
+            "refused to write at the command: the chip is protected",
+            "the board holds part of an image",
+            "run the same command again",
         )  # fmt: skip
 
 
@@ -205,6 +207,14 @@ def test_an_image_for_elsewhere_never_reaches_the_board(data: bytes, address: st
     with simulated_stm32() as chip:
         refuses(["flash", path, "--address", address, "--target", "stm32f446-nucleo", "--port", chip.port], said)
         assert chip.commands == []
+
+
+def test_sectors_that_are_refused_are_explained() -> None:
+    with (
+        simulated_stm32(sectors=F446[:2]) as chip,
+        pytest.raises(DeviceError, match="refused to erase at the sectors: one is"),
+    ):
+        flashed(chip, firmware(40000))
 
 
 def test_a_dry_run_touches_nothing_and_tells_it_all(tmp_path: Path) -> None:

@@ -33,11 +33,20 @@ class Waits:
     tries: int = 4
 
 
+_WHY = {
+    "the command": "the chip is protected against it, or its ROM does not know the command",
+    "the address": "there is no memory that it may use, or the address arrived damaged",
+    "the count": "it arrived damaged; check the line",
+    "the data": "they arrived damaged, or the flash is write-protected",
+    "the sectors": "one is write-protected or beyond the chip, or the numbers arrived damaged",
+}
+
+
 class Refused(DeviceError):
     """The bootloader answered NACK; `stage` says to what of the command."""
 
     def __init__(self, command: str, stage: str) -> None:
-        super().__init__(f"the STM32's bootloader refused to {command} ({stage})")
+        super().__init__(f"the STM32's bootloader refused to {command} at {stage}: {_WHY.get(stage, 'check the line')}")
         self.stage = stage
 
 

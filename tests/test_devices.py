@@ -192,6 +192,7 @@ else:
         (1, 0, 0, ""),
         (0, 0, 0, "no debug probe is connected; plug the board in"),
         (2, 0, 0, r"several debug probes: ABC \(CMSIS-DAP\), ABC .*--port ID"),
+        (1, 2, 0, "no debug probe has the id XYZ; there are ABC"),
         (1, 1, 0, "not recognized.*pyocd pack install nrf51"),
         (1, 0, 1, "does not hold what was written at 0x00000000"),
     ],
@@ -202,7 +203,7 @@ def test_pyocd_is_called_and_what_it_wrote_is_read_back(
     program(tmp_path, "pyocd", f"PROBES, FAIL, SPOIL = {probes}, {fail}, {spoil}\n{PYOCD}")
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     image = Image(Path("x.elf"), (Segment(0, bytes.fromhex("0040002001010000") + bytes(range(256)) * 3),))
-    job = Job(image, load_target("microbit"))
+    job = Job(image, load_target("microbit"), "XYZ" if fail == 2 else "")
     if said:
         with pytest.raises((DeviceError, ToolError), match=said):
             Pyocd().flash(job)

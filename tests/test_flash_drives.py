@@ -16,6 +16,7 @@ from command_line import picoformer, succeeds
 from picoformer.errors import DeviceError, ModelError
 from picoformer.flash.boot2 import crc32
 from picoformer.flash.daplink import Daplink, JlinkDrive
+from picoformer.flash.devices import Port
 from picoformer.flash.drives import find_drives, identify
 from picoformer.flash.image import read_image
 from picoformer.flash.intel_hex import read_hex
@@ -78,10 +79,15 @@ def test_several_drives_are_listed(tmp_path: Path) -> None:
         Uf2Drive(0.1, 0.1, drives[0].mounts).flash(Job(pico_image(), load_target("rp2040-pico")))
 
 
-def test_running_firmware_is_touched_at_1200_baud(drive: SimulatedDrive) -> None:
+@pytest.mark.parametrize("is_named", [True, False])
+def test_running_firmware_is_touched_at_1200_baud(
+    drive: SimulatedDrive, is_named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     master, slave = os.openpty()
     tty.setraw(slave)
     stop = threading.Event()
+    found = Port(os.ttyname(slave), "2e8a:000a", "", "", ("rp2040-pico",), False)
+    monkeypatch.setattr("picoformer.flash.uf2_drive.serial_ports", lambda: [found])
 
     def firmware() -> None:
         """Starts the bootloader when the speed of its port becomes 1200."""
@@ -94,8 +100,8 @@ def test_running_firmware_is_touched_at_1200_baud(drive: SimulatedDrive) -> None
     thread.start()
     try:
         with drive.takes("FIRMWARE.UF2", has_all_blocks, drive.vanish):
-            job = Job(pico_image(), load_target("rp2040-pico"), os.ttyname(slave))
-            assert "touch /dev/pts/" in Uf2Drive().plan(job)[0]
+            job = Job(pico_image(), load_target("rp2040-pico"), found.device if is_named else "")
+            assert ("touch /dev/pts/" in Uf2Drive().plan(job)[0]) == is_named
             Uf2Drive(10, 10, drive.mounts).flash(job)
     finally:
         stop.set()

@@ -39,7 +39,7 @@ def _image(folder: Path, name: str, number: int, words: int) -> None:
     source.write_text(_ASM.format(number=number, words=words))
     places = ["-Wl,-Ttext=0x40380000", "-Wl,--section-start=.rodata=0x3FC90000", "-Wl,--build-id=none"]
     compiler = ["riscv64-unknown-elf-gcc", "-march=rv32imc", "-mabi=ilp32", "-nostdlib", "-Wl,-N"]
-    subprocess.run([*compiler, *places, str(source), "-o", str(elf)], check=True)
+    subprocess.run([*compiler, *places, str(source), "-o", str(elf)], check=True, capture_output=True)
     make = [*find(["esptool"], "esptool", ""), "--chip", "esp32c3", "elf2image", "--flash-size", "4MB"]
     subprocess.run([*make, "-o", str(folder / f"{name}.bin"), str(elf)], check=True, capture_output=True)
 

@@ -58,7 +58,11 @@ class Bossac(Flasher):
             path = Path(place) / "firmware.bin"
             path.write_bytes(data)
             words = ["-d", f"--port={port.removeprefix('/dev/')}", "-U", "-i", "-e", "-w", "-v", str(path), "-R"]
-            code, said = run([*program, *words], "bossac", _SECONDS, watch)
+            try:
+                code, said = run([*program, *words], "bossac", _SECONDS, watch)
+            except KeyboardInterrupt:
+                job.progress(Phase.WRITE, 0, len(data))  # it may be further than its buffered lines say
+                raise
         if "not supported" in said or "unsupported" in said.lower():
             raise ToolError(f"this bossac does not know the chip ({last_words(said, 'bossac')}); {MEND}")
         if code or "Verify successful" not in said:
@@ -79,8 +83,9 @@ class Bossac(Flasher):
             return bool(found)
 
         if not wait_until(appeared, _APPEAR, 0.25):
-            enter = job.enter
-            raise DeviceError(f"no bootloader came within {_APPEAR:g} s of the 1200-baud touch of {job.port}; {enter}")
+            raise DeviceError(
+                f"no bootloader came within {_APPEAR:g} s of the 1200-baud touch of {job.port}; {job.enter}"
+            )
         if len(found) > 1:
             raise DeviceError(f"several bootloaders: {', '.join(p.device for p in found)}; say which by --port")
         return found[0].device

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from picoformer.errors import DeviceError
-from picoformer.flash.drives import Drive, copy, find_drives, identify, wait_until
+from picoformer.flash.drives import MOUNTS, Drive, await_one, copy, find_drives, identify, wait_until
 from picoformer.flash.image import refuse_unfit
 from picoformer.flash.intel_hex import write_hex
 from picoformer.flash.interface import Flasher, Job, Outcome, Phase
@@ -22,7 +22,7 @@ class Daplink(Flasher):
     reach = "drive"
     name: ClassVar[str] = "DAPLink drive"
 
-    def __init__(self, appear: float = 60.0, again: float = 60.0, mounts: Path | None = None) -> None:
+    def __init__(self, appear: float = 60.0, again: float = 60.0, mounts: Path = MOUNTS) -> None:
         self._appear, self._again, self._mounts = appear, again, mounts
 
     def plan(self, job: Job) -> tuple[str, ...]:
@@ -81,20 +81,13 @@ class Daplink(Flasher):
                     f"{what}: is not the {self.name} of {job.target.name}; `picoformer devices` lists them"
                 )
             return found
-        enter = job.enter
-        if not self._matching(job):
-            job.notice(f"{enter}; waiting {self._appear:g} s for it")
-            wait_until(lambda: bool(self._matching(job)), self._appear)
-        drives = self._matching(job)
-        if len(drives) != 1:
-            names = ", ".join(drive.describe for drive in drives)
-            raise DeviceError(f"several drives fit: {names}; say which by --port FOLDER" if drives else
-                              f"no {self.name} of {job.target.name} is mounted; {enter}")  # fmt: skip
-        return drives[0]
-
-    def _matching(self, job: Job) -> list[Drive]:
-        drives = find_drives(self._mounts) if self._mounts else find_drives()
-        return [drive for drive in drives if self._fits(drive, job)]
+        return await_one(
+            lambda: [drive for drive in find_drives(self._mounts) if self._fits(drive, job)],
+            lambda: job.notice(f"{job.enter}; waiting {self._appear:g} s for it"),
+            self._appear,
+            f"{self.name} of {job.target.name}",
+            job.enter,
+        )
 
 
 class JlinkDrive(Daplink):

@@ -55,6 +55,23 @@ def find_drives(mounts: Path = MOUNTS) -> list[Drive]:
     return [drive for folder in _mounted(mounts) if (drive := identify(folder)) is not None]
 
 
+def await_one(
+    look: Callable[[], list[Drive]], bring: Callable[[], None], seconds: float, what: str, enter: str
+) -> Drive:
+    """The only drive that `look` finds; where there is none, after `bring` and at most `seconds`. DeviceError with what
+    to press, or with the list of several."""
+    if not look():
+        bring()
+        wait_until(lambda: bool(look()), seconds)
+    drives = look()
+    if not drives:
+        raise DeviceError(f"no {what} is mounted; {enter}")
+    if len(drives) > 1:
+        names = ", ".join(drive.describe for drive in drives)
+        raise DeviceError(f"several drives fit: {names}; say which by --port FOLDER")
+    return drives[0]
+
+
 def copy(drive: Drive, name: str, data: bytes, tick: Tick) -> None:
     """Write a file onto a drive and let it reach the board; a drive that is gone after the last byte took it all."""
     written = 0

@@ -70,18 +70,18 @@ class Pyocd(Flasher):
         self.plan(job)
         command = program()
         job.progress(Phase.CONNECT, 0, 1)
-        uid = job.port or self._only_probe(command, job)
+        uid = self._probe(command, job)
         job.progress(Phase.CONNECT, 1, 1)
         where = ["-W", "-t", self._chip(job), "-u", uid]
         size = job.image.size
         with tempfile.TemporaryDirectory(prefix="picoformer-") as place:
             path = Path(place) / "firmware.hex"
             path.write_text(write_hex(job.image.segments), encoding="ascii")
-            job.progress(Phase.WRITE, 0, size)
 
             def watch(line: str) -> None:
-                if found := re.search(r"(\d{1,3})%", line):
-                    job.progress(Phase.WRITE, size * min(int(found[1]), 100) // 100, size)
+                if re.search(r"Loading|Eras|\[[-=|]|\d%", line):  # from here on the flash is changed
+                    found = re.search(r"(\d{1,3})%", line)
+                    job.progress(Phase.WRITE, size * min(int(found[1]), 100) // 100 if found else 0, size)
 
             load = ["load", *where, "-e", "sector", "--no-reset", "--format", "hex", str(path)]
             code, said = run([*command, *load], "pyocd", _SECONDS, watch)
@@ -108,13 +108,17 @@ class Pyocd(Flasher):
             raise ConfigError(f"{job.target.name} has no name for pyocd; give its TOML a [flasher] with probe = …")
         return job.target.flasher.probe
 
-    def _only_probe(self, command: list[str], job: Job) -> str:
-        found = probes(command)
+    def _probe(self, command: list[str], job: Job) -> str:
+        """The id of the probe that was asked for, or of the only one."""
+        there = probes(command)
+        found = [probe for probe in there if job.port in probe.unique_id]
+        names = ", ".join(f"{probe.unique_id} ({probe.name})" for probe in there)
+        if not there:
+            raise DeviceError(f"no debug probe is connected; {job.enter}")
+        if not found:
+            raise DeviceError(f"no debug probe has the id {job.port}; there are {names}")
         if len(found) != 1:
-            names = ", ".join(f"{probe.unique_id} ({probe.name})" for probe in found)
-            enter = job.enter
-            raise DeviceError(f"several debug probes: {names}; say which by --port ID" if found else
-                              f"no debug probe is connected; {enter}")  # fmt: skip
+            raise DeviceError(f"several debug probes: {names}; say which by --port ID")
         return found[0].unique_id
 
     def _failed(self, said: str, job: Job) -> ToolError | DeviceError:

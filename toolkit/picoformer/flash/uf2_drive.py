@@ -7,7 +7,8 @@ from pathlib import Path
 
 from picoformer.errors import ConfigError, DeviceError, ModelError
 from picoformer.flash.boot2 import with_boot2
-from picoformer.flash.drives import Drive, copy, find_drives, identify, wait_until
+from picoformer.flash.devices import serial_ports
+from picoformer.flash.drives import MOUNTS, Drive, await_one, copy, find_drives, identify, wait_until
 from picoformer.flash.image import LARGEST, read_bounded, refuse_unfit
 from picoformer.flash.interface import Flasher, Image, Job, Outcome, Phase
 from picoformer.flash.serial_line import touch
@@ -26,7 +27,7 @@ class Uf2Drive(Flasher):
     kind = "uf2"
     reach = "drive"
 
-    def __init__(self, appear: float = 60.0, vanish: float = 30.0, mounts: Path | None = None) -> None:
+    def __init__(self, appear: float = 60.0, vanish: float = 30.0, mounts: Path = MOUNTS) -> None:
         self._appear, self._vanish, self._mounts = appear, vanish, mounts
 
     def plan(self, job: Job) -> tuple[str, ...]:
@@ -85,24 +86,18 @@ class Uf2Drive(Flasher):
                 what = found.describe if found else f"{job.port}, which shows no INFO_UF2.TXT"
                 raise DeviceError(f"{what}: is not the drive of {job.target.name} ({' or '.join(wanted)})")
             return found
-        drives = self._matching(job)
-        if not drives:
-            if _is_serial(job):
-                touch(job.port)
+
+        def matching() -> list[Drive]:
+            return [drive for drive in find_drives(self._mounts) if drive.kind == "uf2" and drive.board in wanted]
+
+        def bring() -> None:
+            running = [port.device for port in serial_ports() if job.target.name in port.targets]
+            if _is_serial(job) or len(running) == 1:
+                touch(job.port or running[0])
             else:
                 job.notice(f"{job.enter}; waiting {self._appear:g} s for it")
-            wait_until(lambda: bool(self._matching(job)), self._appear)
-            drives = self._matching(job)
-        if len(drives) != 1:
-            names = ", ".join(drive.describe for drive in drives)
-            enter = job.enter
-            raise DeviceError(f"several drives fit: {names}; say which by --port FOLDER" if drives else
-                              f"no drive of {job.target.name} is mounted; {enter}")  # fmt: skip
-        return drives[0]
 
-    def _matching(self, job: Job) -> list[Drive]:
-        drives = find_drives(self._mounts) if self._mounts else find_drives()
-        return [drive for drive in drives if drive.kind == "uf2" and drive.board in self._drives(job)]
+        return await_one(matching, bring, self._appear, f"drive of {job.target.name}", job.enter)
 
     def _families(self, job: Job) -> list[int]:
         if job.target.flasher is None or job.target.flasher.kind != self.kind:

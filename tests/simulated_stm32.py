@@ -22,7 +22,8 @@ _COMMANDS = bytes([0x00, 0x01, 0x02, 0x11, 0x21, 0x31, 0x44, 0x63, 0x73, 0x82, 0
 class Faults:
     """What goes wrong: `lost_in`, `lost_out`: numbers of bytes that never arrive; `nacks`: command → how many of its
     first tries are refused; `silent_after`: commands until the ROM says nothing more; `weak`: an address whose bits do
-    not hold; `pause`: seconds before each answer to a WRITE."""
+    not hold; `pause`: seconds before each answer to a WRITE; `is_strict`: what is not erased cannot be written, as on
+    families with error-correcting flash."""
 
     lost_in: set[int] = field(default_factory=set)
     lost_out: set[int] = field(default_factory=set)
@@ -30,6 +31,7 @@ class Faults:
     silent_after: int = 1 << 30
     weak: int = 0
     pause: float = 0.0
+    is_strict: bool = False
 
 
 class SimulatedStm32:
@@ -140,6 +142,9 @@ class SimulatedStm32:
         count = self._take(1)
         data = self._take(count[0] + 1)
         if self._xor(count + data) != self._take(1)[0] or offset % 4 or len(data) % 4:
+            self._say(NACK)
+            return
+        if self.faults.is_strict and self.flash[offset : offset + len(data)].strip(b"\xff"):
             self._say(NACK)
             return
         for index, byte in enumerate(data):

@@ -117,6 +117,7 @@ def test_a_part_without_vectors_is_written_and_not_started() -> None:
         Faults(lost_out={25}),
         Faults(lost_out={18, 19, 30, 31, 32, 60}),
         Faults(lost_out={200, 400}),
+        Faults(lost_out={34, 37, 43, 46, 61, 70}, is_strict=True),
     ],
     ids=str,
 )

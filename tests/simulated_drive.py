@@ -22,6 +22,7 @@ class SimulatedDrive:
         self.folder = place / name
         self.mounts = place / "mounts"
         self.took: bytes | None = None
+        place.mkdir(exist_ok=True)
         self.mounts.touch()
 
     def appear(self, **texts: str) -> None:

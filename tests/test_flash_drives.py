@@ -207,6 +207,10 @@ def test_drives_are_told_apart(tmp_path: Path) -> None:
     first, second = SimulatedDrive(tmp_path, "a b"), SimulatedDrive(tmp_path, "c")
     first.appear(INFO_UF2=UF2_TEXT.format(board="RPI-RP2"))
     second.appear(DETAILS=DAPLINK_TEXT.format(board="9900", n=7))
+    other = SimulatedDrive(tmp_path / "other", "e")
+    other.appear(INFO_UF2=UF2_TEXT.format(board="RPI-RP2"))  # a folder with such a file on a disk of ours
+    with first.mounts.open("a") as stream:
+        stream.write(f"/dev/sda1 {other.folder} ext4 rw 0 0\n")
     found = find_drives(first.mounts)
     assert [(d.folder.name, d.kind, d.board, d.count) for d in found] == [
         ("a b", "uf2", "RPI-RP2", 0), ("c", "daplink", "9900", 7)

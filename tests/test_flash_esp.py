@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from command_line import picoformer, refuses, succeeds
+from picoformer.flash.drives import wait_until
 from picoformer.flash.program import find
 from simulated_esp32c3 import SECTOR, simulated_esp32c3
 
@@ -116,6 +119,34 @@ def test_an_old_esptool_is_told_its_old_names(built: Path, tmp_path: Path, monke
     assert record["found"] == "ESP32-C3 (QFN32)"
     program.write_text(program.read_text().replace("3 * 'Hash", "2 * 'Hash"))
     refuses(["flash", built, "--port", "/dev/ttyUSB7"], "without having compared what it wrote")
+
+
+def test_an_esptool_that_is_stopped_is_stopped_with_us(built: Path, tmp_path: Path) -> None:
+    """A program that stands for it: it has begun to erase, and does not heed Ctrl-C itself."""
+    program = tmp_path / "esptool"
+    program.write_text(
+        f"#!{sys.executable}\nimport array, fcntl, os, pathlib, signal, sys, termios, time\n"
+        "if sys.argv[1:] == ['version']: print('esptool v5.6.0'); sys.exit()\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('Erasing flash...', flush=True)\n"
+        "left = array.array('i', [1])\n"
+        "while left[0]: fcntl.ioctl(1, termios.FIONREAD, left)\n"  # until its line is read
+        f"pathlib.Path({str(tmp_path / 'id')!r}).write_text(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    program.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    words = [sys.executable, "-m", "picoformer", "flash", str(built), "--port", "/dev/ttyUSB7"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert wait_until(lambda: (tmp_path / "id").is_file() and (tmp_path / "id").read_text() != "", 60)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and said.startswith(
+        "picoformer: stopped while erasing: the board holds part of an image"
+    )
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "id").read_text()), 0)
 
 
 def _changed(*keys: str, to: Any) -> Callable[[dict[str, Any]], None]:

@@ -57,8 +57,16 @@ def test_whatever_goes_into_uf2_comes_out(segments: tuple[Segment, ...], family:
 @settings(max_examples=60, deadline=None)
 @given(memories())
 def test_whatever_goes_into_hex_comes_out(segments: tuple[Segment, ...]) -> None:
-    found, entry = read_hex(write_hex(segments).encode(), ANY)
+    text = write_hex(segments)
+    found, entry = read_hex(text.encode(), ANY)
     assert join(found, ANY) == segments and entry is None
+    for line in text.splitlines():  # a record that runs over a 64 KB boundary would wrap around
+        assert int(line[3:7], 16) + int(line[1:3], 16) <= 0x10000
+
+
+def test_a_record_ends_where_64_kb_do() -> None:
+    lines = write_hex((Segment(0x0800FFF8, bytes(20)),)).splitlines()
+    assert [line[1:9] for line in lines] == ["02000004", "08FFF800", "02000004", "0C000000", "00000001"]
 
 
 def test_others_read_our_hex(arm_tools: None, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from picoformer.build_folder import BUILD_MARKS, load_manifest, read_target
+from picoformer.build_folder import load_manifest, read_target
 from picoformer.errors import ConfigError, DeviceError, ModelError, PicoformerError, ToolError
 from picoformer.files import file_hash
 from picoformer.flash.devices import Port, choose_port, serial_ports
@@ -195,8 +195,7 @@ def _of_build(request: Request, folder: Path) -> tuple[Image, Target, Path]:
         )
     elf = folder / target.name / "firmware.elf"
     if target.is_host or not elf.is_file():
-        marks = ", ".join(BUILD_MARKS)
-        what = "was built for this machine" if target.is_host else f"has no {target.name}/firmware.elf ({marks})"
+        what = "was built for this machine" if target.is_host else f"has no {target.name}/firmware.elf"
         raise ModelError(f"{folder}: {what}; build it with --target and a board")
     return read_image(elf), target, folder
 

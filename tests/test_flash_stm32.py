@@ -90,6 +90,23 @@ def test_a_build_is_on_the_board_byte_for_byte_and_started_at_its_vector(out: Pa
     assert "STM32F446 (id 0x421)" in printed and f"next       picoformer verify {out} --inputs" in printed
 
 
+def test_a_build_that_is_no_firmware_says_what_to_do(out: Path, tmp_path: Path) -> None:
+    refuses(["flash", out, "--address", "0"], "a build says itself where it lies")
+    refuses(
+        ["flash", out, "--target", "stm32f411-nucleo"], "was built for stm32f446-nucleo; build it for stm32f411-nucleo"
+    )
+    for name, said in (
+        ("esp32-c3", "is a library for a project of ESP-IDF, no firmware; put "),
+        ("host", "was built for this machine; build it with --target and a board"),
+        ("microbit", "has no microbit/firmware.elf"),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "target.json").write_text(load_target(name).model_dump_json())
+        (folder / "build.json").write_text((out / "build.json").read_text())
+        refuses(["flash", folder], said)
+
+
 def test_only_sectors_that_are_needed_are_erased_and_gaps_stay_erased() -> None:
     pieces = (Segment(FLASH, firmware(100).segments[0].data), Segment(FLASH + 0xC123, os.urandom(0x8001)))
     image = Image(Path("some.elf"), pieces)

@@ -123,6 +123,8 @@ def flash_files(
                 raise
         else:
             steps = way.plan(job)
+    if way.reach == "serial" and job.port.startswith("/") and not dry_run and not Path(job.port).exists():
+        raise DeviceError(f"{job.port}: there is no such port; `picoformer devices` lists what is connected")
     if dry_run:
         return Flashing(job, method, steps, None, "")
     try:

@@ -93,7 +93,7 @@ def choose_port(target: Target, ports: Sequence[Port]) -> str:
 
     Raises DeviceError with the list where there are several, or none.
     """
-    enter = f"; {target.flasher.enter}" if target.flasher and target.flasher.enter else ""
+    enter = f" (to get it into its bootloader: {target.flasher.enter})" if target.flasher else ""
     usb = [port for port in ports if port.usb]
     own = [port for port in usb if target.name in port.targets]
     open_to_all = [port for port in usb if not port.targets]
@@ -106,7 +106,7 @@ def choose_port(target: Target, ports: Sequence[Port]) -> str:
         names = ", ".join(f"{port.device} ({port.name})" for port in candidates)
         raise DeviceError(f"several serial ports can be {target.name}: {names}; say which by --port")
     others = ", ".join(f"{port.device} ({port.name})" for port in usb)
-    seen = f"; there are {others}" if others else ", no USB serial port at all"
+    seen = f", only {others}" if others else ", nor any other on USB"
     raise DeviceError(f"no serial port of {target.name} is connected{seen}; plug it in, or give --port{enter}")
 
 

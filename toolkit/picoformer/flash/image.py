@@ -129,8 +129,12 @@ def vectors(image: Image, target: Target) -> tuple[int, int] | None:
         return None
     origin = target.region("code").origin
     first = next((segment for segment in image.segments if segment.address <= origin < segment.end), None)
-    if first is None or len(first.data) < origin - first.address + 8:
+    if first is None:
         return None
+    if first.end < origin + 8:
+        raise ModelError(
+            f"{image.source}: {len(first.data)} bytes at the start of flash are no firmware; give another file"
+        )
     stack, reset = struct.unpack_from("<II", first.data, origin - first.address)
     in_ram = any(region.origin < stack <= region.end for region in target.memory if region.holds == "data")
     in_flash = any(region.origin <= reset < region.end for region in flash_regions(target))

@@ -100,6 +100,8 @@ def parse_wiring(text: str) -> dict[str, tuple[str, bool]]:
 
 def _reason(error: BaseException) -> str:
     text = str(getattr(error, "strerror", "") or error)
+    if "Inappropriate ioctl" in text:
+        return "it is no serial port"
     return re.sub(r"^\[Errno \d+\] ", "", re.sub(r"^could not open port [^:]*: ", "", text)).strip()
 
 

@@ -100,7 +100,7 @@ def test_a_flash_that_does_not_hold_is_reported(built: Path) -> None:
 
 def test_a_port_that_is_none_is_reported(built: Path, tmp_path: Path) -> None:
     refuses(["flash", built, "--port", tmp_path / "nothing"], "nothing: there is no such port", "picoformer devices")
-    refuses(["flash", built, "--port", "/dev/null"], "esptool: ", "/dev/null")
+    refuses(["flash", built, "--port", "/dev/null"], "esptool on /dev/null: ")
 
 
 def test_an_old_esptool_is_told_its_old_names(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,6 @@ def _speaks_dashes(program: list[str]) -> bool:
 
 def _explain(said: str, job: Job) -> str:
     """esptool's error with what helps."""
-    if re.search(r"no serial data|failed to connect|timed out|wrong boot mode|invalid head", said, re.I):
-        enter = job.enter
-        return f"esptool: {said.rstrip('.')}; no bootloader answers on {job.port}: {enter}"
-    return f"esptool: {said.rstrip('.')}; nothing more was written"
+    said = re.sub(r"^(?:ERROR: )?(?:A fatal error occurred: )?", "", said).rstrip(".")
+    silent = re.search(r"no serial data|failed to connect|timed out|wrong boot mode|invalid head", said, re.IGNORECASE)
+    return f"esptool on {job.port}: {said}" + (f"; no bootloader answers: {job.enter}" if silent else "")

@@ -85,30 +85,31 @@ def test_the_command_prints_a_line_for_each(connected: list[SimpleNamespace], mo
 
 
 @pytest.mark.parametrize(
-    ("target", "devices_there", "chosen"),
+    ("target", "method", "devices_there", "chosen"),
     [
-        ("esp32-c3", ["/dev/ttyUSB0", "/dev/ttyACM0"], "/dev/ttyUSB0"),
-        ("arduino-nano-33-ble", ["/dev/ttyUSB0", "/dev/ttyACM0", "/dev/ttyS0"], "/dev/ttyACM0"),
-        ("stm32f446-nucleo", ["/dev/ttyUSB0", "/dev/ttyACM1"], "/dev/ttyUSB0"),  # the ROM is not on the ST-LINK's
-        ("stm32f446-nucleo", ["/dev/ttyACM1"], "/dev/ttyACM1"),
+        ("esp32-c3", "esptool", ["/dev/ttyUSB0", "/dev/ttyACM0"], "/dev/ttyUSB0"),
+        ("arduino-nano-33-ble", "bossac", ["/dev/ttyUSB0", "/dev/ttyACM0", "/dev/ttyS0"], "/dev/ttyACM0"),
+        ("stm32f446-nucleo", "stm32", ["/dev/ttyUSB0", "/dev/ttyACM1"], "/dev/ttyUSB0"),  # no ROM on the ST-LINK's
+        ("stm32f446-nucleo", "stm32", ["/dev/ttyACM1"], "/dev/ttyACM1"),
+        ("stm32f446-nucleo", "resident", ["/dev/ttyUSB0", "/dev/ttyACM1"], "/dev/ttyACM1"),  # but the wire is
     ],
 )
 def test_the_only_port_that_can_be_it_is_taken(
-    connected: list[SimpleNamespace], target: str, devices_there: list[str], chosen: str
+    connected: list[SimpleNamespace], target: str, method: str, devices_there: list[str], chosen: str
 ) -> None:
     ports = [entry for entry in devices.serial_ports() if entry.device in devices_there]
-    assert choose_port(load_target(target), ports) == chosen
+    assert choose_port(load_target(target), ports, method) == chosen
 
 
 def test_several_ports_are_listed_and_none_is_said(connected: list[SimpleNamespace]) -> None:
     ports = devices.serial_ports()
     with pytest.raises(DeviceError, match=r"several serial ports can be esp32-c3: /dev/ttyACM3 .*ttyUSB0 .*--port"):
-        choose_port(load_target("esp32-c3"), ports)
+        choose_port(load_target("esp32-c3"), ports, "esptool")
     others = [entry for entry in ports if entry.device == "/dev/ttyACM0"]
     with pytest.raises(DeviceError, match=r"no serial port of esp32-c3 .*, only /dev/ttyACM0 .*hold BOOT"):
-        choose_port(load_target("esp32-c3"), others)
+        choose_port(load_target("esp32-c3"), others, "esptool")
     with pytest.raises(DeviceError, match="nor any other on USB"):
-        choose_port(load_target("esp32-c3"), [Port("/dev/ttyS0", "", "", "", (), False)])
+        choose_port(load_target("esp32-c3"), [Port("/dev/ttyS0", "", "", "", (), False)], "esptool")
 
 
 def test_every_board_says_how_it_is_flashed() -> None:

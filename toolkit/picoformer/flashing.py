@@ -117,7 +117,7 @@ def flash_files(
     if way.reach == "serial" and not request.port:
         ports = serial_ports()
         try:
-            job = replace(job, port=choose_port(target, ports))
+            job = replace(job, port=choose_port(target, ports, method))
         except DeviceError:
             if not dry_run:
                 raise

@@ -88,17 +88,16 @@ def drive_targets(drive: Drive) -> list[str]:
     ]
 
 
-def choose_port(target: Target, ports: Sequence[Port]) -> str:
-    """The one serial port that can be the target's: the only one whose ids say so, or else the only adapter.
-
-    Raises DeviceError with the list where there are several, or none.
+def choose_port(target: Target, ports: Sequence[Port], method: str) -> str:
+    """The one serial port that can be the target's for a way in: the only one whose ids say so, or else the only
+    adapter. Raises DeviceError with the list where there are several, or none.
     """
     enter = f" (to get it into its bootloader: {target.flasher.enter})" if target.flasher else ""
     usb = [port for port in ports if port.usb]
     own = [port for port in usb if target.name in port.targets]
     open_to_all = [port for port in usb if not port.targets]
     candidates = own or open_to_all
-    if target.flasher and target.flasher.kind == "stm32":  # the ROM does not listen to the ST-LINK's port
+    if method == "stm32":  # the ROM does not listen to the ST-LINK's port
         candidates = open_to_all or own
     if len(candidates) == 1:
         return candidates[0].device

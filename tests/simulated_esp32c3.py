@@ -29,13 +29,14 @@ _BEGIN, _DATA_BLOCK, _END = (0x02, 0x10), (0x03, 0x11), (0x04, 0x12)
 
 
 class SimulatedEsp32c3:
-    """The chip: `flash`, and the offsets and sizes that were begun. `spoils`: an offset whose byte will not hold."""
+    """The chip: `flash`, and the offsets and sizes that were begun. `spoils`: an offset whose byte will not hold;
+    `chip`: the number that it gives itself."""
 
-    def __init__(self, spoils: int = -1) -> None:
+    def __init__(self, spoils: int, chip: int) -> None:
         self.flash = bytearray(os.urandom(FLASH_BYTES))
         self.before = bytes(self.flash)
         self.begun: list[tuple[int, int]] = []
-        self._spoils = spoils
+        self._spoils, self._chip = spoils, chip
         self._registers: dict[int, int] = {}
         self._offset = 0
         self._inflate: zlib._Decompress | None = None
@@ -88,7 +89,7 @@ class SimulatedEsp32c3:
                 self._registers.update({_DATA: _FLASH_ID if opcode == _READ_ID else 0, _COMMAND: 0})
             self._answer(command)
         elif command == _SECURITY:
-            self._answer(command, 0, struct.pack("<IB7BII", 0, 0, *[0] * 7, _CHIP, 0))
+            self._answer(command, 0, struct.pack("<IB7BII", 0, 0, *[0] * 7, self._chip, 0))
         elif command in _BEGIN:
             self._begin(command, *struct.unpack_from("<IIII", body))
         elif command in _DATA_BLOCK:
@@ -125,10 +126,10 @@ class SimulatedEsp32c3:
 
 
 @contextmanager
-def simulated_esp32c3(spoils: int = -1) -> Iterator[SimulatedEsp32c3]:
+def simulated_esp32c3(spoils: int = -1, chip: int = _CHIP) -> Iterator[SimulatedEsp32c3]:
     """A chip in its bootloader, with random bytes in its flash."""
-    chip = SimulatedEsp32c3(spoils)
+    simulated = SimulatedEsp32c3(spoils, chip)
     try:
-        yield chip
+        yield simulated
     finally:
-        chip.close()
+        simulated.close()

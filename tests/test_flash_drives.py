@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 import termios
 import threading
 import time
@@ -54,6 +55,30 @@ def test_a_drive_takes_every_block_and_goes_away(drive: SimulatedDrive) -> None:
     found = read_uf2(drive.took, Path("taken"))
     assert found.family == RP2040 and b"".join(s.data for s in found.segments)[: len(PROGRAM)] == PROGRAM
     assert outcome.started and outcome.verified == "" and "cannot be read back" in outcome.notes[-1]
+
+
+def test_a_linked_program_reaches_the_drive_with_the_crc_that_it_lacked(
+    drive: SimulatedDrive, tmp_path: Path, arm_tools: None
+) -> None:
+    """As objcopy has it, but for the four bytes of the CRC, and zeros where no section lies."""
+    codes = ", ".join(map(str, CODE))
+    (tmp_path / "a.s").write_text(
+        f".byte {codes}\n.word 0\n.global _start\n_start: .fill 1000, 1, 0xA5\n.data\n.word 7\n"
+    )
+    words = ["-nostdlib", "-mcpu=cortex-m0plus", "-Wl,-n,-Ttext=0x10000000,-Tdata=0x10001000,--build-id=none"]
+    subprocess.run(["arm-none-eabi-gcc", *words, "a.s", "-o", "a.elf"], check=True, cwd=tmp_path)
+    subprocess.run(["arm-none-eabi-objcopy", "-O", "binary", "a.elf", "a.bin"], check=True, cwd=tmp_path)
+    wanted = bytearray((tmp_path / "a.bin").read_bytes())
+    wanted[252:256] = struct.pack("<I", crc32(CODE))
+    drive.appear(INFO_UF2=UF2_TEXT.format(board="RPI-RP2"))
+    with drive.takes("FIRMWARE.UF2", has_all_blocks, drive.vanish):
+        words = ["flash", str(tmp_path / "a.elf"), "--target", "rp2040-pico", "--port", str(drive.folder)]
+        said = succeeds(*words).out
+    assert drive.took is not None and "was given 0x" in said and "verified   no" in said
+    got = bytearray(len(wanted) + 256)
+    for segment in read_uf2(drive.took, tmp_path).segments:
+        got[segment.address - 0x10000000 : segment.end - 0x10000000] = segment.data
+    assert got[: len(wanted)] == wanted
 
 
 def test_a_drive_that_stays_did_not_take_it(drive: SimulatedDrive) -> None:
@@ -149,7 +174,8 @@ def is_hex(data: bytes) -> bool:
     return data.endswith(b":00000001FF\n")
 
 
-def test_a_daplink_drive_is_mounted_anew_when_it_is_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("port", ["", "/dev/null", "folder"])
+def test_a_daplink_drive_is_mounted_anew_when_it_is_done(tmp_path: Path, port: str) -> None:
     drive = SimulatedDrive(tmp_path, "MICROBIT")
     drive.appear(DETAILS=DAPLINK_TEXT.format(board="9900", n=0))
 
@@ -158,7 +184,9 @@ def test_a_daplink_drive_is_mounted_anew_when_it_is_done(tmp_path: Path) -> None
         drive.appear(DETAILS=DAPLINK_TEXT.format(board="9900", n=1))
 
     with drive.takes("FIRMWARE.HEX", is_hex, again):
-        outcome = Daplink(WAIT, 10, drive.mounts).flash(Job(MICROBIT, load_target("microbit")))
+        outcome = Daplink(WAIT, 10, drive.mounts).flash(
+            Job(MICROBIT, load_target("microbit"), str(drive.folder) if port == "folder" else port)
+        )
     assert drive.took is not None
     segments, _ = read_hex(drive.took, Path("taken"))
     assert b"".join(segment.data for segment in segments) == MICROBIT.segments[0].data

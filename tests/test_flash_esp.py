@@ -98,6 +98,12 @@ def test_a_flash_that_does_not_hold_is_reported(built: Path) -> None:
         refuses(["flash", built, "--port", chip.port], "esptool", "MD5", "the board holds part of an image")
 
 
+def test_another_chip_is_refused_before_anything_is_erased(built: Path) -> None:
+    with simulated_esp32c3(chip=9) as chip:
+        refuses(["flash", built, "--port", chip.port], "esptool on ", "ESP32-S3", "ESP32-C3")
+        assert chip.flash == chip.before and chip.begun == []
+
+
 def test_a_port_that_is_none_is_reported(built: Path, tmp_path: Path) -> None:
     refuses(["flash", built, "--port", tmp_path / "nothing"], "nothing: there is no such port", "picoformer devices")
     refuses(["flash", built, "--port", "/dev/null"], "esptool on /dev/null: ")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -17,7 +19,7 @@ import graphs
 from command_line import picoformer, refuses, succeeds
 from picoformer.backends.onnx.export import export_onnx
 from picoformer.errors import DeviceError, PicoformerError
-from picoformer.flash.interface import Image, Job, Segment
+from picoformer.flash.interface import Image, Job, Phase, Segment
 from picoformer.flash.serial_line import SerialLine
 from picoformer.flash.stm32 import Stm32Rom, padded
 from picoformer.flash.stm32_chips import CHIPS
@@ -95,6 +97,12 @@ def test_a_build_that_is_no_firmware_says_what_to_do(out: Path, tmp_path: Path) 
     refuses(
         ["flash", out, "--target", "stm32f411-nucleo"], "was built for stm32f446-nucleo; build it for stm32f411-nucleo"
     )
+    old = tmp_path / "old"
+    shutil.copytree(out, old)
+    record = json.loads((old / "target.json").read_text())
+    del record["flasher"]  # as a build had it before targets said how they are flashed
+    (old / "target.json").write_text(json.dumps(record))
+    assert succeeds("flash", old, "--dry-run", "--json").record["method"] == "stm32"
     for name, said in (
         ("esp32-c3", "is a library for a project of ESP-IDF, no firmware; put "),
         ("host", "was built for this machine; build it with --target and a board"),
@@ -114,6 +122,18 @@ def test_only_sectors_that_are_needed_are_erased_and_gaps_stay_erased() -> None:
         flashed(chip, image, 0x413)
     assert chip.erased == [0, 3, 4] and chip.started == (0x20020000, 0x08000101)
     assert_holds(chip, image)
+
+
+def test_progress_is_told_from_the_connection_to_the_start() -> None:
+    told: list[tuple[Phase, int, int]] = []
+    with simulated_stm32() as chip:
+        job = Job(firmware(5000), board(), chip.port, progress=lambda *state: told.append(state))
+        Stm32Rom(SHORT).flash(job)
+    assert list(dict.fromkeys(phase for phase, _, _ in told)) == list(Phase)
+    for phase in Phase:
+        states = [(done, total) for told_of, done, total in told if told_of is phase]
+        assert states[0][0] == 0 and states[-1][0] == states[-1][1] > 0 and states == sorted(states)
+    assert len([phase for phase, _, _ in told if phase is Phase.WRITE]) > 10
 
 
 def test_what_is_erased_already_is_not_sent() -> None:

@@ -73,7 +73,7 @@ class Daplink(Flasher):
         return drive is not None and drive.kind == self.kind and (not wanted or drive.board in wanted)
 
     def _find(self, job: Job) -> Drive:
-        if job.port:
+        if job.port and not Path(job.port).is_char_device():  # a serial port is that of the same board, as a rule
             found = identify(Path(job.port))
             if found is None or not self._fits(found, job):
                 what = found.describe if found else job.port

@@ -258,6 +258,16 @@ def test_arduinos_board_is_touched_and_written_by_bossac(
     assert "--port=ttyACM5" in log and "'-e', '-w', '-v'" in log and log.endswith("'-R']")
 
 
+def test_a_dry_run_says_which_program_is_lacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.bin").write_bytes(bytes.fromhex("0040002001010000"))
+    words = ["flash", tmp_path / "x.bin", "--address", "0", "--target", "microbit", "--method", "pyocd", "--dry-run"]
+    program(tmp_path, "pyocd", "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "not installed" not in succeeds(*words).out
+    (tmp_path / "pyocd").unlink()
+    assert "  before that: pyocd is not installed; pip install pyocd" in succeeds(*words).out
+
+
 def test_a_program_that_hangs_is_stopped(tmp_path: Path) -> None:
     path = program(tmp_path, "slow", "print('begun', flush=True)\nimport time\ntime.sleep(60)")
     lines: list[str] = []

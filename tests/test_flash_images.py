@@ -125,6 +125,22 @@ def test_a_uf2_that_lies_is_refused(case: str) -> None:
     assert said in str(caught.value) and str(caught.value).startswith("file: ")
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_mutated_blocks_and_lines_end_in_an_answer_or_a_line(data: st.DataObject) -> None:
+    segments = (Segment(0x1000FF80, bytes(range(256)) * 2),)
+    reader, file = data.draw(
+        st.sampled_from([(read_uf2, write_uf2(segments, RP2040)), (read_hex, write_hex(segments).encode())])
+    )
+    changed = bytearray(file)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        reader(bytes(changed), ANY)
+    except ModelError as error:
+        assert str(error).startswith("file:")
+
+
 def test_the_block_against_an_erratum_is_no_part_of_the_program() -> None:
     program = write_uf2((Segment(0x10000000, bytes(range(256)) * 2),), 0xE48BFF59)
     extra = bytearray(write_uf2((Segment(0x10FFFF00, b"\xef" * 256),), 0xE48BFF57))

@@ -14,7 +14,6 @@ from picoformer.compilers import PACKAGES, choose_compiler
 from picoformer.emulator.choice import choose_emulator
 from picoformer.errors import ToolError
 from picoformer.flash import bossac, esptool, pyocd
-from picoformer.flash.program import find
 from picoformer.targets import Target, list_targets, load_target
 
 HOST = "host"
@@ -100,7 +99,7 @@ _LIBRARIES = (
 )  # fmt: skip
 
 _FLASHERS: tuple[tuple[str, Callable[[], list[str]], str, str, str], ...] = (
-    ("esptool", lambda: find(esptool.NAMES, "esptool", ""), "version", "flashes Espressif's chips", esptool.MEND),
+    ("esptool", esptool.program, "version", "flashes Espressif's chips", esptool.MEND),
     ("pyocd", pyocd.program, "--version", "flashes and reads back through debug probes", pyocd.MEND),
     ("bossac", bossac.program_of_arduino, "--help", "flashes the Arduino Nano 33 BLE", bossac.MEND),
 )

@@ -11,7 +11,7 @@ from picoformer.flash.devices import Port, serial_ports
 from picoformer.flash.drives import wait_until
 from picoformer.flash.image import refuse_unfit
 from picoformer.flash.interface import Flasher, Job, Outcome, Phase
-from picoformer.flash.program import find, last_words, run
+from picoformer.flash.program import find, lacking, last_words, run
 from picoformer.flash.serial_line import touch
 
 MEND = (
@@ -33,6 +33,7 @@ class Bossac(Flasher):
         return (
             f"touch {job.port or 'the board'} at 1200 baud, and wait for its bootloader's port",
             f"call bossac: erase, write {job.image.end - job.target.region('code').origin:,} bytes, verify, reset",
+            *lacking(program_of_arduino),
         )
 
     def flash(self, job: Job) -> Outcome:

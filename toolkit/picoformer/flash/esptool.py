@@ -9,7 +9,7 @@ from pathlib import Path
 from picoformer.errors import ConfigError, DeviceError, ModelError, ToolError
 from picoformer.flash.esp_project import EspImage, refuse_beyond, refuse_other_chip
 from picoformer.flash.interface import Flasher, Job, Outcome, Phase
-from picoformer.flash.program import find, last_words, run
+from picoformer.flash.program import find, lacking, last_words, run
 
 BAUD = 460800
 NAMES = ("esptool", "esptool.py")
@@ -30,14 +30,14 @@ class Esptool(Flasher):
         for segment, name in zip(image.segments, image.files, strict=True):
             lines.append(f"write {len(segment.data):,} bytes at {segment.address:#x}, {name}, and compare its MD5")
         lines.append(f"then: {image.after.replace('_', ' ')}")
-        return tuple(lines)
+        return (*lines, *lacking(program))
 
     def flash(self, job: Job) -> Outcome:
         """See Flasher."""
         self._check(job)
         image = _as_esp(job)
-        program = find(NAMES, "esptool", MEND)
-        dashes = _speaks_dashes(program)
+        command = program()
+        dashes = _speaks_dashes(command)
         watch = _Watch(job, image.size)
         with tempfile.TemporaryDirectory(prefix="picoformer-") as place:
             files = []
@@ -48,7 +48,7 @@ class Esptool(Flasher):
             words = ["--before", image.before, "--after", image.after]
             words += [] if image.uses_stub else ["--no-stub"]
             write = ["write_flash", "--flash_mode", "keep", "--flash_freq", "keep", "--flash_size", "keep"]
-            command = [*program, "--chip", image.chip, "--port", job.port, "--baud", str(job.baud or BAUD)]
+            command += ["--chip", image.chip, "--port", job.port, "--baud", str(job.baud or BAUD)]
             for word in (*words, *write):
                 command.append(word.replace("_", "-") if dashes else word)
             job.progress(Phase.CONNECT, 0, 1)
@@ -80,6 +80,11 @@ class Esptool(Flasher):
             )
         refuse_beyond(image, job.target.region("code").length, job.target.name)
         refuse_other_chip(image, choice.chip_ids[0], job.target.name)
+
+
+def program() -> list[str]:
+    """The command of esptool; ToolError where there is none."""
+    return find(NAMES, "esptool", MEND)
 
 
 class _Watch:

@@ -35,6 +35,15 @@ def find(names: Sequence[str], module: str, mend: str) -> list[str]:
     raise ToolError(f"{names[0]} is not installed; {mend}")
 
 
+def lacking(command: Callable[[], list[str]]) -> tuple[str, ...]:
+    """A line of a plan where a program is not there yet; none where it is."""
+    try:
+        command()
+    except ToolError as error:
+        return (f"before that: {error}",)
+    return ()
+
+
 def run(command: Sequence[str], name: str, seconds: float, line: Line = lambda text: None) -> tuple[int, str]:
     """(exit code, what it said): `line` is given each line, and each state of a bar, as it comes.
 

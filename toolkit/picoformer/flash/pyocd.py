@@ -13,7 +13,7 @@ from picoformer.errors import ConfigError, DeviceError, ToolError
 from picoformer.flash.image import refuse_unfit
 from picoformer.flash.intel_hex import write_hex
 from picoformer.flash.interface import Flasher, Job, Outcome, Phase
-from picoformer.flash.program import find, last_words, run
+from picoformer.flash.program import find, lacking, last_words, run
 
 MEND = "pip install pyocd"
 _SECONDS = 300.0
@@ -63,6 +63,7 @@ class Pyocd(Flasher):
             f"call pyocd for chip {chip} through probe {job.port or '(the only one)'}",
             f"erase the sectors of {job.image.size:,} bytes at {job.image.start:#010x}, write them, read them back",
             "reset the chip",
+            *lacking(program),
         )
 
     def flash(self, job: Job) -> Outcome:

@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "firmware": {"targets", "toolchain", "compilers", "link_map"},
     "cycles": {"emulator", "targets"},
     "packages": {"backends", "ir", "targets"},
+    "raspberry_pi": {"generation", "tokenizers"},
 }
 """Room → rooms it may import beside itself. Rooms not named orchestrate and may see all of these."""
 

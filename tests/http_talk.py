@@ -71,7 +71,7 @@ class Running:
         self._loop.call_soon_threadsafe(self._stop.set)
 
     def connect(self) -> Line:
-        return Line(socket.create_connection(("127.0.0.1", self.port), timeout=20))
+        return Line.to(self.port)
 
 
 @contextmanager
@@ -133,6 +133,11 @@ class Line:
 
     def __init__(self, line: socket.socket) -> None:
         self.socket, self._file = line, line.makefile("rb")
+
+    @staticmethod
+    def to(port: int) -> Line:
+        """A new one to a port of this machine."""
+        return Line(socket.create_connection(("127.0.0.1", port), timeout=20))
 
     def __enter__(self) -> Line:
         return self

@@ -11,6 +11,7 @@ import click
 
 from picoformer.cli_options import ANY, COUNT, FILE, FOLDER, json_option, read_shapes, shape_option
 from picoformer.cli_output import notice, progress, show
+from picoformer.cli_pi_host import COMMANDS as HOST_COMMANDS
 from picoformer.cli_text import given_options, read_ids, text_options
 from picoformer.errors import ConfigError, ModelError
 
@@ -34,6 +35,10 @@ def pi() -> None:
 
     `pip install picoformer[pi]` is all that the Pi needs; `package` runs on the workstation.
     """
+
+
+for _command in HOST_COMMANDS:
+    pi.add_command(_command)
 
 
 def run_options(function: F) -> F:

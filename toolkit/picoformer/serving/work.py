@@ -50,7 +50,7 @@ class Job:
         _tell(self.loop, self.events.put_nowait, event)
 
     def piece(self, value: Any, media_type: str) -> None:
-        """In a thread: a part of the answer, of a kind that the first one says. What the call returns is then nothing."""
+        """In a thread: a part of the answer; the first one says of what kind. The call then returns nothing."""
         data = _json(value)
         if not self._has_begun:
             self._has_begun = True

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from picoformer.serving.server import Limits, Route, Server
+from picoformer.serving.server import App, Limits, Route, Server
 from picoformer.serving.work import Job
 
 
@@ -58,7 +58,7 @@ class TryApp:
 class Running:
     """A server that runs."""
 
-    app: TryApp
+    app: Any
     port: int
     lines: list[str]
     _loop: asyncio.AbstractEventLoop
@@ -75,7 +75,7 @@ class Running:
 
 
 @contextmanager
-def running(app: TryApp | None = None, limits: Limits | None = None, host: str = "127.0.0.1") -> Iterator[Running]:
+def running(app: App | None = None, limits: Limits | None = None, host: str = "127.0.0.1") -> Iterator[Running]:
     """A server on a free port; stopped at the end, which must be within its grace."""
     app, limits = app or TryApp(), limits or Limits()
     lines: list[str] = []
@@ -101,7 +101,8 @@ def running(app: TryApp | None = None, limits: Limits | None = None, host: str =
     try:
         yield server
     finally:
-        app.go.set()
+        if isinstance(app, TryApp):
+            app.go.set()
         if thread.is_alive():
             server.stop()
         thread.join(limits.grace_seconds + 5)

@@ -60,6 +60,13 @@ def cmake_tools() -> None:
 
 
 @pytest.fixture(scope="session")
+def rsync_tools() -> None:
+    """rsync, which copies what goes to a board."""
+    if shutil.which("rsync") is None:
+        _lack("rsync not installed: sudo apt-get install rsync")
+
+
+@pytest.fixture(scope="session")
 def pip_tools() -> None:
     """zig's compiler and unicorn, from PyPI."""
     missing = [name for name in ("ziglang", "unicorn") if importlib.util.find_spec(name) is None]

@@ -14,8 +14,8 @@ LEAST_PYTHON = (3, 11)
 ENVIRONMENT_BYTES = 400 << 20
 """What a virtual environment with the pinned libraries takes, with room for pip's own files while it works."""
 SPARE_BYTES = 32 << 20
-_LOST = 255
-"""ssh's own exit code where the connection fails."""
+_LOST = {"ssh": (255,), "rsync": (10, 12, 30, 35, 255)}
+"""Exit codes of a connection that fails: of a socket, a stream, a timeout, and ssh's own."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,10 @@ def deploy(steps: Sequence[Step], host: str, bundle_bytes: int, say: Callable[[s
             say(f"{step.what}: done before, nothing to do")
             continue
         say(step.what)
-        said[step.key] = _call(step, host)
-        if step.key in ("check", "bench", "service"):
-            say(said[step.key].rstrip("\n"))
+        output = _call(step, host)
+        said[step.key] = output.rpartition(_SAYS)[2].rstrip("\n")
+        if step.key in ("check", "bench"):
+            say(said[step.key])
     skipped = tuple(step.key for step in rest if step.key not in said)
     return Deployed((probe.key, *said), skipped, said["check"], said["bench"])
 
@@ -91,16 +92,19 @@ def _call(step: Step, host: str) -> str:
     if done.returncode == 0:
         return output
     lines = [line.strip() for line in (errors or output).splitlines() if line.strip()]
-    last = "".join(c for c in (lines[-1] if lines else "nothing said") if c.isprintable())[:300]
+    at = 0 if step.command[0] == "rsync" else -1  # what rsync says last is which of its lines said so
+    last = "".join(c for c in (lines[at] if lines else "nothing said") if c.isprintable())[:300]
     if any("No space left on device" in line for line in lines):
         raise FitError(f"{host}: {step.what}: no space left on its disk; make room, then {AGAIN}")
-    if step.command[0] == "ssh" and done.returncode == _LOST:
+    if done.returncode in _LOST[step.command[0]]:
         raise ToolError(f"{host}: {step.what}: the connection failed ({last}); {AGAIN}")
     raise ToolError(
         f"{host}: {step.what}: failed with exit code {done.returncode} ({last}); `--dry-run` shows the command; {AGAIN}"
     )
 
 
+_SAYS = "pi says\n"
+"""What stands between whatever a login prints and what was asked for."""
 AGAIN = "run the same command again, it goes on from here"
 
 

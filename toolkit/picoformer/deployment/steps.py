@@ -47,6 +47,7 @@ _PICOFORMER = """\
 set -eu; cd
 bundle="$1/bundles/$3"; if [ ! -d "$bundle" ]; then bundle="$bundle.part"; fi
 python="$1/venvs/$2/bin/python"; shift 3
+echo "pi says"
 exec "$python" -m picoformer pi "$@" "$bundle"
 """
 _SWITCH = """\

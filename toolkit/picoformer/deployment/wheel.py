@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import io
 import zipfile
@@ -22,6 +23,7 @@ def wheel_name() -> str:
     return f"picoformer-{picoformer.__version__}-py3-none-any.whl"
 
 
+@functools.cache
 def wheel_bytes(package: Path = _FOLDER) -> bytes:
     """The wheel (the Binary Distribution Format of packaging.python.org); the same sources give the same bytes."""
     files = {

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from picoformer.cli_options import ANY, COUNT, FILE, FOLDER, json_option, read_shapes, shape_option
-from picoformer.cli_output import notice, progress, show
-from picoformer.cli_pi_host import COMMANDS as HOST_COMMANDS
+from picoformer.cli_output import aligned, notice, progress, show
 from picoformer.cli_text import given_options, read_ids, text_options
 from picoformer.errors import ConfigError, ModelError
 
@@ -33,12 +32,8 @@ REQUEST = ("prompt", "prompt_ids", "tokens", "greedy", "temperature", "top_k", "
 def pi() -> None:
     """Pack a model for a Raspberry Pi, and run it there.
 
-    `pip install picoformer[pi]` is all that the Pi needs; `package` runs on the workstation.
+    `pip install 'picoformer[pi]'` is all that the Pi needs; `package` runs on the workstation.
     """
-
-
-for _command in HOST_COMMANDS:
-    pi.add_command(_command)
 
 
 def run_options(function: F) -> F:
@@ -49,7 +44,7 @@ def run_options(function: F) -> F:
         click.option("--text", "texts", multiple=True, help="A text to ask about; repeatable."),
         click.option("--inputs", type=SAMPLES, help=".npz, .csv (a sample a row), .txt (a text a line), or - for lines "
                                                     "on standard input, each answered by a line of JSON."),
-        click.argument("bundle", type=FOLDER),
+        click.argument("bundle", type=ANY),
     ):  # fmt: skip
         function = option(function)
     return function
@@ -213,7 +208,7 @@ def embed_command(
 
 
 @pi.command("generate")
-@click.argument("bundle", type=FOLDER)
+@click.argument("bundle", type=ANY)
 @text_options
 @BEAMS
 @click.option("--inputs", type=SAMPLES, help=".txt with a prompt a line, or - for lines on standard input.")
@@ -269,7 +264,7 @@ def _with_defaults(question: Any, asked: Mapping[str, Any]) -> Any:
 
 
 @pi.command("check")
-@click.argument("bundle", type=FOLDER)
+@click.argument("bundle", type=ANY)
 @click.option("--threads", type=THREADS, help="Threads of one run; default: as many as there are cores.")
 @json_option
 def check_command(bundle: Path, threads: int | None, as_json: bool) -> None:
@@ -283,6 +278,68 @@ def check_command(bundle: Path, threads: int | None, as_json: bool) -> None:
     show(found.to_json(), as_json, lambda: click.echo(f"  {found.says}"))
     if not found.is_passed:
         raise ModelError(f"{bundle}: {found.says}; it was packed with other answers")
+
+
+@pi.command("bench")
+@click.argument("bundle", type=ANY)
+@click.option("--runs", type=click.IntRange(1, 1_000_000), default=50, show_default=True, help="Runs that count.")
+@click.option("--warm-up", type=COUNT, default=5, show_default=True, help="Runs before these.")
+@click.option("--threads", metavar="1,2,4", help="Numbers of threads to try; default: 1, 2, 4 … and all cores.")
+@click.option("--tokens", type=click.IntRange(2, 65536), default=64, show_default=True,
+              help="Tokens that a language model writes.")  # fmt: skip
+@json_option
+def bench_command(
+    bundle: Path, runs: int, warm_up: int, threads: str | None, tokens: int, as_json: bool
+) -> None:  # fmt: skip
+    """Measure a bundle here: latency, tokens a second, memory.
+
+    Beside it what the board says of itself: processor, governor, temperature, throttling. What it does not say is null.
+    """
+    from picoformer.raspberry_pi import open_bundle
+    from picoformer.raspberry_pi.bench import BenchSettings, bench
+
+    counts = read_ids("--threads", threads) or ()
+    if any(not 1 <= count <= 1024 for count in counts):
+        raise ConfigError(f"--threads {threads}: write numbers from 1 to 1024 with commas between, 1,2,4")
+    record = bench(open_bundle(bundle), BenchSettings(runs, warm_up, counts, tokens))
+    show(record, as_json, lambda: _show_bench(record))
+
+
+def _show_bench(record: Mapping[str, Any]) -> None:
+    board, after = record["board"], record["after"]
+    unknown = "not known"
+    memory = board["memory_bytes"]
+    rows = {
+        "board": board["model"] or board["cpu"] or unknown,
+        **({"emulated": f"by {board['emulator']}: its times are no board's"} if board["emulator"] else {}),
+        "cores": f"{board['cores']} ({board['machine']})",
+        "memory": f"{memory / 2**20:,.0f} MiB" if memory else unknown,
+        "governor": board["governor"] or unknown,
+        "clock": f"{board['clock_mhz']:,.0f} MHz" if board["clock_mhz"] else unknown,
+        "temperature": f"{_degrees(board)} before, {_degrees(after)} after",
+        "throttled": unknown if after["throttled"] is None else ", ".join(after["throttled"]) or "no",
+        "model": f"{record['bundle']}, {record['scheme']}, {record['model_bytes']:,} bytes",
+        "onnxruntime": record["onnxruntime"],
+    }
+    for title, figure in rows.items():
+        click.echo(f"  {title:<14} {figure}")
+    is_text = record["task"] == "generate"
+    head = ["threads", "load s", "first ms", "min ms", "p50", "p90", "p99", "a second", "peak MiB"]
+    head += ["prompt tokens a second"] if is_text else []
+    table = []
+    for one in record["threads"]:
+        spread, peak, prompt = one["milliseconds"], one["peak_memory_bytes"], one["prompt_tokens_per_second"]
+        figures = [one["load_seconds"], one["first_milliseconds"], *(spread[k] for k in ("min", "p50", "p90", "p99"))]
+        row = [str(one["threads"]), *(f"{figure:.2f}" for figure in figures), f"{one['per_second']:,.1f}",
+               f"{peak / 2**20:.1f}" if peak else unknown]  # fmt: skip
+        table.append([*row, *([f"{prompt:,.1f}" if prompt else unknown] if is_text else [])])
+    click.echo(f"\n  {'a token' if is_text else 'a run'}, after {record['warm_up']} that do not count")
+    for line in aligned([head, *table], numbers=range(len(head))):
+        click.echo(f"  {line}")
+
+
+def _degrees(figures: Mapping[str, Any]) -> str:
+    return "not known" if figures["temperature_celsius"] is None else f"{figures['temperature_celsius']:.1f} °C"
 
 
 def open_for(bundle: Path, threads: int | None) -> Runner:

@@ -81,9 +81,9 @@ _PROGRAMS = (
 )
 _PIP = "pip install 'picoformer[{}]'"
 _LIBRARIES = (
-    ("onnx", "reads and writes models", "pip install picoformer", True),
-    ("onnxruntime", "runs ONNX files", "pip install picoformer", True),
-    ("onnxscript", "folds constants", "pip install picoformer", True),
+    ("onnx", "reads and writes models", _PIP.format("build"), True),
+    ("onnxruntime", "runs ONNX files", _PIP.format("build"), True),
+    ("onnxscript", "folds constants", _PIP.format("build"), True),
     ("ziglang", "builds firmware for this machine and every board without root, where gcc is missing",
      _PIP.format("emulator"), False),
     ("unicorn", "runs Cortex-M firmware without root, where QEMU is missing", _PIP.format("emulator"), False),

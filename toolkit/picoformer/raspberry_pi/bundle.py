@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import re
 import stat
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +24,8 @@ __all__ = ["DESCRIPTION", "FORMAT", "Bundle", "open_bundle"]
 DESCRIPTION = "bundle.json"
 MOST_DESCRIPTION = 1 << 20
 MOST_LABELS = 1 << 20
+ELSEWHERE = re.compile(rb"\x0a(?:\x08|\x88\x80*\x00)location")
+"""How an ONNX file says that numbers of it lie in another file: the first field of an entry, "location"."""
 AGAIN = "copy it again, or make it again with `picoformer pi package`"
 
 
@@ -98,6 +102,7 @@ def open_bundle(path: Path | str, check_hashes: bool = True) -> Bundle:
         raise ModelError(f"{description}: cannot be used ({error}); {AGAIN}") from None
     for name, record in manifest.files.items():
         _check(folder / name, record.bytes, record.sha256 if check_hashes else None)
+    _check_whole(folder / manifest.model)
     if manifest.classify is not None and manifest.classify.labels is not None:
         size = manifest.files[manifest.classify.labels].bytes
         if size > MOST_LABELS:
@@ -119,3 +124,14 @@ def _check(path: Path, size: int, digest: str | None) -> None:
         raise ModelError(f"{path}: is missing from the bundle; {AGAIN}") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); {AGAIN}") from None
+
+
+def _check_whole(model: Path) -> None:
+    """Raise ModelError for an ONNX file that would read numbers from other files, which nobody has checked."""
+    try:
+        with model.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found = ELSEWHERE.search(data)
+    except (OSError, ValueError):
+        raise ModelError(f"{model}: cannot be read, or is empty; {AGAIN}") from None
+    if found:
+        raise ModelError(f"{model}: takes numbers out of other files, which a bundle has none of; pack it again")

@@ -31,11 +31,13 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output: its name, numpy's name of its type, and its shape with None for axes of any length."""
+    """An input or output: its name, numpy's name of its type, and its shape with None for axes of any length; what the
+    file calls these (`axes`), which must then be as long wherever they are called so."""
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    axes: tuple[str | None, ...] = ()
 
     @property
     def size(self) -> int | None:
@@ -125,7 +127,14 @@ class OnnxSession:
         missing = next((port.name for port in self.inputs if port.name not in inputs), None)
         if missing is not None:
             raise DataError(f"input '{missing}' is missing; the model's inputs are {known}")
-        return {port.name: port.fit(inputs[port.name]) for port in self.inputs}
+        fitted = {port.name: port.fit(inputs[port.name]) for port in self.inputs}
+        lengths: dict[str, tuple[int, str]] = {}
+        for port in self.inputs:
+            for axis, length in zip(port.axes, fitted[port.name].shape, strict=False):
+                if axis is not None and lengths.setdefault(axis, (length, port.name))[0] != length:
+                    other, first = lengths[axis]
+                    raise DataError(f"input '{port.name}' has {length} along '{axis}', and '{first}' has {other}")
+        return fitted
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Output name → array, for inputs as `fit` gives them. Raises DataError where the model fails on them."""
@@ -139,7 +148,10 @@ class OnnxSession:
 def _port(model: Path, item: Any) -> Port:
     if item.type not in TYPES:
         raise ModelError(f"{model}: '{item.name}' is a {item.type}, which is no array of numbers; export it otherwise")
-    return Port(item.name, TYPES[item.type], tuple(axis if isinstance(axis, int) else None for axis in item.shape))
+    return Port(
+        item.name, TYPES[item.type], tuple(axis if isinstance(axis, int) else None for axis in item.shape),
+        tuple(axis if isinstance(axis, str) else None for axis in item.shape),
+    )  # fmt: skip
 
 
 def _line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -131,7 +132,9 @@ def make_board(folder: Path, real_python: bool = False) -> Board:
         assert found is not None, name
         (folder / "bin" / name).symlink_to(found)
     kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name == "BOARD_PYTHON"}
-    environment = " ".join(f"{name}='{value}'" for name, value in kept.items()) if real_python else ""
+    settings = Path.home() / ".config" / "pip" / "pip.conf"  # the board has another home
+    kept |= {"PIP_CONFIG_FILE": str(settings)} if settings.is_file() else {}
+    environment = shlex.join(f"{name}={value}" for name, value in kept.items()) if real_python else ""
     ssh = board.path / "ssh"
     ssh.write_text(SSH.format(board=folder, environment=environment))
     ssh.chmod(0o755)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -111,12 +112,19 @@ def test_the_version_before_stays_and_is_the_way_back(board: Board, bundle: Path
     assert current(board) == first and current(board, link="previous") == second
     subprocess.run(way_back(prepare(bundle, HOST, "picoformer", None, False).place), check=True)
     assert current(board) == second
-    third = pi_bundles.language(tmp_path)
-    deploys(third)
+    deploys(_renamed(bundle, tmp_path / "third"))
     assert current(board, link="previous") == second
     kept = board.home / "picoformer"
     assert len(list((kept / "versions").iterdir())) == len(list((kept / "bundles").iterdir())) == 2
     assert len(list((kept / "venvs").iterdir())) == 1
+
+
+def _renamed(bundle: Path, folder: Path) -> Path:
+    """A bundle of another content."""
+    shutil.copytree(bundle, folder)
+    description = folder / "bundle.json"
+    description.write_text(json.dumps({**json.loads(description.read_text()), "name": "renamed"}))
+    return folder
 
 
 @pytest.mark.parametrize("when", ["drop-before", "drop-after"])
@@ -225,14 +233,17 @@ def test_names_with_blanks_and_quotes_are_names(board: Board, bundle: Path, tmp_
     for path in bundle.iterdir():
         (here / path.name).write_bytes(path.read_bytes())
     for folder in (odd, str(board.home / "else" / odd)):
-        record = deploys(here, "--dir", folder, "--systemd")
+        record = deploys(here, "--dir", folder)
         relative = folder if folder == odd else f"else/{odd}"
         version = current(board, relative)
         assert version is not None and same_files(bundle, version / "bundle")
         assert record["dir"] == folder
     assert deploys(here, "--dir", odd)["ran"] == ["probe", "check", "bench"]
     assert not list(tmp_path.rglob("pwned")) and not Path("pwned").exists()
-    assert {path.name for path in board.home.iterdir()} == {odd, "else", ".config"}
+    assert {path.name for path in board.home.iterdir()} == {odd, "else"}
+    served = "a (b) `touch pwned` & *;"
+    deploys(here, "--dir", served, "--systemd")
+    assert current(board, served) is not None and not list(tmp_path.rglob("pwned"))
 
 
 def test_a_dry_run_prints_the_commands_and_runs_none(board: Board, bundle: Path) -> None:
@@ -292,11 +303,13 @@ def test_the_service_is_the_users_own_and_may_little(board: Board, bundle: Path)
 
 
 def test_the_unit_takes_no_name_for_a_command(bundle: Path) -> None:
-    """As systemd.service(5) reads it: % and $ doubled, quotation marks escaped, one word."""
-    place = prepare(bundle, HOST, 'a "b" 50% $HOME', None, False).place
+    """As systemd.unit(5) reads it: % doubled, one word in quotation marks; what it would not start is refused."""
+    place = prepare(bundle, HOST, "a (b) 50% `x` & *;", None, False).place
     line = next(line for line in unit_text(place, 8080, "::1").splitlines() if line.startswith("ExecStart="))
-    assert line.startswith(r'ExecStart="%h/a \"b\" 50%% $$HOME/current/venv/bin/python" -m picoformer pi serve "%h/a')
-    assert place.service == "picoformer-a-b-50-HOME.service"
+    assert line.startswith('ExecStart="%h/a (b) 50%% `x` & *;/current/venv/bin/python" -m picoformer pi serve "%h/a (b')
+    assert place.service == "picoformer-a-b-50-x.service"
+    for folder in ("it's", 'a "b"', "$HOME"):
+        refuses(["pi", "deploy", bundle, HOST, "--systemd", "--dry-run", "--dir", folder], "--dir", "systemd")
 
 
 def test_the_wheel_is_a_wheel_of_these_sources() -> None:

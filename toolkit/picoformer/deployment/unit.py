@@ -47,16 +47,20 @@ WantedBy=default.target
 
 
 def unit_text(place: Place, port: int, host: str) -> str:
-    """The unit that serves what `current` leads to when it starts. Raises ConfigError for a host that is no address."""
+    """The unit that serves what `current` leads to when it starts.
+
+    Raises ConfigError for a host that is no address, and for a folder whose name systemd takes for no program's.
+    """
     try:
         ipaddress.ip_address(host)
     except ValueError:
         raise ConfigError(f"--listen {host[:80]!r}: give an IP address, such as 127.0.0.1 or 0.0.0.0") from None
-    folder = _escape(place.folder) if place.folder.startswith("/") else f"%h/{_escape(place.folder)}"
+    if set("\"'$") & set(place.folder):
+        raise ConfigError(
+            f"--dir {place.folder!r}: systemd starts no program with quotation marks or $ in its path; choose another "
+            "folder for a service"
+        )
+    name = place.folder.replace("%", "%%")  # the one character that systemd.unit(5) reads as its own in what is left
+    folder = name if name.startswith("/") else f"%h/{name}"
     python, bundle = (f'"{folder}/current/{path}"' for path in ("venv/bin/python", "bundle"))
     return _UNIT.format(python=python, bundle=bundle, port=port, host=host)
-
-
-def _escape(text: str) -> str:
-    """Inside double quotes of a unit: what systemd.service(5) and systemd.syntax(7) would take for their own."""
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from command_line import picoformer, refuses
 from digits_student import trained
 from http_talk import Running, running
 from picoformer.raspberry_pi import Runner, open_bundle, open_runner
+from picoformer.raspberry_pi.onnx_session import Port
 from picoformer.serving.model_app import ModelApp, default_body_bytes
 
 MOST_TOKENS = 20
@@ -76,7 +78,9 @@ def test_texts_in(servers: dict[str, Running], runners: dict[str, Runner]) -> No
         classes, vector = runners["classify"].classify(text), runners["embed"].embed(text)
         assert post(servers["classify"], "classify", {"text": text}) == (200, classes.to_json())
         assert post(servers["embed"], "embed", {"text": text}) == (200, vector.to_json())
-    assert post(servers["embed"], "embed", {"text": "argument " * 200})[1]["truncated"] is True
+    for name, task in (("embed", "embed"), ("classify", "classify"), ("classify", "run")):
+        assert post(servers[name], task, {"text": "argument " * 200})[1]["truncated"] is True
+        assert "truncated" not in post(servers[name], task, {"text": "a"})[1]
 
 
 def timeless(answer: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +137,7 @@ WRONG: dict[str, tuple[str, str, Any, str, str]] = {
     "unknown input": ("digits", "run", {"inputs": {"z": 1}}, "bad_input", "'z'"),
     "missing input": ("digits", "run", {"inputs": {}}, "bad_input", "'x' is missing"),
     "shape": ("digits", "run", {"inputs": {"x": [[1, 2]]}}, "bad_input", "[1, 2]"),
+    "too many columns": ("digits", "run", {"inputs": {"x": [[[0.0] * 9] * 8]}}, "bad_input", "[1, 8, 9]"),
     "ragged": ("digits", "run", {"inputs": {"x": [[1, 2], [3]]}}, "bad_input", "'x'"),
     "words": ("digits", "run", {"inputs": {"x": [["a"] * 8] * 8}}, "bad_input", "'x'"),
     "beyond float32": ("digits", "run", {"inputs": {"x": [[1e39] * 8] * 8}}, "bad_input", "'x'"),
@@ -236,6 +241,14 @@ def test_a_body_has_room_for_every_input(runners: dict[str, Runner], servers: di
     assert post(servers["digits"], "run", value)[0] == 200
     text = "x" * (default_body_bytes(runners["classify"]) - 20)
     assert post(servers["classify"], "classify", {"text": text})[0] == 200
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (4, 5000), (100_000,)])
+def test_a_limit_on_bodies_grows_with_the_input(shape: tuple[int, ...]) -> None:
+    port = Port("input of a long name", "float64", shape)
+    runner: Any = SimpleNamespace(inputs=(port,), takes_text=False, bundle=SimpleNamespace(task="run"))
+    value = {"inputs": {port.name: np.full(shape, -1.2345678901234567e-100).tolist()}}
+    assert len(json.dumps(value)) <= default_body_bytes(runner) <= 64 * np.prod(shape) + (1 << 16)
 
 
 def test_errors_of_the_command(tmp_path: Path, runners: dict[str, Runner]) -> None:

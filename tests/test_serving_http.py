@@ -64,7 +64,8 @@ REFUSED = {
         413, "body_too_large",
     ),
     "chunk size": (head(POST, HOST, JSON, b"Transfer-Encoding: chunked\r\n") + b"0x2\r\nab\r\n", 400, "bad_chunk"),
-    "long chunk": (head(POST, HOST, JSON, b"Transfer-Encoding: chunked\r\n") + b"2\r\nabcd\r\n", 400, "bad_chunk"),
+    "long chunk": (head(POST, HOST, JSON, b"Transfer-Encoding: chunked\r\n") + b"2\r\nabcd2\r\nef\r\n0\r\n\r\n",
+                   400, "bad_chunk"),
     "long chunk line": (
         head(POST, HOST, JSON, b"Transfer-Encoding: chunked\r\n") + b"2;" + b"a" * 300 + b"\r\nab\r\n",
         400, "bad_chunk",
@@ -209,7 +210,7 @@ def test_a_crowd_is_told_to_come_back() -> None:
             time.sleep(0.1)
         reply = lines[3].ask("POST", "/wait", b"3")
         assert (reply.status, reply.code, reply.fields["retry-after"]) == (503, "busy", "1")
-        assert lines[3].is_at_end()  # its body was not read
+        assert reply.fields["connection"] == "close" and lines[3].is_at_end()  # its body was not read
         lines[3] = server.connect()
         assert lines[3].ask("GET", "/health").status == 200  # which needs no place
         server.app.go.set()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
@@ -57,7 +57,7 @@ class Head:
     """Whether the client wants to go on after the answer."""
     length: int | None
     """Bytes of the body; None of a chunked one."""
-    target: str = field(default="", compare=False)
+    target: str
     """The path as it was written, for the log."""
 
 
@@ -151,13 +151,14 @@ def _length(fields: Mapping[str, str], minor: int) -> int | None:
 
 
 async def read_body(reader: asyncio.StreamReader, head: Head, limit: int, seconds: float) -> bytes:
-    """The body, of at most `limit` bytes; raises HttpError with `close`, ConnectionError where the client leaves."""
+    """The body; a length that the head says is looked at before, one in chunks is held to `limit` bytes here.
+
+    Raises HttpError with `close`, ConnectionError where the client leaves.
+    """
     try:
         async with asyncio.timeout(seconds):
             if head.length is None:
                 return await _read_chunks(reader, limit)
-            if head.length > limit:
-                raise too_large(limit)
             return await reader.readexactly(head.length)
     except TimeoutError:
         raise HttpError(408, "slow_body", f"the body took more than {seconds:g} s", True) from None

@@ -116,7 +116,7 @@ class Server:
             with suppress(OSError, TimeoutError):
                 await connection.send_error(error)
             connection.line(None, error.status, time.monotonic())
-            writer.transport.abort() if writer.transport.get_write_buffer_size() else writer.close()
+            writer.close()
             return
         task = asyncio.current_task()
         assert task is not None

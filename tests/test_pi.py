@@ -159,6 +159,36 @@ def test_integers_classify_as_our_integers_do(shop: Workshop, scheme: str, own: 
     assert accuracy["accuracy"] == sum(right) / 6 and accuracy["results"][0]["label"] in ("left", "right", "up")
 
 
+@pytest.mark.parametrize(("scheme", "rule", "bits"), [("int8", "labels", 8), ("int4", "close", 4)])
+def test_without_samples_the_weights_alone_are_rounded(
+    shop: Workshop, scheme: str, rule: str, bits: int, tmp_path: Path
+) -> None:
+    """Activations stay float: answers are near those of the float model, and not the same."""
+    out = tmp_path / "bundle"
+    record = succeeds("pi", "package", shop.model, "-o", out, "--scheme", scheme, "--classes", "a,b,c", "--json").record
+    assert record["parity"]["rule"] == rule and record["answers_of"] == "picoformer's float graph with these weights"
+    import onnx
+
+    file = onnx.load(out / "model.onnx")
+    assert not any(node.op_type == "QuantizeLinear" for node in file.graph.node)
+    assert any(node.op_type == ("MatMulNBits" if bits == 4 else "DequantizeLinear") for node in file.graph.node)
+    x, runner, graph = samples(20, 4), open_runner(open_bundle(out), 1), import_model(shop.model)
+    floats = run_float(graph, {"x": x[:, None]})[graph.outputs[0]].reshape(20, -1)
+    found = np.stack([runner.run({"x": row})[graph.outputs[0]].reshape(-1) for row in x])
+    error = np.abs(found - floats).max() / np.abs(floats).max()
+    assert 1e-4 < error < (0.05 if bits == 8 else 0.4)
+
+
+def test_a_file_that_comes_quantized_is_packed_as_it_came(shop: Workshop, tmp_path: Path) -> None:
+    file = tmp_path / "came.onnx"
+    words = ["--calibration", shop.calibration, "--scheme", "int8", "--unsigned-activations", "-o", file]
+    succeeds("export", shop.model, *words)
+    record = succeeds("pi", "package", file, "-o", tmp_path / "out", "--classes", "a,b,c", "--json").record
+    assert record["scheme"] == "as it came" and record["parity"]["rule"] == "labels"
+    assert record["answers_of"] == "the file under onnxruntime, nothing optimized"
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == file.read_bytes()
+
+
 def test_folders_of_build_and_quantize_are_packed_as_they_are(shop: Workshop, tmp_path: Path) -> None:
     succeeds("quantize", shop.model, "--calibration", shop.calibration, "-o", tmp_path / "q", "--scheme", "int8x16")
     for folder, scheme in ((shop.build("host"), "int8"), (tmp_path / "q", "int8x16")):
@@ -261,7 +291,7 @@ def test_a_runner_serves_several_threads(bundles: Bundles) -> None:
         (["--output-name", "other", "--task", "embed"], "the model has logits"),
         (["--sampling", "temperature=0.5"], "writes no text"),
         (["--max-length", "5"], "says nothing without a tokenizer"),
-        (["--scheme", "int8"], "needs --calibration"),
+        (["--scheme", "float32", "--calibration", "x.npz"], "says nothing about --scheme float32"),
         (["--context", "8"], "--context says nothing"),
     ],
 )

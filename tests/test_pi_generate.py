@@ -107,8 +107,68 @@ def test_every_kind_of_checkpoint_writes_its_own_text(kind: str, tmp_path: Path)
     pieces: list[str] = []
     found = runner.generate(runner.request(**asked), pieces.append)
     assert list(found.tokens) == wanted["tokens"] and found.text is None
+    refuses(["pi", "generate", tmp_path / "out", "--prompt", "a"], "has no tokenizer", "--prompt-ids")
     assert "".join(pieces).split() == [str(token) for token in found.tokens]
     assert load_decoder(source).config.vocab_size == runner.bundle.manifest.generate.vocabulary
+
+
+def test_weights_of_four_bits_write_what_our_graph_with_these_weights_writes(place: Path, tmp_path: Path) -> None:
+    """Unpacked here from the file: what MatMulNBits multiplies with, put into our own float graph."""
+    import onnx
+
+    from picoformer.decoder.build import decoder_graphs
+    from picoformer.decoder.writing import reference_session
+    from picoformer.generation import SamplerSettings, Stopping
+    from picoformer.generation.loop import generate
+
+    out = tmp_path / "bundle"
+    record = succeeds("pi", "package", model_folder(place), "-o", out, "--scheme", "int4", "--json").record
+    assert record["parity"]["rule"] == "close" and record["parity"]["tokens_equal"]
+    graph = decoder_graphs(load_decoder(model_folder(place)), "float32").graph
+    constants, products = dict(graph.constants), 0
+    file = onnx.load(out / "model.onnx")
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in file.graph.initializer}
+    for node in file.graph.node:
+        if node.op_type == "MatMulNBits":
+            name = node.input[1].removesuffix("_packed")
+            packed = stored[node.input[1]]
+            halves = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], 32).astype(np.float32)
+            rows = ((halves - 8) * stored[node.input[2]].reshape(*packed.shape[:2], 1)).reshape(len(packed), -1)
+            before = constants[name]
+            constants[name] = rows[:, : before.shape[1]].astype(np.float32)
+            assert not np.array_equal(before, constants[name])
+            assert np.abs(before - constants[name]).max() < 0.2 * np.abs(before).max()
+            products += 1
+    assert products >= 8
+    runner = open_runner(open_bundle(out), 1)
+    request = runner.request(prompt=PROMPT, tokens=24, seed=5, temperature=0.9)
+    ids = request.ids(runner.bundle.manifest.generate.bos, runner.bundle.tokenizer)
+    wanted = generate(
+        reference_session(graph.replace(constants=constants)), ids, SamplerSettings(temperature=0.9, seed=5), None,
+        Stopping(24, (2,)),
+    )  # fmt: skip
+    assert runner.generate(request).tokens == wanted.tokens
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weights_of_eight_bits_are_near_the_model(tied: bool, tmp_path: Path) -> None:
+    """A scale a row; a table that head and embedding share is rounded for the head alone."""
+    import onnx
+
+    keys = {"vocab_size": 90, "classes": 90, "sequence": 24, "causal": True, "pooling": "none", "tied_head": tied}
+    model = Transformer(TransformerConfig.uniform(1, 2, 48, 32, **keys), seed=1)
+    save_checkpoint(model, tmp_path / "own.safetensors")
+    out = tmp_path / "bundle"
+    record = succeeds("pi", "package", tmp_path / "own.safetensors", "-o", out, "--scheme", "int8", "--json").record
+    assert record["parity"]["rule"] == "likeness" and record["parity"]["worst"] > 0.995
+    file = onnx.load(out / "model.onnx")
+    kinds = [(t.name, t.data_type) for t in file.graph.initializer if "embedding.token" in t.name or "head" in t.name]
+    assert (onnx.TensorProto.INT8 in {kind for _, kind in kinds}) and kinds
+    floats = [t for t in file.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2]
+    shapes = sorted(tuple(t.dims) for t in floats)
+    assert (90, 32) in shapes and (32, 90) not in shapes
+    words = ["pi", "package", tmp_path / "own.safetensors", "-o", out, "--scheme", "int8"]
+    refuses([*words, "--calibration", "x.npz"], "rounds weights alone")
 
 
 @pytest.mark.parametrize("scheme", ["int8x16", "int4x16"])

@@ -55,7 +55,7 @@ def run_options(function: F) -> F:
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write.")
 @click.option("--scheme", type=click.Choice(["float32", "int8", "int4"]),
               help="What the numbers become; default: as they are.")  # fmt: skip
-@click.option("--calibration", type=FILE, help=".npz of inputs; of a language model a text.")  # fmt: skip
+@click.option("--calibration", type=FILE, help=".npz of inputs: round activations, too.")  # fmt: skip
 @click.option("--task", type=click.Choice(["run", "classify", "embed", "generate"]),
               help="What it is for; default: what it looks like.")  # fmt: skip
 @click.option("--tokenizer", type=ANY, help="tokenizer.json, a SentencePiece model or llama2.c's tokenizer.bin.")
@@ -372,8 +372,7 @@ def _answer_lines(runner: Runner, answer: Callable[[Any], dict[str, Any]], is_te
     from picoformer.raspberry_pi.lines import answer_lines
 
     def write(line: str) -> None:
-        click.echo(line, nl=False)
-        sys.stdout.flush()
+        click.echo(line, nl=False)  # which does not keep it
 
     answer_lines(sys.stdin.buffer, write, answer, is_text)
 

@@ -84,6 +84,7 @@ _LIBRARIES = (
     ("onnx", "reads and writes models", _PIP.format("build"), True),
     ("onnxruntime", "runs ONNX files", _PIP.format("build"), True),
     ("onnxscript", "folds constants", _PIP.format("build"), True),
+    ("tokenizers", "reads tokenizer.json; with onnxruntime all that a Raspberry Pi needs", _PIP.format("pi"), False),
     ("ziglang", "builds firmware for this machine and every board without root, where gcc is missing",
      _PIP.format("emulator"), False),
     ("unicorn", "runs Cortex-M firmware without root, where QEMU is missing", _PIP.format("emulator"), False),

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from picoformer.bundling.options import BundleOptions
-from picoformer.bundling.sources import DECODER, Progress, Source, arm_spelling, refuse_other_scheme
+from picoformer.bundling.sources import DECODER, WITH_WEIGHTS, Progress, Source, arm_spelling, refuse_other_scheme
+from picoformer.bundling.weights import rounded_weights
 from picoformer.decoder.build import decoder_graphs, open_decoder
 from picoformer.decoder.graph import LOGITS
 from picoformer.decoder.opening import load_tokenizer, open_checkpoint
@@ -56,15 +57,17 @@ def decoder_of_checkpoint(model: Path, options: BundleOptions, progress: Progres
     if options.shapes:
         raise ConfigError("--shape says nothing about a language model; see --context")
     scheme = options.scheme or "float32"
-    calibration = options.calibration
-    if scheme == "float32" and calibration is not None:
-        raise ConfigError("--calibration says nothing about --scheme float32; leave it out, or give --scheme int8")
-    opened = open_checkpoint(model, options.tokenizer, calibration)
-    graphs = decoder_graphs(
-        opened.model, DECODER[scheme], options.context, 1, opened.calibration, options.settings, progress, opened.name
-    )
-    decoder = Decoder(graphs.graph, opened.model.bos, tuple(opened.model.eos), opened.tokenizer_file)
-    return _source(decoder, opened.name, DECODER[scheme], opened.model.sha256)
+    if options.calibration is not None:
+        raise ConfigError(
+            "--calibration says nothing about a language model's checkpoint, of which a bundle rounds weights alone; "
+            "leave it out, or `build` it with the calibration and give that folder"
+        )
+    opened = open_checkpoint(model, options.tokenizer, None)
+    step = decoder_graphs(opened.model, "float32", options.context, 1, None, None, progress, opened.name).graph
+    written, meant = (step, step) if scheme == "float32" else rounded_weights(step, scheme)
+    decoder = Decoder(meant, opened.model.bos, tuple(opened.model.eos), opened.tokenizer_file)
+    judge = "picoformer's float graph" + ("" if scheme == "float32" else WITH_WEIGHTS)
+    return _source(decoder, written, opened.name, scheme, opened.model.sha256, judge)
 
 
 def decoder_of_build(folder: Path, options: BundleOptions) -> Source:
@@ -82,16 +85,15 @@ def decoder_of_build(folder: Path, options: BundleOptions) -> Source:
     load_tokenizer(tokenizer, record.vocabulary)
     decoder = Decoder(step_graph(graph, 1, record.context), record.bos, record.eos, tokenizer)
     name, scheme = build.build.manifest.name, "float32" if is_float else own
-    return _source(decoder, name, scheme, build.build.manifest.source_sha256)
+    judge = "picoformer's float graph" if scheme == "float32" else "picoformer's integers"
+    return _source(decoder, decoder.step, name, scheme, build.build.manifest.source_sha256, judge)
 
 
-def _source(decoder: Decoder, name: str, scheme: str, sha256: str) -> Source:
+def _source(decoder: Decoder, written: Graph, name: str, scheme: str, sha256: str, judge: str) -> Source:
     from picoformer.backends.onnx.export import onnx_bytes
 
-    step = decoder.step
-    content = onnx_bytes(step, {"scheme": scheme, "source_sha256": sha256}, spelling=arm_spelling(step))
-    judge = "picoformer's float graph" if scheme == "float32" else "picoformer's integers"
-    return Source(name, content, scheme, sha256, _no_answers, judge, step, decoder)
+    content = onnx_bytes(written, {"scheme": scheme, "source_sha256": sha256}, spelling=arm_spelling(written))
+    return Source(name, content, scheme, sha256, _no_answers, judge, decoder.step, decoder)
 
 
 def _no_answers(_: Any) -> dict[str, Array]:

@@ -17,7 +17,7 @@ SCHEMES = ("float32", "int8", "int4")
 class BundleOptions:
     """scheme       None: that of the folder, else float32
     task         None: what the model looks like
-    calibration  samples of its inputs, or for a language model a text
+    calibration  samples of its inputs
     inputs       samples to check the bundle by; else those of the calibration, else made up
     classes      names, or a file with them; scores: what its output is, None to look
     pooling, normalize   of an embedding; pooling None: "mean" of rows, "none" of one

@@ -20,7 +20,8 @@ Answers = Callable[[Mapping[str, Array]], dict[str, Array]]
 Progress = Callable[[str, int, int], None]
 ENCODER = {"float32": "float32", "int8": "int8", "int4": "int4x8"}
 DECODER = {"float32": "float32", "int8": "int8x16", "int4": "int4x16"}
-"""What a bundle calls a scheme → what the compiler does."""
+"""What a bundle calls a scheme → what a build is made with."""
+WITH_WEIGHTS = " with these weights"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class Source:
     graph: Graph | None = None
     decoder: Any = None
     """A bundling.decoders.Decoder."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether onnxruntime computes with the same numbers, all of them float: blocks of 4-bit weights it multiplies
+        with float activations, rows of 8-bit ones with activations that it rounds to 8 bits itself."""
+        return self.scheme == "float32" or (self.scheme == "int4" and self.judge.endswith(WITH_WEIGHTS))
 
 
 def open_source(model: Path, options: BundleOptions, progress: Progress | None = None) -> Source:
@@ -97,13 +104,25 @@ def _as_it_is(model: Path, options: BundleOptions) -> Source:
 
 
 def _compiled(model: Path, options: BundleOptions, progress: Progress | None, valid_length: bool) -> Source:
-    """A checkpoint in any scheme, or an ONNX file in integers: through our own graph."""
-    from picoformer.build_folder import quantize_samples
+    """A checkpoint in any scheme, or an ONNX file in integers: through our own graph.
 
-    chosen = options.scheme or "float32"
+    With calibration samples weights and activations become the integers of a device; without any the weights alone are
+    rounded, and activations stay float.
+    """
+    from picoformer.build_folder import quantize_samples
+    from picoformer.importing import import_given
+    from picoformer.quantize import has_activations
+
+    chosen = _known(options.scheme or "float32")
+    if options.calibration is None:
+        graph, given = import_given(model, dict(options.shapes), valid_length)
+        if chosen == "float32" or not has_activations(graph, given):
+            return of_graph(graph, model.stem, chosen, file_hash(model), weights_alone=chosen != "float32")
+    elif chosen == "float32":
+        raise ConfigError("--calibration says nothing about --scheme float32; leave it out, or give --scheme int8")
     _, graph, _ = quantize_samples(
-        model, options.calibration if chosen != "float32" else None, ENCODER[_known(chosen)], options.settings,
-        dict(options.shapes), valid_length, progress=progress,
+        model, options.calibration, ENCODER[chosen], options.settings, dict(options.shapes), valid_length,
+        progress=progress,
     )  # fmt: skip
     return of_graph(graph, model.stem, chosen, file_hash(model))
 
@@ -142,16 +161,17 @@ def _refuse_scheme(folder: Path, asked: str | None, own: str) -> None:
         raise ConfigError(f"--scheme {asked}: {folder} was made with {own}; leave it out, or give the model")
 
 
-def of_graph(graph: Graph, name: str, scheme: str, sha256: str) -> Source:
+def of_graph(graph: Graph, name: str, scheme: str, sha256: str, weights_alone: bool = False) -> Source:
     """A graph of ours: float, or quantized as QDQ with signed activations, which is the fast form on Arm, and with
-    MatMulNBits for weights of 4 bits."""
+    MatMulNBits for weights of 4 bits. With `weights_alone` a float graph, its weights to be rounded."""
     from picoformer.backends.onnx.export import onnx_bytes
+    from picoformer.bundling.weights import rounded_weights
 
-    return Source(
-        name, onnx_bytes(graph, {"scheme": scheme, "source_sha256": sha256}, spelling=arm_spelling(graph)), scheme,
-        sha256, graph_answers(graph),
-        "picoformer's float graph" if scheme == "float32" else "picoformer's integers", graph,
-    )  # fmt: skip
+    written, meant = rounded_weights(graph, scheme) if weights_alone else (graph, graph)
+    is_float = all(type_.quant is None for type_ in meant.types.values())
+    judge = ("picoformer's float graph" if is_float else "picoformer's integers") + WITH_WEIGHTS * weights_alone
+    content = onnx_bytes(written, {"scheme": scheme, "source_sha256": sha256}, spelling=arm_spelling(written))
+    return Source(name, content, scheme, sha256, graph_answers(meant), judge, meant)
 
 
 def arm_spelling(graph: Graph) -> Any:

@@ -103,8 +103,8 @@ def _write_decoder(folder: Path, source: Source, options: BundleOptions) -> Mani
         decoder.context, decoder.vocabulary, decoder.bos, decoder.eos, tuple(decoder.step.states), decoder.scale,
         {key: list(value) if isinstance(value, tuple) else value for key, value in options.sampling.items()},
     )  # fmt: skip
-    is_float = source.scheme == "float32"
-    rule = Parity(PARITY, "close" if is_float else "likeness", CLOSE if is_float else LIKENESS, texts)
+    exact = source.is_exact
+    rule = Parity(PARITY, "close" if exact else "likeness", CLOSE if exact else LIKENESS, texts)
     return Manifest(source.name, "generate", source.scheme, MODEL, rule, tokenizer, generate=decoding)
 
 
@@ -141,9 +141,8 @@ def _write_encoder(
         assert output is not None
         embedding = embedding_of(options, output, [sample.outputs[output.name] for sample in samples], text)
     texts = tuple(sample.text for sample in samples if sample.text is not None)
-    is_float = source.scheme == "float32"
-    rule = "close" if is_float else "labels" if task == "classify" else "likeness"
-    parity = Parity(PARITY, rule, CLOSE if is_float else LIKENESS, texts)
+    rule = "close" if source.is_exact else "labels" if task == "classify" else "likeness"
+    parity = Parity(PARITY, rule, CLOSE if source.is_exact else LIKENESS, texts)
     kept = None if path is None else _copy_tokenizer(path, folder)
     return Manifest(source.name, task, source.scheme, MODEL, parity, kept, text, classes, embedding)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from picoformer.errors import DataError, ModelError
 from picoformer.raspberry_pi.manifest import Decoding
-from picoformer.raspberry_pi.onnx_session import Array, OnnxSession
+from picoformer.raspberry_pi.onnx_session import Array, OnnxSession, Port
 
 TOKENS, POSITION, COUNT, LOGITS = "tokens", "position", "count", "logits"
 MOST_BEAMS = 64
@@ -22,16 +22,16 @@ class StepSession:
 
     def __init__(self, session: OnnxSession, decoding: Decoding) -> None:
         self.context, self.vocabulary = decoding.context, decoding.vocabulary
-        self._scale, self._session = decoding.logits_scale, session.session
-        self._pairs = decoding.states
-        self._names = [LOGITS, *(after for _, after in self._pairs)]
-        self._has_count = any(port.name == COUNT for port in session.inputs)
-        ports = {port.name: port for port in session.inputs}
-        self._empty = {
-            before: _cache(np.zeros([axis or 1 for axis in ports[before].shape], ports[before].dtype))
-            for before, _ in self._pairs
-        }
-        self._slots: dict[int, dict[str, Any]] = {}
+        self._scale, self._session, self._pairs = decoding.logits_scale, session.session, decoding.states
+        inputs = {port.name: port for port in session.inputs}
+        outputs = {port.name: port for port in session.outputs}
+        self._caches = {before: _zeros(inputs[before]) for before, _ in self._pairs}
+        self._small = {name: _value(_zeros(inputs[name])) for name in (TOKENS, POSITION)}
+        if COUNT in inputs:
+            self._small[COUNT] = _value(np.ones([axis or 1 for axis in inputs[COUNT].shape], inputs[COUNT].dtype))
+        self._kinds = {name: _zeros(inputs[name]) for name in (TOKENS, POSITION)}
+        self._logits = _value(_zeros(outputs[LOGITS]))
+        self._slots: dict[int, _Slot] = {}
 
     def decode(self, tokens: Sequence[int], position: int, slot: int = 0) -> Array:
         """See generation.Session. Raises DataError for tokens that have no place."""
@@ -40,27 +40,36 @@ class StepSession:
                 f"{position + len(tokens)} tokens are more than the context of {self.context}: shorten the prompt, or "
                 "generate fewer"
             )
-        caches = self._slots.get(slot, self._empty)
-        for index, token in enumerate(tokens):
-            feeds = {
-                TOKENS: np.array([token], np.int64), POSITION: np.array(position + index, np.int64),
-                **({COUNT: np.array(1, np.int64)} if self._has_count else {}),
-            }  # fmt: skip
-            logits, caches = self._step(feeds, caches)
-        self._slots[slot] = caches
-        return self._integers(logits.reshape(-1))
-
-    def copy_state(self, source: int, target: int) -> None:
-        """The text of one slot goes on in another as well; a step writes new caches, so that both may share these."""
-        self._slots[target] = self._slots.get(source, self._empty)
-
-    def _step(self, feeds: dict[str, Array], caches: dict[str, Any]) -> tuple[Array, dict[str, Any]]:
-        values = {**{name: _cache(value) for name, value in feeds.items()}, **caches}
+        state = self._slots.get(slot)
+        if state is None:
+            state = self._slots[slot] = self._new(self._caches)
         try:
-            logits, *after = self._session.run_with_ort_values(self._names, values)
+            for index, token in enumerate(tokens):
+                self._small[TOKENS].update_inplace(np.full_like(self._kinds[TOKENS], token))
+                self._small[POSITION].update_inplace(np.full_like(self._kinds[POSITION], position + index))
+                self._session.run_with_iobinding(state.next_binding())
         except Exception as error:
             raise DataError(f"the model fails at a token ({(str(error).splitlines() or [''])[0][:300]})") from None
-        return logits.numpy(), {before: value for (before, _), value in zip(self._pairs, after, strict=True)}
+        return self._integers(np.array(self._logits.numpy()).reshape(-1))
+
+    def copy_state(self, source: int, target: int) -> None:
+        """The text of one slot goes on in another as well."""
+        state = self._slots.get(source)
+        self._slots[target] = self._new(self._caches if state is None else state.arrays())
+
+    def _new(self, caches: Mapping[str, Array]) -> _Slot:
+        """A slot with these caches, and room for those that the next step writes: it goes from one to the other."""
+        both = [{name: _value(array) for name, array in caches.items()} for _ in range(2)]
+        bindings = []
+        for here, there in (both, both[::-1]):
+            binding = self._session.io_binding()
+            for name, value in {**self._small, **here}.items():
+                binding.bind_ortvalue_input(name, value)
+            binding.bind_ortvalue_output(LOGITS, self._logits)
+            for before, after in self._pairs:
+                binding.bind_ortvalue_output(after, there[before])
+            bindings.append(binding)
+        return _Slot(both, bindings)
 
     def _integers(self, logits: Array) -> Array:
         """Logits as the sampler takes them: those of a quantized model as the integers that they stand for."""
@@ -71,10 +80,31 @@ class StepSession:
         return steps.astype(np.int16)
 
 
-def _cache(array: Array) -> Any:
+class _Slot:
+    """Two sets of caches; a step reads one and writes the other, so that nothing is made or copied between steps."""
+
+    def __init__(self, caches: list[dict[str, Any]], bindings: list[Any]) -> None:
+        self._caches, self._bindings, self._now = caches, bindings, 0
+
+    def next_binding(self) -> Any:
+        """That of the next step, which is taken to happen."""
+        binding = self._bindings[self._now]
+        self._now = 1 - self._now
+        return binding
+
+    def arrays(self) -> dict[str, Array]:
+        """Copies of the caches as they are now."""
+        return {name: np.array(value.numpy()) for name, value in self._caches[self._now].items()}
+
+
+def _zeros(port: Port) -> Array:
+    return np.zeros([axis or 1 for axis in port.shape], port.dtype)
+
+
+def _value(array: Array) -> Any:
     import onnxruntime
 
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.array(array))
 
 
 def check_step(session: OnnxSession, decoding: Decoding) -> None:
@@ -94,5 +124,7 @@ def check_step(session: OnnxSession, decoding: Decoding) -> None:
         there = inputs[before]
         if there.shape != outputs[after].shape or there.dtype != outputs[after].dtype or there.size is None:
             raise ModelError(f"the model's '{before}' and '{after}' are no state that goes round; pack again")
-    if outputs[LOGITS].size != decoding.vocabulary:
+    if inputs[TOKENS].size != 1 or inputs[POSITION].size != 1:
+        raise ModelError("the model's step is not of one token; pack again")
+    if outputs[LOGITS].size != decoding.vocabulary or outputs[LOGITS].dtype != "float32":
         raise ModelError(f"the model has logits {outputs[LOGITS].shape}, not {decoding.vocabulary}; pack again")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 
 from picoformer.errors import ConfigError, DataError, ModelError
 from picoformer.generation import IntegerBeam
-from picoformer.generation.loop import End, generate
+from picoformer.generation.loop import generate
 from picoformer.generation.request import ENDS, TextRequest, TextWriter, text_behind
 from picoformer.raspberry_pi.answers import Classification, Embedded, classified, cut_json, embedded, probabilities
 from picoformer.raspberry_pi.bundle import Bundle
@@ -163,6 +162,8 @@ class Runner:
         decoding, tokenizer = self._decoding(), self.bundle.tokenizer
         request.check()
         sampler, stop_tokens = request.sampler(), request.stop_tokens(decoding.eos)
+        if request.prompt and request.prompt_ids is None and tokenizer is None:
+            raise ConfigError("this bundle has no tokenizer; give --prompt-ids, or pack it with --tokenizer")
         ids = request.ids(decoding.bos, tokenizer)
         step = StepSession(self.session, decoding)
         if request.beams > 1:
@@ -279,13 +280,3 @@ def open_runner(bundle: Bundle, threads: int | None = None) -> Runner:
     Raises ModelError for a model that cannot be loaded or is not what its bundle says.
     """
     return Runner(bundle, threads)
-
-
-def ends_early(generation: Generation) -> bool:
-    """Whether whoever listened ended the text."""
-    return generation.end == ENDS[End.CALLER]
-
-
-def with_prompt(request: TextRequest, prompt: str) -> TextRequest:
-    """The same request for another text."""
-    return dataclasses.replace(request, prompt=prompt, prompt_ids=None, given=request.given | {"prompt"})

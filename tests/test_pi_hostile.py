@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ import pytest
 
 from command_line import refuses, succeeds
 from pi_models import Bundles, description, open_bundles
-from picoformer.errors import DataError, ModelError
+from picoformer.errors import DataError, ModelError, PicoformerError
 from picoformer.raspberry_pi import array_files, open_bundle, open_runner
 from picoformer.raspberry_pi.array_files import read_arrays
+from picoformer.raspberry_pi.checking import check
 from picoformer.raspberry_pi.json_fields import parse_json
 
 
@@ -109,6 +111,44 @@ def test_a_description_that_cannot_be_is_refused(bundle: Path, name: str) -> Non
 def test_a_description_that_is_none_is_refused(bundle: Path, text: str, said: str) -> None:
     (bundle / "bundle.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     refuses(["pi", "check", bundle], "bundle.json", said)
+
+
+def test_descriptions_with_anything_in_any_place_are_read_or_refused(bundle: Path) -> None:
+    """Values of every kind and size put where others were, and keys taken away: no other exception than ours."""
+    random = Random(3)
+    anything: list[Any] = [None, 0, -1, 1.5, 1e300, 2**63, True, "", "../x", "\0", [], ["a"], {}, {"a": 1}, "logits"]
+    anything += ["model.onnx", "parity.npz", "tokenizer.json", [[["a", "b"]]]]
+    whole = description(bundle)
+    places = list(_places(whole))
+    found = {True: 0, False: 0}
+    for _ in range(150):
+        changed = json.loads(json.dumps(whole))
+        *path, last = random.choice(places)
+        inner = changed
+        for key in path:
+            inner = inner[key]
+        if random.random() < 0.2:
+            del inner[last]
+        else:
+            inner[last] = random.choice(anything)
+        (bundle / "bundle.json").write_text(json.dumps(changed))
+        try:
+            runner = open_runner(open_bundle(bundle), 1)
+            check(runner)
+            runner.answer("a good day")
+            found[True] += 1
+        except PicoformerError as error:
+            assert "\n" not in str(error)
+            found[False] += 1
+    assert found[True] > 5 and found[False] > 100
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The way to everything in a JSON value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in inside:
+        yield (*path, key)
+        yield from _places(inner, (*path, key))
 
 
 def test_files_that_are_not_those_that_were_packed_are_refused(bundle: Path, tmp_path: Path) -> None:

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import aarch64_machine
 import pi_bundles
-from aarch64_machine import Machine
+from aarch64_machine import Machine, MachineError, open_machine
 from digits_student import trained
 from http_talk import Line
+from picoformer.deployment.pins import PINS
 from picoformer.raspberry_pi import open_bundle, open_runner
 
 pytestmark = pytest.mark.slow
@@ -92,6 +94,25 @@ def test_it_is_arm_and_the_compiler_stays_at_home(seen: Seen) -> None:
     assert {name.split(".")[0] for name in seen.modules} - MAY_LOAD <= {"__main__", "__mp_main__"}
     rooms = {name.split(".")[1] for name in seen.modules if name.startswith("picoformer.")}
     assert {room for room in rooms if not room.startswith("cli")} <= ROOMS
+
+
+def test_the_machine_is_made_once(aarch64: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And anew when what it is made of has changed."""
+    made = aarch64.folder / "made.json"
+    before = made.stat()
+    assert open_machine() == aarch64
+    assert (made.stat().st_ino, made.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    record = json.loads(made.read_text())
+    assert all(any(name.startswith(f"{pin}-") for name in record["files"]) for pin in PINS)
+    monkeypatch.setitem(PINS, "click", "0.0.0")
+
+    def no_mirror(_: Path) -> list[Path]:
+        raise MachineError("no mirror")
+
+    monkeypatch.setattr(aarch64_machine, "_debian", no_mirror)
+    with pytest.raises(MachineError, match="no mirror"):
+        open_machine()
+    assert made.stat().st_ino == before.st_ino  # what was there stays where the new one cannot be made
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-int8", "classify", "embed", "language", "language-int8"])

@@ -106,7 +106,7 @@ def deploy(
             raise ConfigError("--json asks nothing; give --yes, or --dry-run to see the commands")
         _print(plan.steps)
         click.confirm(f"Run these on {host}?", abort=True)
-    done = deploy(plan.steps, host, plan.bytes, notice if as_json else _say)
+    done = deploy(plan.steps, host, plan.bytes, notice if as_json else _say, not as_json)
     back = way_back(plan.place)
     record: dict[str, Any] = {
         "host": host, "dir": plan.place.folder, "version": plan.place.version, "ran": list(done.ran),

@@ -43,8 +43,10 @@ class _Found:
     current: bool
 
 
-def deploy(steps: Sequence[Step], host: str, bundle_bytes: int, say: Callable[[str], None]) -> Deployed:
-    """Run the steps. `say` gets a line as each begins, and what checking and measuring print.
+def deploy(
+    steps: Sequence[Step], host: str, bundle_bytes: int, say: Callable[[str], None], shows_results: bool = True
+) -> Deployed:
+    """Run the steps. `say` gets a line as each begins and, where `shows_results`, what checking and measuring print.
 
     Raises ToolError where a program is missing or a step fails, FitError where there is too little room.
     """
@@ -71,7 +73,7 @@ def deploy(steps: Sequence[Step], host: str, bundle_bytes: int, say: Callable[[s
         say(step.what)
         output = _call(step, host)
         said[step.key] = output.rpartition(_SAYS)[2].rstrip("\n")
-        if step.key in ("check", "bench"):
+        if shows_results and step.key in ("check", "bench"):
             say(said[step.key])
     skipped = tuple(step.key for step in rest if step.key not in said)
     return Deployed((probe.key, *said), skipped, said["check"], said["bench"])

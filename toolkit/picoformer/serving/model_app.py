@@ -14,8 +14,8 @@ from picoformer.serving.openapi import describe
 from picoformer.serving.server import Route
 from picoformer.serving.work import Job
 
-LEAST_BODY, TEXT_BODY = 1 << 16, 1 << 20
-"""Bytes of a body that are always allowed, and where texts or axes of any length go in."""
+LEAST_BODY, TEXT_BODY, ANY_BODY = 1 << 16, 1 << 18, 1 << 20
+"""Bytes of a body that are always allowed, where texts go in, and where an axis has any length."""
 NUMBER_BYTES = 32
 """Most characters that a number of a fixed shape takes, its brackets and commas among them."""
 NDJSON, EVENTS = "application/x-ndjson", "text/event-stream"
@@ -24,10 +24,11 @@ MOST_TOP = 1000
 
 def default_body_bytes(runner: Runner) -> int:
     """A limit on bodies that every input of the model fits."""
-    sizes = [port.size for port in runner.inputs]
-    if runner.bundle.task == "generate" or runner.takes_text or None in sizes:
+    if runner.bundle.task == "generate":
         return TEXT_BODY
-    return max(LEAST_BODY, NUMBER_BYTES * sum(size or 0 for size in sizes) + 4096)
+    sizes = [port.size for port in runner.inputs]
+    least = TEXT_BODY if runner.takes_text else ANY_BODY if None in sizes else LEAST_BODY
+    return max(least, NUMBER_BYTES * sum(size or 0 for size in sizes) + 4096)
 
 
 @dataclass

@@ -113,7 +113,7 @@ class Server:
         connection = _Connection(self, reader, writer)
         if len(self._connections) >= self.limits.connections or self._stopping:
             error = busy("every connection is taken", True)
-            with suppress(OSError, TimeoutError):
+            with suppress(OSError):
                 await connection.send_error(error)
             connection.line(None, error.status, time.monotonic())
             writer.close()
@@ -123,7 +123,7 @@ class Server:
         self._connections.add(task)
         try:
             await connection.serve(task)
-        except (ConnectionError, TimeoutError):
+        except OSError:  # TimeoutError among them
             writer.transport.abort()
         except asyncio.CancelledError:
             writer.transport.abort()  # the end of the server: nobody waits for this task
@@ -159,7 +159,7 @@ class _Connection:
             except HttpError as error:
                 status, keeps = error.status, bool(head and head.keeps) and not error.close
                 await self.send_error(error, head, keeps)
-            except (ConnectionError, TimeoutError):
+            except OSError:
                 self.line(head, "lost", start)
                 raise
             finally:
@@ -292,7 +292,7 @@ class _Connection:
 
     async def _linger(self) -> None:
         """Read away what is still coming for a moment: closing on unread bytes takes the answer back from the wire."""
-        with suppress(OSError, TimeoutError):
+        with suppress(OSError):
             self.writer.write_eof()
             read = 0
             async with asyncio.timeout(LINGER_SECONDS):

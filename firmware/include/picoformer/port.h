@@ -22,8 +22,10 @@ void pf_port_exit(int status) __attribute__((noreturn));
 /* on = 1: from now, one step may take as long as the target states; then a fault frame says "hang". */
 void pf_port_watchdog(int on);
 
-/* 1 and the free-running cycle counter in *now, or 0 where the machine has none. */
+/* 1 and the cycle counter in *now, or 0 where the machine has none. One that costs anything while it runs does so only between
+ * pf_port_count_cycles(1) and pf_port_count_cycles(0), and stands still otherwise. */
 int pf_port_cycles(uint32_t *now);
+void pf_port_count_cycles(int on);
 
 /* Bytes reserved for the stack and the most that were ever in use; PF_STACK_UNKNOWN where not known. */
 uint32_t pf_port_stack_bytes(void);

@@ -56,6 +56,10 @@ int pf_port_cycles(uint32_t *now) {
     return 0;
 }
 
+void pf_port_count_cycles(int on) {
+    (void)on;
+}
+
 uint32_t pf_port_stack_bytes(void) {
     return PF_STACK_UNKNOWN;
 }

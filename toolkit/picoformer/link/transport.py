@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from picoformer.errors import DeviceError
 
+DEFAULT_BAUD = 115200
+
 
 class TransportClosed(DeviceError):
     """The other end is gone."""
@@ -79,7 +81,7 @@ class DescriptorTransport:
 class SerialTransport:
     """A serial port, or any URL that pyserial knows (/dev/ttyACM0, socket://host:port, loop://)."""
 
-    def __init__(self, url: str, baud: int = 115200) -> None:
+    def __init__(self, url: str, baud: int = DEFAULT_BAUD) -> None:
         import serial
 
         try:
@@ -116,3 +118,15 @@ class SerialTransport:
     def close(self) -> None:
         """See Transport."""
         self._port.close()
+
+
+def reopen_serial(url: str, baud: int, seconds: float) -> SerialTransport:
+    """A port that went away, once it is back; DeviceError when it is not within `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return SerialTransport(url, baud)
+        except DeviceError as error:
+            if time.monotonic() >= end:
+                raise DeviceError(f"{url} went away and did not come back within {seconds:g} s ({error})") from error
+            time.sleep(min(0.2, seconds))

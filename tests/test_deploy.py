@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from board_sandbox import Board, make_board
 from command_line import picoformer, refuses, succeeds
 from picoformer.cli import main
 from picoformer.deployment import prepare, way_back
-from picoformer.deployment.pins import requirements
+from picoformer.deployment.pins import PINS, requirements
 from picoformer.deployment.unit import unit_text
 from picoformer.deployment.wheel import wheel_bytes
 
@@ -310,6 +311,15 @@ def test_the_unit_takes_no_name_for_a_command(bundle: Path) -> None:
     assert place.service == "picoformer-a-b-50-x.service"
     for folder in ("it's", 'a "b"', "$HOME"):
         refuses(["pi", "deploy", bundle, HOST, "--systemd", "--dry-run", "--dir", folder], "--dir", "systemd")
+
+
+def test_the_pins_are_what_the_package_asks_for() -> None:
+    """Base and the extra `pi` of pyproject.toml, each at least as new as is asked there."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    asked = dict(line.split(">=") for line in project["dependencies"] + project["optional-dependencies"]["pi"])
+    assert set(asked) == set(PINS)
+    for name, version in PINS.items():
+        assert [int(part) for part in version.split(".")] >= [int(part) for part in asked[name].split(".")]
 
 
 def test_the_wheel_is_a_wheel_of_these_sources() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import socket
 import time
 
@@ -92,6 +94,31 @@ def test_a_broken_request_is_refused_and_the_connection_ends(server: Running, na
         assert line.is_at_end()
     with server.connect() as line:
         assert line.ask("GET", "/health").value == {"status": "ok"}
+
+
+def test_any_bytes_are_a_request_or_refused() -> None:
+    """Whole requests with bytes flipped, dropped and doubled: a head, or an HttpError that ends the connection."""
+    numbers = random.Random(3)
+    seeds = [data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" for data, _, _ in REFUSED.values() if len(data) < 500]
+    seeds.append(request("POST", "/echo", b"", expect="100-continue", origin="http://localhost"))
+    heads = 0
+    for _ in range(5000):
+        data = bytearray(numbers.choice(seeds))
+        for _ in range(numbers.randrange(4)):
+            at = numbers.randrange(len(data))
+            data[at : at + numbers.randrange(3)] = numbers.choice(
+                [b"", b"\0", b" ", b":", b"\r", b"\n", b"\xff", b"0", b"/"]
+            )
+        try:
+            found = http.parse_head(bytes(data))
+        except http.HttpError as error:
+            assert error.close and 400 <= error.status < 600 and json.loads(error.body())
+            continue
+        heads += 1
+        assert found.method.isupper() and found.target.isprintable() and found.target.isascii()
+        assert all(value.isprintable() or "\t" in value or not value.isascii() for value in found.fields.values())
+        assert found.length is None or 0 <= found.length < 10**15
+    assert 500 < heads < 4900
 
 
 def test_an_unknown_path_or_method_is_refused_and_the_connection_goes_on(server: Running) -> None:

@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin
 
-.PHONY: demo test check lint sweep bench host-bench doors costs compression check-figures conformance fuzz tools clean
+.PHONY: demo test check lint sweep aarch64 bench host-bench doors costs compression check-figures conformance fuzz tools clean
 .DELETE_ON_ERROR:
 
 # Needs no root: where gcc or QEMU are missing, zig's compiler and unicorn came with pip.
@@ -25,6 +25,11 @@ lint: $(VENV)/.ready tools
 
 sweep: $(VENV)/.ready-tests tools
 	$(RUN)/python -m pytest -n 2 --dist loadscope -m slow
+
+# Bundles under the aarch64 wheels that a Raspberry Pi gets, in an emulated process; a part of the sweep.
+aarch64: $(VENV)/.ready-tests tools
+	$(RUN)/python tests/aarch64_machine.py
+	$(RUN)/python -m pytest -m slow tests/test_aarch64.py
 
 # Files that nobody vouches for, mutated; each run begins with another case, which it prints.
 FUZZ_SECONDS ?= 20

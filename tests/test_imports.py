@@ -41,6 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cycles": {"emulator", "targets"},
     "packages": {"backends", "ir", "targets"},
     "raspberry_pi": {"generation", "tokenizers"},
+    "serving": {"generation", "raspberry_pi"},
+    "deployment": {"raspberry_pi"},
     "flash": {"link", "targets"},
 }
 """Room → rooms it may import beside itself. Rooms not named orchestrate and may see all of these."""

@@ -45,6 +45,13 @@ def test_a_raspberry_pi_says_what_it_is(tmp_path: Path) -> None:
     assert peak_memory(tmp_path) == 71234 * 1024
 
 
+def test_an_emulated_process_is_named(tmp_path: Path) -> None:
+    """The kernel cuts the name after 15 characters."""
+    assert read_board(tree(tmp_path, PI), lambda: None).emulator is None
+    (tmp_path / "proc/self/status").write_text("Name:\tqemu-aarch64-st\nVmHWM:\t   71234 kB\n")
+    assert read_board(tmp_path, lambda: None).emulator == "qemu-aarch64-st"
+
+
 def test_a_machine_that_says_nothing_is_not_made_up(tmp_path: Path) -> None:
     board = read_board(tmp_path, lambda: None)
     assert board == Board(None, None, board.machine, board.cores, None, None, None, None, None)

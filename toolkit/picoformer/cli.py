@@ -34,6 +34,7 @@ from picoformer.cli_options import (
 )
 from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.cli_pi import pi
+from picoformer.cli_pi_host import COMMANDS as PI_HOST_COMMANDS
 from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
 from picoformer.cli_text import DECODER_SCHEME, decoder_options, is_decoder
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
@@ -108,6 +109,8 @@ def run(pipeline_file: Path, force: bool, toolchain: str, emulator: str, as_json
 
 for command in (export, *TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS, *DEVICE_COMMANDS, *BOARD_COMMANDS, pi):
     main.add_command(command)
+for command in PI_HOST_COMMANDS:
+    pi.add_command(command)
 
 
 @main.command()

@@ -311,6 +311,7 @@ def _show_bench(record: Mapping[str, Any]) -> None:
     memory = board["memory_bytes"]
     rows = {
         "board": board["model"] or board["cpu"] or unknown,
+        **({"emulated": f"by {board['emulator']}: its times are no board's"} if board["emulator"] else {}),
         "cores": f"{board['cores']} ({board['machine']})",
         "memory": f"{memory / 2**20:,.0f} MiB" if memory else unknown,
         "governor": board["governor"] or unknown,

@@ -24,7 +24,8 @@ MOST = 1 << 16
 
 @dataclass(frozen=True)
 class Board:
-    """None is what this machine does not say. `throttled`: of Raspberry Pi's firmware, [] where nothing happened."""
+    """None is what this machine does not say. `throttled`: of Raspberry Pi's firmware, [] where nothing happened.
+    `emulator`: what runs this process in place of a processor, whose times are nobody's."""
 
     model: str | None
     cpu: str | None
@@ -35,6 +36,7 @@ class Board:
     clock_mhz: float | None
     temperature_celsius: float | None
     throttled: tuple[str, ...] | None
+    emulator: str | None = None
 
 
 def read_board(root: Path = Path("/"), vcgencmd: Callable[[], str | None] | None = None) -> Board:
@@ -53,7 +55,14 @@ def read_board(root: Path = Path("/"), vcgencmd: Callable[[], str | None] | None
         None if clock is None else clock / 1000,
         read_temperature(root),
         read_throttled((vcgencmd or _vcgencmd)()),
+        read_emulator(root),
     )
+
+
+def read_emulator(root: Path = Path("/")) -> str | None:
+    """The program that the kernel really runs, where that is QEMU's user emulator, which hides behind its guest."""
+    name = _field(_text(root / "proc/self/status") or "", "Name") or ""
+    return name if name.startswith("qemu-") else None
 
 
 def read_temperature(root: Path = Path("/")) -> float | None:

@@ -36,11 +36,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "toolchain": {"compilers", "targets"},
     "link_map": set(),
     "link": set(),
-    "emulator": {"link", "targets", "toolchain", "compilers"},
+    "emulator": {"link", "slot_image", "targets", "toolchain", "compilers"},
     "firmware": {"targets", "toolchain", "compilers", "link_map"},
     "cycles": {"emulator", "targets"},
     "packages": {"backends", "ir", "targets"},
-    "flash": {"link", "targets"},
+    "slot_image": set(),
+    "flash": {"link", "slot_image", "targets"},
 }
 """Room → rooms it may import beside itself. Rooms not named orchestrate and may see all of these."""
 

@@ -36,14 +36,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "toolchain": {"compilers", "targets"},
     "link_map": set(),
     "link": set(),
-    "emulator": {"link", "targets", "toolchain", "compilers"},
+    "emulator": {"link", "slot_image", "targets", "toolchain", "compilers"},
     "firmware": {"targets", "toolchain", "compilers", "link_map"},
     "cycles": {"emulator", "targets"},
     "packages": {"backends", "ir", "targets"},
     "raspberry_pi": {"generation", "tokenizers"},
     "serving": {"generation", "raspberry_pi"},
     "deployment": {"raspberry_pi"},
-    "flash": {"link", "targets"},
+    "slot_image": set(),
+    "flash": {"link", "slot_image", "targets"},
 }
 """Room → rooms it may import beside itself. Rooms not named orchestrate and may see all of these."""
 

@@ -182,20 +182,37 @@ static uint8_t fault_test(const pf_call *in, pf_reply *reply) {
 }
 #endif
 
+#ifdef PF_BEHIND_BOOTLOADER
+static uint8_t enter_bootloader(const pf_call *in, pf_reply *reply) {
+    if (in->bytes != 0) return PF_BAD_LENGTH;
+    pf_reply_send(reply);
+    pf_port_enter_bootloader();
+}
+#endif
+
 /* A table, so that each answer has a stack frame of its own. */
 static const struct {
     uint8_t type;
     pf_answer answer;
 } requests[] = {
-    {PF_HELLO, hello},           {PF_DESCRIBE, describe},       {PF_WRITE_INPUT, write_input},
-    {PF_RUN, begin_run},         {PF_READ_OUTPUT, read_output}, {PF_STACK, stack},
+    {PF_HELLO, hello},
+    {PF_DESCRIBE, describe},
+    {PF_WRITE_INPUT, write_input},
+    {PF_RUN, begin_run},
+    {PF_READ_OUTPUT, read_output},
+    {PF_STACK, stack},
     {PF_RESET, reset},
 #ifdef PF_TEXT
-    {PF_TEXT_BEGIN, text},       {PF_TEXT_FEED, text},          {PF_TEXT_NEXT, text},
+    {PF_TEXT_BEGIN, text},
+    {PF_TEXT_FEED, text},
+    {PF_TEXT_NEXT, text},
     {PF_TEXT_BEAM, text},
 #endif
 #ifdef PF_FAULT_TESTS
     {PF_FAULT_TEST, fault_test},
+#endif
+#ifdef PF_BEHIND_BOOTLOADER
+    {PF_BOOT_ENTER, enter_bootloader},
 #endif
 };
 

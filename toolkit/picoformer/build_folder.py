@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from picoformer import __version__
+from picoformer.bootloader import write_boot_files
 from picoformer.errors import ConfigError, DataError, ModelError, UnsupportedError
 from picoformer.files import atomic_folder, atomic_write_bytes, atomic_write_text, content_hash
 from picoformer.firmware import FirmwareBuild, SizeReport, build_firmware, load_build, load_sizes
@@ -171,7 +172,7 @@ def write_build(
     from picoformer.backends.onnx.export import export_onnx
     from picoformer.estimate.tiles import draft_for
     from picoformer.frontends.onnx_load import is_quantized, self_contained
-    from picoformer.ops.graph_file import save_graph
+    from picoformer.ops.graph_file import graph_identity, save_graph
 
     refuse_to_replace(out, BUILD_MARKS)
     content = source if isinstance(source, bytes) else self_contained(source)
@@ -228,6 +229,8 @@ def write_build(
                 ).compiler
             else:
                 compiler = build_firmware(place / "source", board, place, toolchain=toolchain).compiler
+            if board.in_slot:
+                write_boot_files(place, board, graph_identity(graph)[:16], toolchain)
             if compiler:
                 compilers[board.name] = compiler
         tick("done", 1 + len(boards))
@@ -350,20 +353,9 @@ def build_files(
             lambda graph: refuse_early(graph, target, scheme, settings, tile, toolchain),
         )  # fmt: skip
         return write_build(
-            source,
-            float_graph,
-            graph,
-            scheme,
-            target,
-            out,
-            prefix,
-            valid_length,
-            progress,
-            samples,
-            quantized,
-            toolchain,
-            tile,
-        )
+            source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples, quantized,
+            toolchain, tile,
+        )  # fmt: skip
 
 
 def _write_memory(plan: MemoryPlan, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from picoformer import __version__
+from picoformer.cli_bootloader import bootloader, bootloader_options, chosen_target
 from picoformer.cli_device import COMMANDS as DEVICE_COMMANDS
 from picoformer.cli_estimate import estimate_options, fits_options, inspect_on_target, list_fitting
 from picoformer.cli_export import export
@@ -107,7 +108,9 @@ def run(pipeline_file: Path, force: bool, toolchain: str, emulator: str, as_json
     show(report.to_json(), as_json, lambda: print_report(report))
 
 
-for command in (export, *TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS, *DEVICE_COMMANDS, *BOARD_COMMANDS, pi):
+for command in (
+    export, bootloader, *TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS, *DEVICE_COMMANDS, *BOARD_COMMANDS, pi,
+):  # fmt: skip
     main.add_command(command)
 for command in PI_HOST_COMMANDS:
     pi.add_command(command)
@@ -151,6 +154,7 @@ def quantize(
 @quantized_option
 @tile_option
 @toolchain_option
+@bootloader_options
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write.")
 @json_option
 def build(
@@ -165,6 +169,8 @@ def build(
     quantized: Path | None,
     tile: str,
     toolchain: str,
+    has_bootloader: bool,
+    image_version: int | None,
     output: Path,
     as_json: bool,
     **decoder: Any,
@@ -178,9 +184,8 @@ def build(
     """
     from picoformer.build_folder import build_files
     from picoformer.reporting import build_record, print_build
-    from picoformer.targets import load_target
 
-    board = load_target(target)
+    board = chosen_target(target, has_bootloader, image_version)
     if is_decoder(model, decoder):
         from picoformer.decoder.build_command import build_decoder_files
 

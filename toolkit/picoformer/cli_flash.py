@@ -89,7 +89,8 @@ COMMANDS = (devices, flash)
 
 def _print(done: Flashing) -> None:
     image, outcome = done.job.image, done.outcome
-    others = done.job.target.flasher.others if done.job.target.flasher else []
+    choice = None if done.job.target.in_slot else done.job.target.flasher
+    others = choice.others if choice else []
     click.echo(f"{image.source} for {done.job.target.name}, {image.size:,} bytes, by {done.method}")
     if outcome is None:
         for step in done.steps:

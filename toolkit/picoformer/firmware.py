@@ -21,6 +21,8 @@ from picoformer.toolchain import CompilerFailure, Unit, compile_units, run_tool
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion")
 _DESCRIPTOR = "runtime/descriptor.o"
 SECTIONS = ("-ffunction-sections", "-fdata-sections")
+SMALL_PAGES = ("-Wl,-z,max-page-size=256",)
+"""Of no system's pages: with larger ones a segment may begin below its first section, with the ELF's headers."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def build_firmware(
             script = linker_script(target)
             (build / "link.ld").write_text(script, encoding="utf-8")
             # Not through -Wl: picolibc's specs would bring a script of their own.
-            link += ["-T", "link.ld", *_entry(script)]
+            link += ["-T", "link.ld", *_entry(script), *(SMALL_PAGES if target.in_slot else ())]
         try:
             printed = run_tool(
                 [*link, "-o", "firmware.elf", *map(str, objects)],
@@ -227,7 +229,7 @@ def target_defines(target: Target) -> list[str]:
     }
     lists: dict[str, list[RegisterBits]] = {}
     if target.uart is not None:
-        uart, watchdog, code = target.uart, target.watchdog, target.region("code")
+        uart, watchdog, code = target.uart, target.watchdog, target.protected_region
         values |= {
             "PF_WATCHDOG_BASE": watchdog.base,
             "PF_WATCHDOG_IRQ": watchdog.irq,
@@ -243,9 +245,11 @@ def target_defines(target: Target) -> list[str]:
             "PF_CODE_ORIGIN": code.origin,
             "PF_CODE_SIZE_LOG2": _protected_log2(code),
             "PF_GUARD_SIZE_LOG2": max(target.guard_bytes.bit_length() - 1, 0),
-            "PF_NULL_GUARD": int(all(region.origin >= 0x1000 for region in target.memory)),
+            "PF_NULL_GUARD": int(all(region.origin >= 0x1000 for region in (code, *target.memory))),
         }
         lists = {"PF_UART_ENABLE": uart.enable, "PF_WATCHDOG_ENABLE": watchdog.enable}
+    if target.in_slot:
+        values["PF_BEHIND_BOOTLOADER"] = 1
     defines = [f"-D{name}={value}u" for name, value in values.items()]
     for name, entries in lists.items():  # an initialiser, ended by a pair of zeros
         pairs = [f"{{{entry.address:#x}u,{entry.bits:#x}u}}" for entry in entries]

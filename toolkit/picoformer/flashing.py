@@ -15,7 +15,7 @@ from picoformer.flash.devices import Port, choose_port, serial_ports
 from picoformer.flash.esp_project import EspImage, project_arguments, read_project
 from picoformer.flash.image import read_image
 from picoformer.flash.interface import Image, Job, Outcome, Phase
-from picoformer.flash.registry import flasher
+from picoformer.flash.registry import RESIDENT, flasher
 from picoformer.flash.uf2 import family_name
 from picoformer.targets import Target, list_targets, load_target
 
@@ -166,7 +166,11 @@ def open_output(request: Request) -> tuple[Image, Target, Path | None]:
 
 
 def choose_method(target: Target, method: str) -> str:
-    """The way in: the one asked for, if the board has it, or the board's first."""
+    """The way in: the one asked for, if the board has it, or the board's first; into a bootloader's slot, by that."""
+    if target.in_slot:
+        if method not in ("", RESIDENT):
+            raise ConfigError(f"--method {method}: the build is for the bootloader of {target.name}, which takes it")
+        return RESIDENT
     choice = target.flasher
     if choice is None:
         sdk = f"the tools of {target.library_sdk}" if target.library_sdk else "a TOML of its own with a [flasher]"

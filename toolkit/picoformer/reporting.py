@@ -23,6 +23,7 @@ from picoformer.report import (
     print_report,
     save_report,
 )
+from picoformer.slot_image import IMAGE
 from picoformer.targets import Target, in_binary
 
 __all__ = [
@@ -154,6 +155,14 @@ def build_record(build: Build, target: Target) -> dict[str, Any]:
         record["ram_bytes"] = vars(sizes.ram)
     if target.is_library:
         record |= {"library": str(build.folder / target.name / build.manifest.prefix), "sdk": target.library_sdk}
+    if target.in_slot:
+        image = build.folder / target.name / IMAGE
+        record["image"] = {
+            "file": str(image),
+            "bytes": image.stat().st_size,
+            "slot_bytes": target.slot_region.length,
+            "version": target.image_version,
+        }
     if target.stands_in:
         record["stands_in"] = target.stands_in
     chosen = read_quantization(build.folder)
@@ -181,6 +190,11 @@ def print_build(record: Mapping[str, Any]) -> None:
     if "library" in record:
         print(f"  {record['library']}/ is for a project of {record['sdk']}; its CMakeLists.txt says how")
         print(f"  {record['library']}_wire/ beside it lets such a program be verified on the board (--port)")
+    if "image" in record:
+        made = record["image"]
+        print(
+            f"  {made['file']}: {made['bytes']:,} bytes for a slot of {made['slot_bytes']:,}, version {made['version']}"
+        )
     if "not_compiled" in record:
         print(f"  not compiled, so flash and RAM are not known: {record['not_compiled']}")
     if "stands_in" in record:

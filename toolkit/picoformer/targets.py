@@ -20,6 +20,8 @@ LIBRARY = "library"
 _BESIDE_WEIGHTS = 64 << 10
 """Room for code that is kept free beside a model's constants where they could lie elsewhere."""
 _LARGEST_GUARD = 1 << 20
+_LONGEST_NAME = 31
+"""An image's header has room for no longer one."""
 
 
 class _Table(BaseModel):
@@ -146,6 +148,24 @@ class FlasherChoice(_Table):
         return self
 
 
+class BootloaderChoice(_Table):
+    """The resident bootloader, in the first `bytes` of the code's memory; `kind` names firmware/bootloader's file
+    flash_<kind>.c. `page_bytes`: what is erased at once. `window_ms`: how long it listens after a reset."""
+
+    kind: Identifier
+    bytes: Annotated[int, Field(gt=0, le=1 << 20)]
+    page_bytes: Annotated[int, Field(ge=256, le=1 << 18)]
+    window_ms: Annotated[int, Field(ge=50, le=5000)] = 300
+
+    @model_validator(mode="after")
+    def _pages(self) -> BootloaderChoice:
+        if self.page_bytes & (self.page_bytes - 1):
+            raise ValueError("page_bytes must be a power of two")
+        if self.bytes % self.page_bytes:
+            raise ValueError("bytes must be a multiple of page_bytes: an image begins with a page of its own")
+        return self
+
+
 class Target(_Table):
     """One board, or the host. Sizes in bytes, clocks in Hz.
 
@@ -175,6 +195,34 @@ class Target(_Table):
     stands_in: str = ""
     library: LibraryChoice | None = None
     flasher: FlasherChoice | None = None
+    bootloader: BootloaderChoice | None = None
+    in_slot: bool = False
+    """Set by `bootloaded`, not in files: the region for code is the room behind the bootloader."""
+    image_version: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    """What images for a target that is `in_slot` say of themselves; not in files."""
+
+    @property
+    def bootloader_region(self) -> MemoryRegion:
+        """Where the bootloader lies, of a target that is `in_slot`."""
+        assert self.bootloader is not None and self.in_slot
+        start = self.slot_region.origin - self.bootloader.bytes
+        return MemoryRegion(name="bootloader", origin=start, length=self.bootloader.bytes, holds="code")
+
+    @property
+    def slot_region(self) -> MemoryRegion:
+        """Where an image and the page of its header lie, of a target that is `in_slot`."""
+        assert self.bootloader is not None and self.in_slot
+        code, page = self.region("code"), self.bootloader.page_bytes
+        return MemoryRegion(name="slot", origin=code.origin - page, length=code.length + page, holds="code")
+
+    @property
+    def protected_region(self) -> MemoryRegion:
+        """Where nothing may write while firmware runs: the memory for code, with a bootloader in it that one too."""
+        code = self.region("code")
+        if not self.in_slot:
+            return code
+        start = self.bootloader_region.origin
+        return MemoryRegion(name=code.name, origin=start, length=code.end - start, holds="code")
 
     @property
     def is_host(self) -> bool:
@@ -220,9 +268,12 @@ class Target(_Table):
     def _whole(self) -> Target:
         if bool(self.stands_in) == (self.emulator is not None):
             raise ValueError("stands_in or [emulator]: say one of them, so that firmware can be run without the board")
+        if self.bootloader is not None and self.port != "cortex_m":
+            raise ValueError("[bootloader] is for port cortex_m; remove it")
         if self.is_host:
             return self
         self._check_memory()
+        self._check_bootloader()
         if 0 < self.max_clock_hz < self.clock_hz:
             raise ValueError("max_clock_hz is below clock_hz; leave it out where the two are the same")
         if self.multiply_cycles and not self.cpu.startswith("cortex-m0"):
@@ -245,6 +296,20 @@ class Target(_Table):
             limit = ((1 << 32) - 1) // self.clock_hz
             raise ValueError(f"watchdog.seconds times clock_hz must fit into 32 bits; at most {limit} seconds")
         return self
+
+    def _check_bootloader(self) -> None:
+        before = self.bootloader.bytes + self.bootloader.page_bytes if self.bootloader else 0
+        if self.in_slot and not 0 < before <= self.region("code").origin:
+            raise ValueError("in_slot is not for target files; say --bootloader when building")
+        if self.bootloader is None:
+            return
+        code, page = self.region("code"), self.bootloader.page_bytes
+        if code.origin % page or code.length % page:
+            raise ValueError("[bootloader] page_bytes must divide origin and length of the first code region")
+        if not self.in_slot and code.length < self.bootloader.bytes + 2 * page:
+            raise ValueError("[bootloader] leaves no room for an image in the first code region; lower its bytes")
+        if len(self.name) > _LONGEST_NAME:
+            raise ValueError(f"name may have {_LONGEST_NAME} letters where there is a [bootloader]; shorten it")
 
     def _check_memory(self) -> None:
         kinds = [region.holds for region in self.memory]
@@ -299,9 +364,25 @@ def load_target(name_or_path: str | Path) -> Target:
             )
     target = read_toml(path, Target)
     source = path.read_text(encoding="utf-8")
+    for key in ("in_slot", "image_version"):
+        if key in target.model_fields_set:
+            place = f"{path}:{key_line(source, (key,))}: key '{key}': "
+            raise ConfigError(f"{place}is not for target files; say --bootloader when building")
     _check_port(path, source, target)
     _check_stand_in(path, source, target)
     return target
+
+
+def bootloaded(target: Target, image_version: int = 0) -> Target:
+    """The target as an image behind its bootloader sees it: the code's region begins behind bootloader and header, and
+    is the only one, so that an image is one piece. The target needs a [bootloader]."""
+    assert target.bootloader is not None
+    if target.in_slot:
+        return target
+    code, before = target.region("code"), target.bootloader.bytes + target.bootloader.page_bytes
+    slot = MemoryRegion(name="slot", origin=code.origin + before, length=code.length - before, holds="code")
+    memory = [slot, *(region for region in target.memory if region.holds != "code")]
+    return target.model_copy(update={"memory": memory, "in_slot": True, "image_version": image_version})
 
 
 def stand_in(target: Target) -> Target:
@@ -352,3 +433,14 @@ def _check_port(path: Path, source: str, target: Target) -> None:
                 f"{path}:{key_line(source, location)}: key '{'.'.join(location)}': firmware/port/{target.port} has no "
                 f"{role}_{kind}.c; use one of {', '.join(known)}, or write that file"
             )
+    _check_flash_kind(path, source, target)
+
+
+def _check_flash_kind(path: Path, source: str, target: Target) -> None:
+    folder = resource_root("firmware") / "bootloader"
+    if target.bootloader is not None and not (folder / f"flash_{target.bootloader.kind}.c").is_file():
+        known = sorted(entry.stem.removeprefix("flash_") for entry in folder.glob("flash_*.c"))
+        raise ConfigError(
+            f"{path}:{key_line(source, ('bootloader', 'kind'))}: key 'bootloader.kind': firmware/bootloader has no "
+            f"flash_{target.bootloader.kind}.c; use one of {', '.join(known)}, or write that file"
+        )

@@ -22,6 +22,15 @@ void pf_port_exit(int status) __attribute__((noreturn));
 /* on = 1: from now, one step may take as long as the target states; then a fault frame says "hang". */
 void pf_port_watchdog(int on);
 
+#ifdef PF_BEHIND_BOOTLOADER
+/* Reset into the bootloader, which then listens for longer than after other resets. */
+void pf_port_enter_bootloader(void) __attribute__((noreturn));
+#endif
+
+/* The note that asks a bootloader to do so, in the first two words of RAM. */
+#define PF_BOOT_NOTE_0 0x746F6F62u
+#define PF_BOOT_NOTE_1 0x8B90909Du
+
 /* 1 and the cycle counter in *now, or 0 where the machine has none. One that costs anything while it runs does so only between
  * pf_port_count_cycles(1) and pf_port_count_cycles(0), and stands still otherwise. */
 int pf_port_cycles(uint32_t *now);

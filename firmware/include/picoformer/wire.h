@@ -33,6 +33,7 @@ enum pf_message {
     PF_STACK = 0x07,
     PF_RESET = 0x08,
     /* 0x10 to 0x17: a bootloader; 0x30 to 0x37: firmware that captures samples */
+    PF_BOOT_ENTER = 0x17, /* firmware behind a bootloader only */
     PF_TEXT_BEGIN = 0x20, /* language models only */
     PF_TEXT_FEED = 0x21,
     PF_TEXT_NEXT = 0x22,

@@ -17,6 +17,7 @@ from picoformer.emulator.process import Child
 from picoformer.emulator.symbols import symbol_address
 from picoformer.errors import DeviceError
 from picoformer.link.transport import DescriptorTransport, Transport
+from picoformer.slot_image import BOOTLOADER, IMAGE, lay_out
 from picoformer.targets import Target
 
 _START_SECONDS = 20.0
@@ -43,7 +44,7 @@ class QemuProcess:
         try:
             address = str(self._folder / "uart")
             command = [program, "-M", choice.machine, "-display", "none", "-monitor", "none", "-no-reboot"]
-            command += ["-semihosting-config", "enable=on,target=native", "-kernel", str(elf.resolve())]
+            command += ["-semihosting-config", "enable=on,target=native", *self._memory(elf, target)]
             command += ["-chardev", f"socket,id=wire,path={address},server=off"]
             command += [*(["-serial", "null"] * choice.serial), "-serial", "chardev:wire"]
             command += [*self._counting(program, elf, count), *choice.args]
@@ -59,6 +60,18 @@ class QemuProcess:
         except BaseException:
             self.close()
             raise
+
+    def _memory(self, elf: Path, target: Target) -> list[str]:
+        """What QEMU finds in memory: the firmware, or its image behind the bootloader, which starts it."""
+        if not target.in_slot or target.bootloader is None:
+            return ["-kernel", str(elf.resolve())]
+        first, slot = elf.with_name(f"{BOOTLOADER}.elf"), self._folder / "slot"
+        image = elf.with_name(IMAGE)
+        if not (first.is_file() and image.is_file()):
+            raise DeviceError(f"{elf.parent} has no {first.name} or no {IMAGE}; build with --bootloader again")
+        slot.write_bytes(lay_out(image.read_bytes(), target.bootloader.page_bytes))
+        place = f"loader,file={slot},addr={target.slot_region.origin:#x},force-raw=on"
+        return ["-kernel", str(first.resolve()), "-device", place]
 
     def _counting(self, program: str, elf: Path, count: bool) -> list[str]:
         plugin, self.uncounted = plugin_for(program) if count else (None, "counting was not asked for")

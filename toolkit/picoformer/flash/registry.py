@@ -7,6 +7,7 @@ import importlib
 from picoformer.errors import ConfigError
 from picoformer.flash.interface import Flasher
 
+RESIDENT = "resident"
 FLASHERS = {
     "stm32": "picoformer.flash.stm32:Stm32Rom",
     "esptool": "picoformer.flash.esptool:Esptool",
@@ -15,7 +16,7 @@ FLASHERS = {
     "jlink": "picoformer.flash.daplink:JlinkDrive",
     "bossac": "picoformer.flash.bossac:Bossac",
     "pyocd": "picoformer.flash.pyocd:Pyocd",
-    "resident": "picoformer.flash.resident:Resident",
+    RESIDENT: "picoformer.flash.resident:Resident",
 }
 """Kind → module and class."""
 

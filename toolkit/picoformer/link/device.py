@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from picoformer.errors import DeviceError
+from picoformer.link.boot import greet
 from picoformer.link.exchange import (
     REPLY_HEADER,
     BrokenStreamError,
@@ -118,7 +119,7 @@ class Device:
 
     def _meet(self) -> Hello:
         """Who answers now; DeviceError where that is not who answered before, or speaks another version."""
-        hello = _parsed(Hello.parse, self.exchange.ask(Message.HELLO), Message.HELLO)
+        hello = _parsed(Hello.parse, greet(self.exchange), Message.HELLO)
         if hello.version != WIRE_VERSION:
             raise DeviceError(
                 f"the device speaks version {hello.version} of the protocol, this is {WIRE_VERSION}; rebuild it"

@@ -185,10 +185,16 @@ def evaluate_files(
     def outputs() -> Array:
         return stack_outputs(graph, [run.outputs for run in stream.done])[graph.outputs[0]]
 
+    place = out or resume
     try:
         measured = stream.run()
+    except DeviceError as error:
+        if place is None or not stream.done:
+            raise
+        kept = f"the {len(stream.done)} before it are in {place}, go on with --resume {place}"
+        raise DeviceError(f"{error}; {kept}") from error
     finally:
-        if (place := out or resume) is not None and stream.done:
+        if place is not None and stream.done:
             few = truth[: len(stream.done)]
             save_predictions(place, graph, inputs, stream.done, checked, guess(outputs()), guess(few))
     value = outputs()

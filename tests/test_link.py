@@ -76,18 +76,25 @@ class _Raw:
         raise AssertionError("the device does not answer")
 
     def ask(self, line: bytes) -> bytes:
+        return self.ask_all(line, 1)[0]
+
+    def ask_all(self, line: bytes, count: int) -> list[bytes]:
+        """Exactly `count` frames come back."""
         self._transport.write(line, 5.0)
-        end = time.monotonic() + 5
-        while time.monotonic() < end:
-            bodies = self._reader.feed(self._transport.read(0.5))
-            if bodies:
-                assert len(bodies) == 1
-                return bodies[0]
-        raise AssertionError("no answer")
+        end, bodies = time.monotonic() + 5, list[bytes]()
+        while len(bodies) < count and time.monotonic() < end:
+            bodies += self._reader.feed(self._transport.read(0.5))
+        assert len(bodies) == count
+        return bodies
 
 
 def _request(kind: int, payload: bytes = b"", sequence: int = 7) -> bytes:
     return encode_frame(bytes([sequence, kind]) + payload)
+
+
+def _run(flags: int, until: int, mark: int = 0, *inputs: bytes) -> bytes:
+    """SPEC, 0x04: the mark of the last reset and the inputs have a CRC-32 in common."""
+    return struct.pack("<BHI", flags, until, zlib.crc32(struct.pack("<I", mark) + b"".join(inputs)))
 
 
 def test_bad_requests_are_answered_and_change_nothing(device_target: str, tiny_firmware: TinyFirmware) -> None:
@@ -124,19 +131,21 @@ def test_bad_requests_are_answered_and_change_nothing(device_target: str, tiny_f
             (Message.WRITE_INPUT, struct.pack("<HI", 0, 1999) + b"xy", Status.OUT_OF_RANGE),
             (Message.WRITE_INPUT, struct.pack("<HI", 0, 0xFFFFFFFF) + b"xy", Status.OUT_OF_RANGE),
             (Message.RUN, b"\0", Status.BAD_LENGTH),
-            (Message.RUN, struct.pack("<BH", 16, 0xFFFF), Status.OUT_OF_RANGE),
-            (Message.RUN, struct.pack("<BH", 8, 0xFFFF), Status.OUT_OF_RANGE),
-            (Message.RUN, struct.pack("<BH", 9, 1), Status.OUT_OF_RANGE),
-            (Message.RUN, struct.pack("<BH", 2, 0xFFFF), Status.OUT_OF_RANGE),  # neither has a cycle counter
-            (Message.RUN, struct.pack("<BH", 0, 3), Status.OUT_OF_RANGE),
-            (Message.RUN, struct.pack("<BH", 4, 1), Status.OUT_OF_RANGE),
-            (Message.RUN, struct.pack("<BH", 0, 0xFFFF), Status.INPUT_MISSING),
+            (Message.RUN, _run(0, 0xFFFF)[:-1], Status.BAD_LENGTH),
+            (Message.RUN, _run(16, 0xFFFF), Status.OUT_OF_RANGE),
+            (Message.RUN, _run(8, 0xFFFF), Status.OUT_OF_RANGE),
+            (Message.RUN, _run(9, 1), Status.OUT_OF_RANGE),
+            (Message.RUN, _run(2, 0xFFFF), Status.OUT_OF_RANGE),  # neither has a cycle counter
+            (Message.RUN, _run(0, 3), Status.OUT_OF_RANGE),
+            (Message.RUN, _run(4, 1), Status.OUT_OF_RANGE),
+            (Message.RUN, _run(0, 0xFFFF), Status.INPUT_MISSING),
             (Message.READ_OUTPUT, struct.pack("<HIH", 0, 0, 41), Status.OUT_OF_RANGE),
             (Message.READ_OUTPUT, struct.pack("<HIH", 2, 0, 1), Status.OUT_OF_RANGE),
             (Message.READ_OUTPUT, struct.pack("<HIH", 0, 0, 40), Status.STALE),
             (0x06, struct.pack("<HIH", 0, 0, 1), Status.UNKNOWN_TYPE),
             (Message.STACK, b"x", Status.BAD_LENGTH),
-            (Message.RESET, b"x", Status.BAD_LENGTH),
+            (Message.RESET, b"", Status.BAD_LENGTH),
+            (Message.RESET, b"12345", Status.BAD_LENGTH),
             (Message.FAULT_TEST, b"\0", Status.OUT_OF_RANGE),
         ]
         for kind, payload, status in cases:
@@ -158,8 +167,9 @@ def test_both_sides_stuff_alike_at_every_length(device_target: str, tiny_firmwar
                 written = raw.ask(_request(Message.WRITE_INPUT, struct.pack("<HI", 0, at) + pixels[at : at + 1000]))
                 assert written[2] == Status.OK
             raw.ask(_request(Message.WRITE_INPUT, struct.pack("<HI", 1, 0) + b"\5\6\7\1"))
-            ran = raw.ask(_request(Message.RUN, struct.pack("<BH", 0, 0xFFFF)))
-            assert ran[2:] == bytes([Status.OK, 0, 0, 0, 1, 0, 2, 0])
+            accepted, ran = raw.ask_all(_request(Message.RUN, _run(0, 0xFFFF, 0, pixels, b"\5\6\7\1")), 2)
+            assert accepted[2:] == bytes([Status.OK, 0, 0])
+            assert ran[2:] == bytes([Status.OK, 1, 0x80, 0, 0, 1, 0, 2, 0])
             looked_up = device_fixture.expected_steps(pixels, b"\5\6\7\1")[0]
             for size in (0, 1, *range(244, 262), *range(500, 514), 1037):
                 reply = raw.ask(_request(Message.READ_OUTPUT, struct.pack("<HIH", 1, 3, size)))
@@ -294,8 +304,7 @@ class _Deaf(_Silent):
         return answers or super().read(timeout)
 
 
-def test_a_device_that_misses_the_first_hello_is_greeted_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("picoformer.link.device._HELLO_SECONDS", 0.05)
-    assert Device(_Deaf(3), reply_seconds=2.0).hello().name == "tiny"
+def test_a_device_that_misses_the_first_hello_is_greeted_again() -> None:
+    assert Device(_Deaf(3), reply_seconds=2.0, repeat_seconds=0.05).hello().name == "tiny"
     with pytest.raises(DeviceError, match="timeout: the device did not answer 'hello'"):
-        Device(_Deaf(100), reply_seconds=0.3).hello()
+        Device(_Deaf(100), reply_seconds=0.3, repeat_seconds=0.05).hello()

@@ -211,7 +211,7 @@ def test_after_a_reset_a_device_is_as_new(opened: Opened, build: DecoderBuild) -
     """A search leaves the model at the caches of the last of its beams, and rows in all of them."""
     session, _ = opened
     graph = build.build.graph
-    session.device.ask_frames(Message.TEXT_BEAM, beam_request(build, beams=3, tokens=4) + words(*PROMPT))
+    session.device.ask(Message.TEXT_BEAM, beam_request(build, beams=3, tokens=4) + words(*PROMPT), runs=True)
     session.device.reset()
     decoder, reference = DeviceSession(session.device, graph), integer_session(lower_graph(graph))
     names = [tensor.name for tensor in session.device.tensors(Table.STEPS)]
@@ -326,7 +326,7 @@ def test_beams_with_a_bad_prompt(payload: bytes, status: Status, opened: Opened,
 def test_a_search_ends_a_text(opened: Opened, build: DecoderBuild, wanted: tuple[int, ...]) -> None:
     session, text = opened
     begin_and_feed(text, build, PROMPT)
-    session.device.ask_frames(Message.TEXT_BEAM, beam_request(build) + words(*PROMPT))
+    session.device.ask(Message.TEXT_BEAM, beam_request(build) + words(*PROMPT), runs=True)
     refused(session, Message.TEXT_NEXT, b"", Status.STALE)
     is_right(text, build, wanted)
 

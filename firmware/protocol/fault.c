@@ -2,6 +2,8 @@
 #include "picoformer/port.h"
 #include "wire_internal.h"
 
+volatile uint16_t pf_running_step = PF_NO_STEP;
+
 static void put64(uint8_t *to, uint64_t value) {
     pf_put32(to, (uint32_t)(value & 0xFFFFFFFFu));
     pf_put32(to + 4, (uint32_t)(value >> 32));

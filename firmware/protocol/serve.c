@@ -1,4 +1,4 @@
-/* One request after another: check every field, act, reply. */
+/* The requests of a model's firmware: check every field, act, reply. */
 #include <string.h>
 
 #include "picoformer/device.h"
@@ -15,16 +15,9 @@
 /* Bytes of a describe record besides its name: offset, bytes, length of the name. */
 #define DESCRIBE_RECORD 9u
 
-static uint8_t request[PF_FRAME_BYTES + PF_CRC_BYTES];
-static pf_reply reply;
 static uint32_t input_bytes_written; /* since the last run, which may have overwritten the inputs */
 static int outputs_are_there;        /* the arena holds what a whole run left */
-
-typedef struct call {
-    uint8_t sequence, type;
-    const uint8_t *payload;
-    uint32_t bytes;
-} call;
+static uint8_t mark[4];              /* of the last reset; a start clears it, and a host sees by it that there was one */
 
 /* The inputs, or what a plain run computes, take the place of a text. */
 static void leave_text(void) {
@@ -33,11 +26,7 @@ static void leave_text(void) {
 #endif
 }
 
-static void open_ok(const call *in) {
-    pf_reply_open(&reply, in->sequence, in->type, PF_ACCEPTED);
-}
-
-static uint8_t hello(const call *in) {
+static uint8_t hello(const pf_call *in, pf_reply *reply) {
     if (in->bytes != 0) return PF_BAD_LENGTH;
     uint32_t now, flags = pf_port_cycles(&now) ? PF_HELLO_CYCLES : 0u;
 #ifdef PF_FAULT_TESTS
@@ -46,45 +35,42 @@ static uint8_t hello(const call *in) {
 #ifdef PF_TEXT
     flags |= PF_HELLO_TEXT;
 #endif
-    open_ok(in);
-    pf_reply_u16(&reply, PF_WIRE_VERSION);
-    pf_reply_u16(&reply, PF_FRAME_BYTES);
-    pf_reply_bytes(&reply, pf_device.identity, sizeof pf_device.identity);
-    pf_reply_u16(&reply, pf_device.input_count);
-    pf_reply_u16(&reply, pf_device.output_count);
-    pf_reply_u16(&reply, pf_device.step_count);
-    pf_reply_u16(&reply, flags);
-    pf_reply_u32(&reply, pf_device.arena_bytes);
-    pf_reply_u32(&reply, PF_CLOCK_HZ);
+    pf_reply_u16(reply, PF_WIRE_VERSION);
+    pf_reply_u16(reply, PF_FRAME_BYTES);
+    pf_reply_bytes(reply, pf_device.identity, sizeof pf_device.identity);
+    pf_reply_u16(reply, pf_device.input_count);
+    pf_reply_u16(reply, pf_device.output_count);
+    pf_reply_u16(reply, pf_device.step_count);
+    pf_reply_u16(reply, flags);
+    pf_reply_u32(reply, pf_device.arena_bytes);
+    pf_reply_u32(reply, PF_CLOCK_HZ);
     uint32_t length = (uint32_t)strlen(pf_device.name);
-    uint32_t room = pf_reply_room(&reply);
-    pf_reply_bytes(&reply, pf_device.name, length < room ? length : room);
-    pf_reply_send(&reply);
+    uint32_t room = pf_reply_room(reply);
+    pf_reply_bytes(reply, pf_device.name, length < room ? length : room);
     return PF_ACCEPTED;
 }
 
-static uint8_t describe(const call *in) {
+static uint8_t describe(const pf_call *in, pf_reply *reply) {
     if (in->bytes != 3) return PF_BAD_LENGTH;
     const pf_tensor_info *const tables[3] = {pf_device.inputs, pf_device.outputs, pf_device.steps};
     const uint16_t counts[3] = {pf_device.input_count, pf_device.output_count, pf_device.step_count};
     uint32_t kind = in->payload[0], index = pf_get16(in->payload + 1);
     if (kind > 2 || index >= counts[kind]) return PF_OUT_OF_RANGE;
-    open_ok(in);
     for (; index < counts[kind]; index++) {
         const pf_tensor_info *tensor = &tables[kind][index];
         uint32_t length = (uint32_t)strlen(tensor->name);
         length = length < 255u ? length : 255u;
-        if (pf_reply_room(&reply) < DESCRIBE_RECORD + length) break;
-        pf_reply_u32(&reply, tensor->offset);
-        pf_reply_u32(&reply, tensor->bytes);
-        pf_reply_u8(&reply, length);
-        pf_reply_bytes(&reply, tensor->name, length);
+        if (pf_reply_room(reply) < DESCRIBE_RECORD + length) break;
+        pf_reply_u32(reply, tensor->offset);
+        pf_reply_u32(reply, tensor->bytes);
+        pf_reply_u8(reply, length);
+        pf_reply_bytes(reply, tensor->name, length);
     }
-    pf_reply_send(&reply);
     return PF_ACCEPTED;
 }
 
-static uint8_t write_input(const call *in) {
+static uint8_t write_input(const pf_call *in, pf_reply *reply) {
+    (void)reply;
     if (in->bytes < 6) return PF_BAD_LENGTH;
     uint32_t index = pf_get16(in->payload), offset = pf_get32(in->payload + 2), bytes = in->bytes - 6u;
     if (index >= pf_device.input_count) return PF_OUT_OF_RANGE;
@@ -94,13 +80,11 @@ static uint8_t write_input(const call *in) {
     memcpy(pf_device.arena + tensor->offset + offset, in->payload + 6, bytes);
     input_bytes_written += bytes;
     outputs_are_there = 0;
-    open_ok(in);
-    pf_reply_send(&reply);
     return PF_ACCEPTED;
 }
 
-static uint8_t run(const call *in) {
-    if (in->bytes != 3) return PF_BAD_LENGTH;
+static uint8_t run(const pf_call *in, pf_reply *reply) {
+    if (in->bytes != 7) return PF_BAD_LENGTH;
     uint32_t flags = in->payload[0], until = pf_get16(in->payload + 1), needed = 0, now;
     if (flags & ~(PF_RUN_CRC | PF_RUN_CYCLES | PF_RUN_OUTPUTS | PF_RUN_STEP)) return PF_OUT_OF_RANGE;
     if ((flags & PF_RUN_STEP) && (flags != PF_RUN_STEP || until == PF_ALL_STEPS)) return PF_OUT_OF_RANGE;
@@ -108,40 +92,43 @@ static uint8_t run(const call *in) {
     if (until != PF_ALL_STEPS && until >= pf_device.step_count) return PF_OUT_OF_RANGE;
     if ((flags & PF_RUN_OUTPUTS) && until != PF_ALL_STEPS && until + 1u != pf_device.step_count)
         return PF_OUT_OF_RANGE; /* there are no outputs before the last step */
-    for (uint32_t i = 0; i < pf_device.input_count; i++) needed += pf_device.inputs[i].bytes;
+    uint32_t crc = pf_crc32(0, mark, sizeof mark);
+    for (uint32_t i = 0; i < pf_device.input_count; i++) {
+        needed += pf_device.inputs[i].bytes;
+        crc = pf_crc32(crc, pf_device.arena + pf_device.inputs[i].offset, pf_device.inputs[i].bytes);
+    }
     if (input_bytes_written < needed) return PF_INPUT_MISSING;
+    if (crc != pf_get32(in->payload + 3)) return PF_NOT_THESE;
     input_bytes_written = 0;
     outputs_are_there = 0;
-    const uint8_t status = pf_wire_run(&reply, in->sequence, flags, until);
+    const uint8_t status = pf_wire_run(reply, flags, until);
     outputs_are_there = status == PF_ACCEPTED && (until == PF_ALL_STEPS || until + 1u == pf_device.step_count);
     return status;
 }
 
-static uint8_t read_output(const call *in) {
+static uint8_t read_output(const pf_call *in, pf_reply *reply) {
     if (in->bytes != 8) return PF_BAD_LENGTH;
     uint32_t index = pf_get16(in->payload), offset = pf_get32(in->payload + 2), bytes = pf_get16(in->payload + 6);
     if (index >= pf_device.output_count) return PF_OUT_OF_RANGE;
     const pf_tensor_info *tensor = &pf_device.outputs[index];
     if (offset > tensor->bytes || bytes > tensor->bytes - offset) return PF_OUT_OF_RANGE;
     if (!outputs_are_there) return PF_STALE;
-    open_ok(in);
-    if (bytes > pf_reply_room(&reply)) return PF_TOO_LONG;
-    pf_reply_bytes(&reply, pf_device.arena + tensor->offset + offset, bytes);
-    pf_reply_send(&reply);
+    if (bytes > pf_reply_room(reply)) return PF_TOO_LONG;
+    pf_reply_bytes(reply, pf_device.arena + tensor->offset + offset, bytes);
     return PF_ACCEPTED;
 }
 
-static uint8_t stack(const call *in) {
+static uint8_t stack(const pf_call *in, pf_reply *reply) {
     if (in->bytes != 0) return PF_BAD_LENGTH;
-    open_ok(in);
-    pf_reply_u32(&reply, pf_port_stack_bytes());
-    pf_reply_u32(&reply, pf_port_stack_used());
-    pf_reply_send(&reply);
+    pf_reply_u32(reply, pf_port_stack_bytes());
+    pf_reply_u32(reply, pf_port_stack_used());
     return PF_ACCEPTED;
 }
 
-static uint8_t reset(const call *in) {
-    if (in->bytes != 0) return PF_BAD_LENGTH;
+static uint8_t reset(const pf_call *in, pf_reply *reply) {
+    (void)reply;
+    if (in->bytes != sizeof mark) return PF_BAD_LENGTH;
+    memcpy(mark, in->payload, sizeof mark);
     leave_text();
 #ifdef PF_TEXT
     memset(pf_text.states, 0, pf_text.state_bytes);
@@ -150,70 +137,56 @@ static uint8_t reset(const call *in) {
     pf_port_stack_forget();
     input_bytes_written = 0;
     outputs_are_there = 0;
-    open_ok(in);
-    pf_reply_send(&reply);
     return PF_ACCEPTED;
 }
 
 #ifdef PF_TEXT
-static call of_text; /* the request whose reply goes on */
-
-static void next_frame(pf_reply *out) {
-    out->body[PF_REPLY_HEADER] = 1;
-    pf_reply_send(out);
-    open_ok(&of_text);
-    pf_reply_u8(out, 0);
-}
-
-static uint8_t text(const call *in) {
+static uint8_t text(const pf_call *in, pf_reply *reply) {
     uint8_t status;
-    of_text = *in;
-    open_ok(in);
     switch (in->type) {
     case PF_TEXT_BEGIN:
-        status = pf_text_begin(&reply, in->payload, in->bytes);
+        status = pf_text_begin(reply, in->payload, in->bytes);
         break;
     case PF_TEXT_FEED:
-        status = pf_text_feed(&reply, in->payload, in->bytes);
+        status = pf_text_feed(reply, in->payload, in->bytes);
         break;
     case PF_TEXT_NEXT:
-        status = pf_text_next(&reply, in->bytes);
+        status = pf_text_next(reply, in->payload, in->bytes);
         break;
     default:
-        status = pf_text_beam(&reply, in->payload, in->bytes, next_frame);
+        status = pf_text_beam(reply, in->payload, in->bytes);
         break;
     }
     if (status != PF_BAD_LENGTH && status != PF_STALE) { /* the text's own inputs are in the arena from now on */
         input_bytes_written = 0;
         outputs_are_there = 0;
     }
-    if (status == PF_ACCEPTED) pf_reply_send(&reply);
     return status;
 }
 #endif
 
-static uint8_t dispatch(const call *in) {
+static uint8_t dispatch(const pf_call *in, pf_reply *reply) {
     switch (in->type) {
     case PF_HELLO:
-        return hello(in);
+        return hello(in, reply);
     case PF_DESCRIBE:
-        return describe(in);
+        return describe(in, reply);
     case PF_WRITE_INPUT:
-        return write_input(in);
+        return write_input(in, reply);
     case PF_RUN:
-        return run(in);
+        return run(in, reply);
     case PF_READ_OUTPUT:
-        return read_output(in);
+        return read_output(in, reply);
     case PF_STACK:
-        return stack(in);
+        return stack(in, reply);
     case PF_RESET:
-        return reset(in);
+        return reset(in, reply);
 #ifdef PF_TEXT
     case PF_TEXT_BEGIN:
     case PF_TEXT_FEED:
     case PF_TEXT_NEXT:
     case PF_TEXT_BEAM:
-        return text(in);
+        return text(in, reply);
 #endif
 #ifdef PF_FAULT_TESTS
     case PF_FAULT_TEST:
@@ -224,22 +197,6 @@ static uint8_t dispatch(const call *in) {
     }
 }
 
-static void refuse(uint8_t sequence, uint8_t type, uint8_t status) {
-    pf_reply_open(&reply, sequence, type, status);
-    pf_reply_send(&reply);
-}
-
 void pf_wire_serve(void) {
-    for (;;) {
-        int32_t length = pf_frame_receive(request);
-        if (length == PF_FRAME_GONE) return;
-        if (length < 2) { /* no field of a bad frame can be trusted: sequence and type 0 */
-            uint8_t status = length == PF_FRAME_BAD_CRC ? PF_BAD_CRC : length == PF_FRAME_TOO_LONG ? PF_TOO_LONG : PF_BAD_FRAME;
-            refuse(0, 0, status);
-            continue;
-        }
-        call in = {request[0], request[1], request + 2, (uint32_t)length - 2u};
-        uint8_t status = dispatch(&in);
-        if (status != PF_ACCEPTED) refuse(in.sequence, in.type, status);
-    }
+    pf_serve_requests(pf_device.name, dispatch);
 }

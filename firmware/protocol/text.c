@@ -7,6 +7,7 @@
 #define SETTINGS_BYTES      60u
 #define BEAM_SETTINGS_BYTES 40u
 #define MOST_TOKENS         ((PF_FRAME_BYTES - 2u) / 4u) /* of a request */
+#define POSITION_BYTES      4u
 
 static pf_decoder decoder, model; /* the model's, block by block under the watchdog; and as it is */
 static pf_sampler_settings settings;
@@ -110,38 +111,43 @@ uint8_t pf_text_begin(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
 
 uint8_t pf_text_feed(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
     uint32_t cycles = 0;
-    if (bytes < 4 || bytes % 4 != 0) return PF_BAD_LENGTH;
-    if (position < 0 || pending >= 0) return PF_STALE;
-    token_count = (int32_t)(bytes / 4);
+    if (bytes < POSITION_BYTES + 4 || bytes % 4 != 0) return PF_BAD_LENGTH;
+    if (position < 0 || pending >= 0 || get_signed(request) != position) return PF_STALE;
+    request += POSITION_BYTES;
+    token_count = (int32_t)((bytes - POSITION_BYTES) / 4);
     if (token_count > decoder.context - position) return PF_OUT_OF_RANGE;
     for (int32_t i = 0; i < token_count; i++) {
         tokens[i] = get_signed(request + 4 * i);
         if (tokens[i] < 0 || tokens[i] >= decoder.vocabulary) return PF_OUT_OF_RANGE;
     }
+    pf_stream_begin(reply);
     for (int32_t i = 0; i < token_count; i++) (void)pf_sampler_accept(&sampler, tokens[i]);
     if (counted(feed, 0, &cycles) < 0) {
         pf_text_forget();
         return PF_STEP_FAILED;
     }
     position += token_count;
-    pf_reply_u32(reply, (uint32_t)position);
-    pf_reply_u32(reply, cycles);
+    pf_stream_u32(reply, (uint32_t)position);
+    pf_stream_u32(reply, cycles);
+    pf_stream_end(reply);
     return PF_ACCEPTED;
 }
 
-uint8_t pf_text_next(pf_reply *reply, uint32_t bytes) {
+uint8_t pf_text_next(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
     uint32_t cycles = 0;
-    if (bytes != 0) return PF_BAD_LENGTH;
-    if (position <= 0) return PF_STALE;
+    if (bytes != POSITION_BYTES) return PF_BAD_LENGTH;
+    if (position <= 0 || get_signed(request) != position + (pending >= 0)) return PF_STALE;
     if (pending >= 0 && position >= decoder.context) return PF_OUT_OF_RANGE;
+    pf_stream_begin(reply);
     if (counted(next, 0, &cycles) < 0) {
         pf_text_forget();
         return PF_STEP_FAILED;
     }
     (void)pf_sampler_accept(&sampler, drawn);
     pending = drawn;
-    pf_reply_u32(reply, (uint32_t)drawn);
-    pf_reply_u32(reply, cycles);
+    pf_stream_u32(reply, (uint32_t)drawn);
+    pf_stream_u32(reply, cycles);
+    pf_stream_end(reply);
     return PF_ACCEPTED;
 }
 
@@ -159,9 +165,8 @@ static int search(void *argument) {
     return call->found < 0 ? call->found : 0;
 }
 
-/* The request: settings, stop tokens, the prompt. The reply: count; each text's score and length, then its tokens: `emit`
- * sends what does not fit one frame. */
-uint8_t pf_text_beam(pf_reply *reply, const uint8_t *request, uint32_t bytes, void (*more)(pf_reply *reply)) {
+/* The request: settings, stop tokens, the prompt. The reply: count; each text's score and length, then its tokens. */
+uint8_t pf_text_beam(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
     static beam_call call;
     uint32_t cycles = 0;
     if (bytes < BEAM_SETTINGS_BYTES || bytes % 4 != 0) return PF_BAD_LENGTH;
@@ -184,22 +189,19 @@ uint8_t pf_text_beam(pf_reply *reply, const uint8_t *request, uint32_t bytes, vo
     if (pf_text.beam_bytes == 0 || call.settings.max_tokens > pf_text.longest_beam ||
         call.settings.max_tokens > (int32_t)MOST_TOKENS)
         return PF_OUT_OF_RANGE;
+    pf_stream_begin(reply);
     if (counted(search, &call, &cycles) < 0) return call.found == PF_ERROR_DECODER ? PF_STEP_FAILED : PF_OUT_OF_RANGE;
-    pf_reply_u8(reply, 0); /* whether another frame follows */
-    pf_reply_u32(reply, (uint32_t)call.found);
-    pf_reply_u32(reply, cycles);
+    pf_stream_u32(reply, (uint32_t)call.found);
+    pf_stream_u32(reply, cycles);
     for (int32_t rank = 0; rank < call.found; rank++) {
         const pf_finished_text *text = &call.beam.finished[rank];
         pf_beam_text(&call.beam, rank, tokens); /* the request's are not needed any more */
-        if (pf_reply_room(reply) < 12) more(reply);
-        pf_reply_u32(reply, (uint32_t)(uint64_t)text->score);
-        pf_reply_u32(reply, (uint32_t)((uint64_t)text->score >> 32));
-        pf_reply_u32(reply, (uint32_t)text->length);
-        for (int32_t i = 0; i < text->length; i++) {
-            if (pf_reply_room(reply) < 4) more(reply);
-            pf_reply_u32(reply, (uint32_t)tokens[i]);
-        }
+        pf_stream_u32(reply, (uint32_t)(uint64_t)text->score);
+        pf_stream_u32(reply, (uint32_t)((uint64_t)text->score >> 32));
+        pf_stream_u32(reply, (uint32_t)text->length);
+        for (int32_t i = 0; i < text->length; i++) pf_stream_u32(reply, (uint32_t)tokens[i]);
     }
+    pf_stream_end(reply);
     return PF_ACCEPTED;
 }
 #else

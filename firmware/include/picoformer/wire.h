@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#define PF_WIRE_VERSION 2u
+#define PF_WIRE_VERSION 3u
 
 /* Longest body (before CRC and byte stuffing) of a frame in either direction. A target may make it smaller. */
 #ifndef PF_FRAME_BYTES
@@ -12,6 +12,7 @@
 #endif
 
 #define PF_REPLY             0x80u   /* reply type = request type | PF_REPLY */
+#define PF_LOG_FRAME         0xFEu   /* unsolicited: text for a person */
 #define PF_FAULT_FRAME       0xFFu   /* unsolicited */
 #define PF_ALL_STEPS         0xFFFFu /* run: no stop before the last step */
 #define PF_NO_STEP           0xFFFFu /* fault: not inside a step */
@@ -31,7 +32,7 @@ enum pf_message {
     PF_READ_OUTPUT = 0x05,
     PF_STACK = 0x07,
     PF_RESET = 0x08,
-    /* 0x10 load image: reserved for a bootloader */
+    /* 0x10 to 0x17: a bootloader; 0x30 to 0x37: firmware that captures samples */
     PF_TEXT_BEGIN = 0x20, /* language models only */
     PF_TEXT_FEED = 0x21,
     PF_TEXT_NEXT = 0x22,
@@ -49,7 +50,8 @@ enum pf_status {
     PF_OUT_OF_RANGE = 6,
     PF_STALE = 7,         /* read output: no whole run since the inputs were written; text: none was begun */
     PF_INPUT_MISSING = 8, /* run: the inputs were not all written since the last run */
-    PF_STEP_FAILED = 9    /* a step refused its input, as an embedding does an id past its rows */
+    PF_STEP_FAILED = 9,   /* a step refused its input, as an embedding does an id past its rows */
+    PF_NOT_THESE = 10     /* run: the inputs, or the mark of the last reset, are not those that the host means */
 };
 
 enum pf_fault_kind {
@@ -72,6 +74,10 @@ typedef struct pf_fault {
 
 /* Serve requests until the host goes away. */
 void pf_wire_serve(void);
+
+/* Send text (UTF-8, no end of line needed) to whoever listens, in log frames; outside of a counted region, and not from a fault
+ * handler or an interrupt. */
+void pf_wire_log(const char *text);
 
 /* Send a fault frame. Safe from any fault handler: uses its own buffer and no more than 200 bytes of stack. */
 void pf_wire_fault(const pf_fault *fault);

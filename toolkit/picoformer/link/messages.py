@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 REPLY = 0x80
+LOG_FRAME = 0xFE
 FAULT_FRAME = 0xFF
 ALL_STEPS = 0xFFFF
 NO_STEP = 0xFFFF
 UNKNOWN = 0xFFFFFFFF
+_MOST_BYTES = 1 << 28  # of one call of a model: no device has so much memory
 
 
 class Message(IntEnum):
-    """Request types. 0x10 (load image) is reserved for a bootloader."""
+    """Requests of a model's firmware. A bootloader has 0x10 to 0x17, firmware that captures samples 0x30 to 0x37."""
 
     HELLO = 0x01
     DESCRIBE = 0x02
@@ -45,9 +48,10 @@ class Status(IntEnum):
     STALE = 7
     INPUT_MISSING = 8
     STEP_FAILED = 9
+    NOT_THESE = 10
 
 
-MEANING = {
+MEANING: dict[int, str] = {
     Status.BAD_CRC: "the frame arrived damaged (CRC); check the line",
     Status.BAD_FRAME: "the frame arrived broken; check the line",
     Status.TOO_LONG: "the frame is longer than the device takes",
@@ -57,6 +61,8 @@ MEANING = {
     Status.STALE: "there are no outputs of the inputs as they are, or no text was begun",
     Status.INPUT_MISSING: "write every input before each run",
     Status.STEP_FAILED: "a step refused its input: an id is outside the rows of an embedding",
+    Status.NOT_THESE: "its inputs or what it kept of earlier runs are not this host's: it restarted, or somebody else "
+    "speaks to it; begin again",
 }
 
 
@@ -180,9 +186,17 @@ def write_input_body(index: int, offset: int, data: bytes) -> bytes:
     return struct.pack("<HI", index, offset) + data
 
 
-def run_body(flags: RunFlags, until: int | None) -> bytes:
-    """Payload of a `run` request; `until` is the last step to run to its end, None for all."""
-    return struct.pack("<BH", flags, ALL_STEPS if until is None else until)
+def run_body(flags: RunFlags, until: int | None, check: int) -> bytes:
+    """Payload of a `run` request; `until` is the last step to run to its end, None for all; see `run_check`."""
+    return struct.pack("<BHI", flags, ALL_STEPS if until is None else until, check)
+
+
+def run_check(mark: int, inputs: Iterable[bytes]) -> int:
+    """CRC-32 of the mark of the last reset (0 without one) and of all inputs in order: what a run is meant for."""
+    crc = zlib.crc32(struct.pack("<I", mark))
+    for data in inputs:
+        crc = zlib.crc32(data, crc)
+    return crc
 
 
 def read_body(index: int, offset: int, length: int) -> bytes:
@@ -207,6 +221,8 @@ def parse_run(data: bytes, flags: RunFlags, until: int | None, outputs: list[Ten
             continue  # begun, and not asked for
         if has_crc:
             size, crc = figures[:2]
+            if size > _MOST_BYTES:
+                raise ValueError(f"a call that computes {size:,} bytes")
             crcs[step] = joined_crc(crcs[step], crc, size)
         if has_cycles:
             cycles[step] += figures[-1]

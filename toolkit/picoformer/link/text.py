@@ -36,31 +36,33 @@ class TextDevice:
             raise DeviceError(f"the device runs '{device.hello().name}', which writes no text; flash a decoder's build")
         self._device = device
         self._vocabulary = 0
+        self._length = 0  # of the text so far: a request that came late or twice is out of place, and refused
 
     def begin(self, settings: bytes) -> TextHello:
         """Forget the text so far; `settings` are those of SAMPLER."""
         hello = TextHello(*_unpacked("<III", self._device.ask(Message.TEXT_BEGIN, settings)))
-        self._vocabulary = hello.vocabulary
+        self._vocabulary, self._length = hello.vocabulary, 0
         return hello
 
     def feed(self, tokens: Sequence[int], told: Callable[[], None] | None = None) -> int:
         """Let it read tokens, in as many requests as it takes, `told` being called after each; returns the position of
         the next."""
-        most = min((self._device.hello().frame_bytes - 2) // 4, MOST_TOKENS_A_FRAME)
-        position = 0
+        most = min((self._device.hello().frame_bytes - 6) // 4, MOST_TOKENS_A_FRAME)
         for start in range(0, len(tokens), most):
             part = tokens[start : start + most]
-            answer = self._device.ask(Message.TEXT_FEED, struct.pack(f"<{len(part)}i", *part), runs=True)
-            position = _unpacked("<II", answer)[0]  # and cycles
+            request = struct.pack(f"<{1 + len(part)}i", self._length, *part)
+            self._length = _unpacked("<II", self._device.ask(Message.TEXT_FEED, request, runs=True))[0]  # and cycles
             if told is not None:
                 told()
-        return position
+        return self._length
 
     def next(self) -> int:
         """Let it draw the next token, after it has read the one that it drew last."""
-        token = _unpacked("<iI", self._device.ask(Message.TEXT_NEXT, runs=True))[0]  # and cycles
+        answer = self._device.ask(Message.TEXT_NEXT, struct.pack("<i", self._length), runs=True)
+        token = _unpacked("<iI", answer)[0]  # and cycles
         if not 0 <= token < self._vocabulary:
             raise DeviceError(f"the device drew token {token} of a vocabulary of {self._vocabulary}; {_REBUILD}")
+        self._length += 1
         return token
 
     def beam(
@@ -73,7 +75,7 @@ class TextDevice:
         request = _BEAM.pack(*settings, len(stop_tokens)) + struct.pack(f"<{len(words)}i", *words)
         if len(request) > self._device.hello().frame_bytes - 2:
             raise DeviceError(f"{len(prompt)} tokens of prompt do not fit one frame of the device; shorten the prompt")
-        data = self._device.ask_frames(Message.TEXT_BEAM, request)
+        data = self._device.ask_again(Message.TEXT_BEAM, request)
         try:
             found, at = [], 8
             for _ in range(struct.unpack_from("<I", data)[0]):

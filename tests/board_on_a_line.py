@@ -32,7 +32,7 @@ class Board:
         self.to_host: Harm = lambda data: data
         self.port = ""
         self._ended = threading.Event()
-        self._rest = b""
+        self._rest, self._is_cut = b"", False
 
     def _start(self) -> Running:
         return emulator_for(self._target, count=False).start(self._elf, self._target)
@@ -46,16 +46,20 @@ class Board:
         """As by pulling the plug: the line is gone and does not come back."""
         self._ended.set()
 
+    def cut(self) -> None:
+        """As by a bad plug: the line breaks, what is on it is lost, and it can be opened again."""
+        self._is_cut = True
+
     def pump(self, read: Callable[[], bytes], write: Callable[[bytes], None], descriptor: int) -> None:
         """Until the host closes its end, or the board leaves."""
-        while not self._ended.is_set():
+        self._is_cut, self._rest = False, b""
+        while not (self._ended.is_set() or self._is_cut):
             if select.select([descriptor], [], [], 0)[0]:
                 data = read()
                 if not data:
                     return
                 self._to_device(data)
-                if self._ended.is_set():
-                    return
+                continue
             if data := self.running.transport.read(0.002):
                 write(self.to_host(data))
 
@@ -67,7 +71,7 @@ class Board:
                 if action := self.before.pop(len(self.requests), None):
                     action()
                 self.requests.append(body[1])
-            if not self._ended.is_set():
+            if not (self._ended.is_set() or self._is_cut):
                 self.running.transport.write(line + b"\0", 5.0)
 
     def close(self) -> None:

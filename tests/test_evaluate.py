@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from board_on_a_line import Board, board_on_a_socket, board_on_a_terminal
+from board_on_a_line import board_on_a_socket, board_on_a_terminal
 from command_line import CLASSES, SAMPLES, Workshop, open_workshop, picoformer, refuses, samples, succeeds
+from decode_graphs import decoder
 from digits_student import trained
 from picoformer import evaluation
 from picoformer.build_folder import open_build
@@ -25,6 +26,7 @@ from picoformer.predictions import SampleRun
 from picoformer.reference import lower_graph, run_integer
 from picoformer.targets import load_target
 
+START = 4  # the number of the request that writes the first sample: hello and the three tables go before
 WORDS_OF_A_SAMPLE = 2  # write input, run
 BOARD = "mps2-an386"
 
@@ -130,7 +132,7 @@ def test_on_a_terminal_line_as_on_a_board(shop: Workshop, tmp_path: Path, arm_to
     folder, data, firmware = _board_files(shop, 5, tmp_path)
     with board_on_a_terminal(*firmware) as board:
         record = succeeds("evaluate", folder, "--data", data, "--port", board.port, "--json").record
-    assert (record["device"], record["samples"], record["repeated"]) == (board.port, 5, 0)
+    assert (record["device"], record["samples"], record["reopened"]) == (board.port, 5, 0)
     assert record["reference"]["equal_samples"] == 5 and record["emulator"] is None
     assert record["instructions_uncounted"] == "instructions are counted in an emulator only"
 
@@ -140,21 +142,34 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "RETRY_SECONDS", 0.02)
 
 
-def _start(board: Board) -> int:
-    """The number of the request that writes the first sample: hello and the three tables go before."""
-    return 4
+def test_a_board_reset_in_the_middle_gets_its_sample_again(shop: Workshop, tmp_path: Path, arm_tools: None) -> None:
+    folder, data, firmware = _board_files(shop, 6, tmp_path)
+    with board_on_a_socket(*firmware) as board:
+        board.before[START + 2 * WORDS_OF_A_SAMPLE + 1] = board.reset  # between input and run of sample 2
+        found = evaluate_files(folder, data, board.port)
+    assert found.equal.all() and len(found.runs) == 6
+    assert board.requests.count(Message.RUN) == 6 + 1
 
 
-def test_a_board_reset_in_the_middle_gets_its_sample_again(
+def test_a_line_that_breaks_is_opened_again(shop: Workshop, tmp_path: Path, arm_tools: None, quick: None) -> None:
+    folder, data, firmware = _board_files(shop, 6, tmp_path)
+    with board_on_a_socket(*firmware) as board:
+        board.before[START + 3 * WORDS_OF_A_SAMPLE + 1] = board.cut  # the run of sample 3 gets no answer
+        record = succeeds("evaluate", folder, "--data", data, "--port", board.port, "--json").record
+    assert record["reopened"] == 1 and record["reference"]["equal_samples"] == 6
+    assert board.requests.count(Message.HELLO) == 2
+
+
+def test_a_line_that_breaks_at_every_try_is_given_up(
     shop: Workshop, tmp_path: Path, arm_tools: None, quick: None
 ) -> None:
     folder, data, firmware = _board_files(shop, 6, tmp_path)
+    first = START + 2 * WORDS_OF_A_SAMPLE
     with board_on_a_socket(*firmware) as board:
-        board.before[_start(board) + 2 * WORDS_OF_A_SAMPLE + 1] = board.reset  # between input and run of sample 2
-        found = evaluate_files(folder, data, board.port)
-    assert found.retries == 1 and found.equal.all() and len(found.runs) == 6
-    assert board.requests.count(Message.RUN) == 6 + 1
-    assert board.requests.count(Message.HELLO) == 2
+        for number in range(first, first + 100):
+            board.before[number] = board.cut
+        refuses(["evaluate", folder, "--data", data, "--port", board.port], "sample 2 of 6: ")
+    assert len(board.requests) == first + 1 + evaluation.RETRIES, "tried so often, no more"
 
 
 def test_a_board_that_is_gone_leaves_what_was_done_to_go_on_from(
@@ -163,7 +178,7 @@ def test_a_board_that_is_gone_leaves_what_was_done_to_go_on_from(
     folder, data, firmware = _board_files(shop, 6, tmp_path)
     kept, words = tmp_path / "kept.npz", ("evaluate", folder, "--data", data)
     with board_on_a_socket(*firmware) as board:
-        board.before[_start(board) + 4 * WORDS_OF_A_SAMPLE] = board.leave
+        board.before[START + 4 * WORDS_OF_A_SAMPLE] = board.leave
         line = refuses([*words, "--port", board.port, "-o", kept], "sample 4 of 6", "cannot be opened", str(kept))
     assert "--resume" in line
     assert len(np.load(kept)["predictions"]) == 4
@@ -185,7 +200,7 @@ def test_an_output_that_is_not_the_references_is_found(shop: Workshop, tmp_path:
     def flip(received: bytes) -> bytes:
         lines = []
         for body in reader.feed(received):
-            if body[1] == Message.RUN | 0x80:
+            if body[1] == Message.RUN | 0x80 and body[4] & 0x80:  # the last part of a run
                 runs.append(body)
                 if len(runs) == 4:
                     body = body[:-1] + bytes([body[-1] ^ 1])  # the last byte of the last output, with a good CRC
@@ -254,7 +269,7 @@ def test_predictions_of_others_are_not_gone_on_from(shop: Workshop, digits_build
 
 def test_a_language_model_is_for_other_commands(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     build = open_build(shop.build("host"))
-    with_states = replace(build, graph=quantized("llama"))
+    with_states = replace(build, graph=decoder(2, 8))
     assert with_states.graph.states
     monkeypatch.setattr(evaluation, "open_build", lambda folder: with_states)
     refuses(["evaluate", shop.build("host"), "--data", shop.inputs], "`perplexity`", "`verify`")

@@ -63,6 +63,7 @@ class Evaluation:
     clock_hz: int
     measured: Measured
     retries: int
+    resent: int
     stands_in: str = ""
 
     @property
@@ -106,7 +107,8 @@ class Evaluation:
             "instructions_uncounted": self.measured.uncounted or None,
             "samples_per_second": len(seconds) / sum(seconds) if sum(seconds) > 0 else None,
             "stack_bytes": self.measured.stack_used,
-            "repeated": self.retries,
+            "reopened": self.retries,
+            "requests_sent_again": self.resent,
             "emulator": self.measured.emulator or None,
         }
 
@@ -213,6 +215,7 @@ def evaluate_files(
         0 if measured.emulator else stream.clock_hz,
         measured,
         stream.retries,
+        stream.resent,
         "" if runs is target else runs.name,
     )
 
@@ -254,6 +257,7 @@ class _Stream:
     progress: Progress | None
     done: list[SampleRun]
     retries: int = 0
+    resent: int = 0
     clock_hz: int = 0
     was_open: bool = False
     right: int = 0
@@ -300,6 +304,7 @@ class _Stream:
                 self.done.append(self._one(session, runner))
                 self._judge(len(self.done) - 1)
                 self._tick(runner.name)
+            self.resent += session.device.exchange.resent
             return runner.measured()
 
     def _one(self, session: Session, runner: Runner) -> SampleRun:
@@ -330,5 +335,5 @@ def _may_pass(error: DeviceError) -> bool:
     """Whether trying again may help: not where the model refuses its input. A board that was reset between input and
     run has no input."""
     return not isinstance(error, RefusedError) or error.status in (
-        Status.BAD_CRC, Status.BAD_FRAME, Status.TOO_LONG, Status.STALE, Status.INPUT_MISSING
+        Status.BAD_CRC, Status.BAD_FRAME, Status.TOO_LONG, Status.STALE, Status.INPUT_MISSING, Status.NOT_THESE
     )  # fmt: skip

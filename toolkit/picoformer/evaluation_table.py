@@ -30,10 +30,11 @@ def print_evaluation(record: Mapping[str, Any]) -> None:
         ("samples equal to the reference", f"{reference['equal_samples']:,}", f"of {record['samples']:,}"),
         ("predictions that are the same", f"{reference['same_predictions']:,}", f"of {record['samples']:,}"),
         ("stack, bytes", _figure(record["stack_bytes"], 0), ""),
-        ("samples a second over the wire", _figure(record["samples_per_second"], 1), ""),
+        ("samples a second (of this machine's clock)", _figure(record["samples_per_second"], 1), ""),
     ]
-    if record["repeated"]:
-        rows.append(("samples that were sent again", f"{record['repeated']:,}", ""))
+    for key, title in (("reopened", "times the line was opened anew"), ("requests_sent_again", "requests sent again")):
+        if record[key]:
+            rows.append((title, f"{record[key]:,}", ""))
     _print(rows, {1})
     print()
     found = [(title, record["latency"][key], digits) for key, title, digits in _LATENCIES if record["latency"][key]]

@@ -14,14 +14,14 @@ void pf_uart_init(void) {
     UART_CTRL = 1u | 2u | 8u; /* transmit, receive, receive interrupt (it only ends a wait) */
 }
 
-static int received(void) {
+int pf_uart_received(void) {
     return (UART_STATE & STATE_RX_FULL) != 0;
 }
 
 int pf_uart_read(void) {
-    if (!received()) {
+    if (!pf_uart_received()) {
         UART_INTCLEAR = 2u;
-        pf_sleep_until(PF_UART_RX_IRQ, received);
+        pf_sleep_until(PF_UART_RX_IRQ, pf_uart_received);
     }
     return (int)(UART_DATA & 0xFFu);
 }

@@ -37,12 +37,12 @@ void pf_uart_init(void) {
     UART_STARTRX = 1u;
 }
 
-static int received(void) {
+int pf_uart_received(void) {
     return UART_RXDRDY != 0;
 }
 
 int pf_uart_read(void) {
-    if (!received()) pf_sleep_until(PF_UART_RX_IRQ, received);
+    if (!pf_uart_received()) pf_sleep_until(PF_UART_RX_IRQ, pf_uart_received);
     UART_RXDRDY = 0; /* before the byte is taken: the next one may come at once */
     return (int)(UART_RXD & 0xFFu);
 }

@@ -19,12 +19,12 @@ void pf_uart_init(void) {
     UART_CR1 = CR1_ENABLE | 1u << 3 | 1u << 2 | 1u << 5; /* transmit, receive, receive interrupt (it only ends a wait) */
 }
 
-static int received(void) {
+int pf_uart_received(void) {
     return (UART_STATUS & STATUS_RX_FULL) != 0;
 }
 
 int pf_uart_read(void) {
-    if (!received()) pf_sleep_until(PF_UART_RX_IRQ, received);
+    if (!pf_uart_received()) pf_sleep_until(PF_UART_RX_IRQ, pf_uart_received);
     return (int)(UART_RECEIVE & 0xFFu);
 }
 

@@ -12,6 +12,9 @@ void pf_port_init(void);
 /* The next byte from the host, waiting for it; -1 when the host has gone for good. */
 int pf_port_read(void);
 
+/* Whether a byte from the host waits to be read, or the host has gone; does not wait. */
+int pf_port_received(void);
+
 /* Queue or send one byte; pf_port_flush returns once all queued bytes are on their way. */
 void pf_port_write(uint8_t byte);
 void pf_port_flush(void);
@@ -22,8 +25,10 @@ void pf_port_exit(int status) __attribute__((noreturn));
 /* on = 1: from now, one step may take as long as the target states; then a fault frame says "hang". */
 void pf_port_watchdog(int on);
 
-/* 1 and the free-running cycle counter in *now, or 0 where the machine has none. */
+/* 1 and the cycle counter in *now, or 0 where the machine has none. One that costs anything while it runs does so only between
+ * pf_port_count_cycles(1) and pf_port_count_cycles(0), and stands still otherwise. */
 int pf_port_cycles(uint32_t *now);
+void pf_port_count_cycles(int on);
 
 /* Bytes reserved for the stack and the most that were ever in use; PF_STACK_UNKNOWN where not known. */
 uint32_t pf_port_stack_bytes(void);

@@ -132,6 +132,10 @@ void pf_port_init(void) {
     pf_uart_init();
 }
 
+int pf_port_received(void) {
+    return pf_uart_received();
+}
+
 int pf_port_read(void) {
     return pf_uart_read();
 }
@@ -152,6 +156,10 @@ void pf_port_watchdog(int on) {
 int pf_port_cycles(uint32_t *now) {
     *now = has_cycle_counter ? DWT_CYCCNT : 0;
     return has_cycle_counter;
+}
+
+void pf_port_count_cycles(int on) {
+    (void)on;
 }
 
 uint32_t pf_port_stack_bytes(void) {

@@ -22,6 +22,10 @@ REPLACEABLE int pf_port_cycles(uint32_t *now) {
     return 0;
 }
 
+REPLACEABLE void pf_port_count_cycles(int on) {
+    (void)on;
+}
+
 REPLACEABLE uint32_t pf_port_stack_bytes(void) {
     return PF_STACK_UNKNOWN;
 }

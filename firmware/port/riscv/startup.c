@@ -33,6 +33,10 @@ void pf_port_init(void) {
     pf_uart_init();
 }
 
+int pf_port_received(void) {
+    return pf_uart_received();
+}
+
 int pf_port_read(void) {
     return pf_uart_read();
 }
@@ -54,6 +58,10 @@ void pf_port_watchdog(int on) {
 int pf_port_cycles(uint32_t *now) {
     *now = 0;
     return 0;
+}
+
+void pf_port_count_cycles(int on) {
+    (void)on;
 }
 
 uint32_t pf_port_stack_bytes(void) {

@@ -61,8 +61,9 @@ def live_line(label: str, recording: Recording, seconds: float) -> str:
 
 def print_capture(record: Mapping[str, Any]) -> None:
     """Print what `capture` recorded."""
-    pace = "" if record["paced"] else " if it had a clock: readings came as fast as the line took them"
-    print(f"{record['label']}: {record['readings']:,} readings of {record['sensor']} at {record['rate_hz']:g} Hz{pace}")
+    print(f"{record['label']}: {record['readings']:,} readings of {record['sensor']}, {record['rate_hz']:g} Hz")
+    if not record["paced"]:
+        print("  the board has no clock to keep that rate: readings came as fast as the line took them")
     print(f"  {', '.join(record['channels'])}")
     if record["lost"]:
         causes = [

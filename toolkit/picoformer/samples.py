@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ def load_samples(path: Path, part: str = "test", most: int = 0) -> dict[str, Arr
     Of a data set of `picoformer dataset` the `part` "train" or "test" with its labels, `most` samples spread over it
     (0: all).
     """
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     if not set(arrays) >= set(DATASET_ARRAYS):
         return arrays
     x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
@@ -49,7 +50,8 @@ def load_samples(path: Path, part: str = "test", most: int = 0) -> dict[str, Arr
     return {DATASET_INPUT: x[chosen], LABELS: y[chosen], **more}
 
 
-def _read_arrays(path: Path) -> dict[str, Array]:
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz file as they are; raises DataError as `load_samples`."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; give an .npz with an array for each input of the model")
     try:
@@ -73,6 +75,23 @@ def _plain_array(path: Path, name: str, archive: Mapping[str, object]) -> Array:
     if not isinstance(value, np.ndarray):
         raise DataError(f"{path}: '{name}' is no numpy array; save it with np.savez(path, <input name>=array)")
     return value
+
+
+def recorded_stretches(arrays: Mapping[str, Array], samples: int, path: Path) -> tuple[list[tuple[int, int]], int]:
+    """Of samples that `capture` recorded: (first, how many) of each recording, and how many windows before one share
+    readings with it; none and 0 of other samples. Raises DataError where the file is not as it was written."""
+    if CAPTURE not in arrays:
+        return [], 0
+    try:
+        found = json.loads(str(arrays[CAPTURE]))
+        stretches = [(int(entry["first"]), int(entry["samples"])) for entry in found["recordings"]]
+        window, stride = int(found["window"]), max(1, int(found["stride"]))
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: what it says of its recording makes no sense; record again") from None
+    ends = [0, *(first + count for first, count in stretches)]
+    if [first for first, _ in stretches] != ends[:-1] or ends[-1] != samples or min(n for _, n in stretches) < 1:
+        raise DataError(f"{path}: its recordings are not those of its {samples} samples; record again")
+    return stretches, max(0, -(-window // stride) - 1)
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,7 @@ def test_bad_requests_are_answered_and_change_nothing(device_target: str, tiny_f
             (Message.STACK, b"x", Status.BAD_LENGTH),
             (Message.RESET, b"", Status.BAD_LENGTH),
             (Message.RESET, b"12345", Status.BAD_LENGTH),
+            (Message.RESET, bytes(4), Status.OUT_OF_RANGE),
             (Message.FAULT_TEST, b"\0", Status.OUT_OF_RANGE),
         ]
         for kind, payload, status in cases:

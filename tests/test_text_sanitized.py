@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,8 @@ PROMPT = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]
 DRAWN = SamplerSettings(0.9, 20, 0.9, 0.01, 1.3, 6)
 
 
-def payload(chance: random.Random, message: int, good: bytes, beam: bytes) -> bytes:
-    """A request as it should be, one with some words changed, or anything."""
+def payload(chance: random.Random, message: int, good: bytes, beam: bytes, at: bytes) -> bytes:
+    """A request as it should be for the text whose CRC is `at`, one with some words changed, or anything."""
     anything = chance.randbytes(chance.choice((0, 1, 3, 4, 8, 40, 60, 61, 300, 1038)))
     if message == Message.TEXT_BEGIN:
         request = good
@@ -43,14 +44,14 @@ def payload(chance: random.Random, message: int, good: bytes, beam: bytes) -> by
         request = beam + struct.pack("<3i", 1, 2, 3)
     elif message == Message.TEXT_FEED:
         count = chance.choice((1, 2, BLOCK, BLOCK + 1, 30))
-        request = struct.pack(f"<{count}i", *(chance.randrange(VOCABULARY) for _ in range(count)))
+        request = at + struct.pack(f"<{count}i", *(chance.randrange(VOCABULARY) for _ in range(count)))
     elif message == Message.TEXT_NEXT:
-        request = b""
+        request = at
     else:
         return anything
     kind = chance.random()
-    if kind < 0.6 or not request:
-        return request if kind < 0.9 else anything
+    if kind < (0.9 if message == Message.TEXT_NEXT else 0.6):
+        return request
     if kind < 0.9:
         words = list(struct.unpack(f"<{len(request) // 4}i", request))
         for _ in range(chance.choice((1, 1, 2))):
@@ -95,7 +96,7 @@ def test_no_frame_reaches_what_it_should_not(name: str, scheme: str, tmp_path: P
     messages = [Message.TEXT_BEGIN, Message.TEXT_FEED, Message.TEXT_FEED, Message.TEXT_NEXT, Message.TEXT_NEXT,
                 Message.TEXT_NEXT, Message.TEXT_BEAM, Message.WRITE_INPUT, Message.RUN, Message.READ_OUTPUT,
                 Message.DESCRIBE, Message.RESET, None]  # fmt: skip
-    answered = dict.fromkeys(messages, 0)
+    answered, at = dict.fromkeys(messages, 0), 0
     with open_device(firmware, target) as session:
         device = session.device
         for _ in range(FRAMES):
@@ -103,10 +104,17 @@ def test_no_frame_reaches_what_it_should_not(name: str, scheme: str, tmp_path: P
             try:
                 if message is None:
                     plain_run(device, graph, chance)
-                elif message is Message.TEXT_BEAM:
-                    device.ask_frames(message, payload(chance, message, good, beam))
                 else:
-                    device.ask(message, payload(chance, message, good, beam), runs=True)
+                    request = payload(chance, message, good, beam, at.to_bytes(4, "little"))
+                    answer = device.ask(message, request)
+                    if message is Message.RESET:
+                        device.reset()  # its mark is the device's own again
+                    if message is Message.TEXT_BEGIN:
+                        at = zlib.crc32(request)
+                    elif message is Message.TEXT_FEED:
+                        at = zlib.crc32(request[4:], at)
+                    elif message is Message.TEXT_NEXT:
+                        at = zlib.crc32(answer[:4], at)
                 answered[message] += 1
             except RefusedError:
                 pass

@@ -72,12 +72,18 @@ def is_right(text: TextDevice, build: DecoderBuild, wanted: tuple[int, ...]) -> 
 
 def refused(session: Session, message: Message, payload: bytes, status: Status) -> None:
     with pytest.raises(RefusedError) as caught:
-        session.device.ask(message, payload, runs=True)
+        session.device.ask(message, payload)
     assert caught.value.status == status
 
 
 def words(*numbers: int) -> bytes:
     return struct.pack(f"<{len(numbers)}i", *numbers)
+
+
+def after(build: DecoderBuild, *tokens: int) -> int:
+    """What a request says of the text that it belongs to (SPEC, 0x21), as a signed word."""
+    crc = zlib.crc32(settings(build) + words(*tokens))
+    return crc - (crc >> 31 << 32)
 
 
 Opened = tuple[Session, TextDevice]
@@ -110,8 +116,8 @@ def test_begin_with_settings_out_of_range(
     session, text = opened
     given = dict(zip(FIELDS, SAMPLER.unpack(settings(build, SamplerSettings(0.8, 5, 0.9))), strict=True))
     refused(session, Message.TEXT_BEGIN, SAMPLER.pack(*{**given, field: value}.values()), Status.OUT_OF_RANGE)
-    refused(session, Message.TEXT_FEED, words(1), Status.STALE)  # nothing was begun
-    refused(session, Message.TEXT_NEXT, b"", Status.STALE)
+    refused(session, Message.TEXT_FEED, words(0, 1), Status.STALE)  # nothing was begun
+    refused(session, Message.TEXT_NEXT, words(0), Status.STALE)
     is_right(text, build, wanted)
 
 
@@ -123,7 +129,7 @@ def test_begin_with_a_penalty_out_of_range(field: str, opened: Opened, build: De
     refused(session, Message.TEXT_BEGIN, SAMPLER.pack(*{**given, field: 0}.values()), Status.OUT_OF_RANGE)
 
 
-@pytest.mark.parametrize("payload", [b"", b"\1", b"\1\0\0", b"\1\0\0\0\1"])
+@pytest.mark.parametrize("payload", [b"", b"\0\0\0\0", b"\0\0\0\0\1", b"\0\0\0\0\1\0\0", b"\0\0\0\0\1\0\0\0\1"])
 def test_feed_with_another_length(payload: bytes, opened: Opened, build: DecoderBuild, wanted: tuple[int, ...]) -> None:
     session, text = opened
     text.begin(settings(build))
@@ -141,7 +147,7 @@ def test_feed_with_a_token_out_of_range(
     begin_and_feed(text, build, PROMPT[:2])
     given = [7, 8, 9, 10]
     given[at] = token
-    refused(session, Message.TEXT_FEED, words(*given), Status.OUT_OF_RANGE)
+    refused(session, Message.TEXT_FEED, words(after(build, *PROMPT[:2]), *given), Status.OUT_OF_RANGE)
     assert text.feed(PROMPT[2:]) == len(PROMPT)
     assert tuple(text.next() for _ in wanted) == wanted
 
@@ -149,22 +155,38 @@ def test_feed_with_a_token_out_of_range(
 def test_feed_past_the_context(opened: Opened, build: DecoderBuild, wanted: tuple[int, ...]) -> None:
     session, text = opened
     text.begin(settings(build))
-    refused(session, Message.TEXT_FEED, words(*[1] * (CONTEXT + 1)), Status.OUT_OF_RANGE)
+    refused(session, Message.TEXT_FEED, words(after(build), *[1] * (CONTEXT + 1)), Status.OUT_OF_RANGE)
     assert text.feed([1] * CONTEXT) == CONTEXT
-    refused(session, Message.TEXT_FEED, words(1), Status.OUT_OF_RANGE)
-    assert 0 <= text.next() < TOKENS  # what the full context leaves
-    refused(session, Message.TEXT_NEXT, b"", Status.OUT_OF_RANGE)
+    refused(session, Message.TEXT_FEED, words(after(build, *[1] * CONTEXT), 1), Status.OUT_OF_RANGE)
+    last = text.next()  # what the full context leaves
+    assert 0 <= last < TOKENS
+    refused(session, Message.TEXT_NEXT, words(after(build, *[1] * CONTEXT, last)), Status.OUT_OF_RANGE)
     is_right(text, build, wanted)
+
+
+def test_what_is_out_of_place_changes_nothing(opened: Opened, build: DecoderBuild, wanted: tuple[int, ...]) -> None:
+    """A request that the line held up, or that came twice, belongs where the text is not any more."""
+    session, text = opened
+    begin_and_feed(text, build, PROMPT[:2])
+    for at in (0, 2, after(build), after(build, *PROMPT[:1]), after(build, *PROMPT)):
+        refused(session, Message.TEXT_FEED, words(at, *PROMPT[2:]), Status.STALE)
+        refused(session, Message.TEXT_NEXT, words(at), Status.STALE)
+    assert text.feed(PROMPT[2:]) == len(PROMPT)
+    assert text.next() == wanted[0]
+    refused(session, Message.TEXT_NEXT, words(after(build, *PROMPT)), Status.STALE)
+    assert tuple(text.next() for _ in wanted[1:]) == wanted[1:]
 
 
 def test_next_before_its_time(opened: Opened, build: DecoderBuild, wanted: tuple[int, ...]) -> None:
     session, text = opened
     text.begin(settings(build))
-    refused(session, Message.TEXT_NEXT, b"", Status.STALE)
+    refused(session, Message.TEXT_NEXT, words(after(build)), Status.STALE)
     assert text.feed(PROMPT) == len(PROMPT)
     refused(session, Message.TEXT_NEXT, b"\0", Status.BAD_LENGTH)
     assert text.next() == wanted[0]
-    refused(session, Message.TEXT_FEED, words(1), Status.STALE)  # it has a token of its own to read
+    refused(
+        session, Message.TEXT_FEED, words(after(build, *PROMPT, wanted[0]), 1), Status.STALE
+    )  # it has a token of its own to read
     assert tuple(text.next() for _ in wanted[1:]) == wanted[1:]
 
 
@@ -172,6 +194,7 @@ def test_next_before_its_time(opened: Opened, build: DecoderBuild, wanted: tuple
 def test_other_requests_end_a_text(what: str, opened: Opened, build: DecoderBuild, wanted: tuple[int, ...]) -> None:
     """They use the memory that its logits and caches lie in."""
     session, text = opened
+    session.device.reset()  # else the first write does
     begin_and_feed(text, build, PROMPT)
     decoder = DeviceSession(session.device, build.build.graph)
     if what == "reset":
@@ -180,8 +203,8 @@ def test_other_requests_end_a_text(what: str, opened: Opened, build: DecoderBuil
         decoder.write([3], 0)
     if what == "run":
         session.device.run()
-    refused(session, Message.TEXT_NEXT, b"", Status.STALE)
-    refused(session, Message.TEXT_FEED, words(1), Status.STALE)
+    refused(session, Message.TEXT_NEXT, words(after(build, *PROMPT)), Status.STALE)
+    refused(session, Message.TEXT_FEED, words(after(build, *PROMPT), 1), Status.STALE)
     is_right(text, build, wanted)
 
 
@@ -199,11 +222,11 @@ def test_a_refused_request_of_text_leaves_a_plain_run_alone(opened: Opened, buil
     session, _ = opened
     decoder = DeviceSession(session.device, build.build.graph)
     decoder.write([3], 0)
-    refused(session, Message.TEXT_NEXT, b"", Status.STALE)
+    refused(session, Message.TEXT_NEXT, words(0), Status.STALE)
     refused(session, Message.TEXT_FEED, b"\1", Status.BAD_LENGTH)
     result = session.device.run(outputs=True)
     assert result.outputs is not None
-    refused(session, Message.TEXT_NEXT, b"", Status.STALE)
+    refused(session, Message.TEXT_NEXT, words(0), Status.STALE)
     assert session.device.read_output(0) == result.outputs[0]
 
 
@@ -211,7 +234,7 @@ def test_after_a_reset_a_device_is_as_new(opened: Opened, build: DecoderBuild) -
     """A search leaves the model at the caches of the last of its beams, and rows in all of them."""
     session, _ = opened
     graph = build.build.graph
-    session.device.ask(Message.TEXT_BEAM, beam_request(build, beams=3, tokens=4) + words(*PROMPT), runs=True)
+    session.device.ask(Message.TEXT_BEAM, beam_request(build, beams=3, tokens=4) + words(*PROMPT))
     session.device.reset()
     decoder, reference = DeviceSession(session.device, graph), integer_session(lower_graph(graph))
     names = [tensor.name for tensor in session.device.tensors(Table.STEPS)]
@@ -326,8 +349,8 @@ def test_beams_with_a_bad_prompt(payload: bytes, status: Status, opened: Opened,
 def test_a_search_ends_a_text(opened: Opened, build: DecoderBuild, wanted: tuple[int, ...]) -> None:
     session, text = opened
     begin_and_feed(text, build, PROMPT)
-    session.device.ask(Message.TEXT_BEAM, beam_request(build) + words(*PROMPT), runs=True)
-    refused(session, Message.TEXT_NEXT, b"", Status.STALE)
+    session.device.ask(Message.TEXT_BEAM, beam_request(build) + words(*PROMPT))
+    refused(session, Message.TEXT_NEXT, words(after(build, *PROMPT)), Status.STALE)
     is_right(text, build, wanted)
 
 

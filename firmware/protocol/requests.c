@@ -36,7 +36,8 @@ int pf_serve_request(pf_answer answer) {
     return 1;
 }
 
-void pf_serve_requests(const char *name, pf_answer answer) {
+/* Apart, so that its frame is gone when requests are answered. */
+__attribute__((noinline)) static void say_ready(const char *name) {
     static const char before[] = "picoformer ", behind[] = " ready";
     const uint32_t fixed = sizeof before - 1u + sizeof behind - 1u, length = (uint32_t)strlen(name);
 
@@ -47,6 +48,10 @@ void pf_serve_requests(const char *name, pf_answer answer) {
     pf_reply_bytes(&reply, behind, sizeof behind - 1u);
     pf_port_write(0); /* ends what a start before this one left on the line */
     pf_reply_send(&reply);
+}
+
+void pf_serve_requests(const char *name, pf_answer answer) {
+    say_ready(name);
     while (pf_serve_request(answer)) {
     }
 }

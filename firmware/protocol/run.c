@@ -3,15 +3,9 @@
 #include "picoformer/port.h"
 #include "wire_internal.h"
 
-/* Cycles since `before`; 0 where there is no counter. */
-static uint32_t cycles_since(uint32_t before) {
+static uint32_t cycles_now(uint32_t flags) {
     uint32_t now = 0;
-    return pf_port_cycles(&now) ? now - before : 0;
-}
-
-static uint32_t cycles_now(void) {
-    uint32_t now = 0;
-    (void)pf_port_cycles(&now);
+    if (flags & PF_RUN_CYCLES) (void)pf_port_cycles(&now);
     return now;
 }
 
@@ -22,15 +16,15 @@ __attribute__((noinline)) static void forget_calls(void) {
     for (uint32_t i = 0; i < sizeof stale / sizeof *stale; i++) stale[i] = 0;
 }
 
-uint8_t pf_wire_run(pf_reply *reply, uint32_t flags, uint32_t until) {
+static uint8_t run_calls(pf_reply *reply, uint32_t flags, uint32_t until) {
     uint32_t missing = until == PF_ALL_STEPS ? 1u : pf_device.steps[until].bytes; /* of the last step wanted */
     int more = 1;
 
     pf_stream_begin(reply);
     pf_port_watchdog(1);
-    uint32_t before = cycles_now();
+    uint32_t before = cycles_now(flags);
     pf_port_call_init(pf_device.init, pf_device.state);
-    uint32_t taken = cycles_since(before);
+    uint32_t taken = cycles_now(flags) - before;
     pf_port_watchdog(0);
     if (flags & PF_RUN_CYCLES) pf_stream_u32(reply, taken);
 
@@ -40,9 +34,9 @@ uint8_t pf_wire_run(pf_reply *reply, uint32_t flags, uint32_t until) {
         pf_running_step = (uint16_t)piece.step;
         forget_calls();
         pf_port_watchdog(1);
-        before = cycles_now();
+        before = cycles_now(flags);
         more = pf_port_call_step(pf_device.step, pf_device.state);
-        taken = cycles_since(before);
+        taken = cycles_now(flags) - before;
         pf_port_watchdog(0);
         pf_running_step = PF_NO_STEP;
         if (more < 0) return PF_STEP_FAILED; /* whoever called refuses the request, in place of the next frame */
@@ -66,4 +60,11 @@ uint8_t pf_wire_run(pf_reply *reply, uint32_t flags, uint32_t until) {
     }
     pf_stream_end(reply);
     return PF_ACCEPTED;
+}
+
+uint8_t pf_wire_run(pf_reply *reply, uint32_t flags, uint32_t until) {
+    if (flags & PF_RUN_CYCLES) pf_port_count_cycles(1);
+    const uint8_t status = run_calls(reply, flags, until);
+    if (flags & PF_RUN_CYCLES) pf_port_count_cycles(0);
+    return status;
 }

@@ -17,7 +17,7 @@
 
 static uint32_t input_bytes_written; /* since the last run, which may have overwritten the inputs */
 static int outputs_are_there;        /* the arena holds what a whole run left */
-static uint8_t mark[4];              /* of the last reset; a start clears it, and a host sees by it that there was one */
+static uint32_t mark;                /* of the last reset; a start clears it, and a host sees by it that there was one */
 
 /* The inputs, or what a plain run computes, take the place of a text. */
 static void leave_text(void) {
@@ -26,9 +26,14 @@ static void leave_text(void) {
 #endif
 }
 
+static int counts_cycles(void) {
+    uint32_t now;
+    return pf_port_cycles(&now);
+}
+
 static uint8_t hello(const pf_call *in, pf_reply *reply) {
     if (in->bytes != 0) return PF_BAD_LENGTH;
-    uint32_t now, flags = pf_port_cycles(&now) ? PF_HELLO_CYCLES : 0u;
+    uint32_t flags = counts_cycles() ? PF_HELLO_CYCLES : 0u;
 #ifdef PF_FAULT_TESTS
     flags |= PF_HELLO_FAULT_TESTS;
 #endif
@@ -83,16 +88,20 @@ static uint8_t write_input(const pf_call *in, pf_reply *reply) {
     return PF_ACCEPTED;
 }
 
-static uint8_t run(const pf_call *in, pf_reply *reply) {
+/* Check a run and take its inputs. The run itself is dispatch's, so that this frame is off the stack by then. */
+static uint8_t begin_run(const pf_call *in, pf_reply *reply) {
+    (void)reply;
     if (in->bytes != 7) return PF_BAD_LENGTH;
-    uint32_t flags = in->payload[0], until = pf_get16(in->payload + 1), needed = 0, now;
+    uint32_t flags = in->payload[0], until = pf_get16(in->payload + 1), needed = 0;
     if (flags & ~(PF_RUN_CRC | PF_RUN_CYCLES | PF_RUN_OUTPUTS | PF_RUN_STEP)) return PF_OUT_OF_RANGE;
     if ((flags & PF_RUN_STEP) && (flags != PF_RUN_STEP || until == PF_ALL_STEPS)) return PF_OUT_OF_RANGE;
-    if ((flags & PF_RUN_CYCLES) && !pf_port_cycles(&now)) return PF_OUT_OF_RANGE;
+    if ((flags & PF_RUN_CYCLES) && !counts_cycles()) return PF_OUT_OF_RANGE;
     if (until != PF_ALL_STEPS && until >= pf_device.step_count) return PF_OUT_OF_RANGE;
     if ((flags & PF_RUN_OUTPUTS) && until != PF_ALL_STEPS && until + 1u != pf_device.step_count)
         return PF_OUT_OF_RANGE; /* there are no outputs before the last step */
-    uint32_t crc = pf_crc32(0, mark, sizeof mark);
+    uint8_t mark_bytes[4];
+    pf_put32(mark_bytes, mark);
+    uint32_t crc = pf_crc32(0, mark_bytes, sizeof mark_bytes);
     for (uint32_t i = 0; i < pf_device.input_count; i++) {
         needed += pf_device.inputs[i].bytes;
         crc = pf_crc32(crc, pf_device.arena + pf_device.inputs[i].offset, pf_device.inputs[i].bytes);
@@ -100,10 +109,8 @@ static uint8_t run(const pf_call *in, pf_reply *reply) {
     if (input_bytes_written < needed) return PF_INPUT_MISSING;
     if (crc != pf_get32(in->payload + 3)) return PF_NOT_THESE;
     input_bytes_written = 0;
-    outputs_are_there = 0;
-    const uint8_t status = pf_wire_run(reply, flags, until);
-    outputs_are_there = status == PF_ACCEPTED && (until == PF_ALL_STEPS || until + 1u == pf_device.step_count);
-    return status;
+    outputs_are_there = until == PF_ALL_STEPS || until + 1u == pf_device.step_count;
+    return PF_ACCEPTED;
 }
 
 static uint8_t read_output(const pf_call *in, pf_reply *reply) {
@@ -127,8 +134,11 @@ static uint8_t stack(const pf_call *in, pf_reply *reply) {
 
 static uint8_t reset(const pf_call *in, pf_reply *reply) {
     (void)reply;
-    if (in->bytes != sizeof mark) return PF_BAD_LENGTH;
-    memcpy(mark, in->payload, sizeof mark);
+    if (in->bytes != 4) return PF_BAD_LENGTH;
+    const uint32_t given = pf_get32(in->payload);
+    if (given == 0) return PF_OUT_OF_RANGE;
+    if (given == mark) return PF_ACCEPTED; /* this very reset, which the line held up */
+    mark = given;
     leave_text();
 #ifdef PF_TEXT
     memset(pf_text.states, 0, pf_text.state_bytes);
@@ -165,36 +175,38 @@ static uint8_t text(const pf_call *in, pf_reply *reply) {
 }
 #endif
 
-static uint8_t dispatch(const pf_call *in, pf_reply *reply) {
-    switch (in->type) {
-    case PF_HELLO:
-        return hello(in, reply);
-    case PF_DESCRIBE:
-        return describe(in, reply);
-    case PF_WRITE_INPUT:
-        return write_input(in, reply);
-    case PF_RUN:
-        return run(in, reply);
-    case PF_READ_OUTPUT:
-        return read_output(in, reply);
-    case PF_STACK:
-        return stack(in, reply);
-    case PF_RESET:
-        return reset(in, reply);
+#ifdef PF_FAULT_TESTS
+static uint8_t fault_test(const pf_call *in, pf_reply *reply) {
+    (void)reply;
+    return in->bytes == 1 ? pf_fault_test(in->payload[0]) : (uint8_t)PF_BAD_LENGTH;
+}
+#endif
+
+/* A table, so that each answer has a stack frame of its own. */
+static const struct {
+    uint8_t type;
+    pf_answer answer;
+} requests[] = {
+    {PF_HELLO, hello},           {PF_DESCRIBE, describe},       {PF_WRITE_INPUT, write_input},
+    {PF_RUN, begin_run},         {PF_READ_OUTPUT, read_output}, {PF_STACK, stack},
+    {PF_RESET, reset},
 #ifdef PF_TEXT
-    case PF_TEXT_BEGIN:
-    case PF_TEXT_FEED:
-    case PF_TEXT_NEXT:
-    case PF_TEXT_BEAM:
-        return text(in, reply);
+    {PF_TEXT_BEGIN, text},       {PF_TEXT_FEED, text},          {PF_TEXT_NEXT, text},
+    {PF_TEXT_BEAM, text},
 #endif
 #ifdef PF_FAULT_TESTS
-    case PF_FAULT_TEST:
-        return in->bytes == 1 ? pf_fault_test(in->payload[0]) : (uint8_t)PF_BAD_LENGTH;
+    {PF_FAULT_TEST, fault_test},
 #endif
-    default:
-        return PF_UNKNOWN_TYPE;
-    }
+};
+
+static uint8_t dispatch(const pf_call *in, pf_reply *reply) {
+    uint32_t i = 0;
+    while (i < sizeof requests / sizeof *requests && requests[i].type != in->type) i++;
+    if (i == sizeof requests / sizeof *requests) return PF_UNKNOWN_TYPE;
+    uint8_t status = requests[i].answer(in, reply);
+    if (in->type == PF_RUN && status == PF_ACCEPTED) status = pf_wire_run(reply, in->payload[0], pf_get16(in->payload + 1));
+    if (status == PF_STEP_FAILED) outputs_are_there = 0;
+    return status;
 }
 
 void pf_wire_serve(void) {

@@ -7,7 +7,7 @@
 #define SETTINGS_BYTES      60u
 #define BEAM_SETTINGS_BYTES 40u
 #define MOST_TOKENS         ((PF_FRAME_BYTES - 2u) / 4u) /* of a request */
-#define POSITION_BYTES      4u
+#define AFTER_BYTES         4u
 
 static pf_decoder decoder, model; /* the model's, block by block under the watchdog; and as it is */
 static pf_sampler_settings settings;
@@ -16,6 +16,7 @@ static int32_t position = -1; /* of the next token to decode; -1: no text was be
 static int32_t pending;       /* the token that was drawn and is not decoded yet; -1: none */
 static int32_t tokens[MOST_TOKENS], token_count;
 static int32_t drawn;
+static uint32_t so_far; /* CRC-32 of the settings and all tokens: a request that is meant for another text is refused */
 
 void pf_text_forget(void) {
     position = pending = -1;
@@ -103,6 +104,7 @@ uint8_t pf_text_begin(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
     if (pf_sampler_init(&sampler, &settings, decoder.vocabulary, pf_text.sampler_scratch, pf_text.sampler_bytes) < 0)
         return PF_OUT_OF_RANGE;
     position = 0;
+    so_far = pf_crc32(0, request, bytes);
     pf_reply_u32(reply, (uint32_t)decoder.context);
     pf_reply_u32(reply, (uint32_t)decoder.vocabulary);
     pf_reply_u32(reply, (uint32_t)decoder.slots);
@@ -111,10 +113,11 @@ uint8_t pf_text_begin(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
 
 uint8_t pf_text_feed(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
     uint32_t cycles = 0;
-    if (bytes < POSITION_BYTES + 4 || bytes % 4 != 0) return PF_BAD_LENGTH;
-    if (position < 0 || pending >= 0 || get_signed(request) != position) return PF_STALE;
-    request += POSITION_BYTES;
-    token_count = (int32_t)((bytes - POSITION_BYTES) / 4);
+    if (bytes < AFTER_BYTES + 4 || bytes % 4 != 0) return PF_BAD_LENGTH;
+    if (position < 0 || pending >= 0 || pf_get32(request) != so_far) return PF_STALE;
+    request += AFTER_BYTES;
+    bytes -= AFTER_BYTES;
+    token_count = (int32_t)(bytes / 4);
     if (token_count > decoder.context - position) return PF_OUT_OF_RANGE;
     for (int32_t i = 0; i < token_count; i++) {
         tokens[i] = get_signed(request + 4 * i);
@@ -127,6 +130,7 @@ uint8_t pf_text_feed(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
         return PF_STEP_FAILED;
     }
     position += token_count;
+    so_far = pf_crc32(so_far, request, bytes);
     pf_stream_u32(reply, (uint32_t)position);
     pf_stream_u32(reply, cycles);
     pf_stream_end(reply);
@@ -135,8 +139,9 @@ uint8_t pf_text_feed(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
 
 uint8_t pf_text_next(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
     uint32_t cycles = 0;
-    if (bytes != POSITION_BYTES) return PF_BAD_LENGTH;
-    if (position <= 0 || get_signed(request) != position + (pending >= 0)) return PF_STALE;
+    uint8_t token[4];
+    if (bytes != AFTER_BYTES) return PF_BAD_LENGTH;
+    if (position <= 0 || pf_get32(request) != so_far) return PF_STALE;
     if (pending >= 0 && position >= decoder.context) return PF_OUT_OF_RANGE;
     pf_stream_begin(reply);
     if (counted(next, 0, &cycles) < 0) {
@@ -145,6 +150,8 @@ uint8_t pf_text_next(pf_reply *reply, const uint8_t *request, uint32_t bytes) {
     }
     (void)pf_sampler_accept(&sampler, drawn);
     pending = drawn;
+    pf_put32(token, (uint32_t)drawn);
+    so_far = pf_crc32(so_far, token, sizeof token);
     pf_stream_u32(reply, (uint32_t)drawn);
     pf_stream_u32(reply, cycles);
     pf_stream_end(reply);

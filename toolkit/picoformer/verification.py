@@ -18,6 +18,7 @@ from picoformer.errors import DeviceError
 from picoformer.firmware import SizeReport
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
+from picoformer.link.messages import RunResult
 from picoformer.metrics import Judgement
 from picoformer.ops.fixedpoint import dequantize, quantize_real
 from picoformer.parity import (
@@ -59,6 +60,16 @@ class Measured:
     uncounted: str
     stack_used: int | None
     emulator: str
+    cycles: Cycles | None = None
+    """Of the first sample, where a board counts them."""
+
+
+def counted_cycles(result: RunResult) -> Cycles | None:
+    """What a board counted in one run; None where it counts nothing."""
+    if result.init_cycles is None or result.step_cycles is None:
+        return None
+    steps = tuple((count, count) for count in result.step_cycles)
+    return Cycles((result.init_cycles, result.init_cycles), steps, "the board's own counter", is_counted=True)
 
 
 @dataclass(frozen=True)
@@ -104,7 +115,13 @@ class Verification:
         ranges = zip(self.report.per_operator, cycles.per_step, strict=True)
         steps = [{"name": cost.name, "op": cost.op, "low": low, "high": high} for cost, (low, high) in ranges]
         low, high = cycles.total
-        return {"low": low, "high": high, "source": cycles.source, "per_operator": steps}
+        return {
+            "low": low,
+            "high": high,
+            "source": cycles.source,
+            "is_counted": cycles.is_counted,
+            "per_operator": steps,
+        }
 
 
 class Runner:
@@ -112,6 +129,7 @@ class Runner:
 
     def __init__(self, session: Session, graph: Graph, steps: int, name: str, progress: Progress | None) -> None:
         self.session, self.graph, self.name, self.progress = session, graph, name, progress
+        self._cycles: Cycles | None = None
         hello = session.device.hello()
         wanted = (len(graph.ports[0]), len(graph.ports[1]), steps)
         if (hello.input_count, hello.output_count, hello.step_count) != wanted:
@@ -127,6 +145,7 @@ class Runner:
             self.write(inputs, sample)
             result = self.session.device.run(crc=True, outputs=True)
             assert result.step_crcs is not None and result.outputs is not None
+            self._cycles = self._cycles or counted_cycles(result)
             crcs.append(result.step_crcs)
             outputs.append(result.outputs)
         if self.progress:
@@ -141,7 +160,8 @@ class Runner:
     def measured(self) -> Measured:
         """Instructions of the last run, the stack's high-water mark, and what ran it."""
         session = self.session
-        return Measured(session.instructions, session.uncounted, session.device.stack().used, session.emulator)
+        stack = session.device.stack().used
+        return Measured(session.instructions, session.uncounted, stack, session.emulator, self._cycles)
 
     def write(self, inputs: Mapping[str, Array], sample: int) -> None:
         """Send the inputs of one sample."""
@@ -267,7 +287,7 @@ def verify_build(
     stands_in = "" if runs is target else runs.name
     judged = _judge(forms, graph, labels)
     compiler = "" if runs.is_library else build.firmware(runs).compiler  # on a port: whatever the SDK took
-    cycles: Cycles | str = "cycles are modelled in an emulator only"
+    cycles: Cycles | str = last.cycles or "this board counts none, and they are modelled in an emulator only"
     if port is None:
         cycles = model_cycles(build, runs, inputs, emulator)
     return Verification(report, judged, quality, last.uncounted, runtime, compiler, last.emulator, stands_in, cycles)

@@ -53,6 +53,10 @@ void pf_interrupt_off(uint32_t irq);
 /* Sleep until ready() is not 0. What makes it so raises `irq`, which has no handler and needs none. */
 void pf_sleep_until(uint32_t irq, int (*ready)(void));
 
+/* cycles.c: bring the counter up; SysTick's handler. */
+void pf_cycles_init(void);
+void pf_cycles_wrapped(void);
+
 /* Make the code read-only and the addresses below the stack untouchable, where the core has an MPU. */
 void pf_mpu_init(void);
 

@@ -3,19 +3,13 @@
 
 #include "picoformer/port.h"
 
-#define PAINT      0xA5A5A5A5u
-#define DEMCR      PF_REGISTER(0xE000EDFCu)
-#define DWT_CTRL   PF_REGISTER(0xE0001000u)
-#define DWT_CYCCNT PF_REGISTER(0xE0001004u)
-#define DWT_LAR    PF_REGISTER(0xE0001FB0u)
+#define PAINT 0xA5A5A5A5u
 
 /* No interrupt but the watchdog's is ever taken. */
 #define EIGHT_INTERRUPTS                                                                                                         \
     pf_fault_entry, pf_fault_entry, pf_fault_entry, pf_fault_entry, pf_fault_entry, pf_fault_entry, pf_fault_entry, pf_fault_entry
 
 int main(void);
-
-static int has_cycle_counter;
 
 static void unexpected_interrupt(void) {
     pf_port_exit(99);
@@ -45,7 +39,7 @@ __attribute__((section(".pf_vectors"), used, aligned(256))) static const struct 
         unexpected_interrupt, /* DebugMonitor */
         0,
         unexpected_interrupt, /* PendSV */
-        unexpected_interrupt, /* SysTick */
+        pf_cycles_wrapped,    /* SysTick */
         EIGHT_INTERRUPTS,
         EIGHT_INTERRUPTS,
         EIGHT_INTERRUPTS,
@@ -94,18 +88,6 @@ void pf_port_stack_forget(void) {
     while (word < end) *word++ = PAINT;
 }
 
-static void start_cycle_counter(void) {
-#if PF_HAS_FAULT_REGISTERS
-    DEMCR |= 1u << 24;     /* TRCENA */
-    DWT_LAR = 0xC5ACCE55u; /* a Cortex-M7 keeps it locked */
-    DWT_CTRL |= 1u;
-    uint32_t before = DWT_CYCCNT;
-    for (volatile int i = 0; i < 4; i++) {
-    }
-    has_cycle_counter = DWT_CYCCNT != before; /* an emulator may leave it at 0 */
-#endif
-}
-
 void pf_start(void) {
     const volatile uint32_t *from = pf_data_load;
     for (volatile uint32_t *to = pf_data_start; to < pf_data_end;) *to++ = *from++;
@@ -127,7 +109,7 @@ void pf_port_init(void) {
 #else
     SCB_CCR |= 1u << 3; /* UNALIGN_TRP: always so on this architecture, but not where an M3 stands in for an M0 */
 #endif
-    start_cycle_counter();
+    pf_cycles_init();
     pf_mpu_init();
     pf_uart_init();
 }
@@ -151,15 +133,6 @@ void pf_port_watchdog(int on) {
         pf_watchdog_arm();
     else
         pf_watchdog_disarm();
-}
-
-int pf_port_cycles(uint32_t *now) {
-    *now = has_cycle_counter ? DWT_CYCCNT : 0;
-    return has_cycle_counter;
-}
-
-void pf_port_count_cycles(int on) {
-    (void)on;
 }
 
 uint32_t pf_port_stack_bytes(void) {

@@ -17,12 +17,14 @@ from picoformer.targets import Target
 
 @dataclass(frozen=True)
 class Cycles:
-    """Least and most cycles by the published timings, memory without wait states; `init` and each step."""
+    """Least and most cycles by the published timings, memory without wait states, or those that a board counted; of
+    `init` and each step."""
 
     init: Range
     per_step: tuple[Range, ...]
     source: str
-    """The manual that the timings are from."""
+    """The manual that the timings are from, or what counted."""
+    is_counted: bool = False
 
     @property
     def total(self) -> Range:

@@ -36,7 +36,7 @@ from picoformer.parity import (
 from picoformer.reference import lower_graph
 from picoformer.reference.session import StateSession, float_session, integer_session
 from picoformer.targets import Target
-from picoformer.verification import LEAST_SQNR_DB, Measured, Verification, flash_bytes, ram_bytes
+from picoformer.verification import LEAST_SQNR_DB, Measured, Verification, counted_cycles, flash_bytes, ram_bytes
 
 Progress = Callable[[str, int, int, float], None]
 
@@ -146,7 +146,7 @@ def verify_decoder(
         "" if board.is_library else build.build.firmware(board).compiler,
         measured.emulator,
         "" if board is target or board.is_host else board.name,
-        "cycles are modelled for whole inferences only",
+        measured.cycles or "cycles are modelled for whole inferences only",
     )
 
 
@@ -197,11 +197,13 @@ def _device_form(
     with open_device(firmware, board, port, identity=graph_identity(graph)[:16], emulator=emulator) as session:
         session.device.reset()  # a board may hold rows of another text
         decoder = DeviceSession(session.device, graph)
+        cycles = None
         for index, run in enumerate(runs):
             tick(f"running on {form.name}", index)
             decoder.write(run.tokens, run.position)
             result = session.device.run(crc=reference is not None, outputs=True)
             assert result.outputs is not None
+            cycles = cycles or counted_cycles(result)
             form.logits.append(decoder.logits(result.outputs[0]))
             if reference is not None:
                 assert result.step_crcs is not None
@@ -221,7 +223,7 @@ def _device_form(
                     break
         tick(f"running on {form.name}", len(runs))
         counted = session.instructions
-        measured = Measured(counted, session.uncounted, session.device.stack().used, session.emulator)
+        measured = Measured(counted, session.uncounted, session.device.stack().used, session.emulator, cycles)
     costs = tuple(
         OperatorCost(
             step.output, step.kind, None if counted is None else counted.per_step[i], token_macs(graph, step.nodes)

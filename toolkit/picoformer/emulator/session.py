@@ -16,10 +16,11 @@ from picoformer.emulator.symbols import symbolize
 from picoformer.errors import DeviceError
 from picoformer.link.device import Device
 from picoformer.link.messages import Table
-from picoformer.link.transport import SerialTransport
+from picoformer.link.transport import SerialTransport, reopen_serial
 from picoformer.targets import Target
 
 _RUN_SECONDS = 120.0
+_REOPEN_SECONDS = 5.0  # for a port that went away while its board was reset
 _MARGIN_SECONDS = 10.0  # past the watchdog: its message should win over our timeout
 
 
@@ -109,8 +110,14 @@ def open_device(
     device: Device | None = None
     try:
         if port is not None:
-            transport = SerialTransport(port, target.uart.baud if target.uart else 115200)
-            device = Device(transport, run_seconds=seconds, symbolize=name, machine=target.port)
+            baud = target.uart.baud if target.uart else 115200
+            device = Device(
+                SerialTransport(port, baud),
+                run_seconds=seconds,
+                symbolize=name,
+                machine=target.port,
+                reopen=lambda: reopen_serial(port, baud, _REOPEN_SECONDS),
+            )
         else:
             assert build is not None, "an emulator runs built firmware"
             running = emulator_for(target, count=count, profile=profile, choice=emulator).start(build.elf, target)
@@ -120,6 +127,7 @@ def open_device(
                 symbolize=name,
                 post_mortem=running.post_mortem,
                 machine=target.port,
+                asks_cycles=False,
             )
         hello = device.hello()
         if identity is not None and hello.identity != identity:

@@ -21,6 +21,7 @@ from picoformer.link.exchange import (
 )
 from picoformer.link.faults import Symbolizer, explain
 from picoformer.link.messages import (
+    IN_PARTS,
     WIRE_VERSION,
     Fault,
     Hello,
@@ -61,11 +62,11 @@ Answer = TypeVar("Answer")
 class Device:
     """The requests of the wire. Raises DeviceError (one of `exchange`'s) when the device is silent, gone, or refuses.
 
-    `reply_seconds`, `repeat_seconds` and `repeats` are those of `Exchange`, as are `post_mortem`, `on_log` and
-    `reopen`; `run_seconds` bounds a run. `symbolize` turns an address into a function's name. `machine` is the
+    `reply_seconds`, `repeat_seconds`, `poke_seconds` and `repeats` are those of `Exchange`, as are `post_mortem`,
+    `on_log` and `reopen`; `run_seconds` bounds a run. `symbolize` turns an address into a function's name. `machine` is the
     target's port: whose exceptions a fault frame numbers. A run whose answer was lost, or whose device restarted, is
     made again from its inputs at most `restarts` times; where a device keeps what earlier runs left, a restart is an
-    error.
+    error. `asks_cycles`: a run asks for cycles where the device counts them (an emulated counter counts none).
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Device:
         reply_seconds: float = 10.0,
         run_seconds: float = 120.0,
         repeat_seconds: float = 1.0,
+        poke_seconds: float = 10.0,
         repeats: int = 8,
         restarts: int = 3,
         symbolize: Symbolizer | None = None,
@@ -82,11 +84,13 @@ class Device:
         machine: str = "cortex_m",
         on_log: Callable[[str], None] | None = None,
         reopen: Callable[[], Transport] | None = None,
+        asks_cycles: bool = True,
     ) -> None:
         self.exchange = Exchange(
             transport,
             reply_seconds=reply_seconds,
             repeat_seconds=repeat_seconds,
+            poke_seconds=poke_seconds,
             repeats=repeats,
             explain=self._explain,
             on_log=on_log,
@@ -95,6 +99,7 @@ class Device:
         )
         self._run_seconds = run_seconds
         self._restarts = restarts
+        self._asks_cycles = asks_cycles
         self._symbolize = symbolize
         self._machine = machine
         self._hello: Hello | None = None
@@ -107,16 +112,21 @@ class Device:
     def hello(self) -> Hello:
         """Who the device is; asked once, then remembered."""
         if self._hello is None:
-            ask = lambda: self.exchange.ask(Message.HELLO)  # noqa: E731
-            hello = _parsed(Hello.parse, self._through_restarts(ask, ask), Message.HELLO)
-            if hello.version != WIRE_VERSION:
-                raise DeviceError(
-                    f"the device speaks version {hello.version} of the protocol, this is {WIRE_VERSION}; rebuild it"
-                )
-            if hello.frame_bytes < _LEAST_FRAME:
-                raise DeviceError(f"the device takes frames of {hello.frame_bytes} bytes only; rebuild its firmware")
-            self._hello = hello
+            self._hello = self._through_restarts(self._meet, self._meet)
         return self._hello
+
+    def _meet(self) -> Hello:
+        """Who answers now; DeviceError where that is not who answered before, or speaks another version."""
+        hello = _parsed(Hello.parse, self.exchange.ask(Message.HELLO), Message.HELLO)
+        if hello.version != WIRE_VERSION:
+            raise DeviceError(
+                f"the device speaks version {hello.version} of the protocol, this is {WIRE_VERSION}; rebuild it"
+            )
+        if hello.frame_bytes < _LEAST_FRAME:
+            raise DeviceError(f"the device takes frames of {hello.frame_bytes} bytes only; rebuild its firmware")
+        if self._hello is not None and hello != self._hello:
+            raise DeviceError(f"another device answers now: '{hello.name}' in place of '{self._hello.name}'")
+        return hello
 
     def tensors(self, table: Table) -> list[TensorInfo]:
         """The device's inputs, outputs or steps, with names and sizes in bytes; asked once, then
@@ -126,7 +136,8 @@ class Device:
             count = (hello.input_count, hello.output_count, hello.step_count)[table]
             found: list[TensorInfo] = []
             while len(found) < count:
-                data = self.ask(Message.DESCRIBE, struct.pack("<BH", table, len(found)))
+                request = struct.pack("<BH", table, len(found))
+                data = self.ask_again(Message.DESCRIBE, request)
                 some = _parsed(parse_describe, data, Message.DESCRIBE)
                 if not some:
                     raise DeviceError("the device described no tensor where there must be one; rebuild its firmware")
@@ -162,7 +173,7 @@ class Device:
         """
         hello = self.hello()
         if cycles is None:
-            cycles = hello.has_cycles
+            cycles = hello.has_cycles and self._asks_cycles
         flags = RunFlags.CRC * crc | RunFlags.CYCLES * cycles | RunFlags.OUTPUTS * outputs
         flags = RunFlags(flags)
         tensors = self.tensors(Table.OUTPUTS) if outputs else []
@@ -217,17 +228,16 @@ class Device:
         undefined."""
         self.exchange.ask(Message.FAULT_TEST, bytes([kind]), seconds=self._run_seconds)
 
-    def ask(self, request: Message, payload: bytes = b"", *, runs: bool = False) -> bytes:
-        """The payload of the answer to a request; that to one that `runs` the model comes in parts, and may take as
-        long as a run."""
-        if runs:
+    def ask(self, request: Message, payload: bytes = b"") -> bytes:
+        """The payload of the answer to a request; that to one that runs the model may take as long as a run."""
+        if request in IN_PARTS:
             return self.exchange.stream(request, payload, seconds=self._run_seconds)
         return self.exchange.ask(request, payload)
 
     def ask_again(self, request: Message, payload: bytes) -> bytes:
-        """`ask` for a request that runs the model and leaves nothing behind: where parts of its answer are lost, or the
+        """`ask` for a request that needs nothing and leaves nothing behind: where parts of its answer are lost, or the
         device restarted, it is made anew."""
-        ask = lambda: self.ask(request, payload, runs=True)  # noqa: E731
+        ask = lambda: self.ask(request, payload)  # noqa: E731
         return self._through_restarts(ask, ask)
 
     def close(self) -> None:
@@ -256,10 +266,10 @@ class Device:
 
         def again() -> bytes:
             self._write_all()
-            return self.ask(Message.RUN, request, runs=True)
+            return self.ask(Message.RUN, request)
 
         try:
-            stream = self._through_restarts(lambda: self.ask(Message.RUN, request, runs=True), again)
+            stream = self._through_restarts(lambda: self.ask(Message.RUN, request), again)
         except RefusedError as error:
             if error.status == Status.STEP_FAILED:
                 self._inputs = {}
@@ -269,13 +279,16 @@ class Device:
 
     def _through_restarts(self, first: Callable[[], Answer], again: Callable[[], Answer]) -> Answer:
         """What `first` gives or, where the device lost its inputs or its answer was lost, `again`."""
-        act = first
+        act, has_restarted = first, False
         for left in reversed(range(self._restarts + 1)):
             try:
+                if has_restarted and self._hello is not None:
+                    self._meet()
                 return act()
             except RestartedError:
                 if left == 0 or self._mark:
                     raise
+                has_restarted = True
             except BrokenStreamError:
                 if left == 0:
                     raise

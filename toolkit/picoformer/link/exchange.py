@@ -73,7 +73,8 @@ class Exchange:
 
     A request whose answer does not come within `repeat_seconds`, or comes damaged, is sent again with the same
     sequence number, at most `repeats` times: firmware carries it out once (SPEC section 7). `reply_seconds` bounds the
-    wait for an answer. `meaning` names the statuses of a refusal; `explain` turns a fault frame into a line for a
+    wait for an answer, or for the first of its parts; after `poke_seconds` of silence between parts the device is asked
+    for the last one again. `meaning` names the statuses of a refusal; `explain` turns a fault frame into a line for a
     person; `on_log` gets the text of each log frame, of which the newest are kept in `logs`. `post_mortem` says what
     became of a process whose line closed. `reopen` gives the line again after it was closed (a port that was
     unplugged) or raises DeviceError.
@@ -87,6 +88,7 @@ class Exchange:
         *,
         reply_seconds: float = 10.0,
         repeat_seconds: float = 1.0,
+        poke_seconds: float = 10.0,
         repeats: int = 8,
         meaning: Mapping[int, str] = MEANING,
         explain: Callable[[Fault], str] | None = None,
@@ -96,7 +98,8 @@ class Exchange:
     ) -> None:
         self._transport = transport
         self.reply_seconds = reply_seconds
-        self.repeat_seconds = repeat_seconds
+        self._repeat_seconds = repeat_seconds
+        self._poke_seconds = poke_seconds
         self._repeats = repeats
         self._meaning = meaning
         self._explain = explain
@@ -108,8 +111,9 @@ class Exchange:
         self._sequence = SystemRandom().randrange(255)
         self._is_known = False  # it has answered: if it says that it is ready, it has started anew
         self.logs: deque[str] = deque(maxlen=_KEPT_LOGS)
+        self.asked = 0
         self.resent = 0
-        """How often a request was sent again, for whoever wants to know how bad the line is."""
+        """How many requests were made and how often one was sent again, for whoever asks how bad the line is."""
 
     def ask(self, request: IntEnum, payload: bytes = b"", *, seconds: float | None = None) -> bytes:
         """The payload of the answer, within `seconds` (None: `reply_seconds`).
@@ -152,8 +156,8 @@ class Exchange:
         """The payload of every reply to one request, as they come; whoever asks knows the last one.
 
         The first must come within `begin_seconds` (None: `seconds`), all within `seconds` (None: `reply_seconds`). With
-        `poke` the request is sent again after `reply_seconds` of silence between two replies as well, which brings the
-        last one back; without, silence of `seconds` ends in an error.
+        `poke` the request is sent again after `poke_seconds` of silence behind a reply as well, which brings the last
+        one back if it was lost; without, silence of `seconds` ends in an error.
         """
         seconds = self.reply_seconds if seconds is None else seconds
         frame = self._frame(request, payload)
@@ -163,7 +167,7 @@ class Exchange:
         until = end if begin_seconds is None else min(end, begun + begin_seconds)
         first = seen = self._reader.broken
         while True:
-            quiet = self.reply_seconds if is_begun else self.repeat_seconds
+            quiet = self._poke_seconds if is_begun else self._repeat_seconds
             again = sent + quiet if (poke if is_begun else left > 0) else until
             body = self._next_body(request, min(until, again))
             now = time.monotonic()
@@ -195,6 +199,7 @@ class Exchange:
 
     def _frame(self, request: IntEnum, payload: bytes) -> bytes:
         self._sequence = self._sequence % 255 + 1
+        self.asked += 1
         return b"\0" + encode_frame(bytes([self._sequence, request]) + payload)
 
     def _is_answer(self, body: bytes, request: IntEnum) -> bool:
@@ -262,6 +267,7 @@ class Exchange:
             self._transport = self._reopen()
             self._reader = FrameReader()
             self._received.clear()
+            self._is_known = False  # opening a port resets some boards
             raise RestartedError(f"{error}; it came back, and what was written to the device is gone") from error
         raise ClosedError(f"the device died: {self._post_mortem()}" if self._post_mortem else str(error)) from error
 

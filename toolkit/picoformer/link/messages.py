@@ -35,6 +35,10 @@ class Message(IntEnum):
     FAULT_TEST = 0x7E
 
 
+IN_PARTS = frozenset({Message.RUN, Message.TEXT_FEED, Message.TEXT_NEXT, Message.TEXT_BEAM})
+"""Requests that run the model: their answers come in numbered parts."""
+
+
 class Status(IntEnum):
     """What a reply says of its request."""
 

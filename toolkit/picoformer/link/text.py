@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -36,33 +37,36 @@ class TextDevice:
             raise DeviceError(f"the device runs '{device.hello().name}', which writes no text; flash a decoder's build")
         self._device = device
         self._vocabulary = 0
-        self._length = 0  # of the text so far: a request that came late or twice is out of place, and refused
+        self.after = 0
+        """CRC-32 of the settings and all tokens so far: a request that belongs elsewhere is refused."""
 
     def begin(self, settings: bytes) -> TextHello:
         """Forget the text so far; `settings` are those of SAMPLER."""
         hello = TextHello(*_unpacked("<III", self._device.ask(Message.TEXT_BEGIN, settings)))
-        self._vocabulary, self._length = hello.vocabulary, 0
+        self._vocabulary, self.after = hello.vocabulary, zlib.crc32(settings)
         return hello
 
     def feed(self, tokens: Sequence[int], told: Callable[[], None] | None = None) -> int:
         """Let it read tokens, in as many requests as it takes, `told` being called after each; returns the position of
         the next."""
         most = min((self._device.hello().frame_bytes - 6) // 4, MOST_TOKENS_A_FRAME)
+        position = 0
         for start in range(0, len(tokens), most):
-            part = tokens[start : start + most]
-            request = struct.pack(f"<{1 + len(part)}i", self._length, *part)
-            self._length = _unpacked("<II", self._device.ask(Message.TEXT_FEED, request, runs=True))[0]  # and cycles
+            part = struct.pack(f"<{len(tokens[start : start + most])}i", *tokens[start : start + most])
+            answer = self._device.ask(Message.TEXT_FEED, struct.pack("<I", self.after) + part)
+            position = _unpacked("<II", answer)[0]  # and cycles
+            self.after = zlib.crc32(part, self.after)
             if told is not None:
                 told()
-        return self._length
+        return position
 
     def next(self) -> int:
         """Let it draw the next token, after it has read the one that it drew last."""
-        answer = self._device.ask(Message.TEXT_NEXT, struct.pack("<i", self._length), runs=True)
+        answer = self._device.ask(Message.TEXT_NEXT, struct.pack("<I", self.after))
         token = _unpacked("<iI", answer)[0]  # and cycles
         if not 0 <= token < self._vocabulary:
             raise DeviceError(f"the device drew token {token} of a vocabulary of {self._vocabulary}; {_REBUILD}")
-        self._length += 1
+        self.after = zlib.crc32(answer[:4], self.after)
         return token
 
     def beam(

@@ -116,3 +116,15 @@ class SerialTransport:
     def close(self) -> None:
         """See Transport."""
         self._port.close()
+
+
+def reopen_serial(url: str, baud: int, seconds: float) -> SerialTransport:
+    """A port that went away, once it is back; DeviceError when it is not within `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return SerialTransport(url, baud)
+        except DeviceError as error:
+            if time.monotonic() >= end:
+                raise DeviceError(f"{url} went away and did not come back within {seconds:g} s ({error})") from error
+            time.sleep(min(0.2, seconds))

@@ -242,16 +242,18 @@ def _steps(record: Mapping[str, Any], report: Report, most: int) -> Figures:
     shown = sorted(range(len(costs)), key=lambda i: (-(costs[i]["instructions"] or 0), i))[:most]
     lines: list[tuple[Cell, ...]] = []
     cycles = record.get("cycles")
-    ranges = {step["name"]: _range(step) for step in cycles["per_operator"]} if cycles else {}
+    ranges = {step["name"]: _range(step, cycles) for step in cycles["per_operator"]} if cycles else {}
     for cost in (costs[i] for i in sorted(shown)):
         line = _cost(cost["name"], cost["op"], cost["instructions"], cost["macs"], whole or counted)
         line = _with_cycles(line, ranges[cost["name"]]) if ranges else line
         lines.append((*line, count(live.get(cost["name"]))) if live else line)
     total = _cost("one inference", "", whole, record["macs"], None)
-    total = total if cycles is None else _with_cycles(total, _range(cycles))
+    total = total if cycles is None else _with_cycles(total, _range(cycles, cycles))
     left = len(costs) - len(lines)
     notes = [f"{left} cheaper step{'s' if left != 1 else ''} not shown"] if left else []
-    if cycles is not None:
+    if cycles is not None and cycles.get("is_counted"):
+        notes.append(f"Cycles: counted by {cycles['source']} in one inference, interrupts and wait states among them")
+    elif cycles is not None:
         notes.append(f"Cycles: modelled by the {cycles['source']}; memory without wait states")
     elif record.get("cycles_unmodelled"):
         notes.append(f"Cycles: none; {record['cycles_unmodelled']}")
@@ -275,9 +277,11 @@ def _steps(record: Mapping[str, Any], report: Report, most: int) -> Figures:
     return Figures("Instructions (not cycles)", columns, tuple(lines), bottom, note)
 
 
-def _range(cycles: Mapping[str, Any]) -> str:
-    """Thousands of cycles, least and most."""
-    return f"{cycles['low'] / 1000:,.0f}-{cycles['high'] / 1000:,.0f} k"
+def _range(step: Mapping[str, Any], cycles: Mapping[str, Any]) -> str:
+    """Thousands of cycles, least and most; all digits of what was counted."""
+    if cycles.get("is_counted"):
+        return f"{step['low']:,}"
+    return f"{step['low'] / 1000:,.0f}-{step['high'] / 1000:,.0f} k"
 
 
 def _with_cycles(line: tuple[Cell, ...], cycles: str) -> tuple[Cell, ...]:

@@ -21,14 +21,15 @@ Harm = Callable[[bytes], bytes]
 
 
 class Board:
-    """Pumps bytes between whoever opens `port` and the firmware, in a thread. `requests` counts what types the host
-    asked; `before[n]` is called before request n (from 0) reaches the device; `to_host` may change what comes back."""
+    """Pumps bytes between whoever opens `port` and the firmware, in a thread. `requests`: the types that the host
+    asked; `before[type, n]` is called before the n-th request of a type (from 0) gets there; `to_host` may change
+    what comes back."""
 
     def __init__(self, elf: Path, target: Target) -> None:
         self._elf, self._target = elf, target
         self.running: Running = self._start()
         self.requests: list[int] = []
-        self.before: dict[int, Callable[[], None]] = {}
+        self.before: dict[tuple[int, int], Callable[[], None]] = {}
         self.to_host: Harm = lambda data: data
         self.port = ""
         self._ended = threading.Event()
@@ -68,7 +69,7 @@ class Board:
         *lines, self._rest = (self._rest + data).split(b"\0")
         for line in lines:
             if body := decode_frame(line) if line else None:
-                if action := self.before.pop(len(self.requests), None):
+                if action := self.before.pop((body[1], self.requests.count(body[1])), None):
                     action()
                 self.requests.append(body[1])
             if not (self._ended.is_set() or self._is_cut):

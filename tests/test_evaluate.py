@@ -16,6 +16,7 @@ from digits_student import trained
 from picoformer import evaluation
 from picoformer.build_folder import open_build
 from picoformer.datasets import digits, save_dataset
+from picoformer.emulator import session
 from picoformer.evaluation import Evaluation, evaluate_files, percentiles
 from picoformer.link.frames import FrameReader, encode_frame
 from picoformer.link.messages import Message
@@ -25,8 +26,6 @@ from picoformer.predictions import SampleRun
 from picoformer.reference import lower_graph, run_integer
 from picoformer.targets import load_target
 
-START = 4  # the number of the request that writes the first sample: hello and the three tables go before
-WORDS_OF_A_SAMPLE = 2  # write input, run
 BOARD = "mps2-an386"
 
 
@@ -131,20 +130,20 @@ def test_on_a_terminal_line_as_on_a_board(shop: Workshop, tmp_path: Path, arm_to
     folder, data, firmware = _board_files(shop, 5, tmp_path)
     with board_on_a_terminal(*firmware) as board:
         record = succeeds("evaluate", folder, "--data", data, "--port", board.port, "--json").record
-    assert (record["device"], record["samples"], record["reopened"]) == (board.port, 5, 0)
+    assert (record["device"], record["samples"], record["requests_sent_again"]) == (board.port, 5, 0)
     assert record["reference"]["equal_samples"] == 5 and record["emulator"] is None
     assert record["instructions_uncounted"] == "instructions are counted in an emulator only"
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(session, "_REOPEN_SECONDS", 0.1)
 
 
 def test_a_board_reset_in_the_middle_gets_its_sample_again(shop: Workshop, tmp_path: Path, arm_tools: None) -> None:
     folder, data, firmware = _board_files(shop, 6, tmp_path)
     with board_on_a_socket(*firmware) as board:
-        board.before[START + 2 * WORDS_OF_A_SAMPLE + 1] = board.reset  # between input and run of sample 2
+        board.before[Message.RUN, 2] = board.reset  # between input and run of sample 2
         found = evaluate_files(folder, data, board.port)
     assert found.equal.all() and len(found.runs) == 6
     assert board.requests.count(Message.RUN) == 6 + 1
@@ -153,22 +152,21 @@ def test_a_board_reset_in_the_middle_gets_its_sample_again(shop: Workshop, tmp_p
 def test_a_line_that_breaks_is_opened_again(shop: Workshop, tmp_path: Path, arm_tools: None, quick: None) -> None:
     folder, data, firmware = _board_files(shop, 6, tmp_path)
     with board_on_a_socket(*firmware) as board:
-        board.before[START + 3 * WORDS_OF_A_SAMPLE + 1] = board.cut  # the run of sample 3 gets no answer
+        board.before[Message.RUN, 3] = board.cut  # the run of sample 3 gets no answer
         record = succeeds("evaluate", folder, "--data", data, "--port", board.port, "--json").record
-    assert record["reopened"] == 1 and record["reference"]["equal_samples"] == 6
-    assert board.requests.count(Message.HELLO) == 2
+    assert record["reference"]["equal_samples"] == 6
+    assert board.requests.count(Message.RUN) == 6 + 1
 
 
 def test_a_line_that_breaks_at_every_try_is_given_up(
     shop: Workshop, tmp_path: Path, arm_tools: None, quick: None
 ) -> None:
     folder, data, firmware = _board_files(shop, 6, tmp_path)
-    first = START + 2 * WORDS_OF_A_SAMPLE
     with board_on_a_socket(*firmware) as board:
-        for number in range(first, first + 100):
-            board.before[number] = board.cut
+        for number in range(2, 100):
+            board.before[Message.WRITE_INPUT, number] = board.cut
         refuses(["evaluate", folder, "--data", data, "--port", board.port], "sample 2 of 6: ")
-    assert len(board.requests) == first + 1 + evaluation.RETRIES, "tried so often, no more"
+    assert board.requests.count(Message.WRITE_INPUT) == 2 + 4, "tried once and three times more"
 
 
 def test_a_board_that_is_gone_leaves_what_was_done_to_go_on_from(
@@ -177,8 +175,8 @@ def test_a_board_that_is_gone_leaves_what_was_done_to_go_on_from(
     folder, data, firmware = _board_files(shop, 6, tmp_path)
     kept, words = tmp_path / "kept.npz", ("evaluate", folder, "--data", data)
     with board_on_a_socket(*firmware) as board:
-        board.before[START + 4 * WORDS_OF_A_SAMPLE] = board.leave
-        line = refuses([*words, "--port", board.port, "-o", kept], "sample 4 of 6", "cannot be opened", str(kept))
+        board.before[Message.WRITE_INPUT, 4] = board.leave
+        line = refuses([*words, "--port", board.port, "-o", kept], "sample 4 of 6", "did not come back", str(kept))
     assert "--resume" in line
     assert len(np.load(kept)["predictions"]) == 4
     with board_on_a_socket(*firmware) as board:

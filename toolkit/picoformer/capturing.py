@@ -15,11 +15,13 @@ from picoformer.captured_file import CaptureFile, open_capture
 from picoformer.errors import ConfigError, DeviceError
 from picoformer.link.capture import MOST_RATE, CaptureDevice, SensorDescription, Statistics
 from picoformer.link.device import Device, NoAnswerError, RestartedError
-from picoformer.link.transport import SerialTransport
+from picoformer.link.transport import SerialTransport, reopen_serial
 from picoformer.recording import Recording
 
 MOST_BREAKS = 10
 """How often a device may begin anew in one recording."""
+REOPEN_SECONDS = 5.0
+"""What a port that went away gets to come back."""
 MOST_NUMBERS = 1 << 28
 """Of one recording: a gigabyte of int32."""
 
@@ -70,7 +72,7 @@ def open_capture_device(port: str | None, baud: int, firmware: Path | None) -> I
     """The board on a serial port, or what `capture-firmware` built in its emulator."""
     with contextlib.ExitStack() as stack:
         if port is not None:
-            device = Device(SerialTransport(port, baud))
+            device = Device(SerialTransport(port, baud), reopen=lambda: reopen_serial(port, baud, REOPEN_SECONDS))
             stack.callback(device.close)
         elif firmware is not None:
             from picoformer.build_folder import read_target

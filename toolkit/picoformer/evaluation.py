@@ -14,8 +14,7 @@ from picoformer.build_folder import HOST, Build, open_build, with_full_length
 from picoformer.emulator.session import Session, open_device
 from picoformer.errors import ConfigError, DataError, DeviceError, UnsupportedError
 from picoformer.ir.operator import Array
-from picoformer.link.device import RefusedError
-from picoformer.link.messages import Status, Table
+from picoformer.link.messages import Table
 from picoformer.metrics import IGNORED, Judgement, confusion
 from picoformer.parity import FLOAT_DEVICE_TOLERANCE
 from picoformer.predictions import SampleRun, load_predictions, save_predictions, stack_outputs
@@ -31,10 +30,6 @@ from picoformer.samples import (
 from picoformer.targets import Target, load_target, stand_in
 from picoformer.verification import Measured, Runner
 
-RETRIES = 3
-"""How often one sample is sent again to a board that was reset or fell silent."""
-RETRY_SECONDS = 1.0
-"""What a board gets to come back."""
 BATCH = 64
 """Samples that the reference computes at a time."""
 PERCENTILES = (50, 90, 99)
@@ -62,7 +57,6 @@ class Evaluation:
     classes: int
     clock_hz: int
     measured: Measured
-    retries: int
     resent: int
     stands_in: str = ""
 
@@ -107,7 +101,6 @@ class Evaluation:
             "instructions_uncounted": self.measured.uncounted or None,
             "samples_per_second": len(seconds) / sum(seconds) if sum(seconds) > 0 else None,
             "stack_bytes": self.measured.stack_used,
-            "reopened": self.retries,
             "requests_sent_again": self.resent,
             "emulator": self.measured.emulator or None,
         }
@@ -214,7 +207,6 @@ def evaluate_files(
         class_scores(graph, value, checked).shape[-1],
         0 if measured.emulator else stream.clock_hz,
         measured,
-        stream.retries,
         stream.resent,
         "" if runs is target else runs.name,
     )
@@ -256,7 +248,6 @@ class _Stream:
     labels: Labels
     progress: Progress | None
     done: list[SampleRun]
-    retries: int = 0
     resent: int = 0
     clock_hz: int = 0
     was_open: bool = False
@@ -269,23 +260,15 @@ class _Stream:
         return len(self.labels.values)
 
     def run(self) -> Measured:
-        """Run what is left; a board that fails is opened again and gets its sample again, RETRIES times in a row."""
-        failed_at, tries = -1, 0
+        """Run what is left. What the line does to requests is the exchange's to mend."""
         for index in range(len(self.done)):
             self._judge(index)
-        while True:
-            try:
-                return self._session()
-            except DeviceError as error:
-                if not self.was_open:
-                    raise
-                sample = len(self.done)
-                tries = tries + 1 if sample == failed_at else 1
-                failed_at = sample
-                if self.port is None or tries > RETRIES or not _may_pass(error):
-                    raise DeviceError(f"sample {sample} of {self.samples}: {error}") from error
-                self.retries += 1
-                time.sleep(RETRY_SECONDS)
+        try:
+            return self._session()
+        except DeviceError as error:
+            if not self.was_open:
+                raise
+            raise DeviceError(f"sample {len(self.done)} of {self.samples}: {error}") from error
 
     def _session(self) -> Measured:
         from picoformer.ops.graph_file import graph_identity
@@ -299,19 +282,20 @@ class _Stream:
             self.clock_hz = session.device.hello().clock_hz
             for table in (Table.INPUTS, Table.OUTPUTS):  # asked here, so that no sample's time holds it
                 session.device.tensors(table)
+            sent_again = session.device.exchange.resent  # by a board that was just starting
             self._tick(runner.name)
             while len(self.done) < self.samples:
                 self.done.append(self._one(session, runner))
                 self._judge(len(self.done) - 1)
                 self._tick(runner.name)
-            self.resent += session.device.exchange.resent
+            self.resent = session.device.exchange.resent - sent_again
             return runner.measured()
 
     def _one(self, session: Session, runner: Runner) -> SampleRun:
-        """The next sample. Cycles of a board only: an emulator's counter counts what is no time."""
+        """The next sample."""
         began = time.perf_counter()
         runner.write(self.inputs, len(self.done))
-        result = session.device.run(outputs=True, cycles=None if session.running is None else False)
+        result = session.device.run(outputs=True)
         seconds = time.perf_counter() - began
         assert result.outputs is not None
         cycles = None if result.step_cycles is None else (result.init_cycles or 0) + sum(result.step_cycles)
@@ -329,11 +313,3 @@ class _Stream:
         if self.progress:
             accuracy = self.right / self.judged if self.judged else 0.0
             self.progress(f"evaluating on {name}", len(self.done), self.samples, accuracy)
-
-
-def _may_pass(error: DeviceError) -> bool:
-    """Whether trying again may help: not where the model refuses its input. A board that was reset between input and
-    run has no input."""
-    return not isinstance(error, RefusedError) or error.status in (
-        Status.BAD_CRC, Status.BAD_FRAME, Status.TOO_LONG, Status.STALE, Status.INPUT_MISSING, Status.NOT_THESE
-    )  # fmt: skip

@@ -32,9 +32,8 @@ def print_evaluation(record: Mapping[str, Any]) -> None:
         ("stack, bytes", _figure(record["stack_bytes"], 0), ""),
         ("samples a second (of this machine's clock)", _figure(record["samples_per_second"], 1), ""),
     ]
-    for key, title in (("reopened", "times the line was opened anew"), ("requests_sent_again", "requests sent again")):
-        if record[key]:
-            rows.append((title, f"{record[key]:,}", ""))
+    if record["requests_sent_again"]:
+        rows.append(("requests sent again", f"{record['requests_sent_again']:,}", ""))
     _print(rows, {1})
     print()
     found = [(title, record["latency"][key], digits) for key, title, digits in _LATENCIES if record["latency"][key]]

@@ -123,14 +123,14 @@ class CaptureDevice:
         """Readings as they come, Statistics last, when `places` are through or the device was made to end.
 
         `rate`: readings a second, None for the usual ones. Frames that the line damaged are not there: their places are
-        missing. Raises DeviceError for readings that cannot be, and when nothing comes any more and the device does not
-        say why.
+        missing; a frame may come late, or twice. Raises DeviceError for readings that cannot be, NoAnswerError when
+        nothing comes any more, RestartedError when the device began anew.
         """
         wanted = sensor.rate if rate is None else rate
         count = max(1, min(sensor.readings_a_frame, int(wanted / 10)))
         asked = (0, 0) if rate is None else (rate.numerator, rate.denominator)
         silence = max(LEAST_SILENCE_SECONDS, 3 * count / float(wanted))
-        exchange, came = self._device.exchange, 0
+        exchange = self._device.exchange
         replies = exchange.replies(
             CaptureMessage.START_RECORDING,
             _START.pack(setting, *asked, count, places),
@@ -141,10 +141,6 @@ class CaptureDevice:
         try:
             for data in replies:
                 part = _parse_part(data, sensor, places)
-                if isinstance(part, Readings):
-                    if part.place < came:
-                        continue  # of a frame that came twice
-                    came = part.place + len(part.raw)
                 if part is not None:
                     yield part
                 if isinstance(part, Statistics):

@@ -23,8 +23,8 @@ class Recording:
     raw: Array = field(init=False)
     _piece: Array = field(init=False)
     """Which piece between two breaks a place belongs to; 0 where there is no reading."""
-    _base: int = 0
-    _pieces: int = 1
+    bases: list[int] = field(default_factory=lambda: [0])
+    """The place that each piece begins at."""
     _seen: int = 0
     overruns: int = 0
     failures: int = 0
@@ -51,29 +51,28 @@ class Recording:
     @property
     def breaks(self) -> int:
         """How often the device began anew."""
-        return self._pieces - 1
+        return len(self.bases) - 1
 
     def add(self, part: Readings) -> None:
         """Keep readings. One with a number that is not finite is none."""
-        start = self._base + part.place
+        start = self.bases[-1] + part.place
         end = start + len(part.raw)
         is_there = np.isfinite(part.raw).all(axis=1)
         self.raw[start:end][is_there] = part.raw[is_there]
-        self._piece[start:end] = np.where(is_there, self._pieces, 0)
+        self._piece[start:end] = np.where(is_there, len(self.bases), 0)
         self._seen = max(self._seen, end)
         self.failures += int(np.count_nonzero(~is_there))
 
     def end(self, found: Statistics) -> None:
         """The device says what became of the piece that it has ended, the end of which may have been lost."""
-        self._seen = max(self._seen, min(self._base + found.places, self.most))
+        self._seen = max(self._seen, min(self.bases[-1] + found.places, self.most))
         self.overruns += found.overruns
         self.failures += found.failures
 
     def begin_anew(self) -> None:
         """The device starts once more; its next place is the one behind all that came."""
-        if self._seen > self._base:
-            self._base = self._seen
-            self._pieces += 1
+        if self._seen > self.bases[-1]:
+            self.bases.append(self._seen)
 
     def times(self) -> tuple[Array, Array]:
         """(readings,) places with a reading, and the readings in units, float32 (readings, channels)."""

@@ -86,14 +86,17 @@ def test_losses_are_gaps_and_never_wrong_readings(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(40))
-def test_whatever_the_line_does(seed: int, made: Path, tmp_path: Path) -> None:
-    out = tmp_path / "a.npz"
-    try:
-        figures, recording = _record(firmware(made, "host"), "host", EVERYTHING.scaled(3), seed, out)
-    except DeviceError:
-        return
-    _check(figures, recording, out)
+def test_whatever_the_line_does(made: Path, tmp_path: Path) -> None:
+    ended = 0
+    for seed in range(40):
+        out = tmp_path / f"{seed}.npz"
+        try:
+            figures, recording = _record(firmware(made, "host"), "host", EVERYTHING.scaled(3), seed, out)
+        except DeviceError:
+            continue
+        _check(figures, recording, out)
+        ended += 1
+    assert ended > 30, "a bad line is mended as a rule"
 
 
 class _Script:

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from picoformer.capture_firmware import build_capture_firmware
+from picoformer.capturing import with_own_time
 from picoformer.emulator.session import open_device
 from picoformer.firmware import FirmwareBuild
 from picoformer.link.capture import CaptureDevice
-from picoformer.targets import Target, load_target
+from picoformer.targets import load_target
 
 SENSORS = Path(__file__).resolve().parents[1] / "examples" / "capture"
 RATE = 200
@@ -38,15 +39,6 @@ def synthetic(setting: int, count: int) -> np.ndarray:
     return (np.array(rows).reshape(count, 3) / ONE_G).astype(np.float32)
 
 
-def emulated(name: str) -> Target:
-    """A target; one whose emulator counts time has a time that hangs on nothing but the instructions it runs."""
-    target = load_target(name)
-    if name == "microbit" and target.emulator is not None:
-        args = [*target.emulator.args, "-icount", "shift=6"]
-        return target.model_copy(update={"emulator": target.emulator.model_copy(update={"args": args})})
-    return target
-
-
 @cache
 def firmware(place: Path, target: str, sensor: Path = SENSORS / "synthetic.c") -> FirmwareBuild:
     """Built without a warning."""
@@ -56,7 +48,7 @@ def firmware(place: Path, target: str, sensor: Path = SENSORS / "synthetic.c") -
 @contextmanager
 def recorder(build: FirmwareBuild, target: str) -> Iterator[CaptureDevice]:
     """Such firmware in its emulator."""
-    with open_device(build, emulated(target), count=False) as session:
+    with open_device(build, with_own_time(load_target(target)), count=False) as session:
         yield CaptureDevice(session.device)
 
 

@@ -1,4 +1,4 @@
-"""The C of a recording with a clock and a line of the test's own: when readings are taken, what becomes of late ones."""
+"""The C of a recording with a clock and a line of the test's own: when readings are taken, what becomes of late."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from picoformer.link.device import Device
 from picoformer.link.frames import FrameReader, encode_frame
 from picoformer.link.messages import WIRE_VERSION, Message
 from picoformer.recording import Recording
-from recorded import RATE, emulated, firmware, synthetic
+from picoformer.targets import load_target
+from recorded import RATE, firmware, synthetic
 
 SECONDS, WINDOW, STRIDE = 10, 20, 10
 LOSSES = Faults(drop=0.03, flip=0.03, lose_byte=0.02, double_byte=0.02, swap_bytes=0.02, cut=0.02)
@@ -36,7 +37,7 @@ def _record(
     build: FirmwareBuild, target: str, faults: Faults, seed: int, out: Path
 ) -> tuple[dict[str, Any], Recording]:
     """A recording over such a line, which takes all requests but those of the recording as they are."""
-    running = emulator_for(emulated(target), count=False).start(build.elf, emulated(target))
+    running = emulator_for(load_target(target), count=False).start(build.elf, load_target(target))
     try:
         line = FaultyTransport(running.transport, Faults(), seed)
         device = Device(line, repeat_seconds=0.1, repeats=12, reply_seconds=5)

@@ -40,6 +40,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "firmware": {"targets", "toolchain", "compilers", "link_map"},
     "cycles": {"emulator", "targets"},
     "packages": {"backends", "ir", "targets"},
+    "recording": {"link"},
+    "capture_screen": {"link", "recording"},
+    "captured_file": {"link", "recording", "samples"},
+    "evaluation_table": {"cli_output"},
 }
 """Room → rooms it may import beside itself. Rooms not named orchestrate and may see all of these."""
 

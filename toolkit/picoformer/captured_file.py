@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -151,6 +152,7 @@ class _CsvFile:
             text = path.read_text("utf-8")
             rows = list(csv.reader(io.StringIO(text)))
             times = [float(row[0]) for row in rows[1:]]
+            is_finite = all(map(math.isfinite, times))
         except (ValueError, IndexError, csv.Error) as error:
             raise DataError(f"{path}: is no CSV of `capture` ({error}); give another name") from None
         if not rows or rows[0] != header or any(len(row) != len(header) for row in rows):
@@ -158,7 +160,7 @@ class _CsvFile:
             raise DataError(
                 f"{path}: has the columns {found}; this recording has {', '.join(header)}; give another name"
             )
-        if any(abs(at * rate - round(at * rate)) > 1e-3 for at in times) or not _has_step(times, rate):
+        if not is_finite or any(abs(at * rate - round(at * rate)) > 1e-3 for at in times) or not _has_step(times, rate):
             raise DataError(f"{path}: its readings are not 1/{float(rate):g} s apart; give another name, or its --rate")
         return cls(path, rate, header, text, Counter(row[-1] for row in rows[1:]))
 
@@ -191,5 +193,5 @@ def _said(key: str, value: Any) -> str:
     if key == "rate" and isinstance(value, list) and len(value) == 2 and all(isinstance(v, int) and v for v in value):
         return f"{value[0] / value[1]:g} Hz"
     if key == "channels" and isinstance(value, list) and all(isinstance(v, dict) for v in value):
-        return ", ".join(f"{v.get('name')} [{v.get('unit')}] x {v.get('scale'):g}" for v in value)[:200]
+        return ", ".join(f"{v.get('name')} [{v.get('unit')}] x {v.get('scale')}" for v in value)[:200]
     return str(value)[:200]

@@ -17,6 +17,7 @@ from picoformer.link.capture import MOST_RATE, CaptureDevice, SensorDescription,
 from picoformer.link.device import Device, NoAnswerError, RestartedError
 from picoformer.link.transport import SerialTransport, reopen_serial
 from picoformer.recording import Recording
+from picoformer.targets import Target, stand_in
 
 MOST_BREAKS = 10
 """How often a device may begin anew in one recording."""
@@ -79,7 +80,6 @@ def open_capture_device(port: str | None, baud: int, firmware: Path | None) -> I
             from picoformer.capture_firmware import MARK
             from picoformer.emulator.session import open_device
             from picoformer.firmware import load_build
-            from picoformer.targets import stand_in
 
             if not (firmware / MARK).is_file():
                 raise ConfigError(f"{firmware}: is no folder of `capture-firmware`; build one, or give --port")
@@ -87,10 +87,21 @@ def open_capture_device(port: str | None, baud: int, firmware: Path | None) -> I
             if stand_in(target) is not target:
                 raise ConfigError(f"{target.name} has no emulator; build for {target.stands_in}, or give --port")
             build = load_build(firmware / target.name, target)
-            device = stack.enter_context(open_device(build, target, count=False)).device
+            device = stack.enter_context(open_device(build, with_own_time(target), count=False)).device
         else:
             raise ConfigError("say where the sensor is: --port of a board, or --firmware for the emulator")
         yield CaptureDevice(device)
+
+
+def with_own_time(target: Target) -> Target:
+    """An emulated board whose time is that of the instructions it runs, not of this machine: QEMU then counts one as
+    2^n ns, near the clock that the target states. So no reading is late because this machine is busy."""
+    emulator = target.emulator
+    if emulator is None or emulator.kind != "qemu" or "-icount" in emulator.args:
+        return target
+    shift = max(0, round(math.log2(1e9 / target.clock_hz)))
+    args = [*emulator.args, "-icount", f"shift={shift}"]
+    return target.model_copy(update={"emulator": emulator.model_copy(update={"args": args})})
 
 
 def capture_files(
@@ -111,7 +122,7 @@ def capture_files(
     rate = sensor.rate if options.rate is None else options.rate
     file = open_capture(out, sensor, rate, options.window, options.stride or options.window, options.input_name,
                         append=options.append, as_csv=options.as_csv)  # fmt: skip
-    places = math.ceil(Fraction(options.seconds) * rate)
+    places = math.ceil(Fraction(str(options.seconds)) * rate)  # 0.1 is a tenth here
     if places * len(sensor.channels) > MOST_NUMBERS or places >= 1 << 32:
         raise ConfigError(f"--seconds {options.seconds:g} at {float(rate):g} Hz are too many readings; record in parts")
     if places < max(options.window, 1):

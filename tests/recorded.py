@@ -48,7 +48,7 @@ def firmware(place: Path, target: str, sensor: Path = SENSORS / "synthetic.c") -
 @contextmanager
 def recorder(build: FirmwareBuild, target: str) -> Iterator[CaptureDevice]:
     """Such firmware in its emulator."""
-    with open_device(build, with_own_time(load_target(target)), count=False) as session:
+    with open_device(build, with_own_time(load_target(target)), count=False, emulator="qemu") as session:
         yield CaptureDevice(session.device)
 
 

@@ -87,7 +87,8 @@ def open_capture_device(port: str | None, baud: int, firmware: Path | None) -> I
             if stand_in(target) is not target:
                 raise ConfigError(f"{target.name} has no emulator; build for {target.stands_in}, or give --port")
             build = load_build(firmware / target.name, target)
-            device = stack.enter_context(open_device(build, with_own_time(target), count=False)).device
+            own = with_own_time(target)  # unicorn takes firmware that looks for a byte for one that waits
+            device = stack.enter_context(open_device(build, own, count=False, emulator="qemu")).device
         else:
             raise ConfigError("say where the sensor is: --port of a board, or --firmware for the emulator")
         yield CaptureDevice(device)

@@ -256,15 +256,15 @@ def test_what_cannot_be_judged_is_refused(shop: Workshop, tmp_path: Path) -> Non
     refuses(["evaluate", folder, "--data", shop.inputs, "--host", "--port", "/dev/x"], "keep one")
 
 
-def test_predictions_of_others_are_not_gone_on_from(shop: Workshop, digits_build: Path, tmp_path: Path) -> None:
+def test_predictions_of_others_are_not_gone_on_from(shop: Workshop, tmp_path: Path) -> None:
     kept, other = tmp_path / "kept.npz", tmp_path / "other.npz"
     succeeds("evaluate", shop.build("host"), "--data", shop.inputs, "-o", kept)
     np.savez(other, x=samples(seed=9), labels=np.arange(SAMPLES) % CLASSES)
     words = ["evaluate", shop.build("host"), "--resume", kept, "--data"]
     refuses([*words, other], str(kept), "predictions of 6 other samples")
     refuses([*words, shop.inputs, "--samples", "5"], "predictions of 6 other samples")
-    data = digits_build.parent / "digits.npz"
-    refuses(["evaluate", digits_build, "--resume", kept, "--data", data], "output.")
+    wider = shop.build("host", "--scheme", "int8x16")
+    refuses(["evaluate", wider, "--resume", kept, "--data", shop.inputs], str(kept), "predictions of another model")
     arrays = dict(np.load(kept))
     np.savez(kept, **{**arrays, "output.y": arrays["output.y"][:, :, :2]})
     refuses([*words, shop.inputs], "'output.y' is float32[6, 1, 2]")

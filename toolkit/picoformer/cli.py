@@ -10,6 +10,7 @@ import click
 
 from picoformer import __version__
 from picoformer.cli_data import COMMANDS as DATA_COMMANDS
+from picoformer.cli_device import COMMANDS as DEVICE_COMMANDS
 from picoformer.cli_estimate import estimate_options, fits_options, inspect_on_target, list_fitting
 from picoformer.cli_export import export
 from picoformer.cli_onnx import COMMANDS as ONNX_COMMANDS
@@ -104,7 +105,7 @@ def run(pipeline_file: Path, force: bool, toolchain: str, emulator: str, as_json
     show(report.to_json(), as_json, lambda: print_report(report))
 
 
-for command in (export, *TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS, *DATA_COMMANDS):
+for command in (export, *TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS, *DATA_COMMANDS, *DEVICE_COMMANDS):
     main.add_command(command)
 
 

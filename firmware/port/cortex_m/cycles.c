@@ -51,11 +51,12 @@ void pf_cycles_init(void) {}
 
 /* It counts down; the round ends, and the interrupt comes, when it reaches 0. */
 int pf_port_cycles(uint32_t *now) {
-    uint32_t before, value;
+    uint32_t before, value, is_ending;
     do {
         before = rounds;
         value = SYST_CVR;
-    } while (before != rounds || (ICSR & PENDSTSET) != 0);
+        is_ending = ICSR & PENDSTSET; /* first this, then rounds: the interrupt may come between the two */
+    } while (is_ending != 0 || before != rounds);
     *now = before * WHOLE_ROUND + ((WHOLE_ROUND - value) & (WHOLE_ROUND - 1u));
     return 1;
 }

@@ -16,7 +16,7 @@ from picoformer.emulator.symbols import symbolize
 from picoformer.errors import DeviceError
 from picoformer.link.device import Device
 from picoformer.link.messages import Table
-from picoformer.link.transport import SerialTransport, reopen_serial
+from picoformer.link.transport import DEFAULT_BAUD, SerialTransport, reopen_serial
 from picoformer.targets import Target
 
 _RUN_SECONDS = 120.0
@@ -110,7 +110,7 @@ def open_device(
     device: Device | None = None
     try:
         if port is not None:
-            baud = target.uart.baud if target.uart else 115200
+            baud = target.uart.baud if target.uart else DEFAULT_BAUD
             device = Device(
                 SerialTransport(port, baud),
                 run_seconds=seconds,

@@ -63,10 +63,11 @@ class Device:
     """The requests of the wire. Raises DeviceError (one of `exchange`'s) when the device is silent, gone, or refuses.
 
     `reply_seconds`, `repeat_seconds`, `poke_seconds` and `repeats` are those of `Exchange`, as are `post_mortem`,
-    `on_log` and `reopen`; `run_seconds` bounds a run. `symbolize` turns an address into a function's name. `machine` is the
-    target's port: whose exceptions a fault frame numbers. A run whose answer was lost, or whose device restarted, is
-    made again from its inputs at most `restarts` times; where a device keeps what earlier runs left, a restart is an
-    error. `asks_cycles`: a run asks for cycles where the device counts them (an emulated counter counts none).
+    `on_log` and `reopen`; `run_seconds` bounds a run. `symbolize` turns an address into a function's name. `machine`
+    is the target's port: whose exceptions a fault frame numbers. A run whose answer was lost, or whose device
+    restarted, is made again from its inputs at most `restarts` times; where a device keeps what earlier runs left, a
+    restart is an error. `asks_cycles`: a run asks for cycles where the device counts them, which an emulated
+    counter does not.
     """
 
     def __init__(

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from picoformer.errors import DeviceError
 from picoformer.link.frames import FrameReader, encode_frame
+from picoformer.link.harmless import harmless
 from picoformer.link.messages import FAULT_FRAME, LOG_FRAME, MEANING, REPLY, Fault, Status
 from picoformer.link.transport import Transport, TransportClosed
 
@@ -65,7 +66,7 @@ def name_of(request: IntEnum) -> str:
 
 def is_ready(text: str) -> bool:
     """True for the log message by which firmware says that it has started."""
-    return text.startswith(_READY[0]) and text.rstrip().endswith(_READY[1])
+    return text.startswith(_READY[0]) and text.endswith(_READY[1])
 
 
 class Exchange:
@@ -232,7 +233,7 @@ class Exchange:
         if body[1] == FAULT_FRAME:
             self._raise_fault(body)
         if body[1] == LOG_FRAME:
-            self._log(request, body[REPLY_HEADER:].decode("utf-8", "replace"))
+            self._log(request, harmless(body[REPLY_HEADER:].decode("utf-8", "replace").rstrip("\r\n")))
         return body
 
     def _log(self, request: IntEnum, text: str) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 
+from picoformer.link.harmless import harmless
+
 WIRE_VERSION = 3
 REPLY = 0x80
 LOG_FRAME = 0xFE
@@ -118,7 +120,7 @@ class Hello:
         """From the payload of the reply."""
         head = struct.Struct("<HH16sHHHHII")
         version, frame, identity, inputs, outputs, steps, flags, arena, clock = head.unpack_from(data)
-        name = data[head.size :].decode("utf-8", "replace")
+        name = harmless(data[head.size :].decode("utf-8", "replace"))
         has_cycles, has_tests = bool(flags & 1), bool(flags & 2)
         text = bool(flags & 4)
         return cls(version, frame, identity, inputs, outputs, steps, has_cycles, has_tests, arena, clock, name, text)
@@ -180,7 +182,7 @@ def parse_describe(data: bytes) -> list[TensorInfo]:
     while at < len(data):
         offset, size, length = struct.unpack_from("<IIB", data, at)
         at += 9
-        tensors.append(TensorInfo(data[at : at + length].decode("utf-8", "replace"), offset, size))
+        tensors.append(TensorInfo(harmless(data[at : at + length].decode("utf-8", "replace")), offset, size))
         at += length
     return tensors
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from picoformer.errors import DeviceError
 
+DEFAULT_BAUD = 115200
+
 
 class TransportClosed(DeviceError):
     """The other end is gone."""
@@ -79,7 +81,7 @@ class DescriptorTransport:
 class SerialTransport:
     """A serial port, or any URL that pyserial knows (/dev/ttyACM0, socket://host:port, loop://)."""
 
-    def __init__(self, url: str, baud: int = 115200) -> None:
+    def __init__(self, url: str, baud: int = DEFAULT_BAUD) -> None:
         import serial
 
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from faulty_transport import EVERYTHING, Faults, FaultyTransport
 from picoformer.capturing import CaptureOptions, capture_files
@@ -165,6 +168,18 @@ def test_a_description_that_makes_no_sense_is_refused(answer: bytes, said: str) 
     with pytest.raises(DeviceError, match="what the sensor says of itself makes no sense") as caught:
         device.describe()
     assert said in str(caught.value)
+
+
+@given(st.lists(st.binary(max_size=80), max_size=5), st.booleans())
+def test_anything_for_an_answer_is_read_or_refused(parts: list[bytes], is_described: bool) -> None:
+    described = _description(rate=(100, 1))
+    answers = {CaptureMessage.DESCRIBE_SENSOR: [described if is_described else b"".join(parts)],
+               CaptureMessage.START_RECORDING: [BEGUN, *parts, ENDED]}  # fmt: skip
+    device = CaptureDevice(Device(_Script(answers)))
+    with contextlib.suppress(DeviceError):
+        sensor = device.describe()
+        for part in device.record(sensor, 30):
+            assert isinstance(part, Statistics) or 0 <= part.place <= 30 - len(part.raw)
 
 
 BEGUN, ENDED = b"\0", b"\2" + struct.pack("<IIII", 30, 0, 0, 0)

@@ -26,6 +26,7 @@ from picoformer.predictions import SampleRun
 from picoformer.reference import lower_graph, run_integer
 from picoformer.targets import load_target
 from recorded import firmware
+from test_cli import on_a_terminal
 
 BOARD = "mps2-an386"
 
@@ -286,6 +287,31 @@ def test_rows_that_are_not_judged_count_nowhere(shop: Workshop) -> None:
     assert few.confusion.sum() == SAMPLES - 1 == found.confusion.sum() - 1
     rows = few.to_json()["per_class"]
     assert [row["samples"] for row in rows] == [2, 1, 2]
+
+
+def test_a_label_for_each_row(shop: Workshop, tmp_path: Path) -> None:
+    labels = np.array([[0], [1], [IGNORED], [0], [1], [2]])
+    np.savez(tmp_path / "rows.npz", x=samples(), labels=labels)
+    record = succeeds("evaluate", shop.build("host"), "--data", tmp_path / "rows.npz", "--json").record
+    guess = reference_of(shop.build("host"), samples()[:, None]).reshape(SAMPLES, -1).argmax(-1)
+    judged = [index for index in range(SAMPLES) if index != 2]
+    assert record["accuracy"] == float(np.mean([guess[index] == labels[index, 0] for index in judged]))
+    assert np.sum(record["confusion"]) == 5 and record["reference"]["equal_samples"] == 6
+
+
+def test_the_way_is_shown_on_a_terminal(shop: Workshop, tmp_path: Path) -> None:
+    np.savez(tmp_path / "many.npz", x=samples(400), labels=np.arange(400) % CLASSES)
+    code, out, shown = on_a_terminal(["evaluate", shop.build("host"), "--data", tmp_path / "many.npz", "--json"])
+    assert code == 0 and '"samples": 400' in out
+    assert "evaluating on host" in shown and "accuracy 0." in shown
+    firmware(tmp_path, "host")
+    words = ["capture", "--firmware", tmp_path / "synthetic-host", "-o", tmp_path / "a.npz", "--label", "standing"]
+    code, out, shown = on_a_terminal([*words, "--countdown", "1", "--seconds", "5"])
+    assert code == 0 and out.startswith("standing: 1,000 readings")
+    assert (
+        "standing: synthetic accelerometer in 1 …" in shown
+    assert "1,000 of 1,000" in shown and "lost 0  ax -0" in shown
+    )
 
 
 def test_an_interrupt_keeps_what_was_done(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

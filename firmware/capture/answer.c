@@ -82,7 +82,7 @@ static uint8_t start(const pf_call *in, pf_reply *reply) {
     if (in->bytes != 15) return PF_BAD_LENGTH;
     const uint32_t setting = in->payload[0], wanted = pf_get16(in->payload + 9);
     pf_capture_plan plan = {.sensor = pf_sensor_here.describe(setting)};
-    if (plan.sensor == NULL) return PF_OUT_OF_RANGE;
+    if (plan.sensor == NULL || plan.sensor->channel_count - 1u >= PF_MOST_CHANNELS) return PF_OUT_OF_RANGE;
     const uint32_t most = most_readings(plan.sensor), usual = plan.sensor->rate_numerator, per = plan.sensor->rate_denominator;
     plan.reading_bytes = reading_bytes(plan.sensor);
     plan.readings_a_frame = wanted == 0 ? most : wanted;
@@ -97,10 +97,10 @@ static uint8_t start(const pf_call *in, pf_reply *reply) {
     if (plan.rate_numerator - 1u >= MOST_RATE || plan.rate_denominator - 1u >= MOST_RATE) return PF_OUT_OF_RANGE;
     if ((uint64_t)plan.rate_numerator * per > (uint64_t)usual * plan.rate_denominator) return PF_OUT_OF_RANGE;
     if (pf_pace_is_there() && !pf_pace_can_keep(plan.rate_numerator, plan.rate_denominator)) return PF_OUT_OF_RANGE;
-    if (pf_sensor_here.init(setting) != 0) return PF_SENSOR_FAILED;
-    pf_reply_u8(reply, PF_CAPTURE_BEGUN); /* at once: the first readings may take a while */
+    pf_reply_u8(reply, PF_CAPTURE_BEGUN); /* at once: the sensor and the first readings may take a while */
     pf_reply_send(reply);
     reply->length = PF_REPLY_HEADER;
+    if (pf_sensor_here.init(setting) != 0) return PF_SENSOR_FAILED;
     pf_capture_record(&plan, in->sequence, &last);
     pf_reply_u8(reply, PF_CAPTURE_ENDED);
     add_statistics(reply);

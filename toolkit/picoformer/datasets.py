@@ -118,7 +118,7 @@ def load_dataset(path: Path) -> Dataset:
     if tokenizer.shape or tokenizer.dtype.kind != "U":
         raise DataError(f"{path}: tokenizer must be one string; save the data set again")
     names = arrays.get("label_names", np.array([], "U1"))
-    if names.ndim != 1 or names.dtype.kind != "U":
+    if names.ndim != 1 or (names.size and names.dtype.kind != "U"):
         raise DataError(f"{path}: label_names must be one string for each class; save the data set again")
     try:
         parts = {key: arrays[key] for key in ARRAYS}

@@ -26,11 +26,11 @@ typedef struct pf_sensor_description {
 } pf_sensor_description;
 
 typedef struct pf_sensor {
-    /* What readings are with `setting`: a range or mode that is the sensor's own affair, 0 the usual one. NULL where there is no
-     * such setting. Asked at any time, also while nothing was initialised; what it points to stays. */
+    /* What readings are with `setting`: a range or mode that is the sensor's own affair, 0 the usual one, which every sensor has.
+     * NULL where there is no such setting. Asked at any time, also while nothing was initialised; what it points to stays. */
     const pf_sensor_description *(*describe)(uint32_t setting);
 
-    /* Make the sensor ready to be read with `setting`, which describe knows. Called before each recording; may take its time.
+    /* Make the sensor ready to be read with `setting`, which describe knows. Called before each recording; two seconds at most.
      * 0, or not 0 when the sensor does not answer. */
     int (*init)(uint32_t setting);
 

@@ -114,7 +114,7 @@ class CaptureDevice:
             except (struct.error, ValueError, IndexError, UnicodeDecodeError) as error:
                 raise DeviceError(f"what the sensor says of itself makes no sense ({error}); mend its C") from None
             channels += found
-            if len(channels) >= head[3]:
+            if len(channels) >= min(head[3], MOST_CHANNELS + 1):
                 return _description(head, channels[: head[3]])
 
     def record(

@@ -15,7 +15,8 @@ from conftest import require_tools
 from picoformer.capture_screen import CaptureScreen, live_line
 from picoformer.capturing import CaptureOptions, capture_files
 from picoformer.datasets import load_dataset
-from picoformer.link.capture import Channel, Readings, SensorDescription, Statistics
+from picoformer.link.capture import CaptureMessage, Channel, Readings, SensorDescription, Statistics
+from picoformer.link.frames import decode_frame
 from picoformer.recording import Recording
 from picoformer.stages.data import make_dataset
 from picoformer.targets import load_target
@@ -116,17 +117,22 @@ def test_a_board_goes_on_recording_after_an_interrupt(made: Path, tmp_path: Path
 
 
 def test_a_board_reset_in_the_middle_leaves_a_break(made: Path, tmp_path: Path) -> None:
-    frames = 0
+    whole, rest = 0, b""
 
     def reset_after(data: bytes) -> bytes:
-        """Five frames get through; then the button, and what had come behind them is lost."""
-        nonlocal frames
-        lines = data.split(b"\0")
-        if frames < 5 <= frames + len(lines) - 1:
-            data = b"\0".join([*lines[: 5 - frames], b""])
-            board.reset()
-        frames += len(lines) - 1
-        return data
+        """Three frames of readings get through; then the button, and what had come behind them is lost."""
+        nonlocal whole, rest
+        *lines, rest = (rest + data).split(b"\0")
+        passed = b""
+        for line in lines:
+            passed += line + b"\0"
+            body = decode_frame(line) if line else None
+            whole += body is not None and body[1] == CaptureMessage.START_RECORDING | 0x80 and body[3] == 1
+            if whole == 3:
+                whole, rest = 4, b""
+                board.reset()
+                break
+        return passed
 
     build = firmware(made, "host")
     with board_on_a_socket(build.elf, load_target("host")) as board:

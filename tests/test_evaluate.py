@@ -15,6 +15,7 @@ from command_line import CLASSES, SAMPLES, Workshop, open_workshop, picoformer, 
 from digits_student import trained
 from picoformer import evaluation
 from picoformer.build_folder import open_build
+from picoformer.capturing import with_own_time
 from picoformer.datasets import digits, save_dataset
 from picoformer.emulator import session
 from picoformer.evaluation import Evaluation, evaluate_files, percentiles
@@ -135,6 +136,20 @@ def test_on_a_terminal_line_as_on_a_board(shop: Workshop, tmp_path: Path, arm_to
     assert (record["device"], record["samples"], record["requests_sent_again"]) == (board.port, 5, 0)
     assert record["reference"]["equal_samples"] == 5 and record["emulator"] is None
     assert record["instructions_uncounted"] == "instructions are counted in an emulator only"
+
+
+def test_a_board_that_counts_says_how_long_it_took(shop: Workshop, tmp_path: Path, arm_tools: None) -> None:
+    """A Cortex-M0 with SysTick, at the 16 MHz that its target states."""
+    folder, data, _ = _board_files(shop, 4, tmp_path)
+    folder, out = shop.build("microbit"), tmp_path / "out.npz"
+    target = with_own_time(load_target("microbit"))  # QEMU's SysTick misses a start where time is this machine's
+    with board_on_a_socket(folder / "microbit" / "firmware.elf", target) as board:
+        record = succeeds("evaluate", folder, "--data", data, "--port", board.port, "-o", out, "--json").record
+    cycles, latency = np.load(out)["cycles"], record["latency"]
+    assert len(cycles) == 4 and cycles.min() > 1000
+    assert latency["device_cycles"]["max"] == cycles.max() and record["clock_hz"] == 16_000_000
+    assert latency["device_us"] == {share: value / 16 for share, value in latency["device_cycles"].items()}
+    assert latency["instructions"] is None and record["reference"]["equal_samples"] == 4
 
 
 @pytest.fixture
@@ -308,10 +323,8 @@ def test_the_way_is_shown_on_a_terminal(shop: Workshop, tmp_path: Path) -> None:
     words = ["capture", "--firmware", tmp_path / "synthetic-host", "-o", tmp_path / "a.npz", "--label", "standing"]
     code, out, shown = on_a_terminal([*words, "--countdown", "1", "--seconds", "5"])
     assert code == 0 and out.startswith("standing: 1,000 readings")
-    assert (
-        "standing: synthetic accelerometer in 1 …" in shown
+    assert "standing: synthetic accelerometer in 1 …" in shown
     assert "1,000 of 1,000" in shown and "lost 0  ax -0" in shown
-    )
 
 
 def test_an_interrupt_keeps_what_was_done(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

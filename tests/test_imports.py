@@ -45,6 +45,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "deployment": {"raspberry_pi"},
     "slot_image": set(),
     "flash": {"link", "slot_image", "targets"},
+    "recording": {"link"},
+    "capture_screen": {"link", "recording"},
+    "captured_file": {"link", "recording", "samples"},
+    "evaluation_table": {"cli_output"},
 }
 """Room → rooms it may import beside itself. Rooms not named orchestrate and may see all of these."""
 

@@ -10,6 +10,7 @@ import click
 
 from picoformer import __version__
 from picoformer.cli_bootloader import bootloader, bootloader_options, chosen_target
+from picoformer.cli_data import COMMANDS as DATA_COMMANDS
 from picoformer.cli_device import COMMANDS as DEVICE_COMMANDS
 from picoformer.cli_estimate import estimate_options, fits_options, inspect_on_target, list_fitting
 from picoformer.cli_export import export
@@ -109,7 +110,8 @@ def run(pipeline_file: Path, force: bool, toolchain: str, emulator: str, as_json
 
 
 for command in (
-    export, bootloader, *TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS, *DEVICE_COMMANDS, *BOARD_COMMANDS, pi,
+    export, bootloader, *TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS, *DATA_COMMANDS, *DEVICE_COMMANDS,
+    *BOARD_COMMANDS, pi,
 ):  # fmt: skip
     main.add_command(command)
 for command in PI_HOST_COMMANDS:

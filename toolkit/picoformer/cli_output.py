@@ -13,8 +13,9 @@ from picoformer.files import is_first_process
 
 
 @contextlib.contextmanager
-def progress() -> Iterator[Callable[[str, int, int, float], None]]:
-    """A progress bar on standard error for work of more than a moment; silent where that is no terminal."""
+def progress(figure: str = "loss") -> Iterator[Callable[[str, int, int, float], None]]:
+    """A progress bar on standard error for work of more than a moment; silent where that is no terminal. `figure`:
+    what the last number of a tick is."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -28,12 +29,12 @@ def progress() -> Iterator[Callable[[str, int, int, float], None]]:
     ) as bar:
         tasks: dict[str, TaskID] = {}
 
-        def tick(label: str, done: int, total: int, loss: float) -> None:
+        def tick(label: str, done: int, total: int, value: float) -> None:
             if label not in tasks:
                 for task in tasks.values():
                     bar.update(task, visible=False)
                 tasks[label] = bar.add_task(label, total=total, note="")
-            note = f"loss {loss:.3f}" if loss else ""
+            note = f"{figure} {value:.3f}" if value else ""
             bar.update(tasks[label], completed=done, total=total, note=note, visible=True)
 
         yield tick

@@ -49,8 +49,8 @@ def dataset(
     """Write a data set as an .npz.
 
     SOURCE is digits (scikit-learn's), synthetic_signal, python_documentation (the reference topics that come with
-    Python), a .txt, or an .npz with x_train, y_train, x_test, y_test. The tokenizer of a text is written beside it:
-    data.tokenizer.json for data.npz.
+    Python), a .txt, or an .npz with x_train, y_train, x_test, y_test, or with samples and labels as `capture` writes
+    them. The tokenizer of a text is written beside it: data.tokenizer.json for data.npz.
     """
     from picoformer.stages import TextSettings, make_dataset
 

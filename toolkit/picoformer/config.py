@@ -58,7 +58,8 @@ class _Section(BaseModel):
 
 
 class DataSection(_Section):
-    """Where samples come from: a data set by name, an .npz that `picoformer dataset` could have written, or a .txt.
+    """Where samples come from: a data set by name, an .npz that `picoformer dataset` could have written or
+    `capture` (samples and "labels", of which a part is held back), or a .txt.
 
     The last three keys are for text: its tokenizer, how many tokens that has, and how many a window holds.
     """

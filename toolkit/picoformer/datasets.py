@@ -36,6 +36,7 @@ class Dataset:
     classes: int
     characters_per_label: float = 0.0  # mean characters of text a label stands for; 0: no text
     tokenizer: str = ""  # SHA-256 of the tokenizer.json whose tokens these are; "" for none, or an unknown one
+    label_names: tuple[str, ...] = ()  # what the classes are called; () where nobody said
 
     @property
     def labels_rows(self) -> bool:
@@ -67,6 +68,8 @@ class Dataset:
             raise DataError(f"y_train is {self.y_train.shape}, y_test {self.y_test.shape}; label both alike")
         if not (np.isfinite(self.characters_per_label) and self.characters_per_label >= 0):
             raise DataError(f"characters_per_label = {self.characters_per_label}; give a number from 0 up")
+        if self.label_names and len(self.label_names) != self.classes:
+            raise DataError(f"{len(self.label_names)} label names for {self.classes} classes; name all, or none")
         if self.x_train.shape[1:] != self.x_test.shape[1:] or self.x_train.dtype != self.x_test.dtype:
             raise DataError(
                 f"x_train is {self.x_train.dtype} {self.x_train.shape}, x_test {self.x_test.dtype} "
@@ -80,6 +83,8 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
     arrays: dict[str, Any] = {key: getattr(dataset, key) for key in ARRAYS}
     arrays |= {"name": np.array(dataset.name), "classes": np.array(dataset.classes)}
     arrays |= {key: np.array(getattr(dataset, key)) for key in ("characters_per_label", "tokenizer")}
+    if dataset.label_names:
+        arrays["label_names"] = np.array(dataset.label_names)
     np.savez_compressed(buffer, **arrays)
     atomic_write_bytes(Path(path), buffer.getvalue())
 
@@ -112,14 +117,47 @@ def load_dataset(path: Path) -> Dataset:
     tokenizer = arrays.get("tokenizer", np.array(""))
     if tokenizer.shape or tokenizer.dtype.kind != "U":
         raise DataError(f"{path}: tokenizer must be one string; save the data set again")
+    names = arrays.get("label_names", np.array([], "U1"))
+    if names.ndim != 1 or (names.size and names.dtype.kind != "U"):
+        raise DataError(f"{path}: label_names must be one string for each class; save the data set again")
     try:
         parts = {key: arrays[key] for key in ARRAYS}
         return Dataset(
             **parts, name=str(name), classes=int(classes), characters_per_label=float(characters),
-            tokenizer=str(tokenizer),
+            tokenizer=str(tokenizer), label_names=tuple(map(str, names)),
         )  # fmt: skip
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def split_labelled(
+    x: NDArray[Any], labels: NDArray[np.int64], name: str, label_names: Sequence[str] = (), test_fraction: float = 0.2,
+    seed: int = 0, stretches: Sequence[tuple[int, int]] = (), overlap: int = 0,
+) -> Dataset:  # fmt: skip
+    """Labelled samples (n, ...) as a data set. The test part is drawn by `seed`, the same share of every class; or,
+    where the samples are `stretches` (first, how many) of one recording each, it is the end of each stretch, and the
+    `overlap` samples before it, which hold readings of it too, are in neither part.
+
+    Raises DataError for a fraction that leaves a part empty.
+    """
+    test, kept = np.zeros(len(x), bool), np.ones(len(x), bool)
+    for first, count in stretches:
+        begin = first + count - max(1, round(count * test_fraction))
+        test[begin : first + count] = True
+        kept[max(first, begin - overlap) : begin] = False
+    if not stretches:
+        rng = np.random.default_rng(seed)
+        rows = labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
+        for label in np.unique(rows):
+            members = rng.permutation(np.flatnonzero(rows == label))
+            test[members[: max(1, round(len(members) * test_fraction))]] = True
+    train = kept & ~test
+    if not train.any():
+        raise DataError(f"{len(x)} samples leave none to train with; give more, or a smaller test_fraction")
+    values = x.astype(np.float32 if x.dtype.kind == "f" else np.int64)
+    classes = max(len(label_names), int(labels.max()) + 1)
+    names = tuple(label_names) if len(label_names) == classes else ()
+    return Dataset(values[train], labels[train], values[test], labels[test], name, classes, label_names=names)
 
 
 def digits(seed: int = 0, test_fraction: float = 0.2) -> Dataset:
@@ -235,7 +273,7 @@ def next_tokens(
 
     Training windows overlap by half, test windows do not. Raises DataError when no block is long enough.
     """
-    parts: dict[str, NDArray[np.int64]] = {}
+    parts: dict[str, Any] = {}
     for part, blocks, stride in (("train", train, max(1, sequence // 2)), ("test", test, sequence)):
         windows = [
             block[start : start + sequence + 1] for block in blocks for start in range(0, len(block) - sequence, stride)

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from picoformer.build_folder import open_build, quantize_samples, refuse_to_replace, with_full_length
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.exported import OnnxOptions, PackageOptions, Shapes, Source, check_file
@@ -17,7 +15,7 @@ from picoformer.ir import DType, Graph
 from picoformer.packaging import package_files
 from picoformer.quantization_report import write_quantization
 from picoformer.quantized_folder import quantized_scheme, save_quantized
-from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, split_labels
+from picoformer.samples import check_labels, fit_samples, judge_outputs, load_samples, real_outputs, split_labels
 from picoformer.targets import stand_in
 
 if TYPE_CHECKING:
@@ -165,7 +163,6 @@ def emulate_files(
     `out` gets the outputs as real numbers, samples on axis 0.
     """
     from picoformer.emulator.session import open_device
-    from picoformer.ops.fixedpoint import dequantize
     from picoformer.ops.graph_file import graph_identity
     from picoformer.verification import Runner
 
@@ -184,10 +181,7 @@ def emulate_files(
         runner = Runner(session, graph, len(build.steps(runs)), runs.name, progress)
         outputs = runner(inputs).outputs
         measured = runner.measured()
-    real = {}
-    for name, value in outputs.items():
-        quant = graph.types[name].quant
-        real[name] = np.asarray(value) if quant is None else dequantize(np.asarray(value), quant)
+    real = real_outputs(graph, outputs)
     if out is not None:
         save_arrays(out, real)
     record: dict[str, Any] = {"target": target.name, "samples": len(next(iter(real.values())))}

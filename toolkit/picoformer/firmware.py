@@ -20,6 +20,8 @@ from picoformer.toolchain import CompilerFailure, Unit, compile_units, run_tool
 
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion")
 _DESCRIPTOR = "runtime/descriptor.o"
+_OF_A_MODEL = ("fault_tests", "main", "run", "serve", "text")
+"""Files of firmware/protocol that firmware without a model does without."""
 SECTIONS = ("-ffunction-sections", "-fdata-sections")
 SMALL_PAGES = ("-Wl,-z,max-page-size=256",)
 """Of no system's pages: with larger ones a segment may begin below its first section, with the ELF's headers."""
@@ -82,7 +84,8 @@ def build_firmware(
 
     `model_dir` holds the generated C and sources.json = {"model_sources": [its C files, the wire's descriptor
     *_device.c among them], "sources": [C files relative to the firmware folder], "include": [folders relative
-    to it]}. `fault_tests` adds the message
+    to it]}; with "model": false firmware of another kind, whose C files
+    define main. `fault_tests` adds the message
     that provokes faults; `strict` turns warnings into errors; `toolchain`: gcc, clang, zig or auto. Files in
     `out` are replaced only when all of them are complete. Raises ToolError (compiler missing or failed),
     FitError (too big for the target), ModelError (a file is missing).
@@ -119,7 +122,7 @@ def build_firmware(
             raise
         if compiler.prints_map:
             (build / "firmware.map").write_text(printed, encoding="utf-8")
-        sizes = size_report(build / "firmware.elf", build / "firmware.map", target)
+        sizes = size_report(build / "firmware.elf", build / "firmware.map", target, _has_model(model_dir))
         for name in ("firmware.map", "firmware.elf"):
             (build / name).replace(out / name)
     record = {**asdict(sizes), "compiler": compiler.version}
@@ -159,7 +162,8 @@ def _entry(script: str) -> list[str]:
 def _units(model_dir: Path, firmware: Path, target: Target, compiler: Compiler) -> tuple[list[Unit], list[Path]]:
     units = model_units(model_dir, firmware, descriptor=True)
     for path in sorted((firmware / "protocol").glob("*.c")):
-        units.append(_unit(path, "runtime", f"protocol_{path.stem}"))
+        if _has_model(model_dir) or path.stem not in _OF_A_MODEL:
+            units.append(_unit(path, "runtime", f"protocol_{path.stem}"))
     port = firmware / "port" / target.port
     wanted = {
         f"exit_{target.exit}",
@@ -292,6 +296,10 @@ def linker_script(target: Target) -> str:
     return template
 
 
+def _has_model(model_dir: Path) -> bool:
+    return bool(json.loads((model_dir / "sources.json").read_text(encoding="utf-8")).get("model", True))
+
+
 def writes_text(model_dir: Path) -> bool:
     """Whether generated C is that of a language model."""
     listed = json.loads((model_dir / "sources.json").read_text(encoding="utf-8"))
@@ -338,7 +346,7 @@ def _biggest(objects: Sequence[Path], holds: Literal["flash", "RAM"]) -> list[tu
     return sorted(sizes, key=lambda item: -item[1])
 
 
-def size_report(elf: Path, map_file: Path, target: Target) -> SizeReport:
+def size_report(elf: Path, map_file: Path, target: Target, has_model: bool = True) -> SizeReport:
     """What the linked ELF takes, in bytes.
 
     Totals come from the ELF's own sections. They are attributed by the linker map, which names the object of
@@ -356,7 +364,7 @@ def size_report(elf: Path, map_file: Path, target: Target) -> SizeReport:
         flash_total = _flash_bytes(image)
         writable = [section for section in allocated if section["sh_flags"] & 1 or section["sh_type"] == "SHT_NOBITS"]
         ram_total = sum(section["sh_size"] for section in writable)
-        arena, arena_address = _arena(image, stream)
+        arena, arena_address = _arena(image, stream) if has_model else (0, 0)
         stored = {section.name for section in allocated if section["sh_type"] != "SHT_NOBITS"}
         in_ram = {section.name for section in writable}
     pieces = read_map(map_file.read_text(encoding="utf-8", errors="replace"))

@@ -69,6 +69,13 @@ def macro_f1(guess: Array, labels: Array) -> float:
     return float((2.0 * hits[named > 0] / named[named > 0]).mean())
 
 
+def confusion(guess: Array, labels: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """(classes, classes): how often each label, a row, was taken for each class, a column; without IGNORED labels."""
+    counted = labels != IGNORED
+    pairs = labels[counted] * classes + np.asarray(guess, np.int64)[counted]
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
+
+
 def cosine(a: Array, b: Array) -> NDArray[np.float64]:
     """Cosine of the angle between embeddings (n, width), row by row: (n,). A zero row has cosine 0."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)

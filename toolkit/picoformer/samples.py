@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,11 @@ LABELS = "labels"
 """An array of this name is not an input: it holds the right answers, for accuracy and the other metrics."""
 CHARACTERS = "characters_per_label"
 """Nor is this: one number, how many characters of text a label stands for."""
+LABEL_NAMES = "label_names"
+"""Nor this: what the labels 0, 1, … are called."""
+CAPTURE = "capture"
+"""Nor this: how the samples were recorded from a board, as JSON."""
+ASIDE = (LABELS, CHARACTERS, LABEL_NAMES, CAPTURE)
 DATASET_INPUT = "x"
 """The input that the samples of a data set (`picoformer dataset`) are for: that of every model trained here."""
 
@@ -32,7 +38,7 @@ def load_samples(path: Path, part: str = "test", most: int = 0) -> dict[str, Arr
     Of a data set of `picoformer dataset` the `part` "train" or "test" with its labels, `most` samples spread over it
     (0: all).
     """
-    arrays = _read_arrays(path)
+    arrays = read_arrays(path)
     if not set(arrays) >= set(DATASET_ARRAYS):
         return arrays
     x, y = arrays[f"x_{part}"], arrays[f"y_{part}"]
@@ -40,11 +46,12 @@ def load_samples(path: Path, part: str = "test", most: int = 0) -> dict[str, Arr
         shapes = f"x_{part} is {list(x.shape)} and y_{part} {list(y.shape)}"
         raise DataError(f"{path}: {shapes}, which are not samples and their labels; make the data set again")
     chosen = np.linspace(0, len(x) - 1, most).astype(np.int64) if 0 < most < len(x) else slice(None)
-    characters = {CHARACTERS: arrays[CHARACTERS]} if CHARACTERS in arrays else {}
-    return {DATASET_INPUT: x[chosen], LABELS: y[chosen], **characters}
+    more = {name: arrays[name] for name in (CHARACTERS, LABEL_NAMES) if name in arrays}
+    return {DATASET_INPUT: x[chosen], LABELS: y[chosen], **more}
 
 
-def _read_arrays(path: Path) -> dict[str, Array]:
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz file as they are; raises DataError as `load_samples`."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; give an .npz with an array for each input of the model")
     try:
@@ -70,22 +77,41 @@ def _plain_array(path: Path, name: str, archive: Mapping[str, object]) -> Array:
     return value
 
 
+def recorded_stretches(arrays: Mapping[str, Array], samples: int, path: Path) -> tuple[list[tuple[int, int]], int]:
+    """Of samples that `capture` recorded: (first, how many) of each recording, and how many windows before one share
+    readings with it; none and 0 of other samples. Raises DataError where the file is not as it was written."""
+    if CAPTURE not in arrays:
+        return [], 0
+    try:
+        found = json.loads(str(arrays[CAPTURE]))
+        stretches = [(int(entry["first"]), int(entry["samples"])) for entry in found["recordings"]]
+        window, stride = int(found["window"]), max(1, int(found["stride"]))
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path}: what it says of its recording makes no sense; record again") from None
+    ends = [0, *(first + count for first, count in stretches)]
+    if [first for first, _ in stretches] != ends[:-1] or ends[-1] != samples or min(n for _, n in stretches) < 1:
+        raise DataError(f"{path}: its recordings are not those of its {samples} samples; record again")
+    return stretches, max(0, -(-window // stride) - 1)
+
+
 @dataclass(frozen=True)
 class Labels:
-    """The right answers: int64 (samples,), or (samples, rows) with one per row; and for text, how many characters a
-    label stands for on average (0: no text)."""
+    """The right answers: int64 (samples,), or (samples, rows) with one per row; for text, how many characters a
+    label stands for on average (0: no text); and what labels 0, 1, … are called, where that is known."""
 
     values: Array
     characters_per_label: float = 0.0
+    names: tuple[str, ...] = ()
 
     def first(self, count: int) -> Labels:
         """Those of the first `count` samples."""
-        return Labels(self.values[:count], self.characters_per_label)
+        return replace(self, values=self.values[:count])
 
 
 def split_labels(arrays: Mapping[str, Array], path: Path) -> tuple[dict[str, Array], Labels | None]:
-    """(inputs, labels or None): the arrays named "labels" and "characters_per_label" set aside and checked."""
-    inputs = {name: value for name, value in arrays.items() if name not in (LABELS, CHARACTERS)}
+    """(inputs, labels or None): the arrays named "labels", "characters_per_label", "label_names" and "capture" set
+    aside and checked."""
+    inputs = {name: value for name, value in arrays.items() if name not in ASIDE}
     labels = arrays.get(LABELS)
     if labels is None:
         return inputs, None
@@ -95,7 +121,12 @@ def split_labels(arrays: Mapping[str, Array], path: Path) -> tuple[dict[str, Arr
     characters = arrays.get(CHARACTERS, np.array(0.0))
     if characters.shape or characters.dtype.kind != "f" or not 0 <= float(characters) < np.inf:
         raise DataError(f"{path}: '{CHARACTERS}' must be one number from 0 up")
-    return inputs, Labels(labels.astype(np.int64), float(characters))
+    names = arrays.get(LABEL_NAMES, np.array([], "U1"))
+    if names.ndim != 1 or (names.size and names.dtype.kind != "U"):
+        raise DataError(f"{path}: '{LABEL_NAMES}' is {names.dtype}{list(names.shape)}; give one text for each class")
+    if unreadable := [str(name) for name in names if not str(name).isprintable()]:
+        raise DataError(f"{path}: '{LABEL_NAMES}' holds {unreadable[0]!r}; give names that can be printed")
+    return inputs, Labels(labels.astype(np.int64), float(characters), tuple(map(str, names)))
 
 
 def check_labels(labels: Labels | None, graph: Graph, inputs: Mapping[str, Array], path: Path) -> Labels | None:
@@ -118,18 +149,35 @@ def check_labels(labels: Labels | None, graph: Graph, inputs: Mapping[str, Array
         raise DataError(f"{path}: every label is {IGNORED}, which means: not judged; give labels")
     if judged.min() < 0 or judged.max() >= classes:
         raise DataError(f"{path}: labels go from {judged.min()} to {judged.max()}, the model has {classes} classes")
+    if len(labels.names) > classes:
+        named = f"names {len(labels.names)} labels ({', '.join(labels.names[:4])}, …)"
+        raise DataError(f"{path}: {named}, the model has {classes} classes; give the data that it was trained for")
     return labels
 
 
 def judge_outputs(graph: Graph, value: Array, labels: Labels) -> Judgement:
     """How well the one output of a graph, (samples, *shape) real or as its integers, foretells the labels."""
+    return judge(class_scores(graph, value, labels), labels.values, labels.characters_per_label)
+
+
+def class_scores(graph: Graph, value: Array, labels: Labels) -> Array:
+    """The one output of a graph, (samples, *shape) real or as its integers, as real numbers shaped like the labels with
+    a last axis of classes."""
     type_ = graph.types[graph.outputs[0]]
     value = np.asarray(value)
     if type_.quant is not None and value.dtype.kind in "iu":
         value = dequantize(value, type_.quant)
     samples = labels.values.shape[0]
-    logits = value.reshape(*labels.values.shape, -1) if labels.values.ndim == 2 else value.reshape(samples, -1)
-    return judge(logits, labels.values, labels.characters_per_label)
+    return value.reshape(*labels.values.shape, -1) if labels.values.ndim == 2 else value.reshape(samples, -1)
+
+
+def real_outputs(graph: Graph, values: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs of a graph, (samples, *shape) in its types, as real numbers."""
+    real = {}
+    for name, value in values.items():
+        quant = graph.types[name].quant
+        real[name] = np.asarray(value) if quant is None else dequantize(np.asarray(value), quant)
+    return real
 
 
 def check_calibration(arrays: Mapping[str, Array], labels: Labels | None, path: Path) -> None:

@@ -37,6 +37,7 @@ from picoformer.parity import (
     run_chain,
     sqnr_per_tensor,
 )
+from picoformer.predictions import stack_outputs
 from picoformer.samples import Labels, check_labels, fit_samples, judge_outputs, load_samples, split_labels
 from picoformer.targets import Target, load_target, stand_in
 
@@ -141,7 +142,7 @@ class Runner:
         for sample in range(samples):
             if self.progress:
                 self.progress(f"running on {self.name}", sample, samples, 0.0)
-            self._write(inputs, sample)
+            self.write(inputs, sample)
             result = self.session.device.run(crc=True, outputs=True)
             assert result.step_crcs is not None and result.outputs is not None
             self._cycles = self._cycles or counted_cycles(result)
@@ -149,13 +150,12 @@ class Runner:
             outputs.append(result.outputs)
         if self.progress:
             self.progress(f"running on {self.name}", samples, samples, 0.0)
-        values = {name: self._stack(name, [row[i] for row in outputs]) for i, name in enumerate(self.graph.ports[1])}
 
         def fetch(sample: int, step: int) -> bytes:
-            self._write(inputs, sample)
+            self.write(inputs, sample)
             return self.session.device.run_for_step(step)
 
-        return DeviceRun(self.name, values, np.array(crcs, np.uint32), fetch)
+        return DeviceRun(self.name, stack_outputs(self.graph, outputs), np.array(crcs, np.uint32), fetch)
 
     def measured(self) -> Measured:
         """Instructions of the last run, the stack's high-water mark, and what ran it."""
@@ -163,18 +163,14 @@ class Runner:
         stack = session.device.stack().used
         return Measured(session.instructions, session.uncounted, stack, session.emulator, self._cycles)
 
-    def _write(self, inputs: Mapping[str, Array], sample: int) -> None:
+    def write(self, inputs: Mapping[str, Array], sample: int) -> None:
+        """Send the inputs of one sample."""
         for index, name in enumerate(self.graph.ports[0]):
             type_, value = self.graph.types[name], inputs[name][sample]
             if type_.quant is not None and value.dtype.kind == "f":
                 value = quantize_real(value, type_.quant, type_.dtype)
             data = np.ascontiguousarray(value.astype(type_.dtype.numpy.newbyteorder("<"))).tobytes()
             self.session.device.write_input(index, data)
-
-    def _stack(self, name: str, rows: list[bytes]) -> Array:
-        type_ = self.graph.types[name]
-        little = type_.dtype.numpy.newbyteorder("<")
-        return np.stack([np.frombuffer(row, little).reshape(type_.shape) for row in rows])
 
 
 def verify_build(

@@ -12,6 +12,9 @@ void pf_port_init(void);
 /* The next byte from the host, waiting for it; -1 when the host has gone for good. */
 int pf_port_read(void);
 
+/* Whether a byte from the host waits to be read, or the host has gone; does not wait. */
+int pf_port_received(void);
+
 /* Queue or send one byte; pf_port_flush returns once all queued bytes are on their way. */
 void pf_port_write(uint8_t byte);
 void pf_port_flush(void);

@@ -114,6 +114,10 @@ void pf_port_init(void) {
     pf_uart_init();
 }
 
+int pf_port_received(void) {
+    return pf_uart_received();
+}
+
 int pf_port_read(void) {
     return pf_uart_read();
 }

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE /* the program counter inside a signal's context */
 #include "picoformer/port.h"
 
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,11 @@
 static uint8_t input[4096], output[4096];
 static size_t input_at, input_end, output_end;
 static uint8_t signal_stack[65536];
+
+int pf_port_received(void) {
+    struct pollfd standard_input = {STDIN_FILENO, POLLIN, 0};
+    return input_at < input_end || poll(&standard_input, 1, 0) > 0;
+}
 
 int pf_port_read(void) {
     if (input_at == input_end) {

@@ -5,6 +5,10 @@
 
 REPLACEABLE void pf_port_init(void) {}
 
+REPLACEABLE int pf_port_received(void) {
+    return 0; /* what records asks this, and defines it */
+}
+
 REPLACEABLE void pf_port_flush(void) {}
 
 REPLACEABLE void pf_port_exit(int status) {

@@ -18,7 +18,8 @@ static inline int pf_is_code(uint32_t address) {
 
 /* The byte pipe of one kind of UART: uart_<kind>.c. */
 void pf_uart_init(void);
-int pf_uart_read(void); /* waits */
+int pf_uart_received(void); /* whether a byte is there to be read */
+int pf_uart_read(void);     /* waits */
 void pf_uart_write(uint8_t byte);
 
 /* watchdog_<kind>.c: its expiry is the machine timer interrupt. */

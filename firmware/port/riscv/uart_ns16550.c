@@ -31,14 +31,14 @@ void pf_uart_init(void) {
     PLIC_THRESHOLD = 0;
 }
 
-static int received(void) {
+int pf_uart_received(void) {
     return (UART_LINE_STATUS & STATUS_RECEIVED) != 0;
 }
 
 /* mstatus.MIE is off outside a step: the interrupt ends the wait, and is never taken. */
 static void sleep_until_received(void) {
     __asm__ volatile("csrs mie, %0" : : "r"(MIE_EXTERNAL));
-    while (!received()) {
+    while (!pf_uart_received()) {
         __asm__ volatile("wfi" ::: "memory");
         PLIC_CLAIM = PLIC_CLAIM; /* claim and complete: it is pending again as long as there is a byte */
     }
@@ -46,7 +46,7 @@ static void sleep_until_received(void) {
 }
 
 int pf_uart_read(void) {
-    if (!received()) sleep_until_received();
+    if (!pf_uart_received()) sleep_until_received();
     return (int)UART_DATA;
 }
 

@@ -17,11 +17,13 @@ from picoformer.datasets import (
     next_tokens,
     python_documentation,
     save_dataset,
+    split_labelled,
     split_text,
     synthetic_signal,
 )
 from picoformer.errors import ConfigError, DataError
 from picoformer.models.config import TransformerConfig
+from picoformer.samples import LABELS, read_arrays, recorded_stretches, split_labels
 
 SOURCES = ("digits", "synthetic_signal", "python_documentation")
 
@@ -64,11 +66,33 @@ def make_dataset(
     elif source == "synthetic_signal":
         data = synthetic_signal(seed)
     elif source.endswith(".npz"):
-        data = load_dataset(Path(source))
+        data = labelled_dataset(Path(source), seed, test_fraction)
     else:
         raise ConfigError(f"unknown data source '{source}'; use {', '.join(SOURCES)} or the path of a .txt or .npz")
     save_dataset(data, out)
     return {"train": len(data.x_train), "test": len(data.x_test), "classes": data.classes}
+
+
+def labelled_dataset(path: Path, seed: int, test_fraction: float) -> Dataset:
+    """The data set in an .npz: as `picoformer dataset` wrote it, or made of one array of samples and "labels", as
+    `capture` writes them: then a part of each recording is held back. Raises DataError for neither."""
+    arrays = read_arrays(path)
+    if LABELS not in arrays:
+        return load_dataset(path)
+    inputs, labels = split_labels(arrays, path)
+    if len(inputs) != 1 or labels is None:
+        names = ", ".join(f"'{name}'" for name in inputs) or "nothing"
+        raise DataError(f"{path}: holds {names} beside its labels; give one array of samples")
+    ((name, x),) = inputs.items()
+    if not x.ndim or len(x) != len(labels.values) or x.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path}: '{name}' is {x.dtype}{list(x.shape)}, for {len(labels.values)} labels; give one for each"
+        )
+    stretches, overlap = recorded_stretches(arrays, len(x), path)
+    try:
+        return split_labelled(x, labels.values, path.stem, labels.names, test_fraction, seed, stretches, overlap)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def _text_only(text: TextSettings | None) -> str:

@@ -3,7 +3,7 @@ VENV   ?= .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin
 
-.PHONY: demo test check lint sweep bench host-bench doors costs compression check-figures conformance fuzz tools clean
+.PHONY: demo test check lint sweep aarch64 bench host-bench doors costs compression check-figures conformance fuzz tools clean
 .DELETE_ON_ERROR:
 
 # Needs no root: where gcc or QEMU are missing, zig's compiler and unicorn came with pip.
@@ -11,8 +11,9 @@ demo: $(VENV)/.ready
 	$(RUN)/picoformer run examples/digits/pipeline.toml
 
 test: $(VENV)/.ready-tests tools
-	$(RUN)/python -m pytest -n 2 -m "not slow"
+	$(RUN)/python -m pytest -n 2 --dist loadscope -m "not slow"
 
+# By file: what a file of tests builds or trains is built once, not once for each of two processes.
 # What CI runs: style, types, the tests, the slow sweeps, other mutated files each time, the figures against the table.
 check: lint test sweep fuzz check-figures
 
@@ -23,7 +24,12 @@ lint: $(VENV)/.ready tools
 	find firmware -name '*.[ch]' | xargs clang-format --dry-run -Werror
 
 sweep: $(VENV)/.ready-tests tools
-	$(RUN)/python -m pytest -n 2 -m slow
+	$(RUN)/python -m pytest -n 2 --dist loadscope -m slow
+
+# Bundles under the aarch64 wheels that a Raspberry Pi gets, in an emulated process; a part of the sweep.
+aarch64: $(VENV)/.ready-tests tools
+	$(RUN)/python tests/aarch64_machine.py
+	$(RUN)/python -m pytest -m slow tests/test_aarch64.py
 
 # Files that nobody vouches for, mutated; each run begins with another case, which it prints.
 FUZZ_SECONDS ?= 20

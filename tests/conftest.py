@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 import device_fixture
+from aarch64_machine import Machine, MachineError, open_machine
 from picoformer.compilers import PACKAGES
 from picoformer.firmware import FirmwareBuild, build_firmware
 from picoformer.targets import Target, load_target
@@ -59,11 +60,27 @@ def cmake_tools() -> None:
 
 
 @pytest.fixture(scope="session")
+def rsync_tools() -> None:
+    """rsync, which copies what goes to a board."""
+    if shutil.which("rsync") is None:
+        _lack("rsync not installed: sudo apt-get install rsync")
+
+
+@pytest.fixture(scope="session")
 def pip_tools() -> None:
     """zig's compiler and unicorn, from PyPI."""
     missing = [name for name in ("ziglang", "unicorn") if importlib.util.find_spec(name) is None]
     if missing:
         _lack(f"{', '.join(missing)} not installed: pip install 'picoformer[emulator]'")
+
+
+@pytest.fixture(scope="session")
+def aarch64() -> Machine:
+    """An emulated 64-bit Arm Linux with the wheels of a Raspberry Pi, fetched where it is not here yet."""
+    try:
+        return open_machine()
+    except MachineError as error:
+        _lack(str(error))
 
 
 def require_tools(target: str, request: pytest.FixtureRequest) -> None:

@@ -250,7 +250,7 @@ def test_the_list_says_what_a_board_is_and_what_runs_it() -> None:
     assert [row.split()[0] for row in rows] == ["name", *list_targets()]
     row = next(row for row in rows if row.startswith("stm32f411-nucleo"))
     assert re.split(r" {2,}", row) == ["stm32f411-nucleo", "cortex-m4", "16 (100)", "512 KB", "128 KB", "dsp, generic",
-                                       "image", "stands in: netduinoplus2"]  # fmt: skip
+                                       "image", "stands in: netduinoplus2", "stm32"]  # fmt: skip
     assert "QEMU riscv32 virt" in next(row for row in rows if row.startswith("riscv32-virt"))
     records = {row["name"]: row for row in json.loads(CliRunner().invoke(main, ["targets", "--json"]).output)}
     assert list(records) == list_targets()
@@ -262,5 +262,6 @@ def test_the_list_says_what_a_board_is_and_what_runs_it() -> None:
         1 << 18,
     )
     assert (pico["builds"], pico["emulator"], pico["stands_in"]) == ("library", None, "mps2-an385-m0")
+    assert (pico["flasher"], records["microbit"]["flasher"], records["host"]["flasher"]) == ("uf2", "daplink", None)
     assert records["microbit"]["emulator"] == "qemu-system-arm -M microbit"
     assert records["host"]["flash_bytes"] is records["host"]["clock_hz"] is None

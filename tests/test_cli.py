@@ -182,6 +182,24 @@ def test_doctor_exits_with_1_when_nothing_can_build(tmp_path: Path, monkeypatch:
     assert not {tool["name"]: tool for tool in record["tools"]}["gcc"]["found"]
 
 
+def test_doctor_lists_what_flashes_and_what_is_optional(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def tools() -> dict[str, Any]:
+        return {tool["name"]: tool for tool in strict(picoformer("doctor", "--json").out)["tools"]}
+
+    found = tools()
+    assert "esptool v" in found["esptool"]["found"] and "cmake version" in found["cmake"]["found"]
+    assert found["ai-edge-litert"]["found"] and "tensorflow" in found
+    (tmp_path / "bossac").write_text(
+        "#!/bin/sh\necho 'Usage: bossac'\necho 'Some Application Version 1.9.1-arduino2'\n"
+    )
+    (tmp_path / "bossac").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = tools()
+    assert found["bossac"]["found"] == "Some Application Version 1.9.1-arduino2"
+    assert found["pyocd"]["found"] == "" and found["pyocd"]["mend"] == "pip install pyocd"
+    assert found["cmake"]["found"] == "" and found["cmake"]["mend"] == "sudo apt-get install cmake"
+
+
 def test_doctor_says_which_tools_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     answer = picoformer("doctor")

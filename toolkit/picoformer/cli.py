@@ -13,16 +13,17 @@ from picoformer.cli_data import COMMANDS as DATA_COMMANDS
 from picoformer.cli_device import COMMANDS as DEVICE_COMMANDS
 from picoformer.cli_estimate import estimate_options, fits_options, inspect_on_target, list_fitting
 from picoformer.cli_export import export
+from picoformer.cli_flash import COMMANDS as BOARD_COMMANDS
 from picoformer.cli_onnx import COMMANDS as ONNX_COMMANDS
 from picoformer.cli_options import (
     ANY,
     COUNT,
-    EXTRAS,
     FILE,
     FOLDER,
     emulator_option,
     is_given,
     json_option,
+    missing_extra,
     quantize_options,
     quantize_or_text_options,
     quantized_option,
@@ -33,6 +34,8 @@ from picoformer.cli_options import (
     valid_length_option,
 )
 from picoformer.cli_output import notice, progress, show, show_figures
+from picoformer.cli_pi import pi
+from picoformer.cli_pi_host import COMMANDS as PI_HOST_COMMANDS
 from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
 from picoformer.cli_text import DECODER_SCHEME, decoder_options, is_decoder
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
@@ -50,7 +53,7 @@ class _Group(click.Group):
         except PicoformerError as error:
             click.echo(f"picoformer: {' '.join(str(error).split())}", err=True)
         except ModuleNotFoundError as error:
-            extra = EXTRAS.get(str(error.name), "dev")
+            extra = missing_extra(str(error.name), ctx.invoked_subcommand)
             click.echo(f"picoformer: {error.name} is not installed; pip install 'picoformer[{extra}]'", err=True)
         except (KeyboardInterrupt, click.Abort):
             click.echo("picoformer: stopped; nothing half-written is left", err=True)
@@ -105,8 +108,12 @@ def run(pipeline_file: Path, force: bool, toolchain: str, emulator: str, as_json
     show(report.to_json(), as_json, lambda: print_report(report))
 
 
-for command in (export, *TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS, *DATA_COMMANDS, *DEVICE_COMMANDS):
+for command in (
+    export, *TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS, *DATA_COMMANDS, *DEVICE_COMMANDS, *BOARD_COMMANDS, pi,
+):  # fmt: skip
     main.add_command(command)
+for command in PI_HOST_COMMANDS:
+    pi.add_command(command)
 
 
 @main.command()

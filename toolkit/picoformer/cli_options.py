@@ -26,10 +26,22 @@ SCHEMES = click.Choice(["int8", "int8x16", "int4x8", "int4x16", "float32"])
 """The names in picoformer.quantize.SCHEMES (a test compares them: importing it would make --help slow), and float32."""
 C_FORMS = ("c", "c-arrays", "c-single", "arduino", "platformio", "esp-idf", "zephyr", "cmsis-pack")
 """The names in picoformer.packages.forms.FORMS (a test compares them)."""
-EXTRAS = {"torch": "train", "safetensors": "train", "sklearn": "train", "ai_edge_litert": "tflite",
-          "flatbuffers": "tflite", "tflite_micro": "tflite", "tensorflow": "tensorflow"}  # fmt: skip
-"""A library that is not always there → the extra that brings it."""
 METHODS = click.Choice(["percentile", "minmax", "mse"])
+BUILD = ("cobs", "elftools", "jinja2", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "pydantic", "rich", "scipy",
+         "serial")  # fmt: skip
+"""Libraries of the compiler."""
+EXTRAS = {**dict.fromkeys(BUILD, "build"), "tokenizers": "pi", "torch": "train", "safetensors": "train",
+          "sklearn": "train", "ai_edge_litert": "tflite", "flatbuffers": "tflite", "tflite_micro": "tflite",
+          "tensorflow": "tensorflow"}  # fmt: skip
+"""A library that is not always there → the extra that brings it."""
+
+
+def missing_extra(library: str, command: str | None) -> str:
+    """The extra that brings a library which a command lacks."""
+    name = library.split(".")[0]
+    if command == "pi" and name == "onnxruntime":
+        return "pi"  # which brings no more than a Pi needs
+    return EXTRAS.get(name, "dev")
 
 
 def json_option(function: F) -> F:

@@ -74,27 +74,41 @@ def model_options(function: Any) -> Any:
     return function
 
 
+_TEXT_OPTIONS = (
+    click.option("--prompt", help="Text to continue."),
+    click.option("--prompt-ids", metavar="5,17", help="Token ids to continue, in place of a text."),
+    click.option(
+        "--tokens", type=click.IntRange(1, 65536), default=128, show_default=True, help="Most tokens to write."
+    ),
+    click.option("--greedy", is_flag=True, help="Always take the likeliest token."),
+    click.option("--temperature", type=float, default=1.0, show_default=True, help="Flattens or sharpens the choice."),
+    click.option("--top-k", type=COUNT, default=0, help="Choose among so many likeliest tokens; 0: all."),
+    click.option("--top-p", type=float, default=1.0, help="Choose among the likeliest that make up this share."),
+    click.option("--min-p", type=float, default=0.0, help="Choose among those at least this likely, to the likeliest."),
+    click.option("--repetition-penalty", type=float, default=1.0, help="Above 1 makes what was there less likely."),
+    click.option("--seed", type=int, default=0, help="Same seed, same text, on every machine."),
+    click.option("--length-penalty", type=float, default=1.0, help="Of beam search: above 0 prefers longer texts."),
+    click.option(
+        "--early-stopping",
+        type=click.Choice(["false", "true", "never"]),
+        default="false",
+        help="Of beam search: when it ends.",
+    ),
+    click.option("--stop", "stops", multiple=True, help="End where this text appears; repeatable."),
+    click.option("--stop-ids", metavar="1,2", help="End at these tokens; default: the model's end of text."),
+)
+
+
+def text_options(function: Any) -> Any:
+    """What to continue, how to choose tokens, and when to end: the fields of generation.request.TextRequest."""
+    for option in reversed(_TEXT_OPTIONS):
+        function = option(function)
+    return function
+
+
 @click.command()
 @click.argument("model", type=ANY)
-@click.option("--prompt", help="Text to continue.")
-@click.option("--prompt-ids", metavar="5,17", help="Token ids to continue, in place of a text.")
-@click.option("--tokens", type=click.IntRange(1, 65536), default=128, show_default=True, help="Most tokens to write.")
-@click.option("--greedy", is_flag=True, help="Always take the likeliest token.")
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Flattens or sharpens the choice.")
-@click.option("--top-k", type=COUNT, default=0, help="Choose among so many likeliest tokens; 0: all.")
-@click.option("--top-p", type=float, default=1.0, help="Choose among the likeliest that make up this share.")
-@click.option("--min-p", type=float, default=0.0, help="Choose among those at least this likely, to the likeliest.")
-@click.option("--repetition-penalty", type=float, default=1.0, help="Above 1 makes what was there less likely.")
-@click.option("--seed", type=int, default=0, help="Same seed, same text, on every machine.")
-@click.option("--length-penalty", type=float, default=1.0, help="Of beam search: above 0 prefers longer texts.")
-@click.option(
-    "--early-stopping",
-    type=click.Choice(["false", "true", "never"]),
-    default="false",
-    help="Of beam search: when it ends.",
-)
-@click.option("--stop", "stops", multiple=True, help="End where this text appears; repeatable.")
-@click.option("--stop-ids", metavar="1,2", help="End at these tokens; default: the model's end of text.")
+@text_options
 @model_options
 @json_option
 def generate(model: Path, as_json: bool, **options: Any) -> None:
@@ -112,9 +126,9 @@ def generate(model: Path, as_json: bool, **options: Any) -> None:
     chosen = GenerateOptions(
         **{
             **options,
-            "prompt_ids": _ids("--prompt-ids", options["prompt_ids"]),
-            "stop_ids": _ids("--stop-ids", options["stop_ids"]),
-            "given": _given(options),
+            "prompt_ids": read_ids("--prompt-ids", options["prompt_ids"]),
+            "stop_ids": read_ids("--stop-ids", options["stop_ids"]),
+            "given": given_options(options),
         }
     )
     with progress() as tick:
@@ -163,7 +177,7 @@ def perplexity(model: Path, text: Path, window: int, windows: int, as_json: bool
     from picoformer.decoder.generating import ModelOptions
     from picoformer.decoder.perplexity import perplexity_files
 
-    chosen = ModelOptions(**options, given=_given(options))
+    chosen = ModelOptions(**options, given=given_options(options))
     with progress() as tick:
         record = perplexity_files(
             model, text, chosen, window, windows, lambda what, done, total: tick(what, done, total, 0.0)
@@ -171,12 +185,12 @@ def perplexity(model: Path, text: Path, window: int, windows: int, as_json: bool
     show(record, as_json, lambda: show_figures(record))
 
 
-def _given(options: Mapping[str, Any]) -> frozenset[str]:
+def given_options(options: Mapping[str, Any]) -> frozenset[str]:
     """Which of the running command's options stand on its command line."""
     return frozenset(name for name in options if is_given(name))
 
 
-def _ids(option: str, text: str | None) -> tuple[int, ...] | None:
+def read_ids(option: str, text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")] if text.strip() else []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from picoformer.compilers import PACKAGES, choose_compiler
 from picoformer.emulator.choice import choose_emulator
 from picoformer.errors import ToolError
+from picoformer.flash import bossac, esptool, pyocd
 from picoformer.targets import Target, list_targets, load_target
 
 HOST = "host"
@@ -76,20 +79,33 @@ _PROGRAMS = (
     ("qemu-system-arm", "runs Cortex-M firmware; the only one with a Cortex-M55 (unicorn has the others)"),
     ("riscv64-unknown-elf-gcc", "builds firmware for RISC-V (zig does too)"),
     ("qemu-system-riscv32", "runs RISC-V firmware"),
+    ("cmake", "builds packages of C (`export --format c`) and projects of vendors' SDKs"),
     ("clang", "a second opinion on the C (tests; --toolchain clang)"),
     ("clang-format", "keeps the C in one style (make check)"),
 )
 _PIP = "pip install 'picoformer[{}]'"
 _LIBRARIES = (
-    ("onnx", "reads and writes models", "pip install picoformer", True),
-    ("onnxruntime", "runs ONNX files", "pip install picoformer", True),
-    ("onnxscript", "folds constants", "pip install picoformer", True),
+    ("onnx", "reads and writes models", _PIP.format("build"), True),
+    ("onnxruntime", "runs ONNX files", _PIP.format("build"), True),
+    ("onnxscript", "folds constants", _PIP.format("build"), True),
+    ("tokenizers", "reads tokenizer.json; with onnxruntime all that a Raspberry Pi needs", _PIP.format("pi"), False),
     ("ziglang", "builds firmware for this machine and every board without root, where gcc is missing",
      _PIP.format("emulator"), False),
     ("unicorn", "runs Cortex-M firmware without root, where QEMU is missing", _PIP.format("emulator"), False),
+    ("ai-edge-litert", "LiteRT: runs exported TFLite files (--check), beside TFLite Micro's interpreter",
+     _PIP.format("tflite"), False),
+    ("tensorflow", "a second opinion on TFLite files: its reference kernels", _PIP.format("tensorflow"), False),
     ("torch", "training, distillation, pruning", "pip install torch==2.13.0, then 'picoformer[train]'", False),
     ("scikit-learn", "the digits data set", _PIP.format("train"), False),
 )  # fmt: skip
+
+_FLASHERS: tuple[tuple[str, Callable[[], list[str]], str, str, str], ...] = (
+    ("esptool", esptool.program, "version", "flashes Espressif's chips", esptool.MEND),
+    ("pyocd", pyocd.program, "--version", "flashes and reads back through debug probes", pyocd.MEND),
+    ("bossac", bossac.program_of_arduino, "--help", "flashes the Arduino Nano 33 BLE", bossac.MEND),
+)
+"""Name, its command, the word that makes it say its version, what it gives, the command that brings it. STM32, UF2 and
+DAPLink boards need none of them."""
 
 
 def examine() -> Examination:
@@ -97,6 +113,10 @@ def examine() -> Examination:
     programs = [
         Tool(name, _program(name), purpose, f"sudo apt-get install {PACKAGES.get(name, name)}", False)
         for name, purpose in _PROGRAMS
+    ]
+    programs += [
+        Tool(name, _version_line(command, word), purpose, mend, False)
+        for name, command, word, purpose, mend in _FLASHERS
     ]
     libraries = [Tool(name, _version(name), purpose, mend, required) for name, purpose, mend, required in _LIBRARIES]
     targets = sorted(
@@ -119,13 +139,23 @@ def _way(target: Target) -> Way:
 
 
 def _program(name: str) -> str:
-    if shutil.which(name) is None:
-        return ""
+    return _first_line([name, "--version"], "") if shutil.which(name) else ""
+
+
+def _version_line(command: Callable[[], list[str]], word: str) -> str:
+    """The line in which a program states a version; empty where it is not there."""
     try:
-        answer = subprocess.run([name, "--version"], capture_output=True, text=True, timeout=20, check=False)
+        return _first_line([*command(), word], r"\d+\.\d+")
+    except ToolError:
+        return ""
+
+
+def _first_line(command: list[str], with_what: str) -> str:
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return (answer.stdout.splitlines() or [""])[0].strip()
+    return next((line.strip() for line in answer.stdout.splitlines() if re.search(with_what, line)), "")
 
 
 def _version(name: str) -> str:

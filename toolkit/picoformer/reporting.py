@@ -232,8 +232,6 @@ def print_targets(records: Sequence[Mapping[str, Any]]) -> None:
                 record["flasher"] or "-",
             )
         )
-    if not any(record["flasher"] for record in records):
-        rows = [row[:-1] for row in rows]
     print("\n".join(aligned(rows)))
     if any(record["max_clock_hz"] not in (0, record["clock_hz"]) for record in records):
         print("MHz: what the image built here runs at, and in brackets what the chip is rated for")

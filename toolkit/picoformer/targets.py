@@ -119,10 +119,31 @@ class LibraryChoice(_Table):
 
 
 class FlasherChoice(_Table):
-    """What writes the firmware to a real board."""
+    """What writes the firmware to a real board: `kind`, or one of `others` (`--method`), of flash/registry.py.
+
+    `chip_ids`: what the way in calls the chip, so that another one is refused: an STM32's product id, the number in the
+    header of an Espressif image, UF2 family ids (the first is that of files written here). `chip`: its name for
+    esptool; `probe`: for pyocd. `drives`: what the board's drive says it is, a Board-ID of INFO_UF2.TXT or the first
+    four digits of a DAPLink's unique id. `enter`: what a person does to get the board into its bootloader.
+    """
 
     kind: Identifier
-    args: list[str] = []
+    others: list[Identifier] = []
+    chip_ids: list[Address] = []
+    chip: Annotated[str, Field(pattern=r"^[a-z0-9]*$")] = ""
+    probe: Annotated[str, Field(pattern=r"^[a-z0-9_]*$")] = ""
+    drives: list[str] = []
+    enter: str = ""
+
+    @model_validator(mode="after")
+    def _known(self) -> FlasherChoice:
+        if (self.kind in ("stm32", "esptool", "uf2")) and not self.chip_ids:
+            raise ValueError(f"kind {self.kind!r} needs `chip_ids`, so that another chip is refused")
+        if self.kind == "esptool" and not self.chip:
+            raise ValueError("kind 'esptool' needs `chip`, the name that esptool has for it")
+        if "pyocd" in (self.kind, *self.others) and not self.probe:
+            raise ValueError("pyocd needs `probe`, the name that pyocd has for the chip")
+        return self
 
 
 class Target(_Table):

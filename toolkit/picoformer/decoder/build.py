@@ -16,6 +16,7 @@ from picoformer.decoder.graph import LOGITS, decoder_graph
 from picoformer.decoder.quantize import DECODER_SCHEMES, quantize_decoder, step_graph
 from picoformer.decoder.sessions import context_of
 from picoformer.errors import ConfigError, FitError, ModelError, UnsupportedError
+from picoformer.generation.request import beginning
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
 from picoformer.models.importers import ImportedModel
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from picoformer.backends.c import TextExample
     from picoformer.compress.settings import QatSettings
     from picoformer.quantize import QuantizeSettings
-    from picoformer.tokenizers import TextTokenizer
 
 RECORD = "decoder.json"
 BLOCK = 8
@@ -229,15 +229,6 @@ def text_example(model: ImportedModel, tokenizer: Path | None) -> TextExample:
         return TextExample(tuple(beginning(loaded, model.bos)), loaded.tables())
     except UnsupportedError:
         return TextExample(begin)
-
-
-def beginning(tokenizer: TextTokenizer, bos: int | None) -> list[int]:
-    """The ids in front of a text: those that its tokenizer puts there. Where these are none, texts of SentencePiece's
-    begin with the model's own token all the same."""
-    begin = [] if bos is None else [bos]
-    if tokenizer.prefix:
-        return list(tokenizer.prefix)
-    return begin if tokenizer.kind in ("sentencepiece_bpe", "unigram") else []
 
 
 def beyond_training(model: ImportedModel, context: int) -> str:

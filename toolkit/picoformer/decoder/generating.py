@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,6 @@ from picoformer import __version__
 from picoformer.build_folder import Build, Manifest
 from picoformer.decoder.build import (
     DecoderBuild,
-    DecoderRecord,
-    beginning,
     beyond_training,
     build_decoder,
     decoder_graphs,
@@ -27,7 +24,7 @@ from picoformer.decoder.opening import Checkpoint, load_tokenizer, open_checkpoi
 from picoformer.decoder.writing import REFERENCE, Cost, beam_texts, write_text
 from picoformer.errors import ConfigError
 from picoformer.files import cache_root, content_hash, file_hash
-from picoformer.generation import BeamSettings, End, SamplerSettings, Stopping
+from picoformer.generation.request import ENDS, TextRequest, TextWriter, text_behind, utf8
 from picoformer.models.importers import ImportedModel
 from picoformer.pipeline_stage import code_hash
 from picoformer.targets import load_target
@@ -37,13 +34,6 @@ if TYPE_CHECKING:
     from picoformer.tokenizers import TextTokenizer
 
 Progress = Callable[[str, int, int], None]
-ENDS = {
-    End.MAX_TOKENS: "as many tokens as asked for",
-    End.STOP_TOKEN: "a stop token",
-    End.STOP_STRING: "a stop string",
-    End.CALLER: "interrupted",
-    End.CONTEXT: "the context is full",
-}
 
 
 @dataclass(frozen=True)
@@ -65,23 +55,8 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
-class GenerateOptions(ModelOptions):
-    """What to continue, how to choose, and when to end."""
-
-    prompt: str | None = None
-    prompt_ids: tuple[int, ...] | None = None
-    tokens: int = 128
-    greedy: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-    length_penalty: float = 1.0
-    early_stopping: str = "false"
-    stops: tuple[str, ...] = ()
-    stop_ids: tuple[int, ...] | None = None
+class GenerateOptions(ModelOptions, TextRequest):
+    """Which model, and what is asked of it."""
 
 
 @dataclass(frozen=True)
@@ -107,42 +82,24 @@ def generate_files(
 
     Raises a PicoformerError naming what is wrong with the model, the prompt or the settings.
     """
-    settings, strings = _sampler(options), tuple(_utf8("--stop", stop) for stop in options.stops)
-    _check_options(options)
+    settings, strings = options.sampler(), tuple(utf8("--stop", stop) for stop in options.stops)
+    options.check()
     opened = open_model(model, options, progress)
     if told is not None and opened.notice:
         told(opened.notice)
     record, tokenizer = opened.build.record, opened.tokenizer
-    prompt = _prompt(options, record, tokenizer)
-    stop_tokens = record.eos if options.stop_ids is None else options.stop_ids
+    prompt = options.ids(record.bos, tokenizer)
+    stop_tokens = options.stop_tokens(record.eos)
     if options.beams > 1:
         return _search(opened, options, prompt, stop_tokens, emit)
     if strings and tokenizer is None:
         raise ConfigError("--stop needs a tokenizer; give --tokenizer, or stop at token ids with --stop-ids")
-    stopping = Stopping(options.tokens, stop_tokens, strings)
-    bytes_of = None if tokenizer is None else _bytes_behind(tokenizer, prompt)
-    characters = codecs.getincrementaldecoder("utf-8")("replace")
-
-    before = options.prompt or ""
-
-    def say(text: str) -> None:
-        nonlocal before
-        if emit is not None:
-            emit(before + text)
-            before = ""
-
-    def take(data: bytes) -> None:
-        say(characters.decode(data))
-
-    def emit_token(token: int) -> None:
-        if tokenizer is None:
-            say(f"{token} ")
-
+    writer = TextWriter(options, prompt, tokenizer, emit)
     written = write_text(
-        opened.build, prompt, settings, stopping, opened.where, port=options.port, emulator=options.emulator,
-        bytes_of=bytes_of, emit=emit_token, take=take,
+        opened.build, prompt, settings, options.stopping(stop_tokens), opened.where, port=options.port,
+        emulator=options.emulator, bytes_of=writer.bytes_of, emit=writer.emit, take=writer.take,
     )  # fmt: skip
-    say(characters.decode(b"", final=True))
+    writer.finish()
     found = written.generated
     count = len(found.tokens)
     return {
@@ -155,52 +112,6 @@ def generate_files(
     }
 
 
-def _check_options(options: GenerateOptions) -> None:
-    """Raise ConfigError for options that would do nothing."""
-    if "" in options.stops:
-        raise ConfigError("--stop is empty; give the text to end at")
-    if options.greedy:
-        _refuse_idle(
-            options, ("temperature", "top_k", "top_p", "min_p"), "--greedy, which draws no token; leave it out"
-        )
-    if options.beams == 1:
-        _refuse_idle(options, ("length_penalty", "early_stopping"), "one beam; leave it out, or give --beams 2 or more")
-        return
-    if options.stops:
-        raise ConfigError("--stop does not go with --beams: texts of a search end at tokens, see --stop-ids")
-    drawn = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-    given = next((name for name, unset in drawn.items() if getattr(options, name) != unset), None)
-    if given is not None:
-        raise ConfigError(f"--{given.replace('_', '-')} does not go with --beams, which draw no token; leave one out")
-
-
-def _refuse_idle(options: GenerateOptions, names: Sequence[str], beside: str) -> None:
-    """Raise ConfigError for one of the options `names` that was asked for."""
-    found = next((name for name in names if name in options.given), None)
-    if found is not None:
-        raise ConfigError(f"--{found.replace('_', '-')} does nothing with {beside}")
-
-
-def _utf8(option: str, text: str) -> bytes:
-    """The bytes of a text of the command line, whose bytes that are no UTF-8 arrive as half surrogate pairs."""
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ConfigError(f"{option} holds bytes that are no UTF-8; convert it") from None
-
-
-def _bytes_behind(tokenizer: TextTokenizer, prompt: Sequence[int]) -> Callable[[int], bytes]:
-    """What each token adds to a text behind `prompt`; tokens that only the model has, to fill up its table, nothing."""
-    stream = tokenizer.stream()
-
-    def bytes_of(token: int) -> bytes:
-        return stream.feed_bytes(token) if token < tokenizer.vocab_size else b""
-
-    for token in prompt:
-        bytes_of(token)
-    return bytes_of
-
-
 def _search(
     opened: Opened,
     options: GenerateOptions,
@@ -208,16 +119,12 @@ def _search(
     stop_tokens: tuple[int, ...],
     emit: Callable[[str], None] | None,
 ) -> dict[str, Any]:
-    early: Any = {"false": False, "true": True, "never": "never"}[options.early_stopping]
-    settings = BeamSettings(options.beams, options.length_penalty, early, options.tokens, tuple(stop_tokens))
+    settings = options.search(stop_tokens)
     found, cost = beam_texts(opened.build, prompt, settings, opened.where, port=options.port, emulator=options.emulator)
     tokenizer = opened.tokenizer
 
     def text_of(tokens: tuple[int, ...]) -> str | None:
-        if tokenizer is None:
-            return None
-        bytes_of = _bytes_behind(tokenizer, prompt)
-        return b"".join(bytes_of(token) for token in tokens if token not in stop_tokens).decode("utf-8", "replace")
+        return None if tokenizer is None else text_behind(tokenizer, prompt, tokens, stop_tokens)
 
     texts: list[dict[str, Any]] = [
         {"tokens": list(text.tokens), "text": text_of(text.tokens), "log_probability": text.log_probability}
@@ -261,30 +168,6 @@ def _figures(opened: Opened, cost: Cost) -> dict[str, Any]:
         "macs": macs_per_token(build.float_graph),
         "emulator": cost.emulator or None,
     }
-
-
-def _sampler(options: GenerateOptions) -> SamplerSettings:
-    return SamplerSettings(
-        options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty, options.seed,
-        options.greedy,
-    )  # fmt: skip
-
-
-def _prompt(options: GenerateOptions, record: DecoderRecord, tokenizer: TextTokenizer | None) -> list[int]:
-    """The ids to continue: those given, or those of the text, behind the token that begins a text."""
-    if options.prompt is not None and options.prompt_ids is not None:
-        raise ConfigError("--prompt and --prompt-ids are both what to continue; give one")
-    if options.prompt_ids is not None:
-        if not options.prompt_ids:
-            raise ConfigError("--prompt-ids is empty; give at least one token")
-        return list(options.prompt_ids)
-    if options.prompt is None or options.prompt == "":
-        if record.bos is None:
-            raise ConfigError("this model has no token that begins a text; give --prompt or --prompt-ids")
-        return [record.bos]
-    if tokenizer is None:
-        raise ConfigError("--prompt needs a tokenizer; give --tokenizer, or --prompt-ids")
-    return [*beginning(tokenizer, record.bos), *tokenizer.encode(_utf8("--prompt", options.prompt))]
 
 
 def open_model(model: Path, options: ModelOptions, progress: Progress | None = None) -> Opened:

@@ -15,7 +15,6 @@ import numpy as np
 from picoformer.datasets import Dataset, load_dataset
 from picoformer.decoder.build import DecoderBuild, build_decoder, open_decoder
 from picoformer.decoder.calibration import WINDOW
-from picoformer.decoder.generating import ENDS
 from picoformer.decoder.judging import foretold_nats, parting
 from picoformer.decoder.opening import load_tokenizer
 from picoformer.decoder.perplexity import device_nats
@@ -25,6 +24,7 @@ from picoformer.decoder.writing import REFERENCE, Written, open_text, write_text
 from picoformer.errors import ConfigError, DeviceError
 from picoformer.files import atomic_write_text
 from picoformer.generation import SamplerSettings, Stopping
+from picoformer.generation.request import ENDS
 from picoformer.models.importers import load_decoder
 from picoformer.targets import Target
 from picoformer.verification import Measured, flash_bytes, ram_bytes

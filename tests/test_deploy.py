@@ -328,7 +328,7 @@ def test_the_wheel_is_a_wheel_of_these_sources() -> None:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         names = archive.namelist()
         assert {"picoformer/cli.py", "picoformer/raspberry_pi/runner.py", "picoformer/py.typed"} <= set(names)
-        assert not [name for name in names if "__pycache__" in name or "_data" in name]
+        assert not [name for name in names if "__pycache__" in name or "/_data/" in name]
         record = next(name for name in names if name.endswith("RECORD"))
         rows = {row[0]: row[1:] for row in csv.reader(io.StringIO(archive.read(record).decode()))}
         assert set(rows) == set(names)

@@ -15,7 +15,11 @@ test: $(VENV)/.ready-tests tools
 
 # By file: what a file of tests builds or trains is built once, not once for each of two processes.
 # What CI runs: style, types, the tests, the slow sweeps, other mutated files each time, the figures against the table.
-check: lint test sweep fuzz check-figures
+# Figures, style and fuzzing, each one process, share the two cores.
+check:
+	$(MAKE) --output-sync=target -j 2 check-figures lint fuzz
+	$(MAKE) test
+	$(MAKE) sweep
 
 lint: $(VENV)/.ready tools
 	$(RUN)/ruff check .
@@ -71,15 +75,15 @@ $(VENV)/.ready: pyproject.toml
 	@sh .ci/tools python
 	$(PYTHON) -m venv $(VENV)
 	@echo "== downloads begin $$(date +%T)"
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(RUN)/python -m pip install --quiet --no-compile --disable-pip-version-check torch==2.13.0
+	$(RUN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[dev]'
 	@echo "== downloads end   $$(date +%T)"
 	@touch $@
 
 # TensorFlow, the second opinion on TFLite files, is large, and only the tests want it.
 $(VENV)/.ready-tests: $(VENV)/.ready
 	@echo "== downloads begin $$(date +%T)"
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,tensorflow]'
+	$(RUN)/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[dev,tensorflow]'
 	@echo "== downloads end   $$(date +%T)"
 	@touch $@
 

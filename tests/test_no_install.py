@@ -168,7 +168,7 @@ FIRST_OF_CORE = list({(*t.isa, *t.toolchain.flags): t.name for t in map(load_tar
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_every_file_compiles_without_a_warning(name: str, tmp_path: Path) -> None:
-    """All C and assembly that a target could take, by zig's clang: of its port and the protocol, and, for the first board
+    """All C and assembly that a target could take, by zig's clang: of its port and the protocol, and, for a first board
     with its core, of its instruction sets and the rest, which know of no board."""
     target: Target = load_target(name)
     port = FIRMWARE / "port" / target.port

@@ -58,7 +58,7 @@ CASES = {
         "T5", T5, {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "num_heads": 1, "d_kv": 18}
     ),
     "t5_own_head": Case(
-        "T5", T5, {"feed_forward_proj": "gated-silu", "tie_word_embeddings": False, "num_decoder_layers": 3},
+        "T5", T5, {"feed_forward_proj": "gated-silu", "tie_word_embeddings": False},
         own_head=True,
     ),
     "mt5": Case("MT5", T5, {"d_model": 20, "num_heads": 2}),

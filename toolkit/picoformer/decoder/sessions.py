@@ -34,11 +34,11 @@ def check_tokens(graph: Graph, tokens: Sequence[int], position: int) -> None:
 
 def context_of(graph: Graph) -> int:
     """How many positions a decoder's caches hold; raises ModelError for states that are no caches."""
-    after = graph.states[0][1]
-    op = graph.producers[after].op
-    if not isinstance(op, KvAppend):
-        raise ModelError(f"model '{graph.name}': its state '{after}' is no cache of keys or values; build again")
-    return graph.types[after].shape[op.axis]
+    for _, after in graph.states:
+        op = graph.producers[after].op
+        if isinstance(op, KvAppend):
+            return graph.types[after].shape[op.axis]
+    raise ModelError(f"model '{graph.name}': none of its states is a cache of keys or values; build again")
 
 
 def block_inputs(tokens: Sequence[int], position: int) -> dict[str, Array]:

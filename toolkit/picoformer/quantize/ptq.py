@@ -23,6 +23,7 @@ from picoformer.ops import (
     Linear,
     Mul,
     Patches,
+    RelativeAttention,
     Requantize,
     RmsNorm,
     Rope,
@@ -290,7 +291,7 @@ class TypedBuilder:
         value, type_ = self.graph.constants[name], self.graph.types[name]
         if name in self.settings.given and not isinstance(node.op, LayerNorm | RmsNorm | Concat):
             return self._store(name, *self.settings.given[name][::-1])
-        if type_.dtype is not DType.FLOAT32 or isinstance(node.op, LayerNorm | RmsNorm):
+        if type_.dtype is not DType.FLOAT32 or isinstance(node.op, LayerNorm | RmsNorm | RelativeAttention):
             return self._store(name, value, type_)
         if isinstance(node.op, Embedding):
             dtype = DType.INT16 if self.settings.weight_types.get(name) is DType.INT16 else DType.INT8

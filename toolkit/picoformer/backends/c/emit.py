@@ -15,9 +15,10 @@ from picoformer.backends.c.interface import Port, check_prefix, ports_of
 from picoformer.backends.c.isa import layout_for
 from picoformer.backends.c.literals import array_body, c_type
 from picoformer.backends.c.names import Names, comment, identifier, string
-from picoformer.backends.c.operators import EMITTERS, FUSED, Unsupported
+from picoformer.backends.c.operators import FUSED, Unsupported
 from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
 from picoformer.backends.c.site import Parts, Site, describe, dimensions
+from picoformer.backends.c.source_operators import EMITTERS
 from picoformer.backends.c.sources import sources_of
 from picoformer.backends.c.tiling import Tile, check_tile
 from picoformer.backends.c.tokenizer import write_tokenizer_c
@@ -274,6 +275,7 @@ def _context(draft: Draft, card: Sequence[str]) -> dict[str, Any]:
         "accessors": sorted(parts.accessors, key=lambda dtype: dtype.value),
         "kept_accessors": sorted(parts.kept, key=lambda dtype: dtype.value),
         "uses_length": parts.uses_length,
+        "uses_relative": any(function.startswith("pf_relative_") for function in parts.functions),
         "block": draft.block,
         "rows": draft.rows,
         "steps": sorted((row for row in draft.rows if not row.again), key=lambda row: row.step),

@@ -15,8 +15,8 @@ from picoformer.models.importers.keys import ACTIVATIONS, Keys
 from picoformer.models.importers.tensors import Tensors
 
 GENERATION = ("decoder_start_token_id", "is_encoder_decoder", "initializer_factor", "dropout_rate", "n_positions",
-              "output_past", "num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim", "max_length", "num_beams",
-              "early_stopping", "length_penalty", "no_repeat_ngram_size", "prefix", "tokenizer_class")  # fmt: skip
+              "output_past", "num_hidden_layers", "hidden_size", "num_attention_heads", "head_dim", "max_length",
+              "num_beams", "early_stopping", "length_penalty", "no_repeat_ngram_size", "prefix")  # fmt: skip
 SEQUENCE = 512
 """Longest text where 'n_positions' does not say: what T5 was trained on. Its bias of distances has no end."""
 

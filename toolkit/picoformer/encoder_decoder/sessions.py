@@ -1,0 +1,53 @@
+"""Writing behind a source: what a session of a decode step needs besides, in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from picoformer.decoder.sessions import ReferenceSession
+from picoformer.encoder_decoder.graph import SOURCE, SOURCE_LENGTH
+from picoformer.errors import DataError
+from picoformer.ir import Graph
+from picoformer.ir.operator import Array
+from picoformer.reference import lower_graph
+from picoformer.reference.session import StateSession, float_session, integer_session
+
+
+def check_source(graph: Graph, tokens: Sequence[int]) -> None:
+    """Raise DataError unless tokens are of the source's vocabulary, and not more of them than there is room for."""
+    table = graph.types[graph.consumers[SOURCE][0].inputs[1]]
+    vocabulary, room = table.shape[0], graph.types[SOURCE].shape[0]
+    if not 1 <= len(tokens) <= room:
+        raise DataError(f"a source of {len(tokens)} tokens: this model takes 1 to {room}; shorten it")
+    wrong = next((token for token in tokens if not 0 <= token < vocabulary), None)
+    if wrong is not None:
+        raise DataError(f"token {wrong} of the source is outside the vocabulary of {vocabulary}")
+
+
+def source_inputs(graph: Graph, tokens: Sequence[int], pad: int = 0) -> dict[str, Array]:
+    """The inputs of the prologue: the tokens filled up with `pad`, and how many there are. Raises DataError."""
+    check_source(graph, tokens)
+    filled = np.full(graph.types[SOURCE].shape, pad, np.int32)
+    filled[: len(tokens)] = tokens
+    return {SOURCE: filled, SOURCE_LENGTH: np.asarray(len(tokens), np.int32)}
+
+
+class PairSession(ReferenceSession):
+    """A graph with a prologue run in numpy, float or integer: `read_source`, then as any Session."""
+
+    def __init__(self, session: StateSession, slots: int = 64, pad: int = 0) -> None:
+        super().__init__(session, slots)
+        self._pad = pad
+
+    def read_source(self, tokens: Sequence[int]) -> None:
+        """Begin anew, behind this source. Raises DataError for tokens that have no place."""
+        self._session.read_source(source_inputs(self.graph, tokens, self._pad))
+        self._empty, self._slots = self._session.states, {}
+
+
+def pair_session(graph: Graph, pad: int = 0) -> PairSession:
+    """The float or the integer meaning of a graph, whichever it has."""
+    is_integer = any(type_.quant is not None for type_ in graph.types.values())
+    return PairSession(integer_session(lower_graph(graph)) if is_integer else float_session(graph), pad=pad)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from picoformer.decoder.sessions import ReferenceSession
+from picoformer.decoder.graph import COUNT
+from picoformer.decoder.sessions import DeviceSession, ReferenceSession, block_inputs
 from picoformer.encoder_decoder.graph import SOURCE, SOURCE_LENGTH
 from picoformer.errors import DataError
 from picoformer.ir import Graph
 from picoformer.ir.operator import Array
+from picoformer.link.device import Device
 from picoformer.reference import lower_graph
 from picoformer.reference.session import StateSession, float_session, integer_session
 
@@ -45,6 +47,34 @@ class PairSession(ReferenceSession):
         """Begin anew, behind this source. Raises DataError for tokens that have no place."""
         self._session.read_source(source_inputs(self.graph, tokens, self._pad))
         self._empty, self._slots = self._session.states, {}
+
+
+class PairDeviceSession(DeviceSession):
+    """Firmware that reads a source, then decodes behind it: each block is one run over the wire. It has one slot.
+
+    `prologue` is how many steps of the device read the source.
+    """
+
+    def __init__(self, device: Device, graph: Graph, prologue: int, pad: int = 0) -> None:
+        super().__init__(device, graph)
+        self.prologue, self._pad = prologue, pad
+        self._source: dict[str, Array] = {}
+
+    def write_source(self, tokens: Sequence[int]) -> None:
+        """The inputs of the run that reads a source. Raises DataError for tokens that have no place."""
+        self._source = source_inputs(self.graph, tokens, self._pad)
+        given = block_inputs([0] * self._block, 0)
+        given[COUNT] = np.asarray(0, np.int32)
+        self.write_inputs({**given, **self._source})
+
+    def write(self, tokens: Sequence[int], position: int) -> None:
+        """The inputs of a run behind the source: those that the source is made of are written again, and not read."""
+        self.write_inputs({**self.inputs_of(tokens, position), **self._source})
+
+    def read_source(self, tokens: Sequence[int]) -> None:
+        """Begin anew, behind this source. Raises DataError for tokens that have no place."""
+        self.write_source(tokens)
+        self._device.run(part=range(self.prologue))
 
 
 def pair_session(graph: Graph, pad: int = 0) -> PairSession:

@@ -277,6 +277,8 @@ def _context(draft: Draft, card: Sequence[str]) -> dict[str, Any]:
         "uses_length": parts.uses_length,
         "uses_relative": any(function.startswith("pf_relative_") for function in parts.functions),
         "block": draft.block,
+        "prologue_calls": _prologue_calls(graph, plan),
+        "source_rows": max((graph.types[name].elements for name in graph.source), default=0),
         "rows": draft.rows,
         "steps": sorted((row for row in draft.rows if not row.again), key=lambda row: row.step),
         "tilings": plan.schedule.tilings,
@@ -302,7 +304,16 @@ def _block_idents(draft: Draft) -> dict[str, str]:
     if draft.block is None:
         return {}
     known = {draft.block.count: "count", draft.block.position: "position"}
+    types = draft.graph.types
+    known |= {name: "source" if types[name].shape else "source_length" for name in draft.block.source}
     return {known.get(port.value, "tokens"): port.ident for port in draft.ports if not port.is_output}
+
+
+def _prologue_calls(graph: Graph, plan: MemoryPlan) -> int:
+    """How many calls read the source: the first ones, all of them."""
+    found = [plan.steps[call.step].output in graph.prologue for call in plan.schedule.calls]
+    assert found == sorted(found, reverse=True)
+    return sum(found)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from picoformer.ir.operator import Array
 from picoformer.link.device import Device
 from picoformer.reference import lower_graph
 from picoformer.reference.session import StateSession, float_session, integer_session
+from picoformer.samples import load_samples
 
 
 def check_source(graph: Graph, tokens: Sequence[int]) -> None:
@@ -34,6 +36,20 @@ def source_inputs(graph: Graph, tokens: Sequence[int], pad: int = 0) -> dict[str
     filled = np.full(graph.types[SOURCE].shape, pad, np.int32)
     filled[: len(tokens)] = tokens
     return {SOURCE: filled, SOURCE_LENGTH: np.asarray(len(tokens), np.int32)}
+
+
+def source_rows(path: Path, count: int) -> list[list[int]]:
+    """The first `count` sources of an .npz: the array `source` of token ids (texts, tokens), each as long as
+    `source_length` (texts,) says where that is there. Raises DataError for arrays that are no such."""
+    arrays = load_samples(path)
+    rows, lengths = arrays.get("source"), arrays.get("source_length")
+    if rows is None or rows.dtype.kind not in "iu" or rows.ndim != 2 or len(rows) < count:
+        raise DataError(f"{path}: has no array 'source' of token ids, (texts, tokens), one for each text; save it too")
+    if lengths is None:
+        lengths = np.full(len(rows), rows.shape[1])
+    if lengths.dtype.kind not in "iu" or lengths.shape != (len(rows),):
+        raise DataError(f"{path}: 'source_length' is not a whole number for each source; save it anew")
+    return [row[: max(0, int(length))].tolist() for row, length in zip(rows[:count], lengths[:count], strict=True)]
 
 
 class PairSession(ReferenceSession):
@@ -70,6 +86,13 @@ class PairDeviceSession(DeviceSession):
     def write(self, tokens: Sequence[int], position: int) -> None:
         """The inputs of a run behind the source: those that the source is made of are written again, and not read."""
         self.write_inputs({**self.inputs_of(tokens, position), **self._source})
+
+    def write_run(self, tokens: Sequence[int], position: int, source: Sequence[int] = ()) -> None:
+        """The inputs of a run, whichever it is."""
+        if source:
+            self.write_source(source)
+        else:
+            self.write(tokens, position)
 
     def read_source(self, tokens: Sequence[int]) -> None:
         """Begin anew, behind this source. Raises DataError for tokens that have no place."""

@@ -87,7 +87,7 @@ class OpenedFolder:
 def open_folder(folder: Path, families: Mapping[str, object]) -> OpenedFolder:
     """Raises ModelError for a folder that is damaged or of no family in `families`."""
     path = folder / "config.json"
-    values = _read_json(path)
+    values = read_json(path)
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in families:
         raise ModelError(f"{path}: model_type = {kind!r} is not covered; known are {', '.join(families)}")
@@ -102,7 +102,7 @@ def open_folder(folder: Path, families: Mapping[str, object]) -> OpenedFolder:
             if names is None or name in names:
                 infos[name] = info
     generation = folder / "generation_config.json"
-    extra = Keys(generation, _read_json(generation)) if generation.is_file() else None
+    extra = Keys(generation, read_json(generation)) if generation.is_file() else None
     read = [path, *([folder / INDEX] if None not in files.values() else []), *files, *([generation] if extra else [])]
     types = ", ".join(sorted({info.dtype for info in infos.values()}))
     return OpenedFolder(kind, Keys(path, values), Tensors(folder, infos), extra, tuple(read), types)
@@ -148,7 +148,7 @@ def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
             f"only {others[0]}; save it with safe_serialization=True" if others else "give the folder of a checkpoint"
         )
         raise ModelError(f"{folder}: has neither {SINGLE} nor {INDEX}; {mend}")
-    names = _read_json(index).get("weight_map")
+    names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ModelError(f"{index}: lacks 'weight_map', which says which tensor is in which file; get it again")
     files: dict[Path, set[str] | None] = {}
@@ -167,7 +167,8 @@ def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
     return dict(sorted(files.items()))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a small JSON file; ModelError for what is none."""
     try:
         if path.stat().st_size > MAX_JSON:
             raise ModelError(f"{path}: {path.stat().st_size} bytes; {MAX_JSON} are the most for such a file")

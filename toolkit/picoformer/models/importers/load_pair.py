@@ -8,8 +8,15 @@ from pathlib import Path
 from picoformer.errors import ModelError
 from picoformer.models.encoder_decoder_config import EncoderDecoderConfig
 from picoformer.models.encoder_decoder_weights import encoder_decoder_shapes
-from picoformer.models.importers import bart, t5
-from picoformer.models.importers.huggingface import LEFT_OUT, OpenedFolder, check_shapes, find_tokenizer, open_folder
+from picoformer.models.importers import bart, own_pair, t5
+from picoformer.models.importers.huggingface import (
+    LEFT_OUT,
+    OpenedFolder,
+    check_shapes,
+    find_tokenizer,
+    open_folder,
+    read_json,
+)
 from picoformer.models.importers.imported import Weights
 from picoformer.models.importers.imported_pair import ImportedPair
 from picoformer.models.importers.keys import Keys
@@ -20,12 +27,21 @@ PAIRS: dict[str, Callable[[Keys, Tensors], tuple[EncoderDecoderConfig, Weights]]
     "marian": bart.convert_marian,
     "t5": t5.convert_t5,
     "mt5": t5.convert_mt5,
+    own_pair.KIND: own_pair.convert_own,
 }
 """model_type → what turns its keys and tensors into ours."""
 
 
+def is_pair_folder(path: Path) -> bool:
+    """Whether a folder's config.json names one of the families here; False for what cannot be read."""
+    try:
+        return path.is_dir() and read_json(path / "config.json").get("model_type") in PAIRS
+    except (ModelError, TypeError):
+        return False
+
+
 def load_pair(path: Path) -> ImportedPair:
-    """An encoder-decoder from a Hugging Face folder.
+    """An encoder-decoder from a Hugging Face folder, or one of our own that `pair_folder.save_pair` wrote.
 
     Sizes and shapes are checked before memory is taken, numbers for being finite. Raises ModelError for anything amiss,
     one line that names the file and the key or tensor.

@@ -16,6 +16,7 @@ from picoformer.decoder.graph import LOGITS, TOKENS, macs_per_token, token_macs
 from picoformer.decoder.opening import token_rows
 from picoformer.decoder.sessions import block_inputs, check_tokens, context_of
 from picoformer.decoder.writing import runs_on
+from picoformer.emulator.interface import Instructions
 from picoformer.emulator.session import open_device
 from picoformer.encoder_decoder.sessions import PairDeviceSession, check_source, source_inputs, source_rows
 from picoformer.errors import DataError
@@ -223,13 +224,16 @@ def _device_form(
         session.device.reset()  # a board may hold rows of another text
         prologue = sum(step.output in graph.prologue for step in steps)
         decoder = PairDeviceSession(session.device, graph, prologue)
+        of_source: Instructions | None = None
         for index, run in enumerate(runs):
             tick(f"running on {form.name}", index)
             decoder.write_run(run.tokens, run.position, run.source)
             part = range(prologue) if run.source else decoder.steps
             result = session.device.run(crc=reference is not None, outputs=True, part=part)
             assert result.outputs is not None
-            if not run.source:
+            if run.source:
+                of_source = session.instructions
+            else:
                 form.logits.append(decoder.logits(result.outputs[0]))
             if reference is not None:
                 assert result.step_crcs is not None
@@ -248,7 +252,7 @@ def _device_form(
                     )
                     break
         tick(f"running on {form.name}", len(runs))
-        counted = session.instructions
+        counted = _together(of_source, session.instructions)
         measured = Measured(counted, session.uncounted, session.device.stack().used, session.emulator)
     costs = tuple(
         OperatorCost(
@@ -257,6 +261,14 @@ def _device_form(
         for i, step in enumerate(steps)
     )
     return form, measured, costs
+
+
+def _together(source: Instructions | None, last: Instructions | None) -> Instructions | None:
+    """What reading a source and the last run behind it took; steps that the one has not, the other has."""
+    if source is None or last is None:
+        return last
+    steps = [*source.per_step, *last.per_step[len(source.per_step) :]]
+    return Instructions(source.total + last.total, source.init + last.init, tuple(steps))
 
 
 def _reference_value(graph: Graph, runs: Sequence[Run], name: str) -> Array:

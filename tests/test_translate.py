@@ -53,7 +53,7 @@ def built(own: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its build for an emulated board, calibrated on the pairs."""
     out = tmp_path_factory.mktemp("built") / "out"
     words = ("build", own, "--calibration", own / "pairs.tsv", "--target", "mps2-an386", "--source", 9, "--context", 14)
-    succeeds(*map(str, words), "--block", "2", "-o", out)
+    succeeds(*map(str, words), "--block", "2", "--beams", "2", "-o", out)
     return out
 
 
@@ -78,6 +78,16 @@ def test_a_device_translates_as_the_reference(built: Path, arm_tools: None) -> N
     assert texts[0] == texts[1] == texts[2]
     assert texts[0][0][1] != texts[0][1][1] and texts[0][0][0] == "abc"
     assert [one["target"] for one in told] == ["reference", "host", "mps2-an386"]
+
+
+def test_a_device_searches_as_the_reference(built: Path, arm_tools: None) -> None:
+    """Each beam has what the source came to, the copies too."""
+    words = ("translate", built, "abc", "he had", "face", "--tokens", "8", "--beams", "2", "--json")
+    told = [
+        [one["tokens"] for one in succeeds(*words, "--target", place).record["texts"]]
+        for place in ("reference", "host", "mps2-an386")
+    ]
+    assert told[0] == told[1] == told[2] and told[0][0] != told[0][1]
 
 
 def test_a_build_verifies(built: Path, tmp_path: Path, arm_tools: None) -> None:
@@ -124,7 +134,7 @@ def test_what_is_refused(own: Path, built: Path, tmp_path: Path) -> None:
     refuses(("translate", built, "abcdefghab"), "a source of 10 tokens: this model takes 1 to 9")
     refuses(("translate", built, "--source-ids", "12"), "token 12 of the source is outside the vocabulary of 12")
     refuses(("translate", built, "abc", "--target", "mps2-an385"), "was built for mps2-an386")
-    refuses(("translate", built, "abc", "--target", "host", "--beams", "2"), "--beams: a device translates greedily")
+    refuses(("translate", built, "abc", "--target", "host", "--beams", "3"), "built with --beams 3", "room for 2")
     refuses(("translate", built, "abc", "--calibration", own / "pairs.tsv"), "is built already")
     refuses(("generate", built, "--prompt-ids", "1"), "is an encoder-decoder", "picoformer translate")
     (tmp_path / "bad.tsv").write_text("abc\tcab\nabc cab\n", "utf-8")

@@ -14,11 +14,27 @@ from picoformer.build_folder import Build, Manifest
 from picoformer.decoder.build import DecoderBuild, is_decoder, open_decoder
 from picoformer.decoder.opening import load_tokenizer
 from picoformer.decoder.sessions import context_of
-from picoformer.decoder.writing import REFERENCE, logits_scale, open_text, runs_on, sampler_bytes
+from picoformer.decoder.writing import (
+    REFERENCE,
+    check_beams,
+    device_beams,
+    logits_scale,
+    open_text,
+    runs_on,
+    sampler_bytes,
+)
 from picoformer.encoder_decoder.build import pair_graphs, read_lines, read_pairs, record_of, sizes_of
 from picoformer.encoder_decoder.sessions import PairDeviceSession, check_source, pair_session
 from picoformer.errors import ConfigError
-from picoformer.generation import BeamSettings, IntegerSampler, SamplerSettings, Stopping, beam_search, generate
+from picoformer.generation import (
+    BeamSettings,
+    IntegerBeam,
+    IntegerSampler,
+    SamplerSettings,
+    Stopping,
+    beam_search,
+    generate,
+)
 from picoformer.generation.loop import write
 from picoformer.models.importers.load_pair import load_pair
 
@@ -102,8 +118,9 @@ def translator(build: DecoderBuild, where: str, stopping: Stopping, options: Tra
 
         yield by_reference
         return
+    integers = IntegerBeam.from_settings(beams, scale)
     if options.beams > 1:
-        raise ConfigError("--beams: a device translates greedily so far; leave it out, or give --target reference")
+        check_beams(build, integers)
     room = context_of(graph) - len(record.begin) + 1
     board = build.build.target if options.port is not None else runs_on(build.build.target, where)
     prologue = sum(step.output in graph.prologue for step in build.build.steps(board))
@@ -112,6 +129,8 @@ def translator(build: DecoderBuild, where: str, stopping: Stopping, options: Tra
 
         def by_device(source: Sequence[int]) -> tuple[int, ...]:
             reader.read_source(source)
+            if options.beams > 1:
+                return device_beams(text, graph, integers, record.begin)[0].tokens
             text.begin(sampler_bytes(IntegerSampler.from_settings(greedy, scale)))
             text.feed(record.begin)
             return write(text.next, room, stopping).tokens

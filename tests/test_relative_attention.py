@@ -21,9 +21,9 @@ torch.set_num_threads(1)
 FAR = 2**31 - 1
 
 
-@pytest.fixture(scope="module", params=["gcc", "clang"])
-def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Library:
-    return Library.build(tmp_path_factory.mktemp("operators"), request.param)
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    return Library.build(tmp_path_factory.mktemp("operators"))
 
 
 @pytest.mark.parametrize("causal", [True, False])

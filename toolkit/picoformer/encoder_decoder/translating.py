@@ -71,9 +71,10 @@ def translate_files(
 ) -> dict[str, Any]:
     """The record of `translate --json`: `texts`, each with its source and tokens; with `pairs` how many are exactly
     those of the file. Raises a PicoformerError naming what is wrong with the model, a source or an option."""
+    lines = _lines(options)
     build, where, tokenizer = _opened(model, options, progress)
     record = build.record
-    sources, wanted = _sources(options, tokenizer)
+    sources, wanted = _sources(options, lines, tokenizer)
     for _, ids in sources:
         check_source(build.build.graph, ids)
     stopping = Stopping(options.tokens, record.eos)
@@ -138,18 +139,22 @@ def translator(build: DecoderBuild, where: str, stopping: Stopping, options: Tra
         yield by_device
 
 
-def _sources(
-    options: TranslateOptions, tokenizer: TextTokenizer | None
-) -> tuple[list[tuple[str | None, list[int]]], list[str]]:
-    """Each source as text, if it is one, and token ids; and what the texts of pairs should be."""
+def _lines(options: TranslateOptions) -> list[tuple[str, str]]:
+    """The sources that are text, and what each should become, "" where nobody says."""
     given = [bool(options.texts), options.source_ids is not None, options.pairs is not None]
     if sum(given) != 1:
         raise ConfigError("give what to translate: texts, or --source-ids, or --pairs, and one of these alone")
+    return read_lines(options.pairs) if options.pairs is not None else [(text, "") for text in options.texts]
+
+
+def _sources(
+    options: TranslateOptions, lines: Sequence[tuple[str, str]], tokenizer: TextTokenizer | None
+) -> tuple[list[tuple[str | None, list[int]]], list[str]]:
+    """Each source as text, if it is one, and token ids; and what the texts of pairs should be."""
     if options.source_ids is not None:
         return [(None, list(options.source_ids))], []
     if tokenizer is None:
         raise ConfigError("text needs a tokenizer; give --tokenizer, or --source-ids")
-    lines = read_lines(options.pairs) if options.pairs is not None else [(text, "") for text in options.texts]
     sources: list[tuple[str | None, list[int]]] = [(text, tokenizer.encode_sequence(text)) for text, _ in lines]
     return sources, [text for _, text in lines] if options.pairs is not None else []
 

@@ -55,6 +55,7 @@ SECTIONS {
 _MAIN = r"""
 /* Runs the calls of an image and writes the image back through semihosting. */
 #include "picoformer/ops.h"
+#include "picoformer/ops_relative.h"
 #include <stddef.h>
 typedef uint32_t w;
 typedef void function(w, w, w, w, w, w, w, w, w, w);

@@ -53,11 +53,11 @@ class Host:
         """Write the inputs of one sample, then run: the bytes of each step's output, put together from the pieces that
         each call left; of a block the rows that are there."""
         device = self.device
-        device.init(device.state)
         for tensor in device.inputs[: device.input_count]:
             data = inputs[tensor.name.decode()]
             assert len(data) == tensor.bytes
             ctypes.memmove(device.arena + tensor.offset, data, len(data))
+        device.init(device.state)
         outputs = [b""] * device.step_count
         piece, more = DevicePiece(), 1
         while more:

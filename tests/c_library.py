@@ -63,9 +63,10 @@ def sources_for(target_isa: Sequence[str]) -> list[Path]:
 
 
 def preprocessed_header() -> str:
-    """ops.h and the headers of its own that it includes, after the preprocessor."""
-    command = ["gcc", "-E", "-P", "-D_STDINT_H", *FLAGS, str(FIRMWARE / "include" / "picoformer" / "ops.h")]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    """The headers of the operators and those of their own that they include, after the preprocessor."""
+    names = "".join(f'#include "picoformer/{name}.h"\n' for name in ("ops", "ops_relative"))
+    command = ["gcc", "-E", "-P", "-D_STDINT_H", *FLAGS, "-xc", "-"]
+    return subprocess.run(command, input=names, capture_output=True, text=True, check=True).stdout
 
 
 def prototypes(header: str) -> dict[str, list[str]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+import relative_cases
 import window_cases
 from picoformer.backends.c.isa.layout import up
 from picoformer.ir.operator import Array, Lowered
@@ -18,6 +19,7 @@ from picoformer.ops import (
     LoweredExpertWeights,
     LoweredKvAppend,
     LoweredMaxPool,
+    LoweredRelativeAttention,
     LoweredRmsNorm,
     LoweredRope,
     LoweredScaleRows,
@@ -73,6 +75,8 @@ def call(library: Any, lowered: Lowered, x: Array, activations: tuple[Array, ...
             sizes = {"width": x.shape[-1], "chosen": rest[0].shape[-1], "slot": lowered.slot}
             p = library.structure("pf_scale_rows", lowered.mul, **sizes)
             library.call(name, p, x, rest[0], y, len(x))
+        case LoweredRelativeAttention():
+            name = relative_cases.call(library, lowered, activations, x, y)
         case LoweredDepthwiseConv() | LoweredMaxPool() | LoweredAveragePool():
             name = window_cases.call(library, lowered, x, y)
         case _:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import decode_cases
+import relative_cases
 import window_cases
 from operator_case import ACTIVATIONS, S8, S16, TYPES, Case, of, patterns
 from picoformer.ir.operator import Array, Operand, Operator
@@ -339,7 +340,7 @@ def _table() -> dict[str, Callable[[], Iterator[Case]]]:
                 enter(f"pf_add_{i}_{j}_{o}", elementwise, Add(), x, z, y)
                 enter(f"pf_mul_{i}_{j}_{o}", elementwise, Mul(), x, z, y)
     enter("pf_add_plain_s16", plain_add)
-    for symbol, maker, arguments in (*decode_cases.table(), *window_cases.table()):
+    for symbol, maker, arguments in (*decode_cases.table(), *relative_cases.table(), *window_cases.table()):
         enter(symbol, maker, *arguments)
     return cases
 

@@ -22,7 +22,7 @@ from c_library import preprocessed_header, prototypes
 from graphs import CASES, Builder, tiny_classifier
 from picoformer.backends.c import emit_c, steps_of
 from picoformer.backends.c.isa import layout_of
-from picoformer.backends.c.operators import EMITTERS
+from picoformer.backends.c.source_operators import EMITTERS
 from picoformer.backends.c.sources import files_behind
 from picoformer.ir import DType, Graph, QuantParams, TensorType
 from picoformer.ops import (

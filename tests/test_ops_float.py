@@ -38,6 +38,7 @@ from picoformer.ops import (
     LoweredLinear,
     LoweredMul,
     LoweredReduceMean,
+    LoweredRelativeAttention,
     LoweredRequantize,
     LoweredRmsNorm,
     LoweredScaleRows,
@@ -308,6 +309,12 @@ def bound(case: Case) -> np.ndarray | float:
             dropped = 0.5 * (1 << low.value_shift) / low.table[0] * low_scale(case) if low.value_shift else 0.0
             size = np.abs(case.meaning())
             return 0.5 + spread / output.scale[0] * table + dropped + 2.0**-26 * size + slack
+        case LoweredRelativeAttention():
+            v = case.activations[2].astype(np.float64) * case.inputs[2].type.quant.scale[0]  # type: ignore[union-attr]
+            spread = (v.max(0) - v.min(0)) / output.scale[0]
+            table = exponent_bound(low.table, len(v), relative_score_error(low, case))
+            dropped = 0.5 * (1 << low.value_shift) / low.table[0] * low_scale(case) if low.value_shift else 0.0
+            return 0.5 + spread * table + dropped + 2.0**-26 * np.abs(case.meaning()) + slack
         case LoweredRequantize() | LoweredEmbedding() | LoweredKvAppend():
             return 0.5 + 2.0**16 * 0.5**low.shift / 2 + slack
         case LoweredDepthwiseConv():  # the multiplier: half a unit
@@ -389,6 +396,20 @@ def cached_score_error(low: LoweredCachedAttention, case: Case) -> float:
     error = keys.reshape(len(keys), low.op.kv_heads, -1).sum(-1).max() / 2 if low.query_drop else 0.0
     if low.slope_multiplier is not None:
         error += 0.5 + len(keys) / 512
+    unit = low.score_multiplier * 0.5**low.score_shift
+    distance = min(2.0**32, 1024 / unit)
+    return float(2 * error * unit + distance * 0.5**low.score_shift / 2) / 64
+
+
+def relative_score_error(low: LoweredRelativeAttention, case: Case) -> float:
+    """As `score_error`, and half a unit for the bias of each score."""
+    size = case.activations[0].shape[-1] // low.op.heads
+    meets = [
+        np.abs(x.astype(np.float64)).reshape(-1, size).sum(1).max() * 0.5**drop
+        for x, drop in zip(case.activations[:2], (low.query_drop, low.key_drop), strict=True)
+    ]
+    error = 0.5 + (size / 4 if low.query_drop and low.key_drop else 0.0)
+    error += sum(met / 2 for met, drop in zip(meets, (low.key_drop, low.query_drop), strict=True) if drop)
     unit = low.score_multiplier * 0.5**low.score_shift
     distance = min(2.0**32, 1024 / unit)
     return float(2 * error * unit + distance * 0.5**low.score_shift / 2) / 64

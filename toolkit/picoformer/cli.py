@@ -38,8 +38,9 @@ from picoformer.cli_output import notice, progress, show, show_figures
 from picoformer.cli_pi import pi
 from picoformer.cli_pi_host import COMMANDS as PI_HOST_COMMANDS
 from picoformer.cli_text import COMMANDS as TEXT_COMMANDS
-from picoformer.cli_text import DECODER_SCHEME, decoder_options, is_decoder
+from picoformer.cli_text import DECODER_SCHEME, decoder_options, is_decoder, is_pair
 from picoformer.cli_training import COMMANDS as TRAINING_COMMANDS
+from picoformer.cli_translate import COMMANDS as TRANSLATE_COMMANDS
 from picoformer.errors import DeviceError, ModelError, PicoformerError
 
 
@@ -110,8 +111,8 @@ def run(pipeline_file: Path, force: bool, toolchain: str, emulator: str, as_json
 
 
 for command in (
-    export, bootloader, *TRAINING_COMMANDS, *TEXT_COMMANDS, *ONNX_COMMANDS, *DATA_COMMANDS, *DEVICE_COMMANDS,
-    *BOARD_COMMANDS, pi,
+    export, bootloader, *TRAINING_COMMANDS, *TEXT_COMMANDS, *TRANSLATE_COMMANDS, *ONNX_COMMANDS, *DATA_COMMANDS,
+    *DEVICE_COMMANDS, *BOARD_COMMANDS, pi,
 ):  # fmt: skip
     main.add_command(command)
 for command in PI_HOST_COMMANDS:
@@ -189,14 +190,13 @@ def build(
 
     board = chosen_target(target, has_bootloader, image_version)
     if is_decoder(model, decoder):
-        from picoformer.decoder.build_command import build_decoder_files
-
         scheme = scheme if is_given("scheme") else DECODER_SCHEME
+        given = {
+            "model": model, "target": board, "out": output, "scheme": scheme, "calibration": calibration,
+            "settings": settings, "prefix": prefix, "toolchain": toolchain, "options": decoder,
+        }  # fmt: skip
         with progress() as tick:
-            written = build_decoder_files(
-                model, board, output, scheme, calibration, settings, prefix, toolchain, decoder,
-                lambda what, done, total: tick(what, done, total, 0.0), notice,
-            )  # fmt: skip
+            written = _build_text(given, is_pair(model), lambda what, done, total: tick(what, done, total, 0.0))
         record = {**build_record(written.build, board), **written.record.figures()}
         show(record, as_json, lambda: print_build(record))
         return
@@ -208,6 +208,17 @@ def build(
         )  # fmt: skip
     record = build_record(made, board)
     show(record, as_json, lambda: print_build(record))
+
+
+def _build_text(given: dict[str, Any], pair: bool, tick: Any) -> Any:
+    """The build of a language model, or of an encoder-decoder."""
+    if pair:
+        from picoformer.encoder_decoder.build import build_pair_files
+
+        return build_pair_files(**given, progress=tick)
+    from picoformer.decoder.build_command import build_decoder_files
+
+    return build_decoder_files(**given, progress=tick, told=notice)
 
 
 @main.command()

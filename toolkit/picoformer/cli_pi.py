@@ -11,7 +11,7 @@ import click
 
 from picoformer.cli_options import ANY, COUNT, FILE, FOLDER, json_option, read_shapes, shape_option
 from picoformer.cli_output import aligned, notice, progress, show
-from picoformer.cli_text import given_options, read_ids, text_options
+from picoformer.cli_text import given_options, text_options, token_ids
 from picoformer.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def generate_command(bundle: Path, inputs: Path | None, threads: int | None, as_
     The flags are those of `picoformer generate`; where none is given, what was packed holds. The same flags and the
     same seed give the same text every time.
     """
-    ids = {name: read_ids(f"--{name.replace('_', '-')}", options[name]) for name in ("prompt_ids", "stop_ids")}
+    ids = {name: token_ids(f"--{name.replace('_', '-')}", options[name]) for name in ("prompt_ids", "stop_ids")}
     asked = {name: {**options, **ids}[name] for name in given_options(options) if name in REQUEST}
     runner = open_for(bundle, threads)
     if inputs is not None and ("prompt" in asked or "prompt_ids" in asked):
@@ -298,7 +298,7 @@ def bench_command(
     from picoformer.raspberry_pi import open_bundle
     from picoformer.raspberry_pi.bench import BenchSettings, bench
 
-    counts = read_ids("--threads", threads) or ()
+    counts = token_ids("--threads", threads) or ()
     if any(not 1 <= count <= 1024 for count in counts):
         raise ConfigError(f"--threads {threads}: write numbers from 1 to 1024 with commas between, 1,2,4")
     record = bench(open_bundle(bundle), BenchSettings(runs, warm_up, counts, tokens))

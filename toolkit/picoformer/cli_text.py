@@ -27,6 +27,8 @@ DECODER_SCHEMES = click.Choice(["float32", "int8x16", "int4x16"])
 
 DECODER_SCHEME = "int8x16"
 """Where none is given."""
+ONLY_PAIRS = {"source": "--source"}
+"""Options of `build` that only encoder-decoders have a use for."""
 ONLY_DECODERS = {"beams": "--beams", "block": "--block", "context": "--context", "tokenizer": "--tokenizer"}
 """Options of `build` and `export` that other models have no use for."""
 ONLY_ENCODERS = {"shapes": "--shape", "valid_length": "--valid-length", "quantized": "--quantized", "tile": "--tile",
@@ -49,10 +51,21 @@ def is_decoder(model: Path, options: Mapping[str, Any]) -> bool:
     return found
 
 
+def is_pair(model: Path) -> bool:
+    """Whether a folder's config.json says that it is an encoder-decoder; ConfigError for options of one elsewhere."""
+    from picoformer.models.importers.load_pair import is_pair_folder
+
+    found = is_pair_folder(model)
+    if not found:
+        refuse_given(ONLY_PAIRS, "this model's")
+    return found
+
+
 def decoder_options(function: Any) -> Any:
     """What `build` takes of a language model that is to write text."""
     for option in (
         *_DECODER_OPTIONS,
+        click.option("--source", type=COUNT, default=0, help="Tokens of an encoder-decoder's source; 0: all it knows."),
         click.option("--decoder", is_flag=True, help="Of a .safetensors: build what writes text token by token."),
     ):
         function = option(function)
@@ -126,8 +139,8 @@ def generate(model: Path, as_json: bool, **options: Any) -> None:
     chosen = GenerateOptions(
         **{
             **options,
-            "prompt_ids": read_ids("--prompt-ids", options["prompt_ids"]),
-            "stop_ids": read_ids("--stop-ids", options["stop_ids"]),
+            "prompt_ids": token_ids("--prompt-ids", options["prompt_ids"]),
+            "stop_ids": token_ids("--stop-ids", options["stop_ids"]),
             "given": given_options(options),
         }
     )
@@ -190,7 +203,8 @@ def given_options(options: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(name for name in options if is_given(name))
 
 
-def read_ids(option: str, text: str | None) -> tuple[int, ...] | None:
+def token_ids(option: str, text: str | None) -> tuple[int, ...] | None:
+    """The token ids of an option, `5,17`; ConfigError for other text."""
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")] if text.strip() else []

@@ -33,12 +33,14 @@ from picoformer.ops import (
     LoweredExpertWeights,
     LoweredInterpolatedTable,
     LoweredLinear,
+    LoweredRelativeAttention,
     LoweredSoftmax,
     MaxPool,
     Mul,
     Patches,
     PositionIds,
     ReduceMean,
+    RelativeAttention,
     Requantize,
     Reshape,
     RmsNorm,
@@ -273,6 +275,22 @@ def _cached_attention(op: CachedAttention, inputs: list[Tensor], step: Lowered |
     return _merge_heads(_probabilities(scores, hidden, table) @ v)
 
 
+def _relative_attention(op: RelativeAttention, inputs: list[Tensor], step: Lowered | None) -> Tensor:
+    query, keys, values, bias, number = inputs
+    table = None
+    if isinstance(step, LoweredRelativeAttention):
+        table = step.table
+        query, keys = _narrow(query, step.query, step.query_drop), _narrow(keys, step.key, step.key_drop)
+    q, k, v = (_split_heads(x, op.heads) for x in (query, keys, values))
+    rows, entries = q.shape[-2], torch.arange(k.shape[-2], device=q.device)
+    places = _positions(number if op.causal else torch.zeros_like(number), rows)
+    distance = (entries - places[..., None]).clamp(-op.reach, 0 if op.causal else op.reach) + op.reach
+    buckets = torch.tensor(op.buckets, device=q.device)[distance]
+    scores = (q @ k.transpose(-1, -2)) * op.scale + bias[buckets].movedim(-1, -3)
+    hidden = entries > places[:, None, :, None] if op.causal else _past(number, len(entries))[:, None, None]
+    return _merge_heads(_probabilities(scores, hidden, table) @ v)
+
+
 def _take_row(op: TakeRow, inputs: list[Tensor], step: Lowered | None) -> Tensor:
     x, count = inputs
     last = (count.long() - 1).reshape(-1, *([1] * (x.ndim - 1)))
@@ -325,6 +343,7 @@ COMPUTE: dict[type[Operator], Compute] = {
     Patches: graph_windows.patches,
     PositionIds: lambda op, inputs, _: _positions(inputs[0], op.rows),
     ReduceMean: _reduce_mean,
+    RelativeAttention: _relative_attention,
     Requantize: lambda op, inputs, _: inputs[0],
     Reshape: _reshape,
     RmsNorm: _rms_norm,

@@ -49,6 +49,12 @@ class DecoderRecord:
     calibration: str
     slots: int = 1
     """Texts that the firmware keeps side by side: beams."""
+    source_tokens: int = 0
+    """Tokens of a source at most, of an encoder-decoder; 0 for a model that reads none."""
+    begin: tuple[int, ...] = ()
+    """What an encoder-decoder's text begins with."""
+    pad: int = 0
+    """What fills up its source."""
 
     def check(self) -> None:
         """Raise ValueError for a value that no build writes."""
@@ -56,15 +62,25 @@ class DecoderRecord:
         for key, size in sizes.items():
             if type(size) is not int or size < 1:
                 raise ValueError(f"{key} = {size!r}")
-        for token in (*self.eos, *(() if self.bos is None else (self.bos,))):
+        for token in (*self.eos, *self.begin, self.pad, *(() if self.bos is None else (self.bos,))):
             if type(token) is not int or not 0 <= token < self.vocabulary:
                 raise ValueError(f"token {token!r} of a vocabulary of {self.vocabulary}")
+        if (
+            type(self.source_tokens) is not int
+            or self.source_tokens < 0
+            or bool(self.begin) != bool(self.source_tokens)
+        ):
+            raise ValueError(f"source_tokens = {self.source_tokens!r}, and a text begins with {list(self.begin)}")
         if not isinstance(self.tokenizer, str) or Path(self.tokenizer).name != self.tokenizer:
             raise ValueError(f"a tokenizer {self.tokenizer!r} outside its folder")
 
     def figures(self) -> dict[str, object]:
         """What a person may want to know of it beside the build."""
-        return {"context": self.context, "block": self.block, "beams": self.slots, "calibration": self.calibration}
+        source = {"source": self.source_tokens} if self.source_tokens else {}
+        return {
+            **source, "context": self.context, "block": self.block, "beams": self.slots,
+            "calibration": self.calibration,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,7 @@ def open_decoder(folder: Path) -> DecoderBuild:
     """Read the build folder of a language model; raises ModelError when something in it is missing or broken."""
     try:
         fields: dict[str, Any] = json.loads((folder / RECORD).read_text("utf-8"))
-        record = DecoderRecord(**{**fields, "eos": tuple(fields["eos"])})
+        record = DecoderRecord(**{**fields, **{key: tuple(fields.get(key, ())) for key in ("eos", "begin")}})
         record.check()
     except FileNotFoundError:
         raise ModelError(f"{folder}: is no language model's build (no {RECORD}); build one from a checkpoint") from None

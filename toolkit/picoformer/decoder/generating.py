@@ -177,6 +177,8 @@ def open_model(model: Path, options: ModelOptions, progress: Progress | None = N
     """
     if model.is_dir() and is_decoder(model):
         build = open_decoder(model)
+        if build.record.source_tokens:
+            raise ConfigError(f"{model}: is an encoder-decoder, which reads a source first; use `picoformer translate`")
         _refuse_other(model, build, options)
         manifest = build.build.manifest
         where = options.target or ("" if options.port is not None else REFERENCE)

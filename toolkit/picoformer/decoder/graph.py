@@ -60,7 +60,7 @@ def decoder_graph(
     """
     context = context or config.sequence
     _check(config, block, context, caches or context)
-    return _Builder(config, weights, block, context, caches or context, every, name).build()
+    return DecoderBuilder(config, weights, block, context, caches or context, every, name).build()
 
 
 def _check(config: TransformerConfig, block: int, context: int, caches: int) -> None:
@@ -80,7 +80,9 @@ def _check(config: TransformerConfig, block: int, context: int, caches: int) -> 
 
 
 @dataclass
-class _Builder:
+class DecoderBuilder:
+    """Collects the nodes of a decode step; `config` is what the layers at hand are made of."""
+
     config: TransformerConfig
     weights: Mapping[str, Array]
     block: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,11 +34,11 @@ def check_tokens(graph: Graph, tokens: Sequence[int], position: int) -> None:
 
 def context_of(graph: Graph) -> int:
     """How many positions a decoder's caches hold; raises ModelError for states that are no caches."""
-    after = graph.states[0][1]
-    op = graph.producers[after].op
-    if not isinstance(op, KvAppend):
-        raise ModelError(f"model '{graph.name}': its state '{after}' is no cache of keys or values; build again")
-    return graph.types[after].shape[op.axis]
+    for _, after in graph.states:
+        op = graph.producers[after].op
+        if isinstance(op, KvAppend):
+            return graph.types[after].shape[op.axis]
+    raise ModelError(f"model '{graph.name}': none of its states is a cache of keys or values; build again")
 
 
 def block_inputs(tokens: Sequence[int], position: int) -> dict[str, Array]:
@@ -82,11 +82,21 @@ class DeviceSession:
         self.graph, self._device = graph, device
         self.context, self.vocabulary = context_of(graph), graph.types[LOGITS].shape[-1]
         self._block = graph.types[TOKENS].shape[0]
+        self.prologue = 0
+        """How many steps come before those of a block and have runs of their own."""
 
     def write(self, tokens: Sequence[int], position: int) -> None:
         """The inputs of a run that reads these tokens, at most a block of them."""
+        self.write_inputs(self.inputs_of(tokens, position))
+
+    def inputs_of(self, tokens: Sequence[int], position: int) -> dict[str, Array]:
+        """What a run that reads these tokens is given, filled up to a block."""
         given = block_inputs([*tokens, *[0] * (self._block - len(tokens))], position)
         given[COUNT] = np.int32(len(tokens))  # type: ignore[assignment]
+        return given
+
+    def write_inputs(self, given: Mapping[str, Array]) -> None:
+        """All inputs, by name: a device takes no run without."""
         for index, name in enumerate(self.graph.ports[0]):
             self._device.write_input(index, little_endian(np.asarray(given[name], np.int32)))
 
@@ -97,9 +107,14 @@ class DeviceSession:
         check_tokens(self.graph, tokens, position)
         for start in range(0, len(tokens), self._block):
             self.write(tokens[start : start + self._block], position + start)
-            outputs = self._device.run(outputs=True).outputs
+            outputs = self._device.run(outputs=True, part=self.steps).outputs
         assert outputs is not None
         return self.logits(outputs[0])
+
+    @property
+    def steps(self) -> range:
+        """The device's steps that a block has."""
+        return range(self.prologue, self._device.hello().step_count)
 
     def logits(self, data: bytes) -> Array:
         """The bytes of the logits as an array (vocabulary,)."""

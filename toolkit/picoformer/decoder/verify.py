@@ -14,9 +14,11 @@ import numpy as np
 from picoformer.decoder.build import DecoderBuild, open_decoder
 from picoformer.decoder.graph import LOGITS, TOKENS, macs_per_token, token_macs
 from picoformer.decoder.opening import token_rows
-from picoformer.decoder.sessions import DeviceSession, block_inputs, check_tokens, context_of
+from picoformer.decoder.sessions import block_inputs, check_tokens, context_of
 from picoformer.decoder.writing import runs_on
+from picoformer.emulator.interface import Instructions
 from picoformer.emulator.session import open_device
+from picoformer.encoder_decoder.sessions import PairDeviceSession, check_source, source_inputs, source_rows
 from picoformer.errors import DataError
 from picoformer.firmware import SizeReport
 from picoformer.ir import Graph
@@ -46,10 +48,11 @@ _RIGHT_WHEN_ASKED_AGAIN = ": other bytes, which were the right ones when they we
 
 @dataclass(frozen=True)
 class Run:
-    """One block of a text: `tokens` from `position` on."""
+    """One block of a text: `tokens` from `position` on; or, of an encoder-decoder, the `source` of what follows."""
 
     tokens: tuple[int, ...]
     position: int
+    source: tuple[int, ...] = ()
 
 
 @dataclass
@@ -62,11 +65,15 @@ class Form:
     failure: str = ""
 
 
-def runs_of(texts: Sequence[Sequence[int]], block: int, prompt: int) -> list[Run]:
-    """Each text from position 0: `prompt` tokens by blocks, then the rest token by token."""
+def runs_of(
+    texts: Sequence[Sequence[int]], block: int, prompt: int, sources: Sequence[Sequence[int]] = ()
+) -> list[Run]:
+    """Each text from position 0: its source, if it has one, `prompt` tokens by blocks, then the rest one by one."""
     runs = []
-    for text in texts:
+    for index, text in enumerate(texts):
         at = 0
+        if sources:
+            runs.append(Run((), 0, tuple(int(token) for token in sources[index])))
         while at < len(text):
             size = min(block, prompt - at) if at < prompt else 1
             runs.append(Run(tuple(int(token) for token in text[at : at + size]), at))
@@ -84,17 +91,23 @@ def verify_decoder(
     least_sqnr_db: float = LEAST_SQNR_DB,
     with_onnx: bool = True,
     progress: Progress | None = None,
+    sources: Sequence[Sequence[int]] = (),
 ) -> Verification:
     """Run `texts` of token ids through float ONNX, float graph, integer reference, host and target.
 
-    The first `prompt` tokens of each go in blocks. Integer forms must be equal in every step's bytes.
+    The first `prompt` tokens of each go in blocks. `sources`: of an encoder-decoder that of each text.
+    Integer forms must be equal in every step's bytes.
     """
     graph, float_graph = build.build.graph, build.build.float_graph
     for text in texts:
         check_tokens(graph, list(text), 0)
     if not texts:
         raise DataError("there is no text to verify with; give one")
-    runs = runs_of(texts, graph.types[TOKENS].shape[0], prompt)
+    for source in sources:
+        check_source(graph, list(source))
+    if bool(graph.source) != bool(sources) or (sources and len(sources) != len(texts)):
+        raise DataError(f"{len(texts)} texts and {len(sources)} sources do not go with this model")
+    runs = runs_of(texts, graph.types[TOKENS].shape[0], prompt, sources)
     scheme = build.build.manifest.scheme
 
     def tick(what: str, done: int) -> None:
@@ -156,11 +169,21 @@ def _run_form(
     form = Form(name)
     for index, run in enumerate(runs):
         tick(f"running the {name}", index)
-        form.logits.append(session.run(block_inputs(run.tokens, run.position))[LOGITS][-1])
+        _compute(session, run)
+        if not run.source:
+            form.logits.append(session.values[LOGITS][-1])
+        own = [step for step in steps if (step in session.graph.prologue) == bool(run.source)]
         if steps:
-            form.crcs.append(tuple(zlib.crc32(little_endian(session.values[step])) for step in steps))
+            form.crcs.append(tuple(zlib.crc32(little_endian(session.values[step])) for step in own))
     tick(f"running the {name}", len(runs))
     return form
+
+
+def _compute(session: StateSession, run: Run) -> None:
+    if run.source:
+        session.read_source(source_inputs(session.graph, run.source))
+    else:
+        session.run(block_inputs(run.tokens, run.position))
 
 
 def _onnx_form(build: DecoderBuild, runs: Sequence[Run], tick: Callable[[str, int], None]) -> Form:
@@ -170,11 +193,14 @@ def _onnx_form(build: DecoderBuild, runs: Sequence[Run], tick: Callable[[str, in
     graph = build.build.float_graph
     session = OnnxSession(build.build.float_onnx)
     states = {before: np.zeros(graph.types[before].shape, np.float32) for before, _ in graph.states}
-    form = Form("float onnx")
+    form, given = Form("float onnx"), dict[str, Array]()
     for index, run in enumerate(runs):
         tick("running the float onnx", index)
+        if run.source:  # the file has no prologue: it reads the source with every token
+            given = source_inputs(graph, run.source)
+            continue
         for offset, token in enumerate(run.tokens):
-            outputs = session.run({**block_inputs([token], run.position + offset), **states})
+            outputs = session.run({**block_inputs([token], run.position + offset), **given, **states})
             states = {before: outputs[after] for before, after in graph.states}
         form.logits.append(outputs[LOGITS][-1])
     return form
@@ -196,22 +222,28 @@ def _device_form(
     steps = build.build.steps(board)
     with open_device(firmware, board, port, identity=graph_identity(graph)[:16], emulator=emulator) as session:
         session.device.reset()  # a board may hold rows of another text
-        decoder = DeviceSession(session.device, graph)
+        prologue = sum(step.output in graph.prologue for step in steps)
+        decoder = PairDeviceSession(session.device, graph, prologue)
+        of_source: Instructions | None = None
         cycles = None
         for index, run in enumerate(runs):
             tick(f"running on {form.name}", index)
-            decoder.write(run.tokens, run.position)
-            result = session.device.run(crc=reference is not None, outputs=True)
+            decoder.write_run(run.tokens, run.position, run.source)
+            part = range(prologue) if run.source else decoder.steps
+            result = session.device.run(crc=reference is not None, outputs=True, part=part)
             assert result.outputs is not None
-            cycles = cycles or counted_cycles(result)
-            form.logits.append(decoder.logits(result.outputs[0]))
+            cycles = cycles or (None if run.source else counted_cycles(result))
+            if run.source:
+                of_source = session.instructions
+            else:
+                form.logits.append(decoder.logits(result.outputs[0]))
             if reference is not None:
                 assert result.step_crcs is not None
-                form.crcs.append(result.step_crcs)
-                wrong = next((i for i, pair in enumerate(zip(result.step_crcs, reference.crcs[index], strict=True))
-                              if pair[0] != pair[1]), None)  # fmt: skip
+                form.crcs.append(result.step_crcs[part.start :])
+                both = enumerate(zip(form.crcs[-1], reference.crcs[index], strict=True), part.start)
+                wrong = next((i for i, pair in both if pair[0] != pair[1]), None)
                 if wrong is not None:
-                    decoder.write(run.tokens, run.position)  # the caches get the same rows again
+                    decoder.write_run(run.tokens, run.position, run.source)  # the caches get the same rows again
                     expected = _reference_value(graph, runs[: index + 1], steps[wrong].output)
                     found = session.device.run_for_step(wrong, expected.nbytes)
                     place = Difference(0, wrong, steps[wrong].name, steps[wrong].output)
@@ -222,7 +254,7 @@ def _device_form(
                     )
                     break
         tick(f"running on {form.name}", len(runs))
-        counted = session.instructions
+        counted = _together(of_source, session.instructions)
         measured = Measured(counted, session.uncounted, session.device.stack().used, session.emulator, cycles)
     costs = tuple(
         OperatorCost(
@@ -233,11 +265,19 @@ def _device_form(
     return form, measured, costs
 
 
+def _together(source: Instructions | None, last: Instructions | None) -> Instructions | None:
+    """What reading a source and the last run behind it took; steps that the one has not, the other has."""
+    if source is None or last is None:
+        return last
+    steps = [*source.per_step, *last.per_step[len(source.per_step) :]]
+    return Instructions(source.total + last.total, source.init + last.init, tuple(steps))
+
+
 def _reference_value(graph: Graph, runs: Sequence[Run], name: str) -> Array:
     """A value of the last of `runs`, computed once more."""
     session = integer_session(lower_graph(graph))
     for run in runs:
-        session.run(block_inputs(run.tokens, run.position))
+        _compute(session, run)
     return session.values[name]
 
 
@@ -284,7 +324,8 @@ def verify_decoder_files(
     least_sqnr_db: float = LEAST_SQNR_DB,
     emulator: str = "auto",
 ) -> Verification:
-    """`verify_decoder` on files: a build folder, and texts as the array `tokens` (texts, length) of an .npz.
+    """`verify_decoder` on files: a build folder, and texts as the array `tokens` (texts, length) of an .npz; of an
+    encoder-decoder also `source` (texts, tokens) and, where they are not all as long, `source_length` (texts,).
 
     The first half of each text goes in blocks, as a prompt does, the rest token by token.
     """
@@ -303,6 +344,8 @@ def verify_decoder_files(
         except DataError as error:
             raise DataError(f"{inputs}: text {index}: {error}") from None
     half = rows.shape[1] // 2
+    sources = source_rows(inputs, len(texts)) if graph.source else []
     return verify_decoder(
-        build, texts, half, port=port, emulator=emulator, least_sqnr_db=least_sqnr_db, progress=progress
-    )
+        build, texts, half, port=port, emulator=emulator, least_sqnr_db=least_sqnr_db, progress=progress,
+        sources=sources,
+    )  # fmt: skip

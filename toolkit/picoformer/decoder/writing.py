@@ -139,38 +139,49 @@ def beam_texts(
     if where == REFERENCE:
         found = integers.search(reference_session(graph), prompt)
         return found, Cost(time.monotonic() - begun)
+    check_beams(build, integers)
+    with open_text(build, where, port, emulator) as (device, text):
+        begun = time.monotonic()
+        texts = device_beams(text, graph, integers, prompt)
+        seconds, count = time.monotonic() - begun, _last_call(device)
+        cost = Cost(seconds, device.emulator, device.uncounted, device.device.stack().used, search=count)
+    return texts, cost
+
+
+def check_beams(build: DecoderBuild, integers: IntegerBeam) -> None:
+    """Raise DataError for a search that the build's firmware has no room for, ConfigError for one that cannot be."""
+    from picoformer.backends.c.emit import BEAM_STOP_TOKENS, LONGEST_BEAM
+
+    settings = integers.settings
     if settings.beams > build.record.slots:
         raise DataError(
             f"{settings.beams} beams need a firmware built with --beams {settings.beams}; this one has room for "
             f"{build.record.slots}"
         )
-    from picoformer.backends.c.emit import BEAM_STOP_TOKENS, LONGEST_BEAM
-
     if settings.max_tokens > LONGEST_BEAM or len(settings.stop_tokens) > BEAM_STOP_TOKENS:
         raise DataError(
             f"a search on a device writes up to {LONGEST_BEAM} tokens and looks for {BEAM_STOP_TOKENS} stop tokens, "
             f"not {settings.max_tokens} and {len(settings.stop_tokens)}; lower --tokens, or take --target reference"
         )
-    integers.check(vocabulary_of(graph))
-    with open_text(build, where, port, emulator) as (device, text):
-        begun = time.monotonic()
-        text.begin(sampler_bytes(IntegerSampler.from_settings(SamplerSettings(greedy=True), logits_scale(graph))))
-        exponent = integers.exponent
-        words = (
-            exponent.multiplier,
-            exponent.shift,
-            exponent.reach,
-            integers.grid_multiplier,
-            integers.grid_shift,
-            integers.length_penalty,
-            settings.beams,
-            EARLY_STOPPING[settings.early_stopping] | (256 if logits_scale(graph) is None else 0),
-            settings.max_tokens,
-        )
-        texts = [BeamText(tokens, score) for score, tokens in text.beam(words, settings.stop_tokens, prompt)]
-        seconds, count = time.monotonic() - begun, _last_call(device)
-        cost = Cost(seconds, device.emulator, device.uncounted, device.device.stack().used, search=count)
-    return texts, cost
+    integers.check(vocabulary_of(build.build.graph))
+
+
+def device_beams(text: TextDevice, graph: Graph, integers: IntegerBeam, prompt: Sequence[int]) -> list[BeamText]:
+    """The texts of a whole search on a device, the best first."""
+    settings, exponent, scale = integers.settings, integers.exponent, logits_scale(graph)
+    text.begin(sampler_bytes(IntegerSampler.from_settings(SamplerSettings(greedy=True), scale)))
+    words = (
+        exponent.multiplier,
+        exponent.shift,
+        exponent.reach,
+        integers.grid_multiplier,
+        integers.grid_shift,
+        integers.length_penalty,
+        settings.beams,
+        EARLY_STOPPING[settings.early_stopping] | (256 if scale is None else 0),
+        settings.max_tokens,
+    )
+    return [BeamText(tokens, score) for score, tokens in text.beam(words, settings.stop_tokens, prompt)]
 
 
 def sampler_bytes(sampler: IntegerSampler) -> bytes:

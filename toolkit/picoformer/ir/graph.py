@@ -44,6 +44,9 @@ class Graph:
     input holds in the next one, as the keys and values of a decoder do. They stand in `inputs` and `outputs` too.
     `count` names the input, one int32, that says how many rows of the block are there; the first axis of every value in
     `block` has that many. Empty where no rows are ever missing.
+    `source` names the inputs that are given once and hold for all runs after, as a text to translate does: what is
+    computed from them alone is the `prologue`, which has a run of its own. All that other nodes read of it are states,
+    whose inputs nobody reads, and inputs of one element.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Graph:
     constants: Mapping[str, Array] = field(default_factory=dict)
     states: tuple[tuple[str, str], ...] = ()
     count: str = ""
+    source: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "types", MappingProxyType(dict(self.types)))
@@ -91,9 +95,20 @@ class Graph:
         computed from them row by row."""
         if not self.count:
             return frozenset()
-        found = {name for name in self.ports[0] if self.types[name].shape}
+        found = {name for name in self.ports[0] if self.types[name].shape and name not in self.source}
         for node in self.nodes:
             if node.op.keeps_rows and (found.intersection(node.inputs) or node.op.makes_rows):
+                found.add(node.output)
+        return frozenset(found)
+
+    @cached_property
+    def prologue(self) -> frozenset[str]:
+        """The outputs of the nodes that are computed once for each source."""
+        found: set[str] = set()
+        known = {*self.source, *self.constants}
+        for node in self.nodes:
+            if self.source and known.issuperset(node.inputs):
+                known.add(node.output)
                 found.add(node.output)
         return frozenset(found)
 

@@ -50,6 +50,7 @@ def verify(graph: Graph) -> Graph:
     for before, after in graph.states:
         if before not in graph.inputs or after not in graph.outputs or graph.types[before] != graph.types[after]:
             raise GraphError(f"{graph.name}: '{before}' and '{after}' are not the two ends of a state")
+    _verify_source(graph)
     if graph.count and (graph.count not in graph.inputs or graph.types[graph.count].elements != 1):
         raise GraphError(f"{graph.name}: '{graph.count}' does not count the rows of a block")
     for name, value in graph.constants.items():
@@ -83,3 +84,21 @@ def verify(graph: Graph) -> Graph:
         if low < DType.INT4.minimum or high > DType.INT4.maximum:
             raise GraphError(f"constant '{name}' is {type_} and holds numbers outside -8 to 7")
     return graph
+
+
+def _verify_source(graph: Graph) -> None:
+    """Raise GraphError where something is read after the prologue that is not kept."""
+    if not set(graph.source) <= set(graph.ports[0]):
+        raise GraphError(f"{graph.name}: its source {list(graph.source)} is no part of its inputs")
+    kept = {after for _, after in graph.states} | {name for name in graph.source if graph.types[name].elements == 1}
+    for node in graph.nodes:
+        if node.output in graph.prologue:
+            continue
+        for name in node.inputs:
+            if (name in graph.prologue or name in graph.source) and name not in kept:
+                raise GraphError(
+                    f"node '{node.name}' ({node.op.kind}) reads '{name}', which the prologue does not keep"
+                )
+    for before, after in graph.states:
+        if after in graph.prologue and graph.consumers.get(before):
+            raise GraphError(f"{graph.name}: '{before}' is read, though the prologue writes '{after}' anew")

@@ -24,6 +24,7 @@ from picoformer.ops.linear import Linear, LoweredLinear
 from picoformer.ops.normalization import LayerNorm, LoweredLayerNorm
 from picoformer.ops.pooling import AveragePool, LoweredAveragePool, LoweredMaxPool, MaxPool
 from picoformer.ops.reduce import LoweredReduceMean, ReduceMean
+from picoformer.ops.relative_attention import LoweredRelativeAttention, RelativeAttention
 from picoformer.ops.requantize import LoweredRequantize, Requantize
 from picoformer.ops.rms_norm import LoweredRmsNorm, RmsNorm
 from picoformer.ops.rope import LoweredRope, Rope
@@ -36,8 +37,8 @@ OPERATORS: dict[str, type[Operator]] = {
     for operator in (
         Activation, Add, Attention, AveragePool, Binary, CachedAttention, Concat, Conv, DepthwiseConv, Embedding,
         ExpertLinear, ExpertWeights, KvAppend, LayerNorm, Linear, MatMul, MaxPool, Mul, Patches, PositionIds,
-        ReduceMean, Requantize, Reshape, RmsNorm, Rope, ScaleRows, Slice, Softmax, TakeRow, TopExperts, Transpose,
-        Unary, Where,
+        ReduceMean, RelativeAttention, Requantize, Reshape, RmsNorm, Rope, ScaleRows, Slice, Softmax, TakeRow,
+        TopExperts, Transpose, Unary, Where,
     )
 }  # fmt: skip
 """Every operator by its stable name."""
@@ -48,8 +49,8 @@ __all__ = [
     "LoweredAttention", "LoweredAveragePool", "LoweredCachedAttention", "LoweredDepthwiseConv", "LoweredEmbedding",
     "LoweredExpertLinear", "LoweredExpertWeights", "LoweredInterpolatedTable", "LoweredKvAppend", "LoweredLayerNorm",
     "LoweredLinear", "LoweredMaxPool", "LoweredMove", "LoweredMul", "LoweredPatches", "LoweredPositionIds",
-    "LoweredReduceMean", "LoweredRequantize", "LoweredRmsNorm", "LoweredRope", "LoweredScaleRows", "LoweredSoftmax",
-    "LoweredTable", "LoweredTakeRow", "LoweredTopExperts", "MatMul", "MaxPool", "Mul", "Patches", "PositionIds",
-    "ReduceMean", "Requantize", "Reshape", "RmsNorm", "Rope", "ScaleRows", "Slice", "Softmax", "TakeRow", "TopExperts",
-    "Transpose", "Unary", "Where", "Window",
+    "LoweredReduceMean", "LoweredRelativeAttention", "LoweredRequantize", "LoweredRmsNorm", "LoweredRope",
+    "LoweredScaleRows", "LoweredSoftmax", "LoweredTable", "LoweredTakeRow", "LoweredTopExperts", "MatMul", "MaxPool",
+    "Mul", "Patches", "PositionIds", "ReduceMean", "RelativeAttention", "Requantize", "Reshape", "RmsNorm", "Rope",
+    "ScaleRows", "Slice", "Softmax", "TakeRow", "TopExperts", "Transpose", "Unary", "Where", "Window",
 ]  # fmt: skip

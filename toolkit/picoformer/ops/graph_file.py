@@ -44,7 +44,16 @@ def load_graph(folder: Path) -> Graph:
         types = {name: _type(value) for name, value in record["types"].items()}
         states = tuple((before, after) for before, after in record.get("states", ()))
         ends = tuple(record["inputs"]), tuple(record["outputs"])
-        graph = Graph(record["name"], *ends, nodes, types, constants, states, record.get("count", ""))
+        graph = Graph(
+            record["name"],
+            *ends,
+            nodes,
+            types,
+            constants,
+            states,
+            record.get("count", ""),
+            tuple(record.get("source", ())),
+        )
         return verify(graph)
     except FileNotFoundError as error:
         raise ModelError(
@@ -78,6 +87,7 @@ def graph_identity(graph: Graph) -> bytes:
 def _to_json(graph: Graph) -> dict[str, Any]:
     between = {"states": [list(pair) for pair in graph.states]} if graph.states else {}
     counted = {"count": graph.count} if graph.count else {}
+    given = {"source": list(graph.source)} if graph.source else {}
     return {
         "format": FORMAT,
         "name": graph.name,
@@ -97,6 +107,7 @@ def _to_json(graph: Graph) -> dict[str, Any]:
         "constants": {f"c{i}": name for i, name in enumerate(graph.constants)},
         **between,
         **counted,
+        **given,
     }
 
 

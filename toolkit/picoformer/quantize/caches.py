@@ -21,10 +21,14 @@ def cache_type(op: KvAppend, shape: tuple[int, ...], rows: TensorType) -> Tensor
 
 
 def cache_types(graph: Graph, types: Mapping[str, TensorType]) -> dict[str, TensorType]:
-    """The types of every cache, before and after rows are appended; `types` knows those of the rows."""
+    """The types of every cache, before and after rows are appended, and of what the prologue keeps; `types` knows those
+    of the rows."""
     found: dict[str, TensorType] = {}
     for node in graph.nodes:
         if isinstance(node.op, KvAppend):
             cache = cache_type(node.op, graph.types[node.output].shape, types[node.inputs[1]])
             found[node.inputs[0]] = found[node.output] = cache
+    for before, after in graph.states:
+        if after in graph.prologue:
+            found[before] = types[after]
     return found

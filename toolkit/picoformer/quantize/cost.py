@@ -26,6 +26,7 @@ from picoformer.ops import (
     Linear,
     Mul,
     Patches,
+    RelativeAttention,
     Requantize,
     Reshape,
     RmsNorm,
@@ -36,6 +37,8 @@ from picoformer.ops import (
 IN_PLACE = (Activation, Add, KvAppend, LayerNorm, Mul, Requantize, RmsNorm, Rope, ScaleRows)
 """Operators that may write over an operand that is no longer needed and as large."""
 
+ATTENTIONS = (Attention, CachedAttention, RelativeAttention)
+
 PATCHES_ALIVE = 16
 """Windows of an image that are lined up at a time, roughly."""
 
@@ -45,8 +48,8 @@ def wide_macs(typed: Graph) -> int:
     total = 0
     for node in typed.nodes:
         read = [typed.types[name] for name in node.inputs]
-        if isinstance(node.op, Linear | DepthwiseConv | ExpertLinear | Attention | CachedAttention):
-            operands = read[: 3 if isinstance(node.op, Attention | CachedAttention) else 1]
+        if isinstance(node.op, (Linear, DepthwiseConv, ExpertLinear, *ATTENTIONS)):
+            operands = read[: 3 if isinstance(node.op, ATTENTIONS) else 1]
             wide = any(t.dtype is DType.INT16 and t.rows > 1 for t in operands)
             total += wide * node.op.macs(read, typed.types[node.output])
     return total

@@ -23,6 +23,7 @@ from picoformer.ops import (
     Linear,
     Mul,
     Patches,
+    RelativeAttention,
     Requantize,
     RmsNorm,
     Rope,
@@ -286,15 +287,24 @@ class TypedBuilder:
         self.types[name], self.constants[name] = type_, value
         return name
 
+    def _tied_floor(self, name: str) -> Array | None:
+        """The least scales of a table that is a Linear's weight too, so that the bias fits; None without one."""
+        for node in self.graph.consumers[name]:
+            if isinstance(node.op, Linear) and node.inputs[1] == name and len(node.inputs) == 3:
+                quant = self.assigned[node.inputs[0]].quant
+                assert quant is not None
+                return bias_scale_floor(self.graph.constants[node.inputs[2]], quant.per_tensor_scale)
+        return None
+
     def _constant(self, node: Node, index: int, name: str) -> str:
         value, type_ = self.graph.constants[name], self.graph.types[name]
         if name in self.settings.given and not isinstance(node.op, LayerNorm | RmsNorm | Concat):
             return self._store(name, *self.settings.given[name][::-1])
-        if type_.dtype is not DType.FLOAT32 or isinstance(node.op, LayerNorm | RmsNorm):
+        if type_.dtype is not DType.FLOAT32 or isinstance(node.op, LayerNorm | RmsNorm | RelativeAttention):
             return self._store(name, value, type_)
         if isinstance(node.op, Embedding):
             dtype = DType.INT16 if self.settings.weight_types.get(name) is DType.INT16 else DType.INT8
-            table, quant = quantize_rows(value, None, dtype)
+            table, quant = quantize_rows(value, self._tied_floor(name), dtype)
             return self._store(name, table, TensorType(type_.shape, dtype, quant))
         if isinstance(node.op, Rope):
             limit = DType.INT16.maximum * ROTATION_QUANT.per_tensor_scale

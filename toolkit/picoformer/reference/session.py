@@ -27,8 +27,31 @@ class StateSession:
             before: np.zeros((*first, *graph.types[before].shape), graph.types[before].dtype.numpy)
             for before, _ in graph.states
         }
+        self._source: dict[str, Array] = {}
         self.values: dict[str, Array] = {}
         """What the last run computed, by name; of a block the rows that were there."""
+
+    def read_source(self, inputs: Mapping[str, Array]) -> None:
+        """Compute the prologue for the inputs of the graph's source: what hangs on it is kept for all runs after.
+
+        With `samples` every input has them in front. Raises DataError for inputs that do not fit.
+        """
+        graph, first = self.graph, (self.samples,) if self.samples else ()
+        values: dict[str, Array] = {}
+        for name in graph.source:
+            value = None if name not in inputs else np.asarray(inputs[name])
+            if value is None or value.shape != (*first, *graph.types[name].shape):
+                found = "missing" if value is None else list(value.shape)
+                raise DataError(f"input '{name}' is {found}: give {[*first, *graph.types[name].shape]}")
+            values[name] = value
+        self._source = dict(values)
+        with np.errstate(over="ignore", under="ignore"):
+            for node in graph.nodes:
+                if node.output in graph.prologue:
+                    result = self._run_node[node.output](*(values[name] for name in graph.activations(node)))
+                    values[node.output] = result
+        self._states |= {before: values[after] for before, after in graph.states if after in graph.prologue}
+        self.values = values
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One run on the graph's inputs but for the states; the arrays of a block may have 1 row to as many as it has.
@@ -36,8 +59,13 @@ class StateSession:
         Returns the outputs but for the states. Raises DataError for inputs that do not fit.
         """
         graph = self.graph
-        values: dict[str, Array] = dict(self._states)
+        values: dict[str, Array] = {**self._states, **self._source}
+        values |= {after: values[before] for before, after in graph.states if after in graph.prologue}
+        if graph.source and not self._source:
+            raise DataError(f"model '{graph.name}' has read no source yet; give it one first")
         for name in graph.ports[0]:
+            if name in graph.source:
+                continue
             if name not in inputs:
                 raise DataError(f"input '{name}' is missing; given: {', '.join(inputs) or 'none'}")
             values[name] = np.asarray(inputs[name])
@@ -51,6 +79,8 @@ class StateSession:
                 )
         with np.errstate(over="ignore", under="ignore"):
             for node in graph.nodes:
+                if node.output in graph.prologue:
+                    continue
                 result = self._run_node[node.output](*(values[name] for name in graph.activations(node)))
                 values[node.output] = self._there(result, rows) if node.output in graph.block else result
         self._states = {before: values[after] for before, after in graph.states}

@@ -6,7 +6,7 @@ from picoformer.backends.c.flow import Flow
 from picoformer.backends.c.isa.generic import GENERIC
 from picoformer.backends.c.isa.layout import up
 from picoformer.ir import Node
-from picoformer.ops import Attention, CachedAttention, ExpertLinear, Linear, Window
+from picoformer.ops import Attention, CachedAttention, ExpertLinear, Linear, RelativeAttention, Window
 
 _PER_ELEMENT = {"LayerNorm": 9.0, "RmsNorm": 9.0, "Softmax": 20.0, "Requantize": 6.0, "Activation": 6.0, "Patches": 2.5}
 _PER_TAP = {"AveragePool": 7.0, "DepthwiseConv": 9.0, "MaxPool": 6.0}
@@ -30,7 +30,7 @@ def _of_node(flow: Flow, node: Node) -> float:
         return flow.layout.attention(graph.types[node.inputs[0]].dtype).mac_instructions * macs
     if isinstance(node.op, ExpertLinear):
         return GENERIC.linear_s8.mac_instructions * macs
-    if isinstance(node.op, CachedAttention):
+    if isinstance(node.op, CachedAttention | RelativeAttention):
         return GENERIC.attention_head_s16.mac_instructions * macs
     if isinstance(node.op, Window) and node.op.kind in _PER_TAP:
         return _PER_TAP[node.op.kind] * node.op.taps * out.elements

@@ -15,9 +15,10 @@ from picoformer.backends.c.interface import Port, check_prefix, ports_of
 from picoformer.backends.c.isa import layout_for
 from picoformer.backends.c.literals import array_body, c_type
 from picoformer.backends.c.names import Names, comment, identifier, string
-from picoformer.backends.c.operators import EMITTERS, FUSED, Unsupported
+from picoformer.backends.c.operators import FUSED, Unsupported
 from picoformer.backends.c.plan import MemoryPlan, PlacedValue, plan_memory
 from picoformer.backends.c.site import Parts, Site, describe, dimensions
+from picoformer.backends.c.source_operators import EMITTERS
 from picoformer.backends.c.sources import sources_of
 from picoformer.backends.c.tiling import Tile, check_tile
 from picoformer.backends.c.tokenizer import write_tokenizer_c
@@ -274,7 +275,10 @@ def _context(draft: Draft, card: Sequence[str]) -> dict[str, Any]:
         "accessors": sorted(parts.accessors, key=lambda dtype: dtype.value),
         "kept_accessors": sorted(parts.kept, key=lambda dtype: dtype.value),
         "uses_length": parts.uses_length,
+        "uses_relative": any(function.startswith("pf_relative_") for function in parts.functions),
         "block": draft.block,
+        "prologue_calls": _prologue_calls(graph, plan),
+        "source_rows": max((graph.types[name].elements for name in graph.source), default=0),
         "rows": draft.rows,
         "steps": sorted((row for row in draft.rows if not row.again), key=lambda row: row.step),
         "tilings": plan.schedule.tilings,
@@ -300,7 +304,16 @@ def _block_idents(draft: Draft) -> dict[str, str]:
     if draft.block is None:
         return {}
     known = {draft.block.count: "count", draft.block.position: "position"}
+    types = draft.graph.types
+    known |= {name: "source" if types[name].shape else "source_length" for name in draft.block.source}
     return {known.get(port.value, "tokens"): port.ident for port in draft.ports if not port.is_output}
+
+
+def _prologue_calls(graph: Graph, plan: MemoryPlan) -> int:
+    """How many calls read the source: the first ones, all of them."""
+    found = [plan.steps[call.step].output in graph.prologue for call in plan.schedule.calls]
+    assert found == sorted(found, reverse=True)
+    return sum(found)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from picoformer.backends.c.isa import Layout, LinearLayout
 from picoformer.backends.c.rows import RowWise, row_wise
 from picoformer.backends.c.schedule import Call, Step, Tiling
+from picoformer.backends.c.scratch import relative_scratch
 from picoformer.ir import DType, Graph, Node
-from picoformer.ops import ExpertLinear, KvAppend, Linear, Reshape
+from picoformer.ops import ExpertLinear, KvAppend, Linear, RelativeAttention, Reshape
 
 ALIGNMENT = 16
 
@@ -27,6 +28,7 @@ _IN_PLACE: dict[str, tuple[str, ...]] = {
     "LayerNorm": _FROM_FIRST,
     "Linear+Add": ("residual",),
     "Mul": _FROM_EITHER,
+    "RelativeAttention": _FROM_FIRST,
     "Requantize": _FROM_FIRST,
     "RmsNorm": _FROM_FIRST,
     "Rope": _FROM_FIRST,
@@ -109,9 +111,15 @@ class Flow:
         key = (self.calls[call].step, rows)
         if key not in self._scratch:
             nodes = self.step(call).nodes
-            sizes = (self.layout.scratch_bytes(self.graph, n, rows, self._wide.get(n.output)) for n in nodes)
+            sizes = (self._scratch_of(node, rows) for node in nodes)
             self._scratch[key] = max(sizes)
         return self._scratch[key]
+
+    def _scratch_of(self, node: Node, rows: int | None) -> int:
+        if isinstance(node.op, RelativeAttention):
+            keys = self.graph.types[node.inputs[1]]
+            return relative_scratch(keys.shape[-2], keys.width // node.op.heads)
+        return self.layout.scratch_bytes(self.graph, node, rows, self._wide.get(node.output))
 
     def linear_layout(self, node: Node) -> LinearLayout:
         """What the kernel of a Linear wants."""
@@ -177,6 +185,8 @@ class Flow:
         value kept whole with rows of the same size that these calls use up row by row.
         """
         output, operands = self.outputs[call], self._operands(call)
+        if output not in self.defined:  # a state has a place of its own
+            return []
         if tiled is None:
             return [name for name in operands if self.last[name] == call and name not in self.keep]
         first, last = tiled
@@ -200,19 +210,20 @@ class Flow:
         if isinstance(step.node.op, Linear) and not step.residual and self.linear_layout(step.node).in_place:
             allowed = _FROM_FIRST
         found = [self.aliases.get(name, name) for name in in_place_operands(self.graph, step, allowed)]
-        if step.kind == "Attention":  # the queries, where they are not keys or values too
+        if step.kind in ("Attention", "RelativeAttention"):  # the queries, where they are not keys or values too
             whole = {self.aliases.get(name, name) for name in step.node.inputs[1:]}
             found = [root for root in found if root not in whole]
         return list(dict.fromkeys(names[root] for root in found))
 
 
 def aliases_of(graph: Graph) -> dict[str, str]:
-    """The output of each Reshape → the value whose bytes it is; likewise a cache that is appended to."""
+    """The output of each Reshape → the value whose bytes it is; likewise a cache that is appended to, and what
+    the prologue keeps."""
     aliases: dict[str, str] = {}
     for node in graph.nodes:
         if isinstance(node.op, Reshape | KvAppend):
             aliases[node.output] = aliases.get(node.inputs[0], node.inputs[0])
-    return aliases
+    return {**{after: before for before, after in graph.states if after in graph.prologue}, **aliases}
 
 
 def in_place_operands(graph: Graph, step: Step, allowed: Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from picoformer.backends.c.literals import c_type, float_literal
 from picoformer.backends.c.names import Names, identifier
 from picoformer.errors import ConfigError, UnsupportedError
 from picoformer.ir import DType, Graph, Node, TensorType
-from picoformer.ops import Attention, KvAppend, ReduceMean, Reshape
+from picoformer.ops import Attention, KvAppend, ReduceMean, RelativeAttention, Reshape
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ def longest_length(graph: Graph, name: str) -> int:
 def _masked_axis(graph: Graph, node: Node, name: str) -> int:
     """Length of the axis that `name` shortens in a node; 0 when the node does not read it so."""
     if isinstance(node.op, Attention) and node.inputs[3:] == (name,):
+        return graph.types[node.inputs[1]].shape[-2]
+    if isinstance(node.op, RelativeAttention) and not node.op.causal and node.inputs[4] == name:
         return graph.types[node.inputs[1]].shape[-2]
     if isinstance(node.op, ReduceMean) and node.inputs[1:] == (name,):
         return graph.types[node.inputs[0]].shape[node.op.axis]

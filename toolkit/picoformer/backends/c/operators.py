@@ -394,7 +394,7 @@ EMITTERS: dict[str, Emitter | Alias | Unsupported] = {
     "Unary": Unsupported(_FUSE),
     "Where": Unsupported("masks become the valid length of an attention; this one was left in the graph"),
 }
-"""Every operator of `picoformer.ops.OPERATORS`."""
+"""Every operator whose calls the cost tables know; `source_operators.EMITTERS` is of all."""
 
 FUSED: dict[str, Emitter] = {"Linear+Activation": linear, "Linear+Add": linear}
 """The emitters of steps of several nodes, by `Step.kind`."""

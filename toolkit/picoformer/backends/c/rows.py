@@ -83,6 +83,11 @@ def _rows_of(*by_rows: int) -> Callable[[Graph, Node], RowWise]:
     return rows
 
 
+def _block_of_rows(graph: Graph, node: Node) -> RowWise | None:
+    """Where a row stands hangs on its place in the block: it goes by blocks, and by no tiles."""
+    return _rows_of(0)(graph, node) if node.output in graph.block else None
+
+
 def _windows(graph: Graph, node: Node) -> RowWise | None:
     """A window is a row of the output, and may lie anywhere in the image."""
     if any(name not in graph.constants for name in node.inputs[1:]):
@@ -105,6 +110,7 @@ ROW_WISE: Mapping[str, Callable[[Graph, Node], RowWise | None]] = {
     "MaxPool": _windows,
     "Mul": _element_wise,
     "Patches": _windows,
+    "RelativeAttention": _block_of_rows,
     "Requantize": _each_row,
     "RmsNorm": _each_row,
     "Rope": _rows_of(0),

@@ -71,6 +71,8 @@ FILES: dict[str, tuple[str, ...]] = {
     "pf_reciprocal_f32": ("ops/functions_f32.c", "ops/float_math.c"),
     "pf_reduce_mean_": ("kernels/reduce_mean.c",),
     "pf_reduce_mean_f32": ("ops/reduce_mean_f32.c",),
+    "pf_relative_attention_f32": ("ops/relative_attention_f32.c", "ops/float_math.c"),
+    "pf_relative_attention_s16": ("ops/relative_attention_s16.c",),
     "pf_relu_f32": ("ops/activation_f32.c", "ops/float_math.c"),
     "pf_requantize_": ("kernels/requantize.c",),
     "pf_rms_norm_": ("kernels/rms_norm.c",),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from picoformer.backends.onnx import decode, windows
+from picoformer.backends.onnx import decode, relative, windows
 from picoformer.backends.onnx.writer import MASKED_SCORE, OnnxWriter
 from picoformer.ir import DType, Node
 from picoformer.ir.operator import Operator
@@ -35,6 +35,7 @@ from picoformer.ops import (
     Patches,
     PositionIds,
     ReduceMean,
+    RelativeAttention,
     Requantize,
     Reshape,
     RmsNorm,
@@ -252,6 +253,7 @@ EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
     Patches: windows.patches,
     PositionIds: decode.position_ids,
     ReduceMean: _reduce_mean,
+    RelativeAttention: relative.relative_attention,
     Requantize: _plain("Identity"),
     Reshape: _reshape,
     RmsNorm: decode.rms_norm,

@@ -39,6 +39,7 @@ from picoformer.ops import (
     Patches,
     PositionIds,
     ReduceMean,
+    RelativeAttention,
     Requantize,
     Reshape,
     RmsNorm,
@@ -163,6 +164,7 @@ def _concat(w: TfliteWriter, node: Node, op: Concat, output: str) -> None:
 
 SPELLED = Unsupported("it only spells out what fusion has not recognised; see `picoformer inspect`")
 EXPERTS = Unsupported("TFLite Micro has no TOPK_V2 to choose experts with; build C, or export ONNX")
+DISTANCES = Unsupported("its bias of distances is not written as TFLite; build C, or export ONNX")
 
 EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
     Activation: activation,
@@ -186,6 +188,7 @@ EMITTERS: dict[type[Operator], Emitter | Unsupported] = {
     Patches: windows.patches,
     PositionIds: decode.position_ids,
     ReduceMean: _reduce_mean,
+    RelativeAttention: DISTANCES,
     Requantize: _requantize,
     Reshape: _reshape,
     RmsNorm: norm,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +43,54 @@ LEFT_OUT = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.(bias|masked_bias))$")
 
 def load_folder(folder: Path) -> ImportedModel:
     """Raises ModelError for anything amiss: it names the file and the key or tensor."""
+    opened = open_folder(folder, FAMILIES)
+    kind, keys, tensors = opened.kind, opened.keys, opened.tensors
+    config, weights, note = FAMILIES[kind](keys, tensors)
+    keys.close()
+    tensors.close(LEFT_OUT)
+    check_weights(folder, config, weights)
+    bos, eos = (opened.tokens(name, config.vocab_size) for name in ("bos_token_id", "eos_token_id"))
+    shown = (f"{kind} from {folder.name}: {config.layers} layers of {config.d_model}, {opened.types}", note)
+    source = "; ".join(part for part in shown if part)
+    first = bos[0] if bos else None
+    return ImportedModel(config, weights, kind, source, opened.sha256, find_tokenizer(folder), first, eos)
+
+
+@dataclass(frozen=True)
+class OpenedFolder:
+    """A folder whose configuration and headers were read: what converters of families take."""
+
+    kind: str
+    keys: Keys
+    tensors: Tensors
+    generation: Keys | None
+    """generation_config.json, where there is one."""
+    files: tuple[Path, ...]
+    """All that was read."""
+    types: str
+    """Of the tensors, for people."""
+
+    def tokens(self, name: str, vocabulary: int) -> tuple[int, ...]:
+        """The token ids under a key: generation_config.json goes before config.json."""
+        found: tuple[int, ...] = ()
+        for source in ((self.generation,) if self.generation else ()) + (self.keys,):
+            found = found or source.tokens(name, vocabulary)
+        return found
+
+    @property
+    def sha256(self) -> str:
+        """Over all files that were read."""
+        lines = "".join(f"{file.name} {file_digest(file)}\n" for file in self.files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def open_folder(folder: Path, families: Mapping[str, object]) -> OpenedFolder:
+    """Raises ModelError for a folder that is damaged or of no family in `families`."""
     path = folder / "config.json"
-    values = _read_json(path)
+    values = read_json(path)
     kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        raise ModelError(f"{path}: model_type = {kind!r} is not covered; known are {', '.join(FAMILIES)}")
-    keys = Keys(path, values)
+    if not isinstance(kind, str) or kind not in families:
+        raise ModelError(f"{path}: model_type = {kind!r} is not covered; known are {', '.join(families)}")
     files = _weight_files(folder)
     infos = {}
     for file, names in files.items():
@@ -58,17 +101,11 @@ def load_folder(folder: Path) -> ImportedModel:
         for name, info in found.items():
             if names is None or name in names:
                 infos[name] = info
-    tensors = Tensors(folder, infos)
-    config, weights, note = FAMILIES[kind](keys, tensors)
-    keys.close()
-    tensors.close(LEFT_OUT)
-    check_weights(folder, config, weights)
-    bos, eos, extra = _ends(folder, keys, config.vocab_size)
-    read = [path, *([folder / INDEX] if None not in files.values() else []), *files, *extra]
-    parts = ", ".join(sorted({info.dtype for info in infos.values()}))
-    shown = (f"{kind} from {folder.name}: {config.layers} layers of {config.d_model}, {parts}", note)
-    source = "; ".join(part for part in shown if part)
-    return ImportedModel(config, weights, kind, source, _digest(read), find_tokenizer(folder), bos, eos)
+    generation = folder / "generation_config.json"
+    extra = Keys(generation, read_json(generation)) if generation.is_file() else None
+    read = [path, *([folder / INDEX] if None not in files.values() else []), *files, *([generation] if extra else [])]
+    types = ", ".join(sorted({info.dtype for info in infos.values()}))
+    return OpenedFolder(kind, Keys(path, values), Tensors(folder, infos), extra, tuple(read), types)
 
 
 def find_tokenizer(folder: Path) -> Path | None:
@@ -81,7 +118,11 @@ def find_tokenizer(folder: Path) -> Path | None:
 
 def check_weights(path: Path, config: TransformerConfig, weights: dict[str, NDArray[Any]]) -> None:
     """Raise ModelError unless the names and shapes are those of `config`."""
-    expected = weight_shapes(config)
+    check_shapes(path, weight_shapes(config), weights)
+
+
+def check_shapes(path: Path, expected: Mapping[str, tuple[int, ...]], weights: Mapping[str, NDArray[Any]]) -> None:
+    """Raise ModelError unless `weights` have these names and shapes, and no others."""
     for name, shape in expected.items():
         found = weights[name].shape if name in weights else None
         if found != shape:
@@ -96,11 +137,6 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _digest(files: list[Path]) -> str:
-    lines = "".join(f"{file.name} {file_digest(file)}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
 def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
     """Each file to read, and the tensors that the index has in it; None for a single file, which is read whole."""
     single, index = folder / SINGLE, folder / INDEX
@@ -112,7 +148,7 @@ def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
             f"only {others[0]}; save it with safe_serialization=True" if others else "give the folder of a checkpoint"
         )
         raise ModelError(f"{folder}: has neither {SINGLE} nor {INDEX}; {mend}")
-    names = _read_json(index).get("weight_map")
+    names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ModelError(f"{index}: lacks 'weight_map', which says which tensor is in which file; get it again")
     files: dict[Path, set[str] | None] = {}
@@ -131,18 +167,8 @@ def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
     return dict(sorted(files.items()))
 
 
-def _ends(folder: Path, keys: Keys, vocabulary: int) -> tuple[int | None, tuple[int, ...], list[Path]]:
-    """First token, last tokens, and what was read for them: generation_config.json goes before config.json."""
-    path = folder / "generation_config.json"
-    sources = [Keys(path, _read_json(path))] if path.is_file() else []
-    bos: tuple[int, ...] = ()
-    eos: tuple[int, ...] = ()
-    for source in (*sources, keys):
-        bos, eos = bos or source.tokens("bos_token_id", vocabulary), eos or source.tokens("eos_token_id", vocabulary)
-    return (bos[0] if bos else None), eos, [source.path for source in sources]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a small JSON file; ModelError for what is none."""
     try:
         if path.stat().st_size > MAX_JSON:
             raise ModelError(f"{path}: {path.stat().st_size} bytes; {MAX_JSON} are the most for such a file")

@@ -169,6 +169,10 @@ def test_the_prologue_is_the_encoder(tmp_path: Any) -> None:
     assert {after for _, after in graph.states if ".cross." in after} <= graph.prologue
     assert not any(name in graph.block for name in graph.prologue) and SOURCE not in graph.block
     assert context_of(graph) == CONTEXT
+    caches = [
+        (node.op, graph.producers[node.inputs[1]].op) for node in graph.nodes if node.op.kind == "CachedAttention"
+    ]
+    assert caches and all(attention.key_bits == append.bits for attention, append in caches)  # type: ignore[attr-defined]
     save_graph(graph, tmp_path)
     loaded = load_graph(tmp_path)
     assert loaded.source == graph.source and loaded.prologue == graph.prologue

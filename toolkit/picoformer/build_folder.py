@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from picoformer import __version__
+from picoformer.encoder.inputs import text_inputs
 from picoformer.errors import ConfigError, DataError, ModelError, UnsupportedError
 from picoformer.files import atomic_folder, atomic_write_bytes, atomic_write_text, content_hash
 from picoformer.firmware import FirmwareBuild, SizeReport, build_firmware, load_build, load_sizes
@@ -119,10 +120,10 @@ def quantize_model(
 
 
 def with_full_length(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """`inputs`, and the full length for the input valid_length where the graph has one and the data does not."""
+    """`inputs`, of texts as `text_inputs` gives them, and the full length for a valid_length that the data lacks."""
     import numpy as np
 
-    arrays = dict(inputs)
+    arrays = text_inputs(graph, inputs)
     if "valid_length" in graph.inputs and "valid_length" not in arrays and arrays:
         samples = len(next(iter(arrays.values())))
         arrays["valid_length"] = np.full(samples, full_length(graph), np.int32)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +12,9 @@ from numpy.typing import NDArray
 from picoformer.errors import ModelError
 from picoformer.models.config import TransformerConfig
 from picoformer.models.importers import bloom, falcon, gpt2, llama, mixtral
+from picoformer.models.importers.folder import files_digest, find_tokenizer, read_json, read_tensors
 from picoformer.models.importers.imported import ImportedModel, Weights
 from picoformer.models.importers.keys import Keys
-from picoformer.models.importers.safetensors_file import read_header
 from picoformer.models.importers.tensors import Tensors
 from picoformer.models.weights import weight_shapes
 
@@ -33,9 +31,6 @@ FAMILIES: dict[str, Converter] = {
 }
 """model_type → what turns its keys and tensors into ours, with a note for people."""
 
-INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
-MAX_JSON = 64 << 20
-MAX_SHARDS = 10_000
 LEFT_OUT = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.(bias|masked_bias))$")
 """Tensors of older files that are no weights: frequencies and causal masks."""
 
@@ -43,40 +38,23 @@ LEFT_OUT = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attn\.(bias|masked_bias))$")
 def load_folder(folder: Path) -> ImportedModel:
     """Raises ModelError for anything amiss: it names the file and the key or tensor."""
     path = folder / "config.json"
-    values = _read_json(path)
+    values = read_json(path)
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ModelError(f"{path}: model_type = {kind!r} is not covered; known are {', '.join(FAMILIES)}")
     keys = Keys(path, values)
-    files = _weight_files(folder)
-    infos = {}
-    for file, names in files.items():
-        found, _ = read_header(file)
-        for name in names or ():
-            if name not in found:
-                raise ModelError(f"{folder / INDEX}: says that '{name}' is in {file.name}, which lacks it")
-        for name, info in found.items():
-            if names is None or name in names:
-                infos[name] = info
+    infos, files = read_tensors(folder)
     tensors = Tensors(folder, infos)
     config, weights, note = FAMILIES[kind](keys, tensors)
     keys.close()
     tensors.close(LEFT_OUT)
     check_weights(folder, config, weights)
     bos, eos, extra = _ends(folder, keys, config.vocab_size)
-    read = [path, *([folder / INDEX] if None not in files.values() else []), *files, *extra]
+    read = [path, *files, *extra]
     parts = ", ".join(sorted({info.dtype for info in infos.values()}))
     shown = (f"{kind} from {folder.name}: {config.layers} layers of {config.d_model}, {parts}", note)
     source = "; ".join(part for part in shown if part)
-    return ImportedModel(config, weights, kind, source, _digest(read), find_tokenizer(folder), bos, eos)
-
-
-def find_tokenizer(folder: Path) -> Path | None:
-    """The tokenizer in a folder."""
-    for name in ("tokenizer.json", "tokenizer.model"):
-        if (folder / name).is_file():
-            return folder / name
-    return None
+    return ImportedModel(config, weights, kind, source, files_digest(read), find_tokenizer(folder), bos, eos)
 
 
 def check_weights(path: Path, config: TransformerConfig, weights: dict[str, NDArray[Any]]) -> None:
@@ -90,67 +68,12 @@ def check_weights(path: Path, config: TransformerConfig, weights: dict[str, NDAr
         raise ModelError(f"{path}: tensor '{surplus[0]}' is not part of its configuration")
 
 
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _digest(files: list[Path]) -> str:
-    lines = "".join(f"{file.name} {file_digest(file)}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
-    """Each file to read, and the tensors that the index has in it; None for a single file, which is read whole."""
-    single, index = folder / SINGLE, folder / INDEX
-    if single.is_file():
-        return {single: None}
-    if not index.is_file():
-        others = sorted(file.name for file in folder.glob("*.bin"))
-        mend = (
-            f"only {others[0]}; save it with safe_serialization=True" if others else "give the folder of a checkpoint"
-        )
-        raise ModelError(f"{folder}: has neither {SINGLE} nor {INDEX}; {mend}")
-    names = _read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise ModelError(f"{index}: lacks 'weight_map', which says which tensor is in which file; get it again")
-    files: dict[Path, set[str] | None] = {}
-    for tensor, name in names.items():
-        plain = isinstance(name, str) and name and not set(name) & set("/\\:\0") and name not in (".", "..")
-        if not plain or not name.endswith(".safetensors"):
-            raise ModelError(f"{index}: '{tensor}' is in {name!r}; it must be a .safetensors file of the same folder")
-        found = files.setdefault(folder / name, set())
-        assert found is not None
-        found.add(tensor)
-    if len(files) > MAX_SHARDS:
-        raise ModelError(f"{index}: names {len(files)} files; {MAX_SHARDS} are the most")
-    for file in files:
-        if not file.is_file():
-            raise ModelError(f"{index}: names {file.name}, which is not there; get all files of the checkpoint")
-    return dict(sorted(files.items()))
-
-
 def _ends(folder: Path, keys: Keys, vocabulary: int) -> tuple[int | None, tuple[int, ...], list[Path]]:
     """First token, last tokens, and what was read for them: generation_config.json goes before config.json."""
     path = folder / "generation_config.json"
-    sources = [Keys(path, _read_json(path))] if path.is_file() else []
+    sources = [Keys(path, read_json(path))] if path.is_file() else []
     bos: tuple[int, ...] = ()
     eos: tuple[int, ...] = ()
     for source in (*sources, keys):
         bos, eos = bos or source.tokens("bos_token_id", vocabulary), eos or source.tokens("eos_token_id", vocabulary)
     return (bos[0] if bos else None), eos, [source.path for source in sources]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_JSON:
-            raise ModelError(f"{path}: {path.stat().st_size} bytes; {MAX_JSON} are the most for such a file")
-        values = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}); give the folder of a checkpoint") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: is not JSON; get it again") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{path}: is not a JSON object; get it again")
-    return values

@@ -8,6 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from picoformer.backends.c import CModel, Tile, emit_c
 from picoformer.host_library import DeviceModel, DevicePiece, DeviceTensor
@@ -68,10 +72,22 @@ class Host:
         return outputs
 
     def steps(self, inputs: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
-        """Write the inputs of one sample, then run: (name, bytes) of each step's whole output."""
+        """Write the inputs of one sample, then run: (name, bytes) of each step's output, whole unless the model has a
+        valid length: see `rows_computed`."""
         for tensor, data in zip(self.device.steps[: self.device.step_count], self.pieces(inputs), strict=True):
-            assert len(data) == tensor.bytes, tensor.name
+            assert len(data) == tensor.bytes or ("valid_length" in inputs and len(data) < tensor.bytes), tensor.name
             yield tensor.name.decode(), data
+
+
+def rows_computed(expected: NDArray[Any], data: bytes, inputs: Mapping[str, bytes]) -> NDArray[Any]:
+    """The elements of a step's `expected` output that a device has to leave as `data`: all, or the rows before the
+    valid length, of which the first is always there."""
+    if len(data) == expected.nbytes:
+        return expected.reshape(-1)
+    length = int.from_bytes(inputs["valid_length"], "little", signed=True)
+    kept = np.ascontiguousarray(expected[..., : min(max(length, 1), expected.shape[-2]), :])
+    assert len(data) == kept.nbytes, f"{len(data)} bytes of {expected.shape} at length {length}"
+    return kept.reshape(-1)
 
 
 def object_cache(folder: Path) -> Objects:

@@ -17,16 +17,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from picoformer.api import build, export, finetune, quantize_model, run, verify
+    from picoformer.encoder.opening import EncoderChoice
     from picoformer.errors import PicoformerError
     from picoformer.exported import OnnxOptions, PackageOptions
     from picoformer.exporting_tflite import TfliteOptions
 
 __all__ = [
-    "OnnxOptions", "PackageOptions", "PicoformerError", "TfliteOptions", "__version__", "build", "export", "finetune",
-    "quantize_model", "run", "verify",
+    "EncoderChoice", "OnnxOptions", "PackageOptions", "PicoformerError", "TfliteOptions", "__version__", "build",
+    "export", "finetune", "quantize_model", "run", "verify",
 ]  # fmt: skip
 
 _ELSEWHERE = {
+    "EncoderChoice": "encoder.opening",
     "OnnxOptions": "exported",
     "PackageOptions": "exported",
     "PicoformerError": "errors",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from picoformer.build_folder import Build, build_files, quantize_samples
+from picoformer.encoder.opening import EncoderChoice
 from picoformer.errors import ConfigError, DataError
 from picoformer.exported import OnnxOptions, PackageOptions, Source
 from picoformer.files import save_arrays
@@ -41,18 +42,21 @@ def build(
     quantized: str | Path | None = None,
     tile: str | int = "auto",
     toolchain: str = "auto",
+    encoder: EncoderChoice | None = None,
 ) -> Build:
     """Build firmware for `target` into the folder `out`, as `picoformer build` does.
 
-    `model` is an ONNX file, a checkpoint (.safetensors), or a `models.Transformer`. `quantized`, a folder that
-    `finetune` wrote, stands for calibration and scheme. `toolchain`: gcc, clang, zig or auto. `tile`: "auto" computes
+    `model` is an ONNX file, a checkpoint (.safetensors), a `models.Transformer`, or the Hugging Face folder of an
+    encoder, of which `encoder` says more. `quantized`, a folder that `finetune` wrote, stands for calibration and
+    scheme. `toolchain`: gcc, clang, zig or auto. `tile`: "auto" computes
     tiles of rows where that saves memory at up to 2 % more instructions, "least" at any number, "none" never, a number
     in tiles of so many rows. Raises PicoformerError, its message the one line that the command prints.
     """
     board = target if isinstance(target, Target) else load_target(target)
-    with _onnx_file(model) as source, _npz_file(calibration) as samples:
+    with _onnx_file(model, encoder) as source, _npz_file(calibration) as samples:
         return build_files(
-            source, samples, scheme, board, Path(out), prefix, settings, shapes, valid_length,
+            source, samples, scheme, board, Path(out), prefix, settings, shapes,
+            valid_length and not (isinstance(model, str | Path) and source != Path(model)),  # a folder's has it
             quantized=None if quantized is None else Path(quantized), toolchain=toolchain, tile=tile,
         )  # fmt: skip
 
@@ -95,12 +99,13 @@ def quantize_model(
     scheme: str = "int8",
     settings: QuantizeSettings | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    encoder: EncoderChoice | None = None,
 ) -> Graph:
     """The quantized graph of a model: see `picoformer.reference` for running it.
 
     (`picoformer.quantize` is the package that does the work.)
     """
-    with _onnx_file(model) as source, _npz_file(calibration) as samples:
+    with _onnx_file(model, encoder) as source, _npz_file(calibration) as samples:
         return quantize_samples(source, samples, scheme, settings, shapes)[1]
 
 
@@ -116,6 +121,7 @@ def export(
     quantized: str | Path | None = None,
     inputs: Samples | None = None,
     options: OnnxOptions | PackageOptions | TfliteOptions | None = None,
+    encoder: EncoderChoice | None = None,
 ) -> dict[str, Any]:
     """Write ONNX (`form` "onnx"), TFLite ("tflite") or C ("c", "c-single", "arduino" …), as `picoformer export` does.
 
@@ -124,7 +130,7 @@ def export(
     """
     from picoformer.exporting import export_files
 
-    with _onnx_file(model) as file, _npz_file(calibration) as samples, _npz_file(inputs) as given:
+    with _onnx_file(model, encoder) as file, _npz_file(calibration) as samples, _npz_file(inputs) as given:
         folder = None if quantized is None else Path(quantized)
         source = Source(file, samples, scheme, settings, shapes, quantized=folder)
         if given is not None:
@@ -164,10 +170,13 @@ def run(pipeline_file: str | Path, *, force: bool = False, toolchain: str = "aut
 
 
 @contextlib.contextmanager
-def _onnx_file(model: Any) -> Iterator[Path]:
-    """A file as it is; a Transformer exported to a temporary ONNX file."""
+def _onnx_file(model: Any, encoder: EncoderChoice | None = None) -> Iterator[Path]:
+    """A file as it is; a Transformer or an encoder's folder exported to a temporary ONNX file."""
     if isinstance(model, str | Path):
-        yield Path(model)
+        from picoformer.encoder.opening import opened
+
+        with opened(Path(model), encoder or EncoderChoice()) as path:
+            yield path
         return
     from picoformer.models.export import export_onnx
 

@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from picoformer import __version__
 from picoformer.bootloader import write_boot_files
+from picoformer.build_memory import read_memory, write_memory
+from picoformer.encoder.inputs import text_inputs
 from picoformer.errors import ConfigError, DataError, ModelError, UnsupportedError
 from picoformer.files import atomic_folder, atomic_write_bytes, atomic_write_text, content_hash
 from picoformer.firmware import FirmwareBuild, SizeReport, build_firmware, load_build, load_sizes
@@ -22,7 +24,7 @@ from picoformer.samples import check_calibration, fit_samples, load_samples, spl
 from picoformer.targets import Target, load_target, stand_in
 
 if TYPE_CHECKING:
-    from picoformer.backends.c import Draft, MemoryPlan, Step, TextExample, Tile
+    from picoformer.backends.c import Draft, Step, TextExample, Tile
     from picoformer.quantize import QuantizeSettings
 
 FLOAT_GRAPH, INTEGER_GRAPH = "float", "quantized"
@@ -88,6 +90,11 @@ class Build:
         """What the firmware or library for `target` takes; None and the reason where nothing could compile it."""
         return load_sizes(self.folder / target.name)
 
+    def lengths(self, target: Target) -> dict[str, str]:
+        """Of the steps of the firmware for `target` that leave out rows past a length: output → the length's input."""
+        live = read_memory(self.folder / target.name)["live"]
+        return {entry["step"]: entry["length"] for entry in live if entry["length"]}
+
     def steps(self, target: Target) -> tuple[Step, ...]:
         """The steps of the firmware for `target`, in order."""
         from picoformer.backends.c import Step
@@ -120,10 +127,10 @@ def quantize_model(
 
 
 def with_full_length(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """`inputs`, and the full length for the input valid_length where the graph has one and the data does not."""
+    """`inputs`, of texts as `text_inputs` gives them, and the full length for a valid_length that the data lacks."""
     import numpy as np
 
-    arrays = dict(inputs)
+    arrays = text_inputs(graph, inputs)
     if "valid_length" in graph.inputs and "valid_length" not in arrays and arrays:
         samples = len(next(iter(arrays.values())))
         arrays["valid_length"] = np.full(samples, full_length(graph), np.int32)
@@ -220,7 +227,8 @@ def write_build(
             tick(board.name, number)
             source_folder = folder / board.name / "source"
             model = write_c(drafts[tuple(board.isa)], source_folder, card=card, text=text or TextExample())
-            _write_memory(model.plan, folder / board.name)
+            length = next((port.value for port in drafts[tuple(board.isa)].ports if port.is_length), "")
+            write_memory(model.plan, folder / board.name, length)
             place = folder / board.name
             if board.is_library:
                 kept = drafts[tuple(board.isa)].state_bytes
@@ -356,35 +364,6 @@ def build_files(
             source, float_graph, graph, scheme, target, out, prefix, valid_length, progress, samples, quantized,
             toolchain, tile,
         )  # fmt: skip
-
-
-def _write_memory(plan: MemoryPlan, folder: Path) -> None:
-    """Keep the memory plan beside the firmware: its figures as memory.json, its drawing as memory.txt."""
-    from picoformer.backends.c.drawing import decides, timeline
-
-    live = [
-        {"step": step.output, "nodes": [node.output for node in step.nodes], "bytes": plan.live_in(index)}
-        for index, step in enumerate(plan.steps)
-    ]
-    record = {"peak": plan.peak, "lower_bound": plan.lower_bound, "decides": decides(plan), "live": live}
-    atomic_write_text(folder / "memory.json", json.dumps(record, indent=1) + "\n")
-    atomic_write_text(folder / "memory.txt", timeline(plan) + "\n")
-
-
-def read_memory(folder: Path) -> dict[str, Any]:
-    """The memory plan's figures that a build kept beside its firmware; raises ModelError without them."""
-    try:
-        record: dict[str, Any] = json.loads((folder / "memory.json").read_text("utf-8"))
-        live = [
-            {"step": str(entry["step"]), "nodes": list(map(str, entry["nodes"])), "bytes": int(entry["bytes"])}
-            for entry in record["live"]
-        ]
-        figures = {"peak": int(record["peak"]), "lower_bound": int(record["lower_bound"])}
-        return {**figures, "decides": str(record["decides"]), "live": live}
-    except OSError as error:
-        raise ModelError(f"{folder}/memory.json cannot be read ({error.strerror}); build again") from None
-    except (ValueError, KeyError, TypeError):
-        raise ModelError(f"{folder}/memory.json is broken; build again") from None
 
 
 def read_target(folder: Path) -> Target:

@@ -12,6 +12,7 @@ from picoformer import __version__
 from picoformer.cli_bootloader import bootloader, bootloader_options, chosen_target
 from picoformer.cli_data import COMMANDS as DATA_COMMANDS
 from picoformer.cli_device import COMMANDS as DEVICE_COMMANDS
+from picoformer.cli_encoder import encoder_options, is_encoder_folder, opened_model
 from picoformer.cli_estimate import estimate_options, fits_options, inspect_on_target, list_fitting
 from picoformer.cli_export import export
 from picoformer.cli_flash import COMMANDS as BOARD_COMMANDS
@@ -120,8 +121,9 @@ for command in PI_HOST_COMMANDS:
 
 
 @main.command()
-@click.argument("model", type=FILE)
+@click.argument("model", type=ANY)
 @quantize_options
+@encoder_options
 @valid_length_option
 @click.option("-o", "--output", type=FOLDER, required=True, help="The folder to write; build takes it.")
 @json_option
@@ -134,16 +136,19 @@ def quantize(
     valid_length: bool,
     output: Path,
     as_json: bool,
+    **encoder: Any,
 ) -> None:
     """Quantize a model and show what each tensor loses.
 
-    MODEL is an ONNX file or a checkpoint (.safetensors).
+    MODEL is an ONNX file, a checkpoint (.safetensors) or the Hugging Face folder of an encoder.
     """
     from picoformer.exporting import quantize_files
     from picoformer.reporting import print_quality
 
-    with progress() as tick:
-        record = quantize_files(model, calibration, scheme, output, settings, read_shapes(shapes), tick, valid_length)
+    with opened_model(model, encoder) as (file, is_folder), progress() as tick:
+        record = quantize_files(
+            file, calibration, scheme, output, settings, read_shapes(shapes), tick, valid_length and not is_folder
+        )
     show(record, as_json, lambda: print_quality(record))
 
 
@@ -151,6 +156,7 @@ def quantize(
 @click.argument("model", type=ANY)
 @quantize_or_text_options
 @decoder_options
+@encoder_options
 @click.option("--target", required=True, help="A target's name or its TOML file.")
 @click.option("--prefix", default="model", show_default=True, help="Start of every C symbol and file name.")
 @valid_length_option
@@ -180,10 +186,10 @@ def build(
 ) -> None:
     """Build firmware: C sources, host program, ELF for the target.
 
-    MODEL is an ONNX file or a checkpoint (.safetensors). A language model that is to write text, token by token, is a
-    Hugging Face folder, a llama2.c .bin, or a .safetensors with --decoder; its calibration is a text or an .npz of
-    tokens, and without one the model writes its own. The OUTPUT folder is replaced as a whole, or left alone when
-    something goes wrong.
+    MODEL is an ONNX file, a checkpoint (.safetensors) or the Hugging Face folder of an encoder. A language model that
+    is to write text, token by token, is a Hugging Face folder, a llama2.c .bin, or a .safetensors with --decoder;
+    its calibration is a text or an .npz of tokens, and without one the model writes its own. The OUTPUT folder is
+    replaced as a whole, or left alone when something goes wrong.
     """
     from picoformer.build_folder import build_files
     from picoformer.reporting import build_record, print_build
@@ -200,9 +206,10 @@ def build(
         record = {**build_record(written.build, board), **written.record.figures()}
         show(record, as_json, lambda: print_build(record))
         return
-    with progress() as tick:
+    with opened_model(model, decoder) as (file, is_folder), progress() as tick:
         made = build_files(
-            model, calibration, scheme, board, output, prefix, settings, read_shapes(shapes), valid_length,
+            file, calibration, scheme, board, output, prefix, settings, read_shapes(shapes),
+            valid_length and not is_folder,
             progress=lambda what, done, total: tick(what, done, total, 0.0), quantized=quantized,
             toolchain=toolchain, tile=tile,
         )  # fmt: skip
@@ -301,6 +308,7 @@ def report(folder: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("model", type=ANY)
 @shape_option
+@encoder_options
 @estimate_options
 @tile_option
 @toolchain_option
@@ -314,47 +322,61 @@ def inspect(
     tile: str,
     toolchain: str,
     as_json: bool,
+    **encoder: Any,
 ) -> None:
     """Show a model's operators, or what it takes on a board.
 
     With their shapes, parameters and multiply-accumulates, and of an ONNX file what becomes of each of its nodes, also
-    where one is refused: the exit code is 1 then. MODEL is an ONNX file or a checkpoint (.safetensors); of the folder
-    of a build or of `quantize`, show what each tensor was rounded to and what that costs. With --target estimate flash,
-    RAM, instructions and time without compiling anything: the exit code is 1 when the model does not fit.
+    where one is refused: the exit code is 1 then. MODEL is an ONNX file, a checkpoint (.safetensors) or the Hugging
+    Face folder of an encoder; of the folder of a build or of `quantize`, show what each tensor was rounded to and
+    what that costs. With --target estimate flash, RAM, instructions and time without compiling anything: the exit
+    code is 1 when the model does not fit.
     """
     from picoformer.decoder.build import is_decoder
 
-    if is_decoder(model) or (model / "config.json").is_file() or (model.suffix == ".bin" and model.is_file()):
+    is_text = is_decoder(model) or (model / "config.json").is_file() or (model.suffix == ".bin" and model.is_file())
+    if is_text and not is_encoder_folder(model):
         raise ModelError(f"{model}: is a language model; `build` says what it takes on a board, `verify` shows a build")
-    if target is not None:
-        inspect_on_target(model, target, scheme, calibration, read_shapes(shapes), as_json, tile, toolchain)
+    if model.is_dir() and not is_encoder_folder(model) and target is None:
+        _inspect_folder(model, as_json)
         return
-    from picoformer.exporting import inspect_file
-    from picoformer.quantization_report import print_quantization, read_quantization
-    from picoformer.reporting import print_inspection
+    with opened_model(model, encoder) as (file, _):
+        if target is not None:
+            inspect_on_target(file, target, scheme, calibration, read_shapes(shapes), as_json, tile, toolchain)
+            return
+        from picoformer.exporting import inspect_file
+        from picoformer.reporting import print_inspection
 
-    if model.is_dir():
-        chosen = read_quantization(model)
-        if chosen is None:
-            raise ModelError(f"{model}: has no quantization.json; give a model, or the folder of a quantized build")
-        show(chosen, as_json, lambda: print_quantization(chosen))
-        return
-    record = inspect_file(model, read_shapes(shapes))
-    show(record, as_json, lambda: print_inspection(record))
-    if "unsupported" in record and "parts" not in record:
-        raise PicoformerError(record["unsupported"])
+        record = inspect_file(file, read_shapes(shapes))
+        show(record, as_json, lambda: print_inspection(record))
+        if "unsupported" in record and "parts" not in record:
+            raise PicoformerError(record["unsupported"])
+
+
+def _inspect_folder(folder: Path, as_json: bool) -> None:
+    """What each tensor of a quantized build was rounded to."""
+    from picoformer.quantization_report import print_quantization, read_quantization
+
+    chosen = read_quantization(folder)
+    if chosen is None:
+        raise ModelError(f"{folder}: has no quantization.json; give a model, or the folder of a quantized build")
+    show(chosen, as_json, lambda: print_quantization(chosen))
 
 
 @main.command()
 @fits_options
+@encoder_options
 @json_option
-def targets(fits: Path | None, scheme: str, shapes: tuple[str, ...], toolchain: str, as_json: bool) -> None:
+def targets(
+    fits: Path | None, scheme: str, shapes: tuple[str, ...], toolchain: str, as_json: bool, **encoder: Any
+) -> None:
     """List boards and emulated machines, or those a model fits.
 
     With core, clock, memory, instruction sets, and what runs a build without the board.
     """
     if fits is not None:
-        list_fitting(fits, scheme, read_shapes(shapes), toolchain, as_json)
+        with opened_model(fits, encoder) as (file, _):
+            list_fitting(file, scheme, read_shapes(shapes), toolchain, as_json)
         return
     from picoformer.reporting import print_targets, target_record
     from picoformer.targets import list_targets, load_target

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from picoformer.cli_options import FILE, SCHEMES, F, shape_option, toolchain_option
+from picoformer.cli_options import ANY, FILE, SCHEMES, F, shape_option, toolchain_option
 from picoformer.cli_output import aligned, show
 
 
@@ -35,7 +35,7 @@ def fits_options(function: F) -> F:
             "--scheme", type=SCHEMES, default="int8", show_default=True, help="With --fits: what the numbers become."
         ),
         click.option(
-            "--fits", type=FILE, help="The boards that this model fits, what it takes there, and what the others lack."
+            "--fits", type=ANY, help="The boards that this model fits, what it takes there, and what the others lack."
         ),
     ):
         function = option(function)

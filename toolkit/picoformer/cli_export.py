@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from picoformer.cli_encoder import encoder_options, opened_model
 from picoformer.cli_options import (
     ANY,
     C_FORMS,
@@ -97,6 +99,7 @@ def _refuse(options: Mapping[str, str], form: str) -> None:
 @click.argument("model", type=ANY)
 @quantize_or_text_options
 @decoder_options
+@encoder_options
 @form_options
 @valid_length_option
 @quantized_option
@@ -119,7 +122,8 @@ def export(
     """Write a model as ONNX, as TFLite, or as C in many forms.
 
     ONNX is float or quantized; TFLite float32, int8 or 16x8 (--scheme int8x16), in operators that TFLite Micro runs.
-    MODEL is an ONNX file or a checkpoint (.safetensors), or for C a folder that `build` wrote. Of a language model,
+    MODEL is an ONNX file, a checkpoint (.safetensors) or the Hugging Face folder of an encoder, or for C a folder that
+    `build` wrote. Of a language model,
     given as for `build`, ONNX and TFLite are a step of one token with its caches as inputs and outputs.
     """
     from picoformer.exported import Source
@@ -127,8 +131,11 @@ def export(
 
     options = chosen_options(form, given)
     source = Source(model, calibration, scheme, settings, read_shapes(shapes), valid_length, quantized)
-    with progress() as tick:
-        if not is_build(model) and is_decoder(model, given):
+    is_text = not is_build(model) and is_decoder(model, given)
+    with opened_model(model, given) as (file, is_folder), progress() as tick:
+        if is_folder:
+            source = replace(source, model=file, valid_length=False)
+        if is_text:
             from picoformer.decoder.exporting import export_decoder_files
 
             if form not in C_FORMS:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from picoformer.cli_encoder import ONLY_ENCODER_FOLDERS, is_encoder_folder
 from picoformer.cli_options import (
     ANY,
     COUNT,
@@ -32,7 +33,8 @@ ONLY_PAIRS = {"source": "--source"}
 ONLY_DECODERS = {"beams": "--beams", "block": "--block", "context": "--context", "tokenizer": "--tokenizer"}
 """Options of `build` and `export` that other models have no use for."""
 ONLY_ENCODERS = {"shapes": "--shape", "valid_length": "--valid-length", "quantized": "--quantized", "tile": "--tile",
-                 "equalization": "--equalization", "sample_file": "--inputs", "classes": "--classes"}  # fmt: skip
+                 "equalization": "--equalization", "sample_file": "--inputs", "classes": "--classes",
+                 **ONLY_ENCODER_FOLDERS}  # fmt: skip
 """Options of `build` and `export` that a language model has no use for."""
 
 _DECODER_OPTIONS = (
@@ -46,7 +48,8 @@ _DECODER_OPTIONS = (
 
 def is_decoder(model: Path, options: Mapping[str, Any]) -> bool:
     """Whether a model is a language model's checkpoint; ConfigError for options that do not go with what it is."""
-    found: bool = options["decoder"] or model.is_dir() or model.suffix == ".bin"
+    is_folder = model.is_dir() and not is_encoder_folder(model)
+    found: bool = options["decoder"] or is_folder or model.suffix == ".bin"
     refuse_given(ONLY_ENCODERS if found else ONLY_DECODERS, "a language model's" if found else "this model's")
     return found
 

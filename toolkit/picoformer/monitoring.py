@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from picoformer.build_folder import HOST, read_memory, read_target
+from picoformer.build_folder import HOST, read_target
+from picoformer.build_memory import read_memory
 from picoformer.emulator.session import emulator_for
 from picoformer.emulator.symbols import symbolize
 from picoformer.errors import ConfigError, DeviceError, ModelError

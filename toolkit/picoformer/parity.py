@@ -122,10 +122,12 @@ def _worst(links: Sequence[Link]) -> Link:
 
 
 class Step(NamedTuple):
-    """One lowered step: its node and the tensor it computes."""
+    """One lowered step: its node and the tensor it computes. `length`: the input that says how many of its rows a
+    device computes, where nobody reads more; empty where it computes all."""
 
     node: str
     tensor: str
+    length: str = ""
 
 
 def steps_of(graph: Graph) -> tuple[Step, ...]:
@@ -140,8 +142,20 @@ def little_endian(value: Array) -> bytes:
 
 def step_crcs(values: Mapping[str, Array], steps: Sequence[Step]) -> Array:
     """CRC-32 of each sample's tensor after each step, uint32 (samples, steps)."""
-    columns = [[zlib.crc32(little_endian(sample)) for sample in values[step.tensor]] for step in steps]
+    columns = [
+        [zlib.crc32(little_endian(rows_there(values, step, sample))) for sample in range(len(values[step.tensor]))]
+        for step in steps
+    ]
     return np.array(columns, np.uint32).reshape(len(steps), -1).T
+
+
+def rows_there(values: Mapping[str, Array], step: Step, sample: int) -> Array:
+    """A sample's tensor after a step, as far as a device computes it: where rows are counted, the first always is."""
+    value: Array = values[step.tensor][sample]
+    if not step.length:
+        return value
+    length = int(np.asarray(values[step.length])[sample].reshape(()))
+    return value[..., : min(max(length, 1), value.shape[-2]), :]
 
 
 @dataclass(frozen=True)
@@ -194,13 +208,14 @@ def first_difference(
     if not len(differing):
         return None
     index, sample = (int(n) for n in differing[0])
-    place = Difference(sample, index, *steps[index])
-    return place if fetch is None else first_element(place, reference, fetch(sample, index))
+    step = steps[index]
+    place = Difference(sample, index, step.node, step.tensor)
+    return place if fetch is None else first_element(place, rows_there(reference, step, sample), fetch(sample, index))
 
 
-def first_element(place: Difference, reference: Mapping[str, Array], found: bytes) -> Difference:
-    """`place` with the first element whose bytes differ; raises DataError for bytes of a wrong length."""
-    value = reference[place.tensor][place.sample]
+def first_element(place: Difference, value: Array, found: bytes) -> Difference:
+    """`place` with the first element of `value`, the reference's, whose bytes differ; raises DataError for bytes of a
+    wrong length."""
     if len(found) != value.nbytes:
         raise DataError(f"tensor '{place.tensor}' has {value.nbytes} bytes, the device returned {len(found)}")
     device = np.frombuffer(found, value.dtype.newbyteorder("<")).reshape(value.shape)
@@ -351,8 +366,8 @@ class _Chain:
             found.append(compare(a.name, b.name, a.outputs[name], b.outputs[name], quant=quant))
         link = _worst(found)
         if link.equal and a.crcs is not None and b.crcs is not None:
-            theirs = {step.tensor for step in b.steps or self.steps}
-            both = [step.tensor for step in a.steps or self.steps if step.tensor in theirs]
+            theirs = {(step.tensor, step.length) for step in b.steps or self.steps}
+            both = [step.tensor for step in a.steps or self.steps if (step.tensor, step.length) in theirs]
             same = np.array_equal(a.crcs_of(both, self.steps), b.crcs_of(both, self.steps))
             link = replace(link, equal=bool(same))
         self.links.append(link)

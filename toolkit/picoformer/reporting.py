@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from picoformer.build_folder import Build, load_manifest, read_memory, read_target
+from picoformer.build_folder import Build, load_manifest, read_target
+from picoformer.build_memory import read_memory
 from picoformer.cli_output import aligned
 from picoformer.errors import ModelError
 from picoformer.quantization_report import print_quantization, read_quantization

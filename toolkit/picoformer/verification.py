@@ -226,7 +226,7 @@ def verify_build(
                 )
                 own = build.steps(board)
                 runner = Runner(session, graph, len(own), where or board.name, progress)
-                result = replace(runner(values), steps=[Step(step.name, step.output) for step in own])
+                result = replace(runner(values), steps=_steps(build, board))
                 measured[board.name] = runner.measured()
                 forms[result.name] = result.outputs
                 return result
@@ -246,7 +246,7 @@ def verify_build(
             else None,
             qdq_model=None if quantized is None else kept("qdq onnx", lambda v: run_onnx(build.qdq_onnx, v)),
             devices=[device(board) for board in boards],
-            steps=[Step(step.name, step.output) for step in steps],
+            steps=_steps(build, boards[-1]),
         )
     links, failures = list(chain.links), list(chain.failures)
     if unmasked is not None:
@@ -308,6 +308,12 @@ def model_cycles(build: Build, board: Target, inputs: Mapping[str, Array], emula
         if profile is None
         else count_cycles(firmware.elf, board, profile, calls)
     )
+
+
+def _steps(build: Build, board: Target) -> list[Step]:
+    """What the CRCs of a board's firmware are of."""
+    lengths = build.lengths(board)
+    return [Step(step.name, step.output, lengths.get(step.output, "")) for step in build.steps(board)]
 
 
 def _given_link(given: Mapping[str, Array], build: Build, chain: ParityChain) -> Link:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from picoformer.models.config import TransformerConfig
 
@@ -27,8 +27,12 @@ class Part:
 
 
 def count_parts(config: TransformerConfig) -> tuple[Part, ...]:
-    """Every part in order: "embedding", "layers.0" and so on, "head"."""
-    return (_embedding(config), *(_layer(config, layer) for layer in range(config.layers)), _head(config))
+    """Every part in order: "embedding", "layers.0" and so on, "head". Weights that layers share are the first one's."""
+    layers = [_layer(config, layer) for layer in range(config.layers)]
+    for layer, number in enumerate(config.weight_sets):
+        if layer != config.weight_sets.index(number):
+            layers[layer] = replace(layers[layer], parameters=0, bytes=0)
+    return (_embedding(config), *layers, _head(config))
 
 
 def count_parameters(config: TransformerConfig) -> int:
@@ -60,7 +64,7 @@ def count_weights(inputs: int, outputs: int, rank: int) -> int:
 def count_embedding_macs(config: TransformerConfig, rank: int) -> int:
     """Multiply-accumulates from one input to its rows; looking up a token costs none, widening it does."""
     if config.vocab_size:
-        return config.sequence * rank * config.d_model
+        return config.sequence * (rank or config.embedding_width) * config.d_model
     return config.sequence * count_weights(row_width(config), config.d_model, rank)
 
 
@@ -72,9 +76,10 @@ def row_width(config: TransformerConfig) -> int:
 
 
 def _embedding(config: TransformerConfig) -> Part:
-    d = config.d_model
+    d = config.table_width
     weights = count_weights(row_width(config), d, config.embedding_rank)
-    rows = d * config.tokens * int(config.positions == "learned") + d * int(config.cls_token)
+    widening = (config.embedding_width + 1) * config.d_model * int(config.embedding_width > 0)
+    rows = d * config.tokens * int(config.positions == "learned") + d * (int(config.cls_token) + config.segments)
     bias = 0 if config.vocab_size else d
     norm = 2 * d * int(config.embedding_norm)
     fixed = d * config.tokens * int(config.positions == "sinusoidal")  # computed in torch, a constant in firmware
@@ -83,7 +88,7 @@ def _embedding(config: TransformerConfig) -> Part:
     size = weights + rows + fixed + 4 * norm + OUTPUT_BYTES * (bias + config.embedding_rank)
     ram = config.tokens * (2 * d + (config.embedding_rank or row_width(config) * int(not config.vocab_size)))
     macs = count_embedding_macs(config, config.embedding_rank)
-    return Part("embedding", weights + rows + bias + norm, size, macs, ram)
+    return Part("embedding", weights + rows + bias + norm + widening, size + widening, macs, ram)
 
 
 def _layer(config: TransformerConfig, layer: int) -> Part:
@@ -112,9 +117,16 @@ def _head(config: TransformerConfig) -> Part:
     d, rows = config.d_model, config.tokens if config.pooling == "none" else 1
     norm = _norm(config) * int(config.final_norm)
     parameters = norm + (d + int(config.head_bias)) * config.classes * int(not config.tied_head)
+    parameters += config.classes * int(config.tied_head_bias)
+    dense = (d + 1) * (d * bool(config.pooler) + config.head_width * bool(config.head_dense))
+    gains = 2 * config.head_width * bool(config.head_dense)
+    parameters += dense + gains
     size = 4 * norm + (OUTPUT_BYTES * config.classes + d * config.classes * int(not config.tied_head))
+    size += dense + 4 * gains
     ram = 2 * d * config.tokens + rows * (d + 2 * config.classes)
-    return Part("head", parameters, size, rows * d * config.classes, ram)
+    macs = rows * (config.head_width * config.classes + d * (d * bool(config.pooler)))
+    macs += rows * d * config.head_width * bool(config.head_dense)
+    return Part("head", parameters, size, macs, ram)
 
 
 def _norm(config: TransformerConfig) -> int:

@@ -84,7 +84,11 @@ def measure_importance(
 
 def check_prunable(config: TransformerConfig) -> None:
     """Raise ConfigError, naming the key, for a kind of model whose parts cannot be taken away one by one."""
-    for key, unset in (("experts", 0), ("parallel", 0), ("embedding_norm", False), ("alibi_slopes", ())):
+    unset_keys = (
+        ("experts", 0), ("parallel", 0), ("embedding_norm", False), ("alibi_slopes", ()), ("embedding_width", 0),
+        ("shared_layers", ()), ("segments", 0), ("pooler", ""), ("head_dense", ""), ("tied_head_bias", False),
+    )  # fmt: skip
+    for key, unset in unset_keys:
         value = getattr(config, key)
         if value != unset:
             shown = f"{len(value)} entries" if isinstance(value, tuple) else value

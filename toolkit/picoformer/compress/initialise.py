@@ -37,8 +37,8 @@ def init_from_teacher(student: Transformer, teacher: Transformer, layer_map: tup
     A narrower student gets the largest parts, by norm: one choice of embedding columns for the whole model (Xu et al.
     2024, "weight selection", keeps such choices consistent too), and in each layer whole heads, columns of a head and
     neurons. Key and value heads are averaged in groups where only they are fewer (Ainslie et al. 2023). What does not
-    fit (more heads or neurons, low-rank pairs, other tokens) is left alone. Raises ConfigError for a bad `layer_map`
-    and for a larger d_model than the teacher's, with which next to nothing fits.
+    fit (more heads or neurons, low-rank pairs, other tokens) is left alone. Raises ConfigError for a bad `layer_map`,
+    for layers that share weights, and for a larger d_model than the teacher's, with which next to nothing fits.
     """
     ours, theirs = student.config, teacher.config
     if ours.d_model > theirs.d_model:
@@ -46,6 +46,11 @@ def init_from_teacher(student: Transformer, teacher: Transformer, layer_map: tup
             f"init_from_teacher: the student's d_model = {ours.d_model} is more than the teacher's {theirs.d_model}, "
             "and no weights can be cut to it; lower d_model or set init_from_teacher = false"
         )
+    for key in ("shared_layers", "embedding_width"):
+        if getattr(ours, key) or getattr(theirs, key):
+            raise ConfigError(
+                f"init_from_teacher: {key} is set, and such weights are not cut; leave init_from_teacher out"
+            )
     pairs = spread_layers(ours.layers, theirs.layers)
     if layer_map:
         pairs = map_layers(ours.layers, theirs.layers, layer_map)

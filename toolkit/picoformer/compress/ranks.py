@@ -47,10 +47,13 @@ class _Options:
 def find_sites(config: TransformerConfig, embedding: bool = True) -> tuple[Site, ...]:
     """Every matrix that can become a pair, in the model's order. Image patches and the head are none.
 
-    Raises ConfigError for experts, which stay whole.
+    Raises ConfigError for experts and shared layers, which stay whole.
     """
     if config.experts:
         raise ConfigError(f"experts = {config.experts}: models with it cannot be factorized; leave that out")
+    for key in ("shared_layers", "embedding_width"):
+        if getattr(config, key):
+            raise ConfigError(f"{key} is set: models with it cannot be factorized; leave that out")
     sites = []
     if embedding and config.image is None:
         name = "embedding.token" if config.vocab_size else "embedding.frames"

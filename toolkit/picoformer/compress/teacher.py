@@ -205,6 +205,8 @@ def _watched(model: Transformer, wanted: Sequence[str], found: dict[str, Tensor]
     for name in wanted:
         part, _, layer = name.partition(".")
         if part in PARTS:
+            if model.config.shared_layers:
+                raise ConfigError(f"'{name}' of a model with shared_layers cannot be told apart; compare hidden states")
             attention: Any = model.layers[int(layer)].attention
             handles.append(getattr(attention, part).register_forward_hook(keep(name)))
     try:

@@ -118,6 +118,8 @@ def take_tokens(model: Transformer, tokens: NDArray[np.int64]) -> Transformer:
     names = ["embedding.token.weight"]
     if foretells and not config.tied_head:
         names += ["head.weight", *(["head.bias"] if config.head_bias else [])]
+    if config.tied_head_bias:
+        names.append("head_bias")
     for name in names:
         weights[name] = weights[name][tokens.tolist()]
     rank = config.embedding_rank

@@ -247,7 +247,7 @@ def _device_form(
                     expected = _reference_value(graph, runs[: index + 1], steps[wrong].output)
                     found = session.device.run_for_step(wrong, expected.nbytes)
                     place = Difference(0, wrong, steps[wrong].name, steps[wrong].output)
-                    element = first_element(place, {place.tensor: expected[None]}, found).element
+                    element = first_element(place, expected, found).element
                     form.failure = (
                         f"reference → {form.name}: step {wrong} '{place.node}', tensor '{place.tensor}', at position "
                         f"{run.position} of run {index}{element or _RIGHT_WHEN_ASKED_AGAIN}"

@@ -59,7 +59,9 @@ def instructions(draft: Draft, table: CostTable, target: Target) -> float | None
 
 def tiles_take(draft: Draft, table: CostTable, target: Target) -> float | None:
     """Instructions that the tiles of a draft take more than its model without tiles; None where that is not known."""
-    if not draft.plan.schedule.tilings and not any(call.again for call in draft.plan.schedule.calls):
+    if not any(tiling.tiles > 1 for tiling in draft.plan.schedule.tilings) and not any(
+        call.again for call in draft.plan.schedule.calls
+    ):
         return 0.0
     whole = draft_c(draft.graph, target.isa, draft.prefix, "none")
     with_tiles, without = (instructions(one, table, target) for one in (draft, whole))

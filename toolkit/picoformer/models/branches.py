@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from picoformer.models.config import TransformerConfig
 
-ACTIVATION_MODULES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+ACTIVATION_MODULES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of every position and pair, each (seq, pairs)."""
@@ -45,6 +45,11 @@ class RMSNorm(nn.Module):
 def linear(inputs: int, outputs: int, rank: int, bias: bool = True) -> nn.Module:
     """One whole matrix for rank 0, else a pair."""
     return LowRankLinear(inputs, outputs, rank, bias) if rank else nn.Linear(inputs, outputs, bias=bias)
+
+
+def activation(name: str) -> nn.Module:
+    """The activation that a configuration calls `name`."""
+    return nn.GELU(approximate="tanh") if name == "gelu_tanh" else ACTIVATION_MODULES[name]()
 
 
 def norm(config: TransformerConfig) -> nn.Module:
@@ -117,7 +122,7 @@ class FeedForward(nn.Module):
         if config.gated:
             self.gate = _projection(config, layer, "gate")
         self.up = _projection(config, layer, "up")
-        self.activation = nn.GELU(approximate="tanh") if name == "gelu_tanh" else ACTIVATION_MODULES[name]()
+        self.activation = activation(name)
         self.down = _projection(config, layer, "down")
         self.gated = config.gated
 
@@ -126,6 +131,21 @@ class FeedForward(nn.Module):
         inner = self.activation(self.gate(x)) * self.up(x) if self.gated else self.activation(self.up(x))
         y: Tensor = self.down(inner)
         return y
+
+
+class DenseHead(nn.Module):
+    """A dense layer with its activation behind the layers, and a LayerNorm behind that where `epsilon` is given."""
+
+    def __init__(self, inputs: int, outputs: int, name: str, epsilon: float | None = None) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, outputs)
+        self.activation = activation(name)
+        self.norm = None if epsilon is None else nn.LayerNorm(outputs, eps=epsilon)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs)."""
+        y: Tensor = self.activation(self.dense(x))
+        return y if self.norm is None else self.norm(y)
 
 
 class MixtureOfExperts(nn.Module):

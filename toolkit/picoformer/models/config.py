@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from picoformer.errors import ConfigError
+from picoformer.models.config_encoders import check_encoders
 from picoformer.models.config_families import check_families
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 NORMS = ("layer", "rms")
 NORM_POSITIONS = ("pre", "post")
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu")
-POOLINGS = ("mean", "cls", "none")
+POOLINGS = ("mean", "cls", "first", "none")
+DENSE_ACTIVATIONS = ("", *ACTIVATIONS, "tanh")
+"""Of the dense layers behind the layers; "": there is no such layer."""
 PROJECTIONS = ("query", "key", "value", "out", "up", "down")
 """The linear layers of a layer, in the order of its `ranks`; a gated feed-forward has "gate" behind them."""
 
@@ -87,9 +90,34 @@ class TransformerConfig:
     # by the softmax over these (Jiang et al. 2024). 0: one feed-forward for all.
     experts: int = 0
     experts_per_token: int = 0
+    # A second input of ids of so many kinds, (batch, seq), whose rows are added to the tokens': which of two texts a
+    # token is from (Devlin et al. 2019). 0: no such input.
+    segments: int = 0
+    # Width of the tables of tokens, positions and segments, of their sum and of its norm; a linear layer with a bias
+    # widens the rows to d_model (Lan et al. 2020). 0: d_model, and no such layer.
+    embedding_width: int = 0
+    # For each layer which set of weights it runs, sets numbered as they first stand (Lan et al. 2020). Empty: its own.
+    shared_layers: tuple[int, ...] = ()
+    # pooling "first" takes the first row, which is a token's. `pooler`: the activation of a dense layer d_model ->
+    # d_model on what was pooled.
+    pooler: str = ""
+    # The activation of a dense layer in front of the head with a LayerNorm behind it, as a masked language model has
+    # one; its width is that of the token table where the head is tied to it.
+    head_dense: str = ""
+    tied_head_bias: bool = False  # a bias of the tied head
+    normalize: bool = False  # the output is divided by its length: x / sqrt(sum(x^2))
 
     def __post_init__(self) -> None:
-        for key in ("heads", "d_ff", "kv_heads", "image", "patch", "rotary_frequencies", "alibi_slopes"):
+        for key in (
+            "heads",
+            "d_ff",
+            "kv_heads",
+            "image",
+            "patch",
+            "rotary_frequencies",
+            "alibi_slopes",
+            "shared_layers",
+        ):
             value = getattr(self, key)
             if isinstance(value, list):
                 object.__setattr__(self, key, tuple(value))
@@ -104,6 +132,12 @@ class TransformerConfig:
             object.__setattr__(self, "ranks", ())
         if self.kv_heads == self.heads:  # likewise
             object.__setattr__(self, "kv_heads", ())
+        if self.shared_layers == tuple(range(self.layers)):
+            object.__setattr__(self, "shared_layers", ())
+        if self.embedding_width == self.d_model:
+            raise ConfigError(
+                f"embedding_width = {self.d_model} is d_model, which needs no layer between; leave it out"
+            )
 
     @classmethod
     def uniform(cls, layers: int, heads: int, d_ff: int, d_model: int, **keys: Any) -> TransformerConfig:
@@ -174,6 +208,21 @@ class TransformerConfig:
         return len(self.heads)
 
     @property
+    def weight_sets(self) -> tuple[int, ...]:
+        """For each layer the set of weights that it runs: `layers.<set>` in a checkpoint."""
+        return self.shared_layers or tuple(range(self.layers))
+
+    @property
+    def table_width(self) -> int:
+        """Width of the tables of tokens, positions and segments."""
+        return self.embedding_width or self.d_model
+
+    @property
+    def head_width(self) -> int:
+        """Width of what the head reads."""
+        return self.table_width if self.tied_head else self.d_model
+
+    @property
     def key_heads(self) -> tuple[int, ...]:
         """The heads of keys and values in each layer."""
         return self.kv_heads or self.heads
@@ -218,7 +267,7 @@ class TransformerConfig:
                 check_int(f"{key}[{index}]", value, 1, MAX_SIZE)
         if not isinstance(self.ranks, tuple) or not all(isinstance(row, tuple) for row in self.ranks):
             raise ConfigError(f"ranks = {self.ranks!r}; write a list of {len(PROJECTIONS)} integers for each layer")
-        for key in ("rotary_dim", "parallel", "experts", "experts_per_token"):
+        for key in ("rotary_dim", "parallel", "experts", "experts_per_token", "segments", "embedding_width"):
             check_int(key, getattr(self, key), 0, MAX_SIZE)
         for key in ("rotary_frequencies", "alibi_slopes"):
             values = getattr(self, key)
@@ -245,9 +294,12 @@ class TransformerConfig:
             ("activation", ACTIVATIONS),
             ("norm", NORMS),
             ("pooling", POOLINGS),
+            ("pooler", DENSE_ACTIVATIONS),
+            ("head_dense", DENSE_ACTIVATIONS),
         ):
             if getattr(self, key) not in choices:
-                raise ConfigError(f"{key} = {getattr(self, key)!r}; choose one of {', '.join(choices)}")
+                shown = ", ".join(choice or "''" for choice in choices)
+                raise ConfigError(f"{key} = {getattr(self, key)!r}; choose one of {shown}")
         epsilon = self.norm_epsilon
         if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)) or not 0 < epsilon < 1:
             raise ConfigError(f"norm_epsilon = {epsilon!r}; write a number between 0 and 1, such as 1e-5")
@@ -287,6 +339,7 @@ class TransformerConfig:
         if max(self.tokens, self.d_model) * max(max(self.d_ff), max(self.heads) * self.head_dim) > 1 << 34:
             raise ConfigError("d_model, d_ff, heads and sequence are too large together; reduce one")
         check_families(self)
+        check_encoders(self)
         self._check_ranks()
 
     def _check_ranks(self) -> None:

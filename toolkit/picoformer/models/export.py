@@ -19,7 +19,7 @@ from picoformer.files import atomic_write_bytes
 from picoformer.models.transformer import Transformer
 
 OPSETS = range(18, 24)
-VALID_LENGTH = "valid_length"
+VALID_LENGTH, SEGMENTS = "valid_length", "segments"
 
 # What a constant is to the operator that reads it: (operator, input position) -> last part of its name.
 CONSTANT_ROLES = {
@@ -46,7 +46,8 @@ def export_onnx(
     file.
 
     `example` (1, *input) fixes the shape; by default the configuration's longest input. With `valid_length`
-    the file has a second input of that name, int64, shape (1,). The same model gives the same bytes. Raises
+    the file has a second input of that name, int64, shape (1,), and of a model that knows segments an input `segments`
+    like the ids. The same model gives the same bytes. Raises
     ConfigError for an opset or a name that cannot be used and for a mixture of experts, DataError for an example
     that does not fit.
     """
@@ -57,7 +58,8 @@ def export_onnx(
             f"experts = {model.config.experts}: which of them run depends on the input, which no static file says; "
             "export a dense model"
         )
-    names = [input_name, *([VALID_LENGTH] if valid_length else []), output_name]
+    more = [*([VALID_LENGTH] if valid_length else []), *([SEGMENTS] if model.config.segments else [])]
+    names = [input_name, *more, output_name]
     if not all(names) or len(set(names)) != len(names):
         raise ConfigError(f"input and output names {names}; give each its own, non-empty name")
     if example is None:
@@ -66,10 +68,12 @@ def export_onnx(
     if example.shape[0] != 1:
         raise DataError(f"example has shape {tuple(example.shape)}; give one sample, batch 1")
     model.embedding.check(example)
-    arguments: tuple[Tensor, ...] = (example,)
+    arguments: tuple[Tensor | None, ...] = (example,)
     if valid_length:
         rows = model.config.sequence if model.config.image else example.shape[1]
         arguments += (torch.tensor([rows]),)
+    if model.config.segments:
+        arguments = (*arguments, *(() if valid_length else (None,)), torch.zeros_like(example))
     training = model.training
     model.eval()
     try:

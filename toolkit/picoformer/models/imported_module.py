@@ -1,4 +1,4 @@
-"""An imported decoder in torch: as a Transformer, and beside `transformers` on the same tokens."""
+"""An imported model in torch: as a Transformer, and beside `transformers` on the same tokens."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from picoformer.errors import ModelError
-from picoformer.models.importers import ImportedModel
+from picoformer.models.importers import ImportedEncoder, ImportedModel
 from picoformer.models.importers.huggingface import FAMILIES
 from picoformer.models.transformer import Transformer
 
 
-def build_module(imported: ImportedModel) -> Transformer:
+def build_module(imported: ImportedModel | ImportedEncoder) -> Transformer:
     """The model in torch, in eval mode; it trains, and `save_checkpoint` writes it, like any other."""
     model = Transformer(imported.config, seed=None)
     model.load_state_dict({name: torch.from_numpy(value) for name, value in imported.weights.items()}, strict=True)

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from picoformer.errors import DataError
-from picoformer.models.branches import Attention, FeedForward, LowRankLinear, MixtureOfExperts, Rotation, linear, norm
+from picoformer.models.branches import (
+    Attention,
+    DenseHead,
+    FeedForward,
+    LowRankLinear,
+    MixtureOfExperts,
+    Rotation,
+    linear,
+    norm,
+)
 from picoformer.models.config import TransformerConfig
 from picoformer.models.positions import alibi_bias, rotary_tables, sinusoidal
 
@@ -24,6 +33,8 @@ __all__ = [
     "sinusoidal",
 ]
 
+TINY = 1e-24
+"""Least square of a length that an output is divided by."""
 TABLE_ROWS = 2048
 """Longest tables of masks and positions that a model keeps; longer inputs compute theirs."""
 
@@ -64,10 +75,11 @@ class InputEmbedding(nn.Module):
         super().__init__()
         self.config = config
         self.scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
+        width = config.table_width
         if config.image is not None and config.patch is not None:
             self.patches = nn.Conv2d(config.image[0], config.d_model, config.patch, stride=config.patch)
         elif config.vocab_size:
-            self.token = nn.Embedding(config.vocab_size, config.embedding_rank or config.d_model)
+            self.token = nn.Embedding(config.vocab_size, config.embedding_rank or width)
             if config.embedding_rank:
                 self.token_expand = nn.Linear(config.embedding_rank, config.d_model, bias=False)
         else:
@@ -75,16 +87,24 @@ class InputEmbedding(nn.Module):
         if config.cls_token:
             self.cls = nn.Parameter(torch.empty(1, 1, config.d_model))
         if config.positions == "learned":
-            self.position = nn.Parameter(torch.empty(config.tokens, config.d_model))
+            self.position = nn.Parameter(torch.empty(config.tokens, width))
         elif config.positions == "sinusoidal":
             table = torch.from_numpy(sinusoidal(config.tokens, config.d_model))
             self.register_buffer("position", table, persistent=False)
+        if config.segments:
+            self.segment = nn.Embedding(config.segments, width)
         if config.embedding_norm:
-            self.norm = nn.LayerNorm(config.d_model, eps=config.norm_epsilon)
+            self.norm = nn.LayerNorm(width, eps=config.norm_epsilon)
+        if config.embedding_width:
+            self.project = nn.Linear(width, config.d_model)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """One batch of inputs -> (batch, tokens, d_model). Raises DataError for a wrong shape or type."""
+    def forward(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
+        """One batch of inputs -> (batch, tokens, d_model); without `segments` (batch, seq) all are of kind 0.
+
+        Raises DataError for a wrong shape or type.
+        """
         self.check(x)
+        self._check_segments(x, segments)
         config = self.config
         if config.image is not None:
             rows: Tensor = self.patches(x).flatten(2).transpose(1, 2)
@@ -99,9 +119,22 @@ class InputEmbedding(nn.Module):
         if config.positions in ("learned", "sinusoidal"):
             count = rows.shape[1]
             rows = rows + (self.position if count == config.tokens else self.position[:count])
+        if config.segments:
+            rows = rows + (self.segment.weight[0] if segments is None else self.segment(segments))
         if config.embedding_norm:
             rows = self.norm(rows)
-        return rows
+        return self.project(rows) if config.embedding_width else rows
+
+    def _check_segments(self, x: Tensor, segments: Tensor | None) -> None:
+        if segments is None:
+            return
+        if not self.config.segments:
+            raise DataError("segments are given, but the model has none (segments = 0); leave them out")
+        if segments.shape != x.shape or segments.is_floating_point():
+            raise DataError(
+                f"segments are {str(segments.dtype).removeprefix('torch.')}{list(segments.shape)}; give int64 of the "
+                f"ids' shape {list(x.shape)}"
+            )
 
     def check(self, x: Tensor) -> None:
         """Raise DataError unless `x` is a batch of the model's inputs, by shape and type."""
@@ -127,45 +160,62 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = InputEmbedding(config)
-        self.layers = nn.ModuleList(TransformerLayer(config, layer) for layer in range(config.layers))
+        first = [config.weight_sets.index(number) for number in range(max(config.weight_sets) + 1)]
+        self.layers = nn.ModuleList(TransformerLayer(config, layer) for layer in first)
         if config.final_norm:
             self.final_norm = norm(config)
+        if config.pooler:
+            self.pooler = DenseHead(config.d_model, config.d_model, config.pooler)
+        if config.head_dense:
+            self.head_dense = DenseHead(config.d_model, config.head_width, config.head_dense, config.norm_epsilon)
         for name, table in _tables(config, min(config.tokens, TABLE_ROWS)).items():
             self.register_buffer(name, table, persistent=False)
         if config.classes and not config.tied_head:
             self.head = nn.Linear(config.d_model, config.classes, bias=config.head_bias)
+        if config.tied_head_bias:
+            self.head_bias = nn.Parameter(torch.empty(config.classes))
         if seed is not None:
             self._initialise(torch.Generator().manual_seed(seed))
 
-    def forward(self, x: Tensor, valid_length: int | Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, valid_length: int | Tensor | None = None, segments: Tensor | None = None) -> Tensor:
         """Logits (batch, classes); (batch, tokens, classes) with pooling 'none'; the hidden state without a
         head.
 
         `valid_length` counts the input rows that are real, the CLS token not among them: an int, or a tensor
-        of one int per sample. Rows past it are never attended to nor pooled. Raises DataError.
+        of one int per sample. Rows past it are never attended to nor pooled. `segments`: which kind each token is of,
+        int64 (batch, seq); None: all of kind 0. Raises DataError.
         """
-        return self.forward_with_hidden(x, valid_length)[0]
+        return self.forward_with_hidden(x, valid_length, segments)[0]
 
-    def forward_with_hidden(self, x: Tensor, valid_length: int | Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+    def forward_with_hidden(
+        self, x: Tensor, valid_length: int | Tensor | None = None, segments: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """As `forward`, and the output (batch, tokens, d_model) of every layer."""
-        rows = self.embedding(x)
+        rows = self.embedding(x, segments)
         valid = None if valid_length is None else self._valid(rows, valid_length)
         mask, rotation = self._mask(rows, valid), self._rotation(rows)
         hidden = []
-        for layer in self.layers:
-            rows = layer(rows, mask, rotation)
+        for number in self.config.weight_sets:
+            rows = self.layers[number](rows, mask, rotation)
             hidden.append(rows)
         if self.config.final_norm:
             rows = self.final_norm(rows)
         return self._head(self._pool(rows, valid)), hidden
 
     def _head(self, pooled: Tensor) -> Tensor:
-        if self.config.tied_head:
-            return nn.functional.linear(pooled, self.embedding.token.weight)
-        if not self.config.classes:
-            return pooled
-        logits: Tensor = self.head(pooled)
-        return logits
+        config = self.config
+        if config.pooler:
+            pooled = self.pooler(pooled)
+        if config.head_dense:
+            pooled = self.head_dense(pooled)
+        if config.tied_head:
+            bias = self.head_bias if config.tied_head_bias else None
+            pooled = nn.functional.linear(pooled, self.embedding.token.weight, bias)
+        elif config.classes:
+            pooled = self.head(pooled)
+        if config.normalize:
+            pooled = pooled / pooled.square().sum(dim=-1, keepdim=True).clamp_min(TINY).sqrt()
+        return pooled
 
     def _mask(self, rows: Tensor, valid: Tensor | None) -> Tensor | None:
         """What is added to scores, (batch or 1, heads or 1, 1 or tokens, tokens); None when all rows see all alike."""
@@ -208,7 +258,7 @@ class Transformer(nn.Module):
         return torch.arange(count, device=rows.device) < valid_length.reshape(-1, 1) + cls
 
     def _pool(self, rows: Tensor, valid: Tensor | None) -> Tensor:
-        if self.config.pooling == "cls":
+        if self.config.pooling in ("cls", "first"):
             return rows[:, 0]
         if self.config.pooling == "none":
             return rows
@@ -224,9 +274,9 @@ class Transformer(nn.Module):
             with torch.no_grad():
                 if "norm" in name:
                     parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-                elif name.endswith("bias"):
+                elif name.endswith("bias"):  # those of norms and linear layers, and `head_bias`
                     parameter.zero_()
-                elif name.split(".")[1] in ("token", "cls", "position"):
+                elif name.split(".")[1] in ("token", "cls", "position", "segment"):
                     parameter.normal_(0.0, deviation, generator=generator)
                 else:
                     nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)

@@ -9,12 +9,12 @@ Shapes = dict[str, tuple[int, ...]]
 
 def weight_shapes(config: TransformerConfig) -> Shapes:
     """Every tensor of the model's state by name; linear layers are (outputs, inputs)."""
-    d, shapes = config.d_model, Shapes()
+    d, width, shapes = config.d_model, config.table_width, Shapes()
     if config.image is not None and config.patch is not None:
         shapes["embedding.patches.weight"] = (d, config.image[0], *config.patch)
         shapes["embedding.patches.bias"] = (d,)
     elif config.vocab_size:
-        shapes["embedding.token.weight"] = (config.vocab_size, config.embedding_rank or d)
+        shapes["embedding.token.weight"] = (config.vocab_size, config.embedding_rank or width)
         if config.embedding_rank:
             shapes["embedding.token_expand.weight"] = (d, config.embedding_rank)
     else:
@@ -22,20 +22,32 @@ def weight_shapes(config: TransformerConfig) -> Shapes:
     if config.cls_token:
         shapes["embedding.cls"] = (1, 1, d)
     if config.positions == "learned":
-        shapes["embedding.position"] = (config.tokens, d)
+        shapes["embedding.position"] = (config.tokens, width)
+    if config.segments:
+        shapes["embedding.segment.weight"] = (config.segments, width)
     if config.embedding_norm:
-        shapes |= _norm(config, "embedding.norm")
-    for layer in range(config.layers):
-        shapes |= _layer(config, layer)
+        shapes |= _layer_norm("embedding.norm", width)
+    if config.embedding_width:
+        shapes |= _linear("embedding.project", width, d, 0, True)
+    for number in range(max(config.weight_sets) + 1):
+        shapes |= _layer(config, config.weight_sets.index(number), number)
     if config.final_norm:
         shapes |= _norm(config, "final_norm")
+    if config.pooler:
+        shapes |= _linear("pooler.dense", d, d, 0, True)
+    if config.head_dense:
+        shapes |= _linear("head_dense.dense", d, config.head_width, 0, True)
+        shapes |= _layer_norm("head_dense.norm", config.head_width)
     if config.classes and not config.tied_head:
         shapes |= _linear("head", d, config.classes, 0, config.head_bias)
+    if config.tied_head_bias:
+        shapes["head_bias"] = (config.classes,)
     return shapes
 
 
-def _layer(config: TransformerConfig, layer: int) -> Shapes:
-    name = f"layers.{layer}"
+def _layer(config: TransformerConfig, layer: int, number: int) -> Shapes:
+    """The weights of set `number`, which `layer` is the first to run."""
+    name = f"layers.{number}"
     shapes = _norm(config, f"{name}.attention_norm")
     if config.parallel != 1:
         shapes |= _norm(config, f"{name}.feed_forward_norm")
@@ -57,6 +69,10 @@ def _layer(config: TransformerConfig, layer: int) -> Shapes:
 def _norm(config: TransformerConfig, name: str) -> Shapes:
     parts = ("weight",) if config.norm == "rms" else ("weight", "bias")
     return {f"{name}.{part}": (config.d_model,) for part in parts}
+
+
+def _layer_norm(name: str, width: int) -> Shapes:
+    return {f"{name}.{part}": (width,) for part in ("weight", "bias")}
 
 
 def _linear(name: str, inputs: int, outputs: int, rank: int, bias: bool) -> Shapes:

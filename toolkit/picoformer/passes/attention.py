@@ -14,8 +14,8 @@ import numpy as np
 
 from picoformer.ir import Graph, Node, Operator, TensorType
 from picoformer.ir.operator import Array
-from picoformer.ops import Attention, Concat, Linear, MatMul, Mul, Reshape, Slice, Softmax, Transpose
-from picoformer.passes.expression import constant_operand
+from picoformer.ops import Attention, Concat, Linear, MatMul, Mul, Reshape, Slice, Softmax, Transpose, Where
+from picoformer.passes.expression import constant_operand, scalar
 from picoformer.passes.layout import send_indices
 from picoformer.passes.linear import chosen_rows
 from picoformer.passes.masks import read_mask
@@ -249,13 +249,27 @@ def _context(graph: Graph, node: Node) -> tuple[Node, list[Operator]] | None:
         current = graph.producers.get(current.inputs[0])
     if current is None or not isinstance(current.op, MatMul):
         return None
-    weights = graph.producers.get(current.inputs[0])
-    return (current, ops) if weights is not None and isinstance(weights.op, Softmax) else None
+    return (current, ops) if _softmax(graph, current) is not None else None
+
+
+def _softmax(graph: Graph, product: Node) -> Node | None:
+    """The softmax whose weights a product takes; where a row is all hidden they may be set to zero again, by the very
+    mask of the scores, as they are in ours."""
+    weights = graph.producers.get(product.inputs[0])
+    if weights is not None and isinstance(weights.op, Where):
+        chooses, name, zero = weights.inputs
+        masked = graph.producers.get(name)
+        scores = None if masked is None else graph.producers.get(masked.inputs[0])
+        is_same = scores is not None and isinstance(scores.op, Where) and scores.inputs[0] == chooses
+        is_same = is_same and scores is not None and scores.inputs[2] in graph.constants
+        weights = masked if is_same and scalar(graph, zero) == 0.0 else None
+    return weights if weights is not None and isinstance(weights.op, Softmax) else None
 
 
 def _build(graph: Graph, patch: Patch, product: Node, heads: int) -> tuple[Attention, list[str]] | None:
     """The operator and its inputs for the context `product`; the patch gets what the inputs need."""
-    weights = graph.producers[product.inputs[0]]
+    weights = _softmax(graph, product)
+    assert weights is not None  # _context found it
     scores = read_scores(graph, weights.inputs[0])
     if scores is None:
         return None

@@ -11,6 +11,9 @@ from picoformer.passes.expression import factors, is_binary, is_unary, scalar, t
 from picoformer.passes.linear import per_channel
 from picoformer.passes.rewrite import Patch, Rule, remove_dead
 
+NO_EPSILON = 1e-24
+"""What stands for the epsilon of a form without one: rows of zeros stay zeros, and no other row feels it."""
+
 
 def _mean_of(graph: Graph, name: str) -> str | None:
     """x when `name` is its mean over the last axis, kept."""
@@ -44,10 +47,13 @@ def inverse_root_mean(graph: Graph, name: str) -> tuple[list[str], float] | None
     if root is None or not is_unary(root, "sqrt"):
         return None
     total = graph.producers.get(root.inputs[0])
-    if total is None or not isinstance(total.op, Add):
+    epsilon: float | None
+    if total is not None and isinstance(total.op, ReduceMean):  # a vector brought to length 1
+        epsilon, square = NO_EPSILON, _mean_of(graph, root.inputs[0])
+    elif total is not None and isinstance(total.op, Add):
+        epsilon, square = scalar(graph, total.inputs[1]), _mean_of(graph, total.inputs[0])
+    else:
         return None
-    epsilon = scalar(graph, total.inputs[1])
-    square = _mean_of(graph, total.inputs[0])
     if epsilon is None or square is None or epsilon < 0:
         return None
     product, constant = factors(graph, square)
@@ -138,6 +144,8 @@ def _up_to_linears(graph: Graph, name: str, has_bias: bool) -> list[str] | None:
             return None
         if isinstance(reader.op, Linear):
             if any(constant not in graph.constants for constant in reader.inputs[1:]):
+                return None
+            if not graph.is_used_once(reader.inputs[1]):  # a tied table, or layers that share weights: stored once
                 return None
             continue
         further = _lets_rows_pass(graph, reader, has_bias) and _up_to_linears(graph, reader.output, has_bias)

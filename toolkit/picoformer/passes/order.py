@@ -64,6 +64,7 @@ ORDER: tuple[Pass, ...] = (
     ),
     Pass("rope", _rules(ROPE, LAYOUT), "the moves around it then meet those that part the heads of an attention"),
     Pass("pooling", _rules(POOLING), "while the mask still stands beside the mean it belongs to"),
+    Pass("unit_length", _rules(RMS_NORM, ARITHMETIC), "a masked mean is one value now, and may be brought to length 1"),
     Pass("static_masks", _rules(STATIC_MASKS), "attention knows full and causal masks; pieces of any other are such"),
     Pass("attention", _rules(ATTENTION), "before scales are folded: 1/√d is the attention's, wherever it is written"),
     Pass("unmerged_attention", _rules(UNMERGED_ATTENTION), "only what the pass before could not merge is left"),

@@ -33,6 +33,7 @@ from picoformer.ops import (
     Rope,
     ScaleRows,
 )
+from picoformer.quantize.rounding import is_tied
 
 IN_PLACE = (Activation, Add, KvAppend, LayerNorm, Mul, Requantize, RmsNorm, Rope, ScaleRows)
 """Operators that may write over an operand that is no longer needed and as large."""
@@ -96,7 +97,7 @@ def constant_bytes(typed: Graph, refined: bool = False) -> int:
         if isinstance(node.op, Linear):
             kept_apart = ("weight", "block_multiplier", "gain")  # the last is not on the device
             weight = typed.constants[node.inputs[1]]
-            tied = any(isinstance(reader.op, Embedding) for reader in typed.consumers[node.inputs[1]])
+            tied = is_tied(typed, node.inputs[1])
             owner = node.name if refined and not tied else node.inputs[1]
             found[f"weight of {owner}", weight.tobytes()] = typed.types[node.inputs[1]].bytes
         if isinstance(node.op, ExpertLinear):

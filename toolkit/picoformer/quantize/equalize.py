@@ -2,7 +2,9 @@
 
 From a LayerNorm, whose gain and bias take it up, into the linear layers behind it (SmoothQuant, Xiao et al. 2022); from
 values of an attention into its output projection, between queries and keys, and across a ReLU (cross-layer
-equalization, Nagel et al. 2019).
+equalization, Nagel et al. 2019). A norm that a residual is added to as well, as those behind the branches of an encoder
+are, keeps its channels: what its linear layers read is multiplied by a constant of each channel instead, in the step
+that narrows it to 8 bits anyway. Tables that are summed to rows are divided likewise, and the sum multiplied.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 
 from picoformer.ir import Graph, Node, TensorType, verify
 from picoformer.ir.operator import Array
-from picoformer.ops import Activation, Attention, LayerNorm, Linear
+from picoformer.ops import Activation, Add, Attention, Embedding, LayerNorm, Linear, Mul
 from picoformer.quantize.observe import Observation, RunFloat, observe
 from picoformer.quantize.sensitivity import few_samples
 from picoformer.quantize.simulate import Simulation, decibels
@@ -30,17 +32,21 @@ MIN_GAIN_DB = 0.5
 """What one place must gain at the outputs to be equalized: less is within the spread of calibration sets."""
 LIMIT = 256.0
 """Largest factor, up or down, that a channel takes."""
+FACTOR_STEPS = 127
+"""A product of its own multiplies by whole multiples of 1/127."""
 
 
 @dataclass(frozen=True)
 class Place:
     """Where scales may move: channel i of `value` is divided by s[i] by its `writers` and multiplied again by its
     `readers`. For a LayerNorm the writer is the norm; for queries the writer is the query's Linear, and the reader is
-    the one that makes the keys."""
+    the one that makes the keys. Without writers a product of its own divides, for these readers alone; without readers
+    one multiplies behind a sum of tables, which are the `tables`."""
 
     value: str
     writers: tuple[Node, ...]
     readers: tuple[Node, ...]
+    tables: tuple[str, ...] = ()
 
 
 def equalize(
@@ -82,9 +88,15 @@ def find_places(graph: Graph) -> Iterator[Place]:
     """Every place where scales can move without a change of what the graph computes."""
     for node in graph.nodes:
         if isinstance(node.op, LayerNorm):
+            tables = _summed_tables(graph, node.inputs[0])
+            if tables and graph.is_used_once(node.inputs[0]):
+                yield Place(node.inputs[0], (), (), tables)
             readers = graph.consumers.get(node.output, ())
-            if readers and all(_is_own_linear(graph, reader) for reader in readers) and _is_free(graph, node.output):
+            own = tuple(reader for reader in readers if _is_own_linear(graph, reader))
+            if readers and len(own) == len(readers) and _is_free(graph, node.output):
                 yield Place(node.output, (node,), readers)
+            elif own and any(isinstance(reader.op, Add) for reader in readers) and graph.types[node.output].rows > 1:
+                yield Place(node.output, (), own)
         elif isinstance(node.op, Attention):
             query, key, value = (graph.producers.get(name) for name in node.inputs[:3])
             is_pair = query is not key and query and key and _feeds_one(graph, query) and _feeds_one(graph, key)
@@ -94,6 +106,21 @@ def find_places(graph: Graph) -> Iterator[Place]:
                 yield from _between(graph, value, node.output)
         elif isinstance(node.op, Activation) and node.op.function == "relu" and node.inputs[0] in graph.producers:
             yield from _between(graph, graph.producers[node.inputs[0]], node.output)
+
+
+def _summed_tables(graph: Graph, name: str) -> tuple[str, ...]:
+    """The tables and constants whose rows are summed to `name`; nothing where anything else is in it, or reads one."""
+    if name in graph.constants:
+        return (name,) if graph.is_used_once(name) and graph.types[name].rank >= 2 else ()
+    node = graph.producers.get(name)
+    if node is None or not graph.is_used_once(name):
+        return ()
+    if isinstance(node.op, Embedding):
+        return (node.inputs[1],) if graph.is_used_once(node.inputs[1]) else ()
+    if not isinstance(node.op, Add):
+        return ()
+    parts = [_summed_tables(graph, operand) for operand in node.inputs]
+    return tuple(name for part in parts for name in part) if all(parts) else ()
 
 
 def _between(graph: Graph, writer: Node, value: str) -> Iterator[Place]:
@@ -121,6 +148,9 @@ def balance(graph: Graph, place: Place, seen: Mapping[str, Observation]) -> Arra
     """(width,) s = √(largest |channel| / largest |weight that reads it|), geometric mean 1; for queries, the largest
     key stands for the weight."""
     largest = seen[place.value].channel_maximum.astype(np.float64)
+    if place.tables:
+        steps = np.maximum(1, np.rint(FACTOR_STEPS * largest / max(float(largest.max(initial=0)), 1e-30)))
+        return (steps / FACTOR_STEPS).astype(np.float32)
     if _is_query(graph, place):
         against = seen[place.readers[0].output].channel_maximum.astype(np.float64)
     else:
@@ -131,6 +161,9 @@ def balance(graph: Graph, place: Place, seen: Mapping[str, Observation]) -> Arra
     if alive.any():
         wanted = np.sqrt(largest[alive] / against[alive])
         scale[alive] = np.clip(wanted / np.exp(np.log(wanted).mean()), 1 / LIMIT, LIMIT)
+    if not place.writers:  # what is multiplied by lies on the grid that a constant of 8 bits has
+        steps = np.maximum(1, np.rint(FACTOR_STEPS * scale.min() / scale))
+        scale = FACTOR_STEPS / steps
     result: Array = scale.astype(np.float32)
     return result
 
@@ -166,6 +199,35 @@ def move_scales(graph: Graph, place: Place, scale: Array) -> Graph:
                 put(bias, constants[bias] * scale)
         else:
             put(reader.inputs[1], constants[reader.inputs[1]] * scale)
+    if place.tables:
+        for table in place.tables:
+            put(table, constants[table] / scale)
+        even = graph.fresh_name(f"{place.value}_even")
+        types[even] = types[place.value]
+        factor = graph.fresh_name(f"{even}_factor")
+        put(factor, scale)
+        made = nodes[place.value]
+        pair = [
+            (even, Node(made.name, made.op, made.inputs, even)),
+            (place.value, Node(f"{made.name}_whole", Mul(), (even, factor), place.value)),
+        ]
+        nodes = {
+            name: node for old, one in nodes.items() for name, node in (pair if old == place.value else [(old, one)])
+        }
+    elif not place.writers:
+        even = graph.fresh_name(f"{place.value}_even")
+        factor = graph.fresh_name(f"{even}_factor")
+        put(factor, 1.0 / scale)
+        types[even] = graph.types[place.value]
+        for reader in place.readers:
+            node = nodes[reader.output]
+            nodes[reader.output] = Node(node.name, node.op, (even, *node.inputs[1:]), node.output)
+        product = Node(even, Mul(), (place.value, factor), even)
+        nodes = {
+            name: node
+            for old, one in nodes.items()
+            for name, node in ([(old, one), (even, product)] if old == place.value else [(old, one)])
+        }
     read = {name for node in nodes.values() for name in node.inputs}
     unread = set(constants) - read
     return verify(

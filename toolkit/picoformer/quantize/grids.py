@@ -33,9 +33,12 @@ from picoformer.ops import (
     ExpertLinear,
     ExpertWeights,
     KvAppend,
+    LayerNorm,
     Linear,
     MaxPool,
+    Mul,
     Reshape,
+    RmsNorm,
     Rope,
     ScaleRows,
     Slice,
@@ -139,7 +142,17 @@ def _is_wide(graph: Graph, name: str) -> bool:
         return name in graph.outputs
     op = graph.producers[name].op
     single_row = graph.types[name].rows == 1 and not isinstance(op, LAYOUT)
-    return name in graph.outputs or isinstance(op, Add) or single_row
+    return name in graph.outputs or isinstance(op, Add) or single_row or _is_scaled_sum(graph, name)
+
+
+def _is_scaled_sum(graph: Graph, name: str) -> bool:
+    """Whether a value is a sum times a constant that only norms read: as wide as the sum."""
+    node, readers = graph.producers[name], graph.consumers.get(name, ())
+    if not isinstance(node.op, Mul) or node.inputs[1] not in graph.constants:
+        return False
+    before = graph.producers.get(node.inputs[0])
+    is_sum = before is not None and isinstance(before.op, Add)
+    return is_sum and bool(readers) and all(isinstance(reader.op, LayerNorm | RmsNorm) for reader in readers)
 
 
 def _grid(

@@ -339,6 +339,9 @@ class TypedBuilder:
         weight = self.graph.constants[weight_name]
         bias = self.graph.constants[rest[0]] if rest else None
         floor = None if bias is None else bias_scale_floor(bias, x_scale)
+        for other in self._sharing(node, weight_name):  # its bias has to fit the scales that this one chooses
+            least = bias_scale_floor(self.graph.constants[other.inputs[2]], self._scale_read(other))
+            floor = least if floor is None else np.maximum(floor, least)
         dtype = self._weight_type(node)
         if dtype is DType.INT4:
             quant = quantize_int4(weight, floor, self.settings.block)[1]
@@ -346,7 +349,7 @@ class TypedBuilder:
             quant = quantize_rows(weight, floor, dtype)[1]
         stored = self.types.get(weight_name)
         tied = weight_name in self.constants and stored is not None and stored.dtype is dtype
-        if tied and stored is not None and stored.quant is not None:  # an embedding's table: stored once, on its grid
+        if tied and stored is not None and stored.quant is not None:  # a table, or another layer's: stored once
             quant, name = stored.quant, weight_name
         else:
             out_quant = self.assigned[node.output].quant
@@ -360,6 +363,19 @@ class TypedBuilder:
             bias_steps, bias_quant = quantize_bias(bias, x_scale, quant)
             result.append(self._store(rest[0], bias_steps, TensorType(bias.shape, DType.INT32, bias_quant)))
         return result
+
+    def _sharing(self, node: Node, weight: str) -> list[Node]:
+        """The other Linears with a bias that read a weight, as layers do that share theirs."""
+        return [
+            other for other in self.graph.consumers[weight]
+            if other is not node and isinstance(other.op, Linear) and len(other.inputs) > 2
+        ]  # fmt: skip
+
+    def _scale_read(self, node: Node) -> float:
+        """The scale of what a Linear will read, or a smaller one."""
+        quant = self.assigned[node.inputs[0]].quant
+        assert quant is not None
+        return quant.per_tensor_scale
 
     def _given_weight(self, node: Node, x_scale: float, weight: str, rest: list[str]) -> list[str]:
         """A weight as given; a given bias as it is where it lies on the accumulators' grid, else rounded to that."""

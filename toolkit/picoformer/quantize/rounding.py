@@ -205,8 +205,9 @@ def _depthwise_bias(typed: Graph, node: Node, real: list[Array], pairs: list[tup
 
 
 def is_tied(graph: Graph, name: str) -> bool:
-    """Whether a weight is an Embedding's table. It keeps the integers that it has, so that all read the same bytes."""
-    return any(isinstance(node.op, Embedding) for node in graph.consumers[name])
+    """Whether a weight is an Embedding's table, or one that several layers share. It keeps the integers that it has, so
+    that all read the same bytes."""
+    return len(graph.consumers[name]) > 1 or any(isinstance(node.op, Embedding) for node in graph.consumers[name])
 
 
 class _FloatWalk:

@@ -21,7 +21,7 @@ def timeline(plan: MemoryPlan) -> str:
     lines.append(f"peak {plan.peak} bytes, lower bound {plan.lower_bound} bytes")
     if plan.floor < plan.lower_bound:
         lines.append(f"at any number of instructions {plan.floor} bytes would be the least")
-    for tiling in plan.schedule.tilings:
+    for tiling in (tiling for tiling in plan.schedule.tilings if tiling.tiles > 1):
         first, last = (plan.schedule.step_of(call).output for call in (tiling.first, tiling.last))
         lines.append(
             f"calls {tiling.first} to {tiling.last}, {tiling.height} of {tiling.rows} rows at a time: {first} to {last}"
@@ -47,7 +47,7 @@ def _title(value: PlacedValue) -> str:
 def _brackets(plan: MemoryPlan) -> str:
     """`[---]` over the calls that go by tiles together."""
     cells = [" "] * (len(plan.schedule.calls) + 1)
-    for tiling in plan.schedule.tilings:
+    for tiling in (tiling for tiling in plan.schedule.tilings if tiling.tiles > 1):
         for call in range(tiling.first, tiling.last + 1):
             cells[call + 1] = "-"
         cells[tiling.last + 1] = "]"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from picoformer.backends.c.block import Block, block_of
 from picoformer.backends.c.interface import Port, check_prefix, ports_of
 from picoformer.backends.c.isa import layout_for
+from picoformer.backends.c.length import counted_rows
 from picoformer.backends.c.literals import array_body, c_type
 from picoformer.backends.c.names import Names, comment, identifier, string
 from picoformer.backends.c.operators import FUSED, Unsupported
@@ -138,6 +139,9 @@ def draft_c(
     if block:
         keep += [block.count, block.position]
     plan = plan_memory(graph, layout, keep, "none" if block else tile)
+    length = next((port for port in ports if port.is_length), None)
+    if length is not None:
+        plan = replace(plan, schedule=counted_rows(graph, plan.schedule, length.value, length.longest))
     names = _local_names(plan)
     offsets = {value.name: f"AT_{names[value.name].upper()}" for value in (*plan.values, *plan.states)}
     parts = Parts(prefix, Names(_own_symbols(prefix, ports)))
@@ -150,8 +154,9 @@ def draft_c(
         assert callable(emitter)
         rows.append(_row(site, emitter(site)))
     sources = sources_of(parts.functions, target_isa, layout.single_rows)
-    if block:
+    if block or length is not None:
         parts.accessors.add(DType.INT32)
+    if block:
         sources = tuple(sorted({*sources, *TEXT_SOURCES}))
     return Draft(graph, prefix, plan, ports, block, parts, tuple(rows), sources, offsets, slots)
 
@@ -236,7 +241,7 @@ def _row(site: Site, code: str) -> Row:
     reads = [f"'{name}'" if name.strip() != name else name for name in step.reads(graph)]
     into = [dimensions(graph.types[name].shape) for name in step.reads(graph)]
     title = f"{step.kind}: {', '.join(into)} -> {dimensions(site.out.shape)}"
-    if site.tiling is not None:
+    if site.tiling is not None and site.tiling.tiles > 1:
         title += f", {site.tiling.height} rows at a time"
     return Row(
         site.call_index,
@@ -282,6 +287,7 @@ def _context(draft: Draft, card: Sequence[str]) -> dict[str, Any]:
         "rows": draft.rows,
         "steps": sorted((row for row in draft.rows if not row.again), key=lambda row: row.step),
         "tilings": plan.schedule.tilings,
+        "counted": any(tiling.counted for tiling in plan.schedule.tilings),
         "pieces": [_piece(graph, plan, index) for index in range(len(plan.schedule.calls))],
         "inputs": [port for port in draft.ports if not port.is_output],
         "outputs": [port for port in draft.ports if port.is_output],
@@ -329,7 +335,7 @@ class _Piece:
     stride: int
     """Bytes from one row's place to the next; 0 where each tile takes the place of the one before."""
     counted: bool
-    """Whether it has as many rows as the block of a run."""
+    """Whether it has as many rows as the block of a run, or as the valid length says."""
     kept: bool
     """Whether it is a state: its offset is that in the memory that is kept."""
 
@@ -342,8 +348,9 @@ def _piece(graph: Graph, plan: MemoryPlan, index: int) -> _Piece:
     height = tiling.height if tiling else rows
     stride = 0 if place.height else row_bytes
     return _Piece(
-        call.step, place.offset, rows, height, 0 if call.again else row_bytes, stride, counted, place in plan.states
-    )
+        call.step, place.offset, rows, height, 0 if call.again else row_bytes, stride,
+        counted or (tiling is not None and tiling.counted), place in plan.states,
+    )  # fmt: skip
 
 
 def _describe_place(graph: Graph, place: PlacedValue) -> str:

@@ -19,6 +19,8 @@ C_TYPES = {
 """numpy type → C type of an array that can be emitted."""
 
 LINE = 110
+ROWS_AT_ONCE = 1 << 12
+"""Lines of numbers that are strings of their own at one time."""
 
 
 def c_type(dtype: DType) -> str:
@@ -40,8 +42,22 @@ def _with_point(text: str) -> str:
 def array_body(values: Array) -> str:
     """The elements of an array, in rows of at most LINE columns, indented by four."""
     flat = values.reshape(-1)
-    words = [float_literal(v) if flat.dtype.kind == "f" else str(v) for v in flat.tolist()]
-    per_line = max(1, (LINE - 4 + 1) // (max(map(len, words), default=1) + 2))
-    if per_line >= 16:
-        per_line -= per_line % 8
+    if flat.dtype.kind == "f":
+        words = [float_literal(v) for v in flat.tolist()]
+        return _rows(words, _per_line(max(map(len, words), default=1)))
+    longest = max(len(str(flat.min())), len(str(flat.max()))) if flat.size else 1
+    per_line = _per_line(longest)
+    chunk = per_line * ROWS_AT_ONCE  # a table of a vocabulary is millions of numbers, and each a string of its own
+    return "\n".join(
+        _rows(list(map(str, flat[start : start + chunk].tolist())), per_line) for start in range(0, flat.size, chunk)
+    )
+
+
+def _per_line(longest: int) -> int:
+    """Words of at most `longest` letters that a line has room for."""
+    count = max(1, (LINE - 4 + 1) // (longest + 2))
+    return count - count % 8 if count >= 16 else count
+
+
+def _rows(words: list[str], per_line: int) -> str:
     return "\n".join(f"    {', '.join(words[i : i + per_line])}," for i in range(0, len(words), per_line))

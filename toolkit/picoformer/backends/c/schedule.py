@@ -69,12 +69,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Tiling:
-    """Calls `first` to `last` run for `height` rows, then for the next, until all `rows` are done."""
+    """Calls `first` to `last` run for `height` rows, then for the next, until all `rows` are done; where they are
+    `counted`, until those before the valid length are (the first one in any case)."""
 
     first: int
     last: int
     rows: int
     height: int
+    counted: bool = False
 
     @property
     def tile_rows(self) -> tuple[tuple[int, int], ...]:

@@ -22,14 +22,15 @@ ACTIVATIONS = {
 
 HARMLESS = {
     "_attn_implementation_autoset", "_name_or_path", "architectures", "attention_softmax_in_fp32", "auto_map",
-    "bias_dropout_fusion", "bos_token_id", "dtype", "eos_token_id", "gradient_checkpointing", "id2label",
-    "initializer_range", "label2id", "masked_softmax_fusion", "model_type", "offset_alibi", "output_router_logits",
-    "pad_token_id", "pretraining_tp", "problem_type", "reorder_and_upcast_attn", "router_aux_loss_coef",
-    "router_jitter_noise", "skip_bias_add", "skip_bias_add_qkv", "slow_but_exact", "task_specific_params",
-    "tokenizer_class", "torch_dtype", "transformers_version", "unk_token_id", "use_cache",
+    "bias_dropout_fusion", "bos_token_id", "cls_token_id", "dtype", "eos_token_id", "gradient_checkpointing",
+    "id2label", "initializer_range", "label2id", "mask_token_id", "masked_softmax_fusion", "model_type", "offset_alibi",
+    "output_router_logits", "pad_token_id", "pretraining_tp", "problem_type", "reorder_and_upcast_attn",
+    "router_aux_loss_coef", "router_jitter_noise", "sep_token_id", "skip_bias_add", "skip_bias_add_qkv",
+    "slow_but_exact", "task_specific_params", "tokenizer_class", "torch_dtype", "transformers_version", "unk_token_id",
+    "use_cache",
 }  # fmt: skip
 """Keys that do not change what a trained model computes in float32, or that say it a second time."""
-HARMLESS_ENDS = ("dropout", "pdrop")
+HARMLESS_ENDS = ("dropout", "dropout_prob", "pdrop")
 HARMLESS_STARTS = ("summary_",)
 
 MISSING: Any = object()

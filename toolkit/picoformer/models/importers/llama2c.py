@@ -19,7 +19,8 @@ import numpy as np
 
 from picoformer.errors import ModelError
 from picoformer.models.config import TransformerConfig
-from picoformer.models.importers.huggingface import check_weights, file_digest, find_tokenizer
+from picoformer.models.importers.folder import file_digest, find_tokenizer
+from picoformer.models.importers.huggingface import check_weights
 from picoformer.models.importers.imported import ImportedModel, Weights, check_finite, language_model
 
 MAGIC = 0x616B3432

@@ -9,14 +9,8 @@ from picoformer.errors import ModelError
 from picoformer.models.encoder_decoder_config import EncoderDecoderConfig
 from picoformer.models.encoder_decoder_weights import encoder_decoder_shapes
 from picoformer.models.importers import bart, own_pair, t5
-from picoformer.models.importers.huggingface import (
-    LEFT_OUT,
-    OpenedFolder,
-    check_shapes,
-    find_tokenizer,
-    open_folder,
-    read_json,
-)
+from picoformer.models.importers.folder import find_tokenizer, read_json
+from picoformer.models.importers.huggingface import LEFT_OUT, OpenedFolder, check_shapes, open_folder
 from picoformer.models.importers.imported import Weights
 from picoformer.models.importers.imported_pair import ImportedPair
 from picoformer.models.importers.keys import Keys

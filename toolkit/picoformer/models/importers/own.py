@@ -6,7 +6,7 @@ from pathlib import Path
 
 from picoformer.errors import ModelError
 from picoformer.models.checkpoint_header import read_checkpoint_header
-from picoformer.models.importers.huggingface import file_digest, find_tokenizer
+from picoformer.models.importers.folder import file_digest, find_tokenizer
 from picoformer.models.importers.imported import ImportedModel
 from picoformer.models.importers.safetensors_file import read_header
 from picoformer.models.weights import weight_shapes

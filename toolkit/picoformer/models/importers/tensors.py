@@ -5,20 +5,32 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from picoformer.errors import ModelError
-from picoformer.models.importers.safetensors_file import TensorInfo
 
 Array = NDArray[np.float32]
+
+
+class Stored(Protocol):
+    """A tensor in a file: its type, its shape, and a way to read it as float32."""
+
+    @property
+    def file(self) -> Path: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def read(self) -> Array: ...
 
 
 class Tensors:
     """Tensors by name; all methods raise ModelError that names the tensor."""
 
-    def __init__(self, path: Path, infos: Mapping[str, TensorInfo]) -> None:
+    def __init__(self, path: Path, infos: Mapping[str, Stored]) -> None:
         self.path, self._infos = path, infos
         self._taken: set[str] = set()
 
@@ -58,9 +70,13 @@ class Tensors:
             )
         return {}
 
+    def left(self) -> list[str]:
+        """The tensors that nobody took."""
+        return sorted(name for name in self._infos if name not in self._taken)
+
     def close(self, left_out: re.Pattern[str]) -> None:
         """Raise for tensors that nobody took, but those that `left_out` matches."""
-        surplus = sorted(name for name in self._infos if name not in self._taken and not left_out.search(name))
+        surplus = [name for name in self.left() if not left_out.search(name)]
         if surplus:
             raise ModelError(
                 f"{self.path}: tensor '{surplus[0]}' is not part of what config.json describes ({len(surplus)} in all)"

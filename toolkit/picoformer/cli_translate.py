@@ -31,9 +31,9 @@ from picoformer.cli_text import DECODER_SCHEME, DECODER_SCHEMES, token_ids
 @emulator_option
 @json_option
 def translate(model: Path, texts: tuple[str, ...], as_json: bool, **options: Any) -> None:
-    """Translate, summarise or rewrite TEXTS with an encoder-decoder, here or on a board.
+    """Translate or rewrite texts with an encoder-decoder.
 
-    MODEL is a Hugging Face folder (BART, Marian, T5, mT5), a folder of an encoder-decoder that was trained here, or the
+    Here or on a board. MODEL is a Hugging Face folder (BART, Marian, T5, mT5), that of one trained here, or the
     folder of a build.
     """
     from picoformer.encoder_decoder.translating import TranslateOptions, translate_files

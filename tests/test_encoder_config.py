@@ -128,7 +128,7 @@ def test_checkpoints_of_before_still_load(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "old.safetensors")[0].config == config
 
 
-@pytest.mark.parametrize("length", [False, True])
+@pytest.mark.parametrize("length", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_exported_files_take_segments(length: bool, tmp_path: Path) -> None:
     model, path = build(SHARED), tmp_path / "model.onnx"
     export_onnx(model, path, valid_length=length)

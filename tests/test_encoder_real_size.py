@@ -19,7 +19,7 @@ CONFIG = {
     "type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu",
 }  # fmt: skip
 PARAMETERS = 22_500_000
-MOST = {"onnx": 1200, "c-arrays": 1500}
+MOST = {"onnx": 1200, "c-arrays": 1200}
 """MiB that a process may take at its peak, interpreter and libraries (150) included; the float weights are 86."""
 
 RUN = """

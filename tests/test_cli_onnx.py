@@ -71,6 +71,16 @@ def test_an_input_without_a_shape_takes_the_one_that_is_said(masked: Path, tmp_p
     load_onnx(out)
 
 
+def test_an_input_of_one_number_and_no_axes_is_fixed(masked: Path, tmp_path: Path) -> None:
+    model = onnx.load(masked)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("beside", onnx.TensorProto.FLOAT, ()))
+    onnx.save(model, masked)
+    out = tmp_path / "fixed.onnx"
+    assert succeeds("fix", masked, "beside=2.5", "-o", out, "--json").record["fixed"] == {"beside": []}
+    (stored,) = [tensor for tensor in onnx.load(out).graph.initializer if tensor.name == "beside"]
+    assert onnx.numpy_helper.to_array(stored) == 2.5
+
+
 def test_numbers_that_an_input_has_by_default_give_way(masked: Path, tmp_path: Path) -> None:
     model = onnx.load(masked)
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((1, 4), np.int32), "m"))

@@ -75,5 +75,4 @@ def _filled(path: Path, value: onnx.ValueInfoProto, numbers: Sequence[float], gi
         array = np.asarray(numbers, np.float64).astype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     if array.dtype.kind != "f" and (array != np.asarray(numbers)).any():
         raise ModelError(f"{path}: input '{value.name}' is {array.dtype}; give numbers of that type")
-    filled: Array = np.broadcast_to(array, shape) if len(numbers) == 1 else array.reshape(shape)
-    return np.ascontiguousarray(filled)
+    return np.full(shape, array[0]) if len(numbers) == 1 else array.reshape(shape)

@@ -235,7 +235,7 @@ def test_an_output_that_is_not_the_references_is_found(shop: Workshop, tmp_path:
 def test_no_board_and_another_models_board_say_so_at_once(shop: Workshop, digits_build: Path, tmp_path: Path) -> None:
     folder, data, _ = _board_files(shop, 2, tmp_path)
     words = ["evaluate", folder, "--data", data, "--port"]
-    refuses([*words, "/dev/not-there"], "/dev/not-there cannot be opened", "check the port's name")
+    refuses([*words, "/dev/not-there"], "/dev/not-there cannot be opened", "`picoformer devices` lists")
     with board_on_a_socket(digits_build / BOARD / "firmware.elf", load_target(BOARD)) as board:
         refuses([*words, board.port], "the device runs another model (digits", "flash this build first")
     assert set(board.requests) == {Message.HELLO}, "nothing else is asked of it"

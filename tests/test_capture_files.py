@@ -158,6 +158,7 @@ def test_no_board_and_boards_with_other_firmware(place: Path, tmp_path: Path, ti
     refuses(words, "say where the sensor is: --port of a board, or --firmware")
     refuses([*words, "--port", "/dev/not-there"], "/dev/not-there cannot be opened")
     refuses([*words, "--firmware", tmp_path], "is no folder of `capture-firmware`")
+    refuses([*words, "--port", "/dev/x", "--firmware", tmp_path], "--port is a board and --firmware", "keep one")
     refuses(_words(place, tmp_path / "a.txt"), "does not end in .npz; give such a name, or --csv")
     build, target = tiny_firmware("host")
     with board_on_a_socket(build.elf, target) as board:

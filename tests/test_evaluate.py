@@ -270,6 +270,9 @@ def test_what_cannot_be_judged_is_refused(shop: Workshop, tmp_path: Path) -> Non
     refuses(["evaluate", folder, "--data", tmp_path / "none.npz"], "no such file")
     refuses(["evaluate", tmp_path, "--data", shop.inputs], "is not a build folder")
     refuses(["evaluate", folder, "--data", shop.inputs, "--host", "--port", "/dev/x"], "keep one")
+    before = shop.inputs.read_bytes()
+    refuses(["evaluate", folder, "--data", shop.inputs, "-o", shop.inputs], "is read for this and would be lost")
+    assert shop.inputs.read_bytes() == before
 
 
 def test_predictions_of_others_are_not_gone_on_from(shop: Workshop, tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from picoformer.raspberry_pi.runner import Given, Runner
 
 LABELS = "labels"
 """An array of this name in an .npz is no input: it holds the right answers."""
+ASIDE = ("label_names", "characters_per_label", "capture")
+"""Nor are these, which `capture` and `dataset` write beside the labels."""
 MOST_BYTES = 1 << 30
 
 
@@ -47,8 +49,8 @@ def read_samples(path: Path, runner: Runner) -> Samples:
 
 
 def _of_arrays(path: Path, runner: Runner) -> Samples:
-    arrays = read_arrays(path)
     known = {port.name for port in runner.inputs}
+    arrays = read_arrays(path, [name for name in ASIDE if name not in known])
     labels = arrays.pop(LABELS, None) if LABELS not in known else None
     if not arrays or any(value.ndim == 0 for value in arrays.values()):
         raise DataError(f"{path}: every array has samples along axis 0; save it so")

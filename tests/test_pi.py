@@ -341,6 +341,16 @@ def test_what_a_recording_says_beside_its_samples_is_no_input(frames: Path, tmp_
     assert recorded == plain and "accuracy" in recorded
 
 
+def test_a_file_with_nothing_in_it_is_no_answer(frames: Path, bundles: Bundles, tmp_path: Path) -> None:
+    for name, command, bundle in (
+        ("a.txt", "classify", bundles.text_classifier()),
+        ("a.txt", "embed", bundles.embedder()),
+        ("a.csv", "run", frames),
+    ):
+        (tmp_path / name).write_text("")
+        refuses(["pi", command, bundle, "--inputs", tmp_path / name], "is empty; give a sample a line")
+
+
 def test_a_file_in_place_of_a_bundle_says_what_to_do_with_it(shop: Workshop) -> None:
     refuses(["pi", "check", shop.model], "is a file and no bundle; pack it with `picoformer pi package`")
 

@@ -41,11 +41,14 @@ def read_samples(path: Path, runner: Runner) -> Samples:
         case ".npz":
             return _of_arrays(path, runner)
         case ".csv":
-            return Samples(list(_rows(path, _only_port(path, runner))))
+            found: list[Given] = list(_rows(path, _only_port(path, runner)))
         case ".txt":
-            return Samples(list(_texts(path)))
+            found = list(_texts(path))
         case suffix:
             raise DataError(f"{path}: '{suffix}' is no kind of samples; give an .npz, a .csv, a .txt, or -")
+    if not found:
+        raise DataError(f"{path}: is empty; give a sample a line")
+    return Samples(found)
 
 
 def _of_arrays(path: Path, runner: Runner) -> Samples:

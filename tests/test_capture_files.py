@@ -152,6 +152,14 @@ def test_options_that_say_nothing_are_refused(place: Path, tmp_path: Path, more:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_place_that_takes_no_file_is_refused_before_anything_is_recorded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("picoformer.capturing._record", lambda *words: pytest.fail("it was recorded"))
+    refuses(_words(place, tmp_path / "file" / "a.npz"), "cannot be written", "give another place")
+
+
 def test_no_board_and_boards_with_other_firmware(place: Path, tmp_path: Path, tiny_firmware: TinyFirmware) -> None:
     out = tmp_path / "a.npz"
     words = ["capture", "-o", out, "--label", "a"]

@@ -246,7 +246,7 @@ def test_no_board_and_another_models_board_say_so_at_once(shop: Workshop, digits
         )
 
 
-def test_what_cannot_be_judged_is_refused(shop: Workshop, tmp_path: Path) -> None:
+def test_what_cannot_be_judged_is_refused(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, file = shop.build("host"), tmp_path / "bad.npz"
     x, labels = samples(), np.arange(SAMPLES) % CLASSES
 
@@ -273,6 +273,9 @@ def test_what_cannot_be_judged_is_refused(shop: Workshop, tmp_path: Path) -> Non
     before = shop.inputs.read_bytes()
     refuses(["evaluate", folder, "--data", shop.inputs, "-o", shop.inputs], "is read for this and would be lost")
     assert shop.inputs.read_bytes() == before
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "_reference", lambda *words: pytest.fail("it was measured"))
+        refuses(["evaluate", folder, "--data", shop.inputs, "-o", file / "a.npz"], "cannot be written")
 
 
 def test_predictions_of_others_are_not_gone_on_from(shop: Workshop, tmp_path: Path) -> None:

@@ -168,6 +168,13 @@ def test_options_that_a_way_in_does_not_heed_are_refused(words: list[str], said:
     refuses(["flash", tmp_path / "x.bin", "--address", "0", *words, "--dry-run"], said)
 
 
+def test_the_folder_of_a_bootloader_names_the_file_to_give(tmp_path: Path) -> None:
+    (tmp_path / "bootloader.hex").write_text(":00000001FF\n")
+    refuses(
+        ["flash", tmp_path, "--target", "microbit"], "is a bootloader's folder; give", "bootloader.hex and --target"
+    )
+
+
 def test_an_address_that_is_none_is_refused(tmp_path: Path) -> None:
     for text in ("x", "-1", "0x100000000"):
         answer = picoformer("flash", tmp_path, f"--address={text}")

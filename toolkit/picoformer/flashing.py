@@ -161,6 +161,8 @@ def open_output(request: Request) -> tuple[Image, Target, Path | None]:
         return _of_build(request, out)
     if out.is_dir():
         arguments = project_arguments(out)
+        if arguments is None and (out / "bootloader.hex").is_file():
+            raise ModelError(f"{out}: is a bootloader's folder; give {out / 'bootloader.hex'} and --target")
         if arguments is None:
             looked = " or ".join(("build.json", "flasher_args.json", "build/flasher_args.json"))
             raise ModelError(f"{out}: is no build of picoformer and no built ESP-IDF project; it has no {looked}")

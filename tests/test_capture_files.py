@@ -152,12 +152,21 @@ def test_options_that_say_nothing_are_refused(place: Path, tmp_path: Path, more:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_place_that_takes_no_file_is_refused_before_anything_is_recorded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("picoformer.capturing._record", lambda *words: pytest.fail("it was recorded"))
+    refuses(_words(place, tmp_path / "file" / "a.npz"), "cannot be written", "give another place")
+
+
 def test_no_board_and_boards_with_other_firmware(place: Path, tmp_path: Path, tiny_firmware: TinyFirmware) -> None:
     out = tmp_path / "a.npz"
     words = ["capture", "-o", out, "--label", "a"]
     refuses(words, "say where the sensor is: --port of a board, or --firmware")
     refuses([*words, "--port", "/dev/not-there"], "/dev/not-there cannot be opened")
     refuses([*words, "--firmware", tmp_path], "is no folder of `capture-firmware`")
+    refuses([*words, "--port", "/dev/x", "--firmware", tmp_path], "--port is a board and --firmware", "keep one")
     refuses(_words(place, tmp_path / "a.txt"), "does not end in .npz; give such a name, or --csv")
     build, target = tiny_firmware("host")
     with board_on_a_socket(build.elf, target) as board:

@@ -152,6 +152,29 @@ def test_what_cannot_be_flashed_is_refused(words: list[str], said: str, tmp_path
     refuses(["flash", *words], said)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--target", "microbit", "--wiring", "reset=dtr"], "--wiring says nothing to daplink"),
+        (["--target", "microbit", "--baud", "9600"], "--baud says nothing to daplink"),
+        (["--target", "microbit", "--all"], "--all says nothing to daplink"),
+        (["--target", "microbit", "--method", "pyocd", "--port", "/dev/ttyS0"], "pyocd takes the id of a debug probe"),
+        (["--target", "stm32f446-nucleo", "--all"], "--all says nothing to stm32"),
+        (["--target", "stm32f446-nucleo", "--wiring", "magic"], "--wiring magic: write boot0=LINE"),
+    ],
+)
+def test_options_that_a_way_in_does_not_heed_are_refused(words: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_bytes(b"data")
+    refuses(["flash", tmp_path / "x.bin", "--address", "0", *words, "--dry-run"], said)
+
+
+def test_the_folder_of_a_bootloader_names_the_file_to_give(tmp_path: Path) -> None:
+    (tmp_path / "bootloader.hex").write_text(":00000001FF\n")
+    refuses(
+        ["flash", tmp_path, "--target", "microbit"], "is a bootloader's folder; give", "bootloader.hex and --target"
+    )
+
+
 def test_an_address_that_is_none_is_refused(tmp_path: Path) -> None:
     for text in ("x", "-1", "0x100000000"):
         answer = picoformer("flash", tmp_path, f"--address={text}")

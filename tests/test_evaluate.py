@@ -235,7 +235,7 @@ def test_an_output_that_is_not_the_references_is_found(shop: Workshop, tmp_path:
 def test_no_board_and_another_models_board_say_so_at_once(shop: Workshop, digits_build: Path, tmp_path: Path) -> None:
     folder, data, _ = _board_files(shop, 2, tmp_path)
     words = ["evaluate", folder, "--data", data, "--port"]
-    refuses([*words, "/dev/not-there"], "/dev/not-there cannot be opened", "check the port's name")
+    refuses([*words, "/dev/not-there"], "/dev/not-there cannot be opened", "`picoformer devices` lists")
     with board_on_a_socket(digits_build / BOARD / "firmware.elf", load_target(BOARD)) as board:
         refuses([*words, board.port], "the device runs another model (digits", "flash this build first")
     assert set(board.requests) == {Message.HELLO}, "nothing else is asked of it"
@@ -246,7 +246,7 @@ def test_no_board_and_another_models_board_say_so_at_once(shop: Workshop, digits
         )
 
 
-def test_what_cannot_be_judged_is_refused(shop: Workshop, tmp_path: Path) -> None:
+def test_what_cannot_be_judged_is_refused(shop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, file = shop.build("host"), tmp_path / "bad.npz"
     x, labels = samples(), np.arange(SAMPLES) % CLASSES
 
@@ -270,6 +270,12 @@ def test_what_cannot_be_judged_is_refused(shop: Workshop, tmp_path: Path) -> Non
     refuses(["evaluate", folder, "--data", tmp_path / "none.npz"], "no such file")
     refuses(["evaluate", tmp_path, "--data", shop.inputs], "is not a build folder")
     refuses(["evaluate", folder, "--data", shop.inputs, "--host", "--port", "/dev/x"], "keep one")
+    before = shop.inputs.read_bytes()
+    refuses(["evaluate", folder, "--data", shop.inputs, "-o", shop.inputs], "is read for this and would be lost")
+    assert shop.inputs.read_bytes() == before
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "_reference", lambda *words: pytest.fail("it was measured"))
+        refuses(["evaluate", folder, "--data", shop.inputs, "-o", file / "a.npz"], "cannot be written")
 
 
 def test_predictions_of_others_are_not_gone_on_from(shop: Workshop, tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_name_says_what_the_file_is(form: str, name: str, says: str, shop: Wor
 def test_what_is_read_is_not_written(shop: Workshop, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(Path(shop.model).read_bytes())
-    refuses(["export", model, "--calibration", shop.calibration, "-o", model], "is read by this export")
+    refuses(["export", model, "--calibration", shop.calibration, "-o", model], "is read for this and would be lost")
     assert model.read_bytes() == Path(shop.model).read_bytes()
 
 
@@ -123,6 +123,7 @@ def test_calibration_is_never_lost(shop: Workshop, tmp_path: Path) -> None:
     samples = tmp_path / "samples.onnx"  # whatever it is called
     samples.write_bytes(Path(shop.calibration).read_bytes())
     refuses(
-        ["export", shop.model, "--calibration", samples, "--scheme", "int8", "-o", samples], "is read by this export"
+        ["export", shop.model, "--calibration", samples, "--scheme", "int8", "-o", samples],
+        "is read for this and would be lost",
     )
     assert np.load(samples).files

@@ -185,7 +185,7 @@ def test_with_nothing_to_watch_the_command_says_so(tmp_path: Path) -> None:
     for arguments, message in (
         ([], "nothing to watch"),
         (["--port", tmp_path / "no-such"], "no-such cannot be opened"),
-        ([tmp_path], "target.json cannot be read"),
+        ([tmp_path], "is not a build folder (no target.json); make one with"),
     ):
         done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=60)
         assert done.returncode == 1

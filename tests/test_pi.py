@@ -318,6 +318,43 @@ def test_commands_of_another_task_say_which_one(frames: Path, bundles: Bundles) 
     refuses(["pi", "classify", frames], "nothing is asked")
 
 
+def test_an_output_takes_the_place_of_nothing_that_is_read(frames: Path, bundles: Bundles, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.npz"
+    np.savez(asked, x=samples())
+    before = asked.read_bytes()
+    refuses(["pi", "run", frames, "--inputs", asked, "-o", asked], "is read for this and would be lost")
+    refuses(["pi", "run", frames, "--inputs", asked, "-o", frames / "model.onnx"], "lies in the bundle")
+    embedder = bundles.embedder()
+    refuses(["pi", "embed", embedder, "--text", "a", "-o", embedder / "parity.npz"], "lies in the bundle")
+    assert asked.read_bytes() == before and succeeds("pi", "check", frames) and succeeds("pi", "check", embedder)
+
+
+def test_what_a_recording_says_beside_its_samples_is_no_input(frames: Path, tmp_path: Path) -> None:
+    labels = np.arange(len(samples())) % CLASSES
+    aside = {"label_names": np.array(["a", "b", "c"]), "capture": np.array("{}"), "characters_per_label": np.array(1.0)}
+    np.savez(tmp_path / "plain.npz", x=samples(), labels=labels)
+    np.savez(tmp_path / "recorded.npz", x=samples(), labels=labels, **aside)
+    plain, recorded = (
+        succeeds("pi", "classify", frames, "--inputs", tmp_path / name, "--json").record
+        for name in ("plain.npz", "recorded.npz")
+    )
+    assert recorded == plain and "accuracy" in recorded
+
+
+def test_a_file_with_nothing_in_it_is_no_answer(frames: Path, bundles: Bundles, tmp_path: Path) -> None:
+    for name, command, bundle in (
+        ("a.txt", "classify", bundles.text_classifier()),
+        ("a.txt", "embed", bundles.embedder()),
+        ("a.csv", "run", frames),
+    ):
+        (tmp_path / name).write_text("")
+        refuses(["pi", command, bundle, "--inputs", tmp_path / name], "is empty; give a sample a line")
+
+
+def test_a_file_in_place_of_a_bundle_says_what_to_do_with_it(shop: Workshop) -> None:
+    refuses(["pi", "check", shop.model], "is a file and no bundle; pack it with `picoformer pi package`")
+
+
 def _copy(source: Path, target: Path) -> None:
     import shutil
 

@@ -94,4 +94,4 @@ def test_bench_measures_runs_with_several_numbers_of_threads(tmp_path: Path) -> 
     table = picoformer("pi", "bench", out, "--runs", "2", "--warm-up", "0", "--threads", "1").out
     assert "a run, after 0 that do not count" in table and "not known" in table
     refuses(["pi", "bench", out, "--threads", "0,2"], "write numbers from 1 to 1024")
-    refuses(["pi", "bench", out, "--threads", "two"], "--threads two")
+    refuses(["pi", "bench", out, "--threads", "two"], "--threads two: write numbers from 1 to 1024")

@@ -249,6 +249,8 @@ def test_prompts_of_a_file_and_of_standard_input(runner: Runner, tmp_path: Path)
     single = [succeeds(*words, "--prompt", prompt, "--json").record["tokens"] for prompt in ("The", "A list")]
     assert [result["tokens"] for result in record["results"]] == single
     refuses([*words, "--prompt", "x", "--inputs", tmp_path / "prompts.txt"], "both what to continue")
+    np.savez(tmp_path / "samples.npz", x=np.zeros((2, 3), np.float32))
+    refuses([*words, "--inputs", tmp_path / "samples.npz"], "holds no prompts; give a .txt")
 
 
 def test_bench_says_tokens_a_second_of_reading_and_of_writing(runner: Runner) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,9 @@ from picoformer.decoder.writing import write_text
 from picoformer.emulator.session import emulator_for
 from picoformer.errors import DeviceError
 from picoformer.firmware import FirmwareBuild
+from picoformer.flash.serial_line import SerialLine as BootloaderLine
 from picoformer.generation import SamplerSettings, Stopping
+from picoformer.link.transport import SerialTransport
 from picoformer.models.config import TransformerConfig
 from picoformer.models.export import export_onnx
 from picoformer.models.transformer import Transformer
@@ -120,3 +123,35 @@ def test_a_text_over_a_port_is_that_of_the_emulator(place: Path, tmp_path: Path,
         written = write_text(build, [1, 40, 41, 42], chosen, stopping, port=str(line.path))
     assert written.generated == emulated.generated
     assert written.cost.stack == emulated.cost.stack
+
+
+@pytest.mark.parametrize(
+    ("port", "said"),
+    [
+        ("", "--port '' cannot be opened (No such file or directory); `picoformer devices` lists what is connected"),
+        ("/dev/not-there", "/dev/not-there cannot be opened (No such file or directory); `picoformer devices` lists"),
+        ("/dev/null", "/dev/null cannot be opened (it is no serial port); `picoformer devices` lists"),
+        ("socket://", "socket:// cannot be opened: it is no address; write socket://HOST:PORT"),
+        ("socket://127.0.0.1:99999", "it is no address; write socket://HOST:PORT"),
+        ("socket://127.0.0.1:1", "(Connection refused); check the address, and that something listens there"),
+    ],
+)
+def test_a_port_that_cannot_be_opened_says_why_once_and_what_helps(port: str, said: str) -> None:
+    for way in (SerialTransport, lambda url: BootloaderLine(url, 115200)):
+        with pytest.raises(DeviceError) as caught:
+            way(port)
+        assert said in str(caught.value) and "Errno" not in str(caught.value)
+
+
+def test_a_port_is_one_programs_at_a_time() -> None:
+    controller, terminal = os.openpty()
+    port = os.ttyname(terminal)
+    first = SerialTransport(port)
+    with pytest.raises(DeviceError, match=r"another program has it open\); close the program"):
+        SerialTransport(port)
+    with pytest.raises(DeviceError, match=r"another program has it open\); close the program"):
+        BootloaderLine(port, 115200)
+    first.close()
+    SerialTransport(port).close()
+    os.close(controller)
+    os.close(terminal)

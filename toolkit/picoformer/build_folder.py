@@ -371,6 +371,10 @@ def read_target(folder: Path) -> Target:
     path = folder / "target.json"
     try:
         return Target.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(
+            f"{folder}: is not a build folder (no target.json); make one with `picoformer build`"
+        ) from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read ({error.strerror}); build again") from None
     except ValueError:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from picoformer.errors import DataError
-from picoformer.files import atomic_write_text, save_arrays
+from picoformer.files import atomic_write_text, refuse_unwritable, save_arrays
 from picoformer.link.capture import SensorDescription
 from picoformer.recording import Recording
 from picoformer.samples import ASIDE, CAPTURE, LABEL_NAMES, LABELS, load_samples
@@ -49,6 +49,7 @@ def open_capture(
         raise DataError(f"{path}: does not end in {suffix}; give such a name{'' if as_csv else ', or --csv'}")
     if path.exists() and not append:
         raise DataError(f"{path}: is there already; --append adds to it, or give another name")
+    refuse_unwritable(path)
     if as_csv:
         return _CsvFile.open(path, sensor, rate)
     if input_name in ASIDE:

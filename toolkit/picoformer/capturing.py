@@ -71,6 +71,8 @@ def as_rate(hertz: float) -> Fraction:
 @contextlib.contextmanager
 def open_capture_device(port: str | None, baud: int, firmware: Path | None) -> Iterator[CaptureDevice]:
     """The board on a serial port, or what `capture-firmware` built in its emulator."""
+    if port is not None and firmware is not None:
+        raise ConfigError("--port is a board and --firmware runs in the emulator; keep one")
     with contextlib.ExitStack() as stack:
         if port is not None:
             device = Device(SerialTransport(port, baud), reopen=lambda: reopen_serial(port, baud, REOPEN_SECONDS))

@@ -125,6 +125,7 @@ def run_command(
     bundle: Path, inputs: Path | None, texts: tuple[str, ...], threads: int | None, output: Path | None, as_json: bool
 ) -> None:
     """Run a bundle's model on samples: numbers in, numbers out."""
+    _refuse_over(output, bundle, inputs)
     runner = open_for(bundle, threads)
     if inputs == STANDARD_INPUT:
         _serve_lines(runner, "run", output)
@@ -186,6 +187,7 @@ def embed_command(
     """Turn texts or samples into vectors; of two, say their cosine."""
     from picoformer.raspberry_pi.answers import cosine
 
+    _refuse_over(output, bundle, inputs)
     runner = open_for(bundle, threads)
     if inputs == STANDARD_INPUT:
         _serve_lines(runner, "embed", output)
@@ -225,6 +227,8 @@ def generate_command(bundle: Path, inputs: Path | None, threads: int | None, as_
     runner = open_for(bundle, threads)
     if inputs is not None and ("prompt" in asked or "prompt_ids" in asked):
         raise ConfigError("--inputs and --prompt are both what to continue; give one")
+    if inputs is not None and inputs != STANDARD_INPUT and inputs.suffix.lower() != ".txt":
+        raise ConfigError(f"{inputs}: holds no prompts; give a .txt with a prompt a line, or - for standard input")
     if inputs == STANDARD_INPUT:
         _answer_lines(runner, lambda question: runner.answer(_with_defaults(question, asked), task="generate"), True)
         return
@@ -298,9 +302,10 @@ def bench_command(
     from picoformer.raspberry_pi import open_bundle
     from picoformer.raspberry_pi.bench import BenchSettings, bench
 
-    counts = token_ids("--threads", threads) or ()
+    what = "numbers from 1 to 1024 with commas between, 1,2,4"
+    counts = token_ids("--threads", threads, what) or ()
     if any(not 1 <= count <= 1024 for count in counts):
-        raise ConfigError(f"--threads {threads}: write numbers from 1 to 1024 with commas between, 1,2,4")
+        raise ConfigError(f"--threads {threads}: write {what}")
     record = bench(open_bundle(bundle), BenchSettings(runs, warm_up, counts, tokens))
     show(record, as_json, lambda: _show_bench(record))
 
@@ -375,6 +380,17 @@ def _answer_lines(runner: Runner, answer: Callable[[Any], dict[str, Any]], is_te
         click.echo(line, nl=False)  # which does not keep it
 
     answer_lines(sys.stdin.buffer, write, answer, is_text)
+
+
+def _refuse_over(output: Path | None, bundle: Path, inputs: Path | None) -> None:
+    """Raise ConfigError where the output would take the place of the samples or of a file of the bundle."""
+    from picoformer.exported import refuse_inputs
+
+    if output is None:
+        return
+    refuse_inputs(output, [inputs])
+    if bundle.resolve() in output.resolve().parents:
+        raise ConfigError(f"{output}: lies in the bundle, whose files it could replace; give a place outside of it")
 
 
 def _save(output: Path | None, results: Sequence[Mapping[str, Any]]) -> None:

@@ -206,13 +206,15 @@ def given_options(options: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(name for name in options if is_given(name))
 
 
-def token_ids(option: str, text: str | None) -> tuple[int, ...] | None:
-    """The token ids of an option, `5,17`; ConfigError for other text."""
+def token_ids(
+    option: str, text: str | None, what: str = "token ids with commas between, 5,17"
+) -> tuple[int, ...] | None:
+    """The token ids of an option, `5,17`, or `what` else its numbers are; ConfigError for other text."""
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")] if text.strip() else []
     if not all(part.isdecimal() for part in parts):
-        raise ConfigError(f"{option} {text}: write token ids with commas between, 5,17")
+        raise ConfigError(f"{option} {text}: write {what}")
     return tuple(int(part) for part in parts)
 
 

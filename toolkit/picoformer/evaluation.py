@@ -13,6 +13,8 @@ import numpy as np
 from picoformer.build_folder import HOST, Build, open_build, with_full_length
 from picoformer.emulator.session import Session, open_device
 from picoformer.errors import ConfigError, DataError, DeviceError, UnsupportedError
+from picoformer.exported import refuse_inputs
+from picoformer.files import refuse_unwritable
 from picoformer.ir.operator import Array
 from picoformer.link.messages import Table
 from picoformer.metrics import IGNORED, Judgement, confusion
@@ -155,6 +157,9 @@ def evaluate_files(
         )
     if on_host and port is not None:
         raise ConfigError("--host runs on this machine and --port on a board; keep one")
+    if out is not None:
+        refuse_inputs(out, [data])
+        refuse_unwritable(out)
     arrays, labels = split_labels(load_samples(data), data)
     if labels is None:
         raise DataError(f"{data}: has no array 'labels' to judge by; add one integer a sample, or use verify")

@@ -17,10 +17,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def refuse_inputs(out: Path, reads: Iterable[Path | None]) -> None:
-    """Raise ConfigError when `out` is one of the files that an export reads."""
+    """Raise ConfigError when `out` is one of the files that are read to make it."""
     for path in reads:
         if path is not None and out.resolve() == path.resolve():
-            raise ConfigError(f"{out}: is read by this export and would be lost; give another name")
+            raise ConfigError(f"{out}: is read for this and would be lost; give another name")
 
 
 def check_file(out: Path, suffix: str, reads: Iterable[Path | None]) -> None:

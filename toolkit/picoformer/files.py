@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from picoformer.errors import ConfigError
+
 
 def cache_root() -> Path:
     """Where built things are kept between runs: $PICOFORMER_CACHE, else the XDG cache folder."""
@@ -37,6 +39,19 @@ def atomic_write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise ConfigError where no file can be written at `path`; asked before the work that it is to hold. Leaves no
+    trace."""
+    folder = path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({folder}: {error.strerror}); give another place") from None
 
 
 def atomic_write_text(path: Path, text: str) -> None:

@@ -14,8 +14,9 @@ from picoformer.files import file_hash
 from picoformer.flash.devices import Port, choose_port, serial_ports
 from picoformer.flash.esp_project import EspImage, project_arguments, read_project
 from picoformer.flash.image import read_image
-from picoformer.flash.interface import Image, Job, Outcome, Phase
+from picoformer.flash.interface import Flasher, Image, Job, Outcome, Phase
 from picoformer.flash.registry import RESIDENT, flasher
+from picoformer.flash.serial_line import parse_wiring
 from picoformer.flash.uf2 import family_name
 from picoformer.targets import Target, list_targets, load_target
 
@@ -107,6 +108,7 @@ def flash_files(
     image, target, folder = open_output(request)
     method = choose_method(target, request.method)
     way = flasher(method)
+    _refuse_unheard(request, method, way)
     watch = Watch(tick or (lambda what, done, total: None))
     job = Job(
         image, target, request.port, request.baud, request.wiring, folder, watch, notice or (lambda line: None),
@@ -140,6 +142,16 @@ def flash_files(
     return Flashing(job, method, steps, outcome, _next(job, ports or serial_ports()))
 
 
+def _refuse_unheard(request: Request, method: str, way: Flasher) -> None:
+    """Raise ConfigError for an option that says nothing to this way in, or nothing that it understands."""
+    for option, is_given in (("baud", request.baud), ("wiring", request.wiring), ("all", request.whole)):
+        if is_given and option not in way.hears:
+            raise ConfigError(f"--{option} says nothing to {method}, by which this board is flashed; leave it away")
+    parse_wiring(request.wiring)
+    if way.reach == "probe" and ("/" in request.port or "\\" in request.port):
+        raise ConfigError(f"--port {request.port}: {method} takes the id of a debug probe, no port or folder")
+
+
 def open_output(request: Request) -> tuple[Image, Target, Path | None]:
     """(image, target, the build folder where it is one) of whatever `request.out` is."""
     out = request.out
@@ -149,6 +161,8 @@ def open_output(request: Request) -> tuple[Image, Target, Path | None]:
         return _of_build(request, out)
     if out.is_dir():
         arguments = project_arguments(out)
+        if arguments is None and (out / "bootloader.hex").is_file():
+            raise ModelError(f"{out}: is a bootloader's folder; give {out / 'bootloader.hex'} and --target")
         if arguments is None:
             looked = " or ".join(("build.json", "flasher_args.json", "build/flasher_args.json"))
             raise ModelError(f"{out}: is no build of picoformer and no built ESP-IDF project; it has no {looked}")

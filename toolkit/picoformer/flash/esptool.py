@@ -21,6 +21,7 @@ class Esptool(Flasher):
     """Writes files at offsets; esptool compares each with the chip's MD5 of it."""
 
     kind = "esptool"
+    hears = frozenset({"baud"})
 
     def plan(self, job: Job) -> tuple[str, ...]:
         """See Flasher."""

@@ -136,6 +136,9 @@ class Flasher(ABC):
     """What a job's port is: a serial port, which must be named or found beforehand; a drive's folder, or a serial port
     whose touch brings the drive; a debug probe's id. Empty for the last two: the flasher looks for the only one."""
 
+    hears: ClassVar[frozenset[str]] = frozenset()
+    """Which of baud, wiring and all ("whole" of a job) it heeds."""
+
     @abstractmethod
     def plan(self, job: Job) -> tuple[str, ...]:
         """What `flash` would do, a line a step. Touches no board; raises what is wrong with the image or the job

@@ -49,6 +49,7 @@ class Resident(Flasher):
     was and a model whose numbers alone changed brings these only; the bootloader checks the whole before it counts."""
 
     kind: ClassVar[str] = "resident"
+    hears = frozenset({"baud", "all"})
 
     def plan(self, job: Job) -> tuple[str, ...]:
         """See Flasher."""

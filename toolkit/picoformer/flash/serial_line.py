@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from picoformer.errors import ConfigError, DeviceError
+from picoformer.link.port_errors import cannot_open, reason_of
 
 _MODEM = ("rts", "dtr")
 TOUCH_BAUD = 1200
@@ -24,9 +25,9 @@ class SerialLine:
         self._gone = (serial.SerialException, OSError)
         self.parity_refused = False
         try:
-            self._port: Any = serial.serial_for_url(url, baudrate=baud, timeout=0, write_timeout=5)
+            self._port: Any = serial.serial_for_url(url, baudrate=baud, timeout=0, write_timeout=5, exclusive=True)
         except (serial.SerialException, ValueError, OSError) as error:
-            raise DeviceError(f"{url} cannot be opened ({_reason(error)}); {_mend(error)}") from None
+            raise cannot_open(url, error) from None
         if even_parity:
             try:
                 self._port.parity = serial.PARITY_EVEN
@@ -74,7 +75,7 @@ class SerialLine:
         try:
             yield
         except self._gone as error:
-            raise DeviceError(f"{self.url} is gone ({_reason(error)}); plug the board in again") from None
+            raise DeviceError(f"{self.url} is gone ({reason_of(error)}); plug the board in again") from None
 
 
 def touch(url: str) -> None:
@@ -96,20 +97,3 @@ def parse_wiring(text: str) -> dict[str, tuple[str, bool]]:
             )
         wiring[found[1]] = (found[3], bool(found[2]))
     return wiring
-
-
-def _reason(error: BaseException) -> str:
-    text = str(getattr(error, "strerror", "") or error)
-    if "Inappropriate ioctl" in text:
-        return "it is no serial port"
-    return re.sub(r"^\[Errno \d+\] ", "", re.sub(r"^could not open port [^:]*: ", "", text)).strip()
-
-
-def _mend(error: BaseException) -> str:
-    """What helps against an errno; 13: permission, 16: busy."""
-    number = getattr(error, "errno", None)
-    if number == 13 or "ermission" in str(error):
-        return "your user may not: sudo usermod -a -G dialout $USER, then log in again"
-    if number == 16 or "busy" in str(error):
-        return "close the program that has it open"
-    return "`picoformer devices` lists what is connected"

@@ -21,6 +21,7 @@ class Stm32Rom(Flasher):
     """Speaks to the ROM; `waits` are for tests."""
 
     kind = "stm32"
+    hears = frozenset({"baud", "wiring"})
 
     def __init__(self, waits: Waits | None = None) -> None:
         self._waits = waits or Waits()

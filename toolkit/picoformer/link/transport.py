@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from picoformer.errors import DeviceError
+from picoformer.link.port_errors import cannot_open
 
 DEFAULT_BAUD = 115200
 
@@ -85,9 +86,9 @@ class SerialTransport:
         import serial
 
         try:
-            self._port: Any = serial.serial_for_url(url, baudrate=baud, timeout=0, write_timeout=10)
+            self._port: Any = serial.serial_for_url(url, baudrate=baud, timeout=0, write_timeout=10, exclusive=True)
         except (serial.SerialException, ValueError, OSError) as error:
-            raise DeviceError(f"{url} cannot be opened ({error}); check the port's name and its permissions") from error
+            raise cannot_open(url, error) from error
         self._url = url
         self._closed = (serial.SerialException, OSError)
 

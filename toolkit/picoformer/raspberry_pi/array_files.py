@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ Array = np.ndarray[Any, Any]
 MOST_BYTES = 1 << 30
 
 
-def read_arrays(path: Path) -> dict[str, Array]:
-    """The arrays of an .npz, plain numbers all of them. Raises DataError for anything else."""
+def read_arrays(path: Path, aside: Collection[str] = ()) -> dict[str, Array]:
+    """The arrays of an .npz, plain numbers all of them but those `aside`, which are left out. Raises DataError for
+    anything else."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; give an .npz with an array for each input of the model")
     try:
@@ -27,7 +29,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
             size = sum(entry.file_size for entry in archive.zip.infolist()) if archive.zip is not None else 0
             if size > MOST_BYTES:
                 raise DataError(f"{path}: holds {size} bytes of arrays; give at most {MOST_BYTES}, in several files")
-            found = {name: np.asarray(archive[name]) for name in archive.files}
+            found = {name: np.asarray(archive[name]) for name in archive.files if name not in aside}
     except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error,
             MemoryError) as error:  # fmt: skip
         reason = (str(error).splitlines() or ["unreadable"])[0]

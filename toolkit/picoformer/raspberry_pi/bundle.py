@@ -85,7 +85,9 @@ def open_bundle(path: Path | str, check_hashes: bool = True) -> Bundle:
     """
     folder = Path(path)
     if folder.is_file():
-        raise ModelError(f"{folder}: is a file; unpack it (tar -xzf {folder.name}) and give the folder")
+        is_packed = folder.name.endswith((".tar.gz", ".tgz"))
+        mend = f"unpack it (tar -xzf {folder.name})" if is_packed else "pack it with `picoformer pi package`"
+        raise ModelError(f"{folder}: is a file and no bundle; {mend} and give the folder")
     description = folder / DESCRIPTION
     try:
         size = description.stat().st_size

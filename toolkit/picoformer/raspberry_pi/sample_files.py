@@ -18,6 +18,8 @@ from picoformer.raspberry_pi.runner import Given, Runner
 
 LABELS = "labels"
 """An array of this name in an .npz is no input: it holds the right answers."""
+ASIDE = ("label_names", "characters_per_label", "capture")
+"""Nor are these, which `capture` and `dataset` write beside the labels."""
 MOST_BYTES = 1 << 30
 
 
@@ -39,16 +41,19 @@ def read_samples(path: Path, runner: Runner) -> Samples:
         case ".npz":
             return _of_arrays(path, runner)
         case ".csv":
-            return Samples(list(_rows(path, _only_port(path, runner))))
+            found: list[Given] = list(_rows(path, _only_port(path, runner)))
         case ".txt":
-            return Samples(list(_texts(path)))
+            found = list(_texts(path))
         case suffix:
             raise DataError(f"{path}: '{suffix}' is no kind of samples; give an .npz, a .csv, a .txt, or -")
+    if not found:
+        raise DataError(f"{path}: is empty; give a sample a line")
+    return Samples(found)
 
 
 def _of_arrays(path: Path, runner: Runner) -> Samples:
-    arrays = read_arrays(path)
     known = {port.name for port in runner.inputs}
+    arrays = read_arrays(path, [name for name in ASIDE if name not in known])
     labels = arrays.pop(LABELS, None) if LABELS not in known else None
     if not arrays or any(value.ndim == 0 for value in arrays.values()):
         raise DataError(f"{path}: every array has samples along axis 0; save it so")

@@ -49,6 +49,13 @@ def test_a_run_reply_of_the_wrong_length_is_refused() -> None:
         parse_run(good[:-1], flags, None, tensors)
 
 
+def test_a_counter_that_stands_still_has_counted_nothing() -> None:
+    still = parse_run(struct.pack("<IHIHI", 0, 0, 0, 1, 0), RunFlags.CYCLES, None, [])
+    assert still.calls == (0, 1) and still.init_cycles is None and still.step_cycles is None
+    moved = parse_run(struct.pack("<IHIHI", 0, 0, 0, 1, 7), RunFlags.CYCLES, None, [])
+    assert moved.init_cycles == 0 and moved.step_cycles == (0, 7)
+
+
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=6), st.integers(0, 5))
 def test_a_step_in_pieces_has_the_checksum_of_the_whole(pieces: list[bytes], other: int) -> None:
     """Pieces of two steps take turns; a piece of no bytes changes nothing."""

@@ -142,8 +142,9 @@ class Stack:
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run: CRC-32 of each step's output, cycles of init and of each step, bytes of each output; None if
-    not asked for. `calls` says which step each call of the model computed for; a step that has not run has CRC 0."""
+    """One run: CRC-32 of each step's output, cycles of init and of each step, bytes of each output; None if not asked
+    for, cycles also where the counter stood still. `calls` says which step each call of the model computed for; a step
+    that has not run has CRC 0."""
 
     calls: tuple[int, ...]
     step_crcs: tuple[int, ...] | None
@@ -239,11 +240,13 @@ def parse_run(data: bytes, flags: RunFlags, until: int | None, outputs: list[Ten
             parts.append(data[at : at + tensor.size])
             at += tensor.size
         results = tuple(parts)
+    init_cycles: int = struct.unpack_from("<I", data)[0] if has_cycles else 0
+    has_counted = init_cycles > 0 or any(cycles)
     return RunResult(
         tuple(call[0] for call in calls),
         tuple(crcs) if has_crc else None,
-        struct.unpack_from("<I", data)[0] if has_cycles else None,
-        tuple(cycles) if has_cycles else None,
+        init_cycles if has_counted else None,
+        tuple(cycles) if has_counted else None,
         results,
     )
 

@@ -1,8 +1,8 @@
-"""Fit the estimates to counted runs: python benchmarks/fit_costs.py [--stale] [--toolchain gcc|zig] [CPU or board …]
+"""Fit the estimates to counted runs: python benchmarks/fit_costs.py [--stale|--runtime] [--toolchain gcc|zig] [CPU …]
 
 Writes toolkit/picoformer/estimate/costs.json. For every emulated core and compiler one image per scheme, with many
 small models in it, runs in QEMU; each of its steps is a sample. Given names of cores or a compiler, only those are
-measured anew; with --stale only those whose kernels have changed since.
+measured anew; with --stale only those whose kernels have changed since, with --runtime only the wire and the port.
 """
 
 from __future__ import annotations
@@ -216,21 +216,13 @@ def measure_core(board: Target, graphs: dict[str, Graph], scratch: Path, toolcha
             begun = time.monotonic()
             measure(board, graph, samples, scratch / f"{part}{number}", toolchain)
             print(f"  {part}, {scheme}: {time.monotonic() - begun:.1f} s", file=sys.stderr)
-    small = made_up.made_up_graph(side_by_side({name: graphs[name] for name in SMALL}, "small"), "int8")
-    builds = []
-    for size in FRAMES:
-        framed = board.model_copy(update={"frame_bytes": size})
-        builds.append(measure(framed, small, samples, scratch / f"small{size}", toolchain))
-    runtime = [build.sizes for build in builds]
-    draft = draft_c(small, board.isa)
-    wire = runtime[1].flash.runtime - described_bytes(draft) - padding_bytes(draft)
+    compiler, runtime = measure_runtime(board, graphs, samples, scratch, toolchain)
     used = sorted({name for names in samples.functions.values() for name in names} | samples.always)
     index = {name: number for number, name in enumerate(used)}
     steps, text = np.array([[1, row[0]] for row in samples.text]), np.array([row[1] for row in samples.text])
     fixed, each = np.linalg.lstsq(steps, text, rcond=None)[0]
-    per_byte = (runtime[1].ram.runtime - runtime[0].ram.runtime) / (FRAMES[1] - FRAMES[0])
     return {
-        "compiler": builds[0].compiler,
+        "compiler": compiler,
         "kernels": kernels_fingerprint(tuple(board.isa)),
         "target": board.name,
         "cpu": board.cpu,
@@ -238,12 +230,7 @@ def measure_core(board: Target, graphs: dict[str, Graph], scratch: Path, toolcha
         "flags": [board.toolchain.optimize, *board.toolchain.flags],
         "model_text": {"fixed": round(float(fixed)), "per_step": round(float(each), 2)},
         "structs": dict(sorted(samples.structs.items())),
-        "runtime": {
-            "flash": wire,
-            "data": runtime[1].ram.data,
-            "ram": round(runtime[0].ram.runtime - FRAMES[0] * per_byte),
-            "ram_per_frame_byte": round(per_byte, 3),
-        },
+        "runtime": runtime,
         "stack": {"floor": min(samples.floors, default=0), "depth": dict(sorted(samples.depth.items()))},
         "sections": [[name, samples.sections[name]] for name in used],
         "always": sorted(index[name] for name in samples.always),
@@ -252,11 +239,32 @@ def measure_core(board: Target, graphs: dict[str, Graph], scratch: Path, toolcha
     }
 
 
+def measure_runtime(
+    board: Target, graphs: dict[str, Graph], samples: Samples, scratch: Path, toolchain: str
+) -> tuple[str, dict[str, float]]:
+    """The compiler's version, and what wire and port take beside a model, by two images with frames of two lengths."""
+    small = made_up.made_up_graph(side_by_side({name: graphs[name] for name in SMALL}, "small"), "int8")
+    builds = []
+    for size in FRAMES:
+        framed = board.model_copy(update={"frame_bytes": size})
+        builds.append(measure(framed, small, samples, scratch / f"small{size}", toolchain))
+    short, long = (build.sizes for build in builds)
+    draft = draft_c(small, board.isa)
+    per_byte = (long.ram.runtime - short.ram.runtime) / (FRAMES[1] - FRAMES[0])
+    return builds[0].compiler, {
+        "flash": long.flash.runtime - described_bytes(draft) - padding_bytes(draft),
+        "data": long.ram.data,
+        "ram": round(short.ram.runtime - FRAMES[0] * per_byte),
+        "ram_per_frame_byte": round(per_byte, 3),
+    }
+
+
 def _arguments() -> argparse.Namespace:
     reader = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     reader.add_argument("cores", nargs="*", help="CPUs or boards; all where none is named")
     reader.add_argument("--toolchain", choices=COMPILERS, help="only the code of this compiler")
     reader.add_argument("--stale", action="store_true", help="only those that were measured on other kernels")
+    reader.add_argument("--runtime", action="store_true", help="only what wire and port take beside a model")
     wanted = reader.parse_args()
     known = {name for board in boards() for name in (board.cpu, board.name)}
     if unknown := set(wanted.cores) - known:
@@ -281,12 +289,20 @@ def main() -> None:
             continue
         print(f"{key}: {board.name}", file=sys.stderr)
         with tempfile.TemporaryDirectory() as folder:
+            if wanted.runtime and key in cores:
+                _, cores[key]["runtime"] = measure_runtime(board, graphs, Samples(), Path(folder), kind)
+                _write(cores, pairs)
+                continue
             emulator = {"emulator": version_of(board.emulator.program)}  # type: ignore[union-attr]
             cores[key] = emulator | measure_core(board, graphs, Path(folder), kind)
         worst = max(cores[key]["costs"].items(), key=lambda item: item[1]["worst"])
         print(f"  worst fit: {worst[0]} {worst[1]['worst']:.1%}", file=sys.stderr)
-        text = json.dumps({"cores": {key: cores[key] for key in pairs if key in cores}}, separators=(",", ":"))
-        atomic_write_text(COSTS, text.replace('},"', '},\n"') + "\n")
+        _write(cores, pairs)
+
+
+def _write(cores: dict[str, Any], order: Iterable[str]) -> None:
+    text = json.dumps({"cores": {key: cores[key] for key in order if key in cores}}, separators=(",", ":"))
+    atomic_write_text(COSTS, text.replace('},"', '},\n"') + "\n")
 
 
 if __name__ == "__main__":

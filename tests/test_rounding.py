@@ -127,14 +127,18 @@ def test_every_grid_stays_and_only_integers_of_linears_change() -> None:
     assert all(np.array_equal(again.constants[name], value) for name, value in chosen.constants.items())
 
 
-def test_a_weight_that_two_layers_share_is_rounded_for_each() -> None:
+def test_a_weight_that_two_layers_share_is_kept_once_and_corrected_by_a_bias_for_each() -> None:
     rng = np.random.default_rng(0)
     b = Builder(x=(1, 8, 12))
     first = b.linear("x", 12, "first", rng)
     second = b.add(Linear(), first, "first.w", "first.b", name="second")
     typed = quantize(b.graph(second), samples(), run_float)
-    one, two = (typed.producers[name].inputs[1] for name in ("first", "second"))
-    assert one != two and not np.array_equal(typed.constants[one], typed.constants[two])
+    (one, one_bias), (two, two_bias) = (typed.producers[name].inputs[1:] for name in ("first", "second"))
+    assert one == two and one_bias != two_bias
+    quant = typed.types[one].quant
+    assert quant is not None
+    steps = np.asarray(quant.scale, np.float64).reshape(-1, 1)
+    np.testing.assert_array_equal(typed.constants[one], np.rint(b.constants["first.w"] / steps))
     assert set(typed.constants) == {name for node in typed.nodes for name in node.inputs[1:]}
 
 

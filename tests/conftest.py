@@ -26,6 +26,23 @@ if TYPE_CHECKING:
 TinyFirmware = Callable[[str], tuple[FirmwareBuild, Target]]
 
 
+ROTATED = ("test_conformance", "test_cores", "test_decoder_families", "test_no_install", "test_onnx_nodes", "test_reference_encoder",
+           "test_tokenizers_c", "test_tokenizers_unicode")  # fmt: skip
+"""Files whose slow tests CI runs by turns, so that it stays short; `make sweep` runs all of them."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With $PICOFORMER_SWEEP_PART 0 or 1, leave out the slow tests of every second file of ROTATED."""
+    part = os.environ.get("PICOFORMER_SWEEP_PART")
+    if part not in ("0", "1"):
+        return
+    left_out = set(ROTATED[1 - int(part) :: 2])
+    dropped = [item for item in items if item.path.stem in left_out and item.get_closest_marker("slow")]
+    config.hook.pytest_deselected(items=dropped)
+    kept = set(items) - set(dropped)
+    items[:] = [item for item in items if item in kept]
+
+
 def _require(programs: list[str]) -> None:
     """Programs whose absence fails the test under CI, and skips it with a warning elsewhere."""
     missing = [name for name in programs if shutil.which(name) is None]

@@ -24,8 +24,7 @@ def fix(model: Path, inputs: tuple[str, ...], out: Path, shapes: tuple[str, ...]
     NAME=1 fills the input with one number, NAME=0,1,2 gives it as many as it has elements; what depends on it alone is
     then computed when the file is read. All that follows, onnxruntime too, takes the file that is written.
     """
-    from picoformer.exported import refuse_inputs
-    from picoformer.files import atomic_write_bytes
+    from picoformer.files import atomic_write_bytes, refuse_inputs
     from picoformer.frontends.onnx_fix import fix_inputs
 
     refuse_inputs(out, (model,))

@@ -384,7 +384,7 @@ def _answer_lines(runner: Runner, answer: Callable[[Any], dict[str, Any]], is_te
 
 def _refuse_over(output: Path | None, bundle: Path, inputs: Path | None) -> None:
     """Raise ConfigError where the output would take the place of the samples or of a file of the bundle."""
-    from picoformer.exported import refuse_inputs
+    from picoformer.files import refuse_inputs
 
     if output is None:
         return

@@ -13,8 +13,7 @@ import numpy as np
 from picoformer.build_folder import HOST, Build, open_build, with_full_length
 from picoformer.emulator.session import Session, open_device
 from picoformer.errors import ConfigError, DataError, DeviceError, UnsupportedError
-from picoformer.exported import refuse_inputs
-from picoformer.files import refuse_unwritable
+from picoformer.files import refuse_inputs, refuse_unwritable
 from picoformer.ir.operator import Array
 from picoformer.link.messages import Table
 from picoformer.metrics import IGNORED, Judgement, confusion

@@ -8,19 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from picoformer.errors import ConfigError
+from picoformer.files import refuse_inputs
 
 if TYPE_CHECKING:
     from picoformer.backends.c import Tile
     from picoformer.quantize import QuantizeSettings
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-def refuse_inputs(out: Path, reads: Iterable[Path | None]) -> None:
-    """Raise ConfigError when `out` is one of the files that are read to make it."""
-    for path in reads:
-        if path is not None and out.resolve() == path.resolve():
-            raise ConfigError(f"{out}: is read for this and would be lost; give another name")
 
 
 def check_file(out: Path, suffix: str, reads: Iterable[Path | None]) -> None:

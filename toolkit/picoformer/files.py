@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +108,10 @@ def file_hash(path: Path) -> str:
     """The SHA-256 of a file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def refuse_inputs(out: Path, reads: Iterable[Path | None]) -> None:
+    """Raise ConfigError when `out` is one of the files that are read to make it."""
+    for path in reads:
+        if path is not None and out.resolve() == path.resolve():
+            raise ConfigError(f"{out}: is read for this and would be lost; give another name")

@@ -18,8 +18,8 @@ from picoformer.build_folder import (
     with_full_length,
 )
 from picoformer.errors import ConfigError
-from picoformer.exported import PackageOptions, Source, refuse_inputs
-from picoformer.files import file_hash
+from picoformer.exported import PackageOptions, Source
+from picoformer.files import file_hash, refuse_inputs
 from picoformer.importing import import_model, is_equalized
 from picoformer.ir import DType, Graph
 from picoformer.ir.operator import Array

@@ -26,8 +26,16 @@ if TYPE_CHECKING:
 TinyFirmware = Callable[[str], tuple[FirmwareBuild, Target]]
 
 
-ROTATED = ("test_conformance", "test_cores", "test_decoder_families", "test_no_install", "test_onnx_nodes", "test_reference_encoder",
-           "test_tokenizers_c", "test_tokenizers_unicode")  # fmt: skip
+ROTATED = (
+    "test_conformance",
+    "test_cores",
+    "test_decoder_families",
+    "test_no_install",
+    "test_onnx_nodes",
+    "test_reference_encoder",
+    "test_tokenizers_c",
+    "test_tokenizers_unicode",
+)
 """Files whose slow tests CI runs by turns, so that it stays short; `make sweep` runs all of them."""
 
 
